@@ -1,0 +1,98 @@
+"""Files that are whole or absent: temporary name, fsync, rename; hashes; free space."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.errors import RunError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: after a crash `path` holds the old content or the new, never a part.
+
+    Raises RunError when the disk is full or the folder cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, keys sorted, so that equal content is equal bytes."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; RunError when it is damaged (no file of ours is ever half-written)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: damaged ({error}); remove the file and run the same command again") from None
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hex sha256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order: the fingerprint of a stage's inputs."""
+    return sha256_bytes(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
+
+
+def check_free_space(folder: Path, min_free_mb: int) -> None:
+    """RunError when less than `min_free_mb` is left where `folder` is."""
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    if free_mb < min_free_mb:
+        raise RunError(
+            f"{folder}: {free_mb} MB free, engine.min_free_mb asks for {min_free_mb}; "
+            "free some space and run the same command again: it goes on where it stopped"
+        )
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into a RunError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"{path}: no space left; nothing was half-written. "
+                "Free some space and run the same command again: it goes on where it stopped"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise RunError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,187 @@
+"""From a data source to image shards: streamed, checked, with the bad images put aside and counted."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.configs.schema import Config
+from cellsemi.rounds import synthetic
+from cellsemi.rounds.formats.label_maps import LabelMaps
+from cellsemi.rounds.run import QUARANTINE_FILE, SPLITS
+from cellsemi.rounds.shards import shard_paths, write_folder, write_rows
+from cellsemi.rounds.splits import draw_labelled, duplicates, leak_check
+from cellsemi.rounds.tables import QUARANTINE, ImageRecord
+
+NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
+SHOWN = 5  # problems that a message names; all of them stand in the quarantine table
+
+OnImage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image that a source can load; `load` raises ImageError."""
+
+    image_id: str
+    split: str
+    cell_type: str | None
+    load: Callable[[], ImageRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One image that could not be used, and why."""
+
+    image_id: str
+    split: str
+    path: str
+    problem: str
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What came in. Every split has its key; `shards` holds the commit records that write_shard returned."""
+
+    images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    cells: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    empty: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # annotated, no cells
+    class_cells: dict[str, dict[str, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    duplicates: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    quarantined: list[Quarantined] = field(default_factory=list)
+    labelled_not_drawn: int = 0  # left out by data.labelled_limit: neither labelled nor in the pool
+    shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return asdict(self)
+
+
+def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> IngestReport:
+    """Write `out/SPLIT/part-00000.parquet` .. and `out/quarantine.parquet`.
+
+    Images come in the order of their ids, one shard in memory at a time, so the same data and config give
+    the same bytes; shards of an earlier try are removed. `on_image(split, done, of)` is called after each.
+    An annotated image without a cell is kept and counted as empty. Labelled images that
+    `data.labelled_limit` does not draw are left out of the run and counted: they do not join the unlabelled
+    pool, so that runs with different limits have one pool. One that is drawn and cannot be used is not
+    replaced, so that the draw depends on ids, classes and seed alone.
+
+    Raises DataError when more than `data.max_quarantined` of the images cannot be used, when the labelled,
+    val or test images have no image or no cell, or when the splits leak into each other.
+    """
+    started = time.monotonic()
+    items, not_drawn = _draw(list(_items(config)), config)
+    report = IngestReport(labelled_not_drawn=not_drawn)
+    for path in (path for split in SPLITS for path in shard_paths(out / split)):
+        path.unlink()
+    kept: list[ImageRecord] = []
+    for split in SPLITS:
+        chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
+        records = _load(chosen, report, on_image)
+        counted = _count(records, report, config, kept)
+        report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
+    write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
+    _check(report, len(items), config)
+    leak_check(kept)
+    report.duplicates |= duplicates(kept)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _items(config: Config) -> Iterator[Item]:
+    """Everything that the source offers; DataError when its listing is wrong."""
+    data = config.data
+    if data.source == "generated":
+        for split in SPLITS:
+            for index, image_id in enumerate(synthetic.image_ids(data.generated, split)):
+                load = partial(synthetic.make, data.generated, data.classes, config.run.seed, split=split, index=index)
+                yield Item(image_id, split, synthetic.cell_type(data.classes, index), load)
+    else:
+        dataset = LabelMaps(data)
+        for row in dataset.rows:
+            yield Item(row.image_id, row.split, row.cell_type, partial(dataset.read, row))
+
+
+def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
+    """The items of the run and how many labelled ones were left out; the classes take turns."""
+    labelled = [item for item in items if item.split == "labelled"]
+    drawn = set(
+        draw_labelled(
+            [item.image_id for item in labelled],
+            config.data.labelled_limit,
+            config.run.seed,
+            [item.cell_type for item in labelled],
+        )
+    )
+    kept = [item for item in items if item.split != "labelled" or item.image_id in drawn]
+    return kept, len(labelled) - len(drawn)
+
+
+def _load(items: Sequence[Item], report: IngestReport, on_image: OnImage) -> Iterator[ImageRecord]:
+    """The records that can be loaded; the others are noted in the report."""
+    for done, item in enumerate(items, start=1):
+        try:
+            record = item.load()
+        except ImageError as error:
+            problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
+            report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
+        else:
+            yield record
+        on_image(item.split, done, len(items))
+
+
+def _count(
+    records: Iterator[ImageRecord], report: IngestReport, config: Config, kept: list[ImageRecord]
+) -> Iterator[ImageRecord]:
+    """Pass the records on, each counted in the report and kept in short."""
+    for record in records:
+        kept.append(_counted(record, report, config))
+        yield record
+
+
+def _counted(record: ImageRecord, report: IngestReport, config: Config) -> ImageRecord:
+    """Count a record; returns it without pixels and masks, which is what the leak check needs."""
+    split, cells = record.split, record.instances
+    report.images[split] += 1
+    if cells is not None:
+        report.cells[split] += len(cells)
+        report.empty[split] += not len(cells)
+        by_class = Counter(config.data.classes[i] for i in cells.class_id.tolist())
+        report.class_cells[split] = dict(Counter(report.class_cells[split]) + by_class)
+    return replace(record, image=None, instances=None)
+
+
+def _check(report: IngestReport, of: int, config: Config) -> None:
+    """DataError when too little of the data can be used."""
+    bad = len(report.quarantined)
+    allowed = config.data.max_quarantined
+    if bad > allowed * of:
+        raise DataError(
+            f"{bad} of {of} images cannot be used, data.max_quarantined allows {allowed:.0%}"
+            f"{_problems(report.quarantined)}"
+        )
+    for split in NEEDED:
+        mine = [row for row in report.quarantined if row.split == split]
+        if not report.images[split]:
+            raise DataError(f"there is no usable image in the split {split!r}{_problems(mine)}")
+        if not report.cells[split]:
+            raise DataError(
+                f"none of the {report.images[split]} images of the split {split!r} has a cell: "
+                f"its label maps are all zero; check data.masks{_problems(mine)}"
+            )
+
+
+def _problems(quarantined: Sequence[Quarantined]) -> str:
+    """The first few problems, a line each, and how many more there are."""
+    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN]]
+    if len(quarantined) > SHOWN:
+        lines.append(f"\n  and {len(quarantined) - SHOWN} more, all of them in {QUARANTINE_FILE}")
+    return "".join(lines)

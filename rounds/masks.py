@@ -1,0 +1,180 @@
+"""Masks: label maps, COCO run-length codes, cropped bitmaps, IoU, overlap removal.
+
+The codec is pycocotools (column-major, compressed); this module keeps the work inside bounding boxes,
+so that the cost grows with the cells and not with cells x image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+from scipy import ndimage
+
+from cellsemi.rounds.instances import Instances
+
+Bitmap = NDArray[np.bool_]
+
+
+def encode_crop(crop: Bitmap, x0: int, y0: int, height: int, width: int) -> bytes:
+    """COCO-compressed RLE (bytes, column-major) of a bool (h, w) crop whose corner stands at x0, y0.
+
+    >>> encode_crop(np.ones((2, 1), bool), 1, 0, 2, 3)
+    b'222'
+    """
+    h, w = crop.shape
+    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
+        raise ValueError(f"crop {w}x{h} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
+    columns, rows = np.nonzero(crop.T)
+    position = (columns + x0).astype(np.int64) * height + rows + y0
+    if not len(position):
+        counts = [height * width]
+    else:
+        breaks = np.flatnonzero(np.diff(position) != 1)
+        starts = position[np.concatenate([[0], breaks + 1])]
+        ends = position[np.concatenate([breaks, [len(position) - 1]])] + 1
+        edges = np.empty(2 * len(starts), np.int64)
+        edges[0::2], edges[1::2] = starts, ends
+        runs = np.diff(edges, prepend=0)
+        tail = height * width - int(ends[-1])
+        counts = [*runs.tolist(), *([tail] if tail else [])]
+    encoded: bytes = coco.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
+    return encoded
+
+
+def decode_counts(rle: bytes) -> NDArray[np.int64]:
+    """Run lengths (background first) of a COCO-compressed RLE.
+
+    The format (pycocotools, maskApi.c): 5 bits a character, 32 marks that more follow, 16 is the sign;
+    from the third run on each value is the difference to the run two before.
+    """
+    codes = np.frombuffer(rle, np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    last = (codes & 32) == 0
+    ends = np.flatnonzero(last)
+    if not last[-1]:
+        raise ValueError("the RLE string is cut off in the middle of a run")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    value = np.add.reduceat((codes & 31) << (5 * place), starts)
+    sign = (codes[ends] & 16) != 0
+    value = np.where(sign, value - (np.int64(1) << (5 * (ends - starts + 1))), value)
+    counts = value.copy()
+    counts[1::2] = np.cumsum(value[1::2])
+    # Runs 0 and 2 are both stored as they are; from run 4 on they are differences.
+    counts[2::2] = np.cumsum(value[2::2])
+    return counts
+
+
+def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, width: int) -> Bitmap:
+    """The bool (y1 - y0, x1 - x0) bitmap of a mask inside `bbox` (x0, y0, x1, y1, half-open)."""
+    x0, y0, x1, y1 = (int(v) for v in bbox)
+    counts = decode_counts(rle)
+    if counts.sum() != height * width or (counts < 0).any():
+        raise ValueError(f"the RLE covers {counts.sum()} pixels, the image of {width}x{height} has {height * width}")
+    edges = np.cumsum(counts)
+    change = np.zeros((x1 - x0) * height + 1, np.int8)
+    offset = x0 * height
+    starts = np.clip(edges[0::2][: len(counts) // 2] - offset, 0, len(change) - 1)
+    ends = np.clip(edges[1::2] - offset, 0, len(change) - 1)
+    np.add.at(change, starts, 1)
+    np.add.at(change, ends, -1)
+    strip = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, height)
+    return np.ascontiguousarray(strip[:, y0:y1].T)
+
+
+def decode(rle: bytes, height: int, width: int) -> Bitmap:
+    """The full bool (height, width) mask."""
+    return decode_crop(rle, (0, 0, width, height), height, width)
+
+
+def encode(mask: NDArray[Any]) -> bytes:
+    """COCO-compressed RLE of a full (H, W) mask."""
+    height, width = mask.shape
+    return encode_crop(mask.astype(bool), 0, 0, height, width)
+
+
+def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
+    """Instances of an integer (H, W) label map: 0 is background, every other value one cell, in value order.
+
+    `columns` go to Instances.build (scalars, or arrays in the order of the sorted label values).
+    """
+    if labels.ndim != 2:
+        raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
+    height, width = labels.shape
+    values, dense = np.unique(labels, return_inverse=True)
+    dense = dense.reshape(labels.shape)
+    offset = 0 if len(values) and values[0] == 0 else 1
+    return from_crops(height, width, _label_crops(dense + offset), **columns)
+
+
+def _label_crops(dense: NDArray[np.intp]) -> list[tuple[Bitmap, int, int]]:
+    crops = []
+    for value, box in enumerate(ndimage.find_objects(dense), start=1):
+        if box is not None:
+            rows, columns = box
+            crops.append((dense[box] == value, int(columns.start), int(rows.start)))
+    return crops
+
+
+def from_crops(height: int, width: int, crops: Sequence[tuple[Bitmap, int, int]], **columns: Any) -> Instances:
+    """Instances from (bitmap, x0, y0) crops; each must hold a pixel. Boxes are made tight."""
+    rles, boxes, areas = [], [], []
+    for crop, x0, y0 in crops:
+        rows, cols = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
+        if not len(rows):
+            raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
+        tight = crop[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        left, top = x0 + int(cols[0]), y0 + int(rows[0])
+        rles.append(encode_crop(tight, left, top, height, width))
+        boxes.append((left, top, left + tight.shape[1], top + tight.shape[0]))
+        areas.append(int(tight.sum()))
+    return Instances.build(height, width, rles, np.array(boxes).reshape(-1, 4), np.array(areas), **columns)
+
+
+def crops(instances: Instances) -> list[tuple[Bitmap, int, int]]:
+    """(bitmap, x0, y0) of every cell, inside its bounding box."""
+    height, width = instances.height, instances.width
+    return [
+        (decode_crop(rle, box, height, width), int(box[0]), int(box[1]))
+        for rle, box in zip(instances.rle, instances.bbox, strict=True)
+    ]
+
+
+def to_label_map(instances: Instances, order: NDArray[Any] | None = None) -> NDArray[np.int32]:
+    """An int32 (H, W) label map, cell i as i + 1; where masks overlap, the earlier in `order` keeps the pixel.
+
+    `order` (N,) defaults to falling score, ties by index. A cell covered whole by others gets no pixel.
+    """
+    labels = np.zeros((instances.height, instances.width), np.int32)
+    if order is None:
+        order = np.argsort(-instances.score, kind="stable")
+    for i in np.asarray(order)[::-1]:
+        x0, y0, x1, y1 = instances.bbox[i]
+        crop = decode_crop(instances.rle[i], instances.bbox[i], instances.height, instances.width)
+        labels[y0:y1, x0:x1][crop] = i + 1
+    return labels
+
+
+def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:
+    """Mask IoU, float64 (len(a), len(b)), of cells of the same image."""
+    if (a.height, a.width) != (b.height, b.width):
+        raise ValueError(f"expected one image size, got {a.height}x{a.width} and {b.height}x{b.width}")
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)))
+    size = [a.height, a.width]
+    first = [{"size": size, "counts": rle} for rle in a.rle]
+    second = [{"size": size, "counts": rle} for rle in b.rle]
+    return np.asarray(coco.iou(first, second, [0] * len(second)), dtype=np.float64)
+
+
+def union_map(instances: Instances, dilation_px: int = 0) -> Bitmap:
+    """bool (H, W): pixels in any mask, grown by `dilation_px` (a disc in the city-block sense)."""
+    covered = to_label_map(instances) > 0
+    if dilation_px and covered.any():
+        covered = ndimage.binary_dilation(covered, iterations=dilation_px)
+    return covered

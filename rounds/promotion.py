@@ -1,0 +1,129 @@
+"""Who teaches the next round, and whether the rounds were worth it.
+
+The decision sees validation images only. The verdict is read off the test rows of the leaderboard, and
+says plainly when nothing was gained: against round 0, and against longer training on the same labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cellsemi.configs.schema import PromotionConfig
+from cellsemi.rounds import metrics
+from cellsemi.rounds.leaderboard import Interval, Row
+from cellsemi.rounds.metrics import ImageScore
+from cellsemi.rounds.run import ENSEMBLE
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a round's students teach the next. `probability` is None for round 0, which has no rival."""
+
+    promoted: bool
+    probability: float | None
+    reason: str
+
+
+def decide(
+    candidate: Sequence[ImageScore],
+    best: Sequence[ImageScore] | None,
+    classes: Sequence[str],
+    config: PromotionConfig,
+    seed: int,
+) -> Decision:
+    """Compare the ensemble of a round with the best so far (None: there is none) on the validation images.
+
+    Promoted when the paired-bootstrap probability of a larger mAP is at least `min_probability`, and no
+    class falls by more than `class_margin`, measured on the images whose truth holds it.
+    """
+    if best is None:
+        return Decision(True, None, "promoted: the first round has no rival")
+    new, old = metrics.paired_values(candidate, best)
+    probability = metrics.paired_probability(new, old, config.bootstrap, seed)
+    share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
+    problems = [] if probability >= config.min_probability else ["not clearly better"]
+    for class_id, name in enumerate(classes):
+        differences = metrics.class_differences(candidate, best, class_id)
+        fall = -float(differences.mean()) if len(differences) else 0.0
+        if fall > config.class_margin + metrics.TIE:
+            problems.append(f"class {name} fell by {fall:.3f}, at most {config.class_margin:.3f} is allowed")
+    scores = f"validation mAP {old.mean():.3f} -> {new.mean():.3f}, {share}"
+    if problems:
+        return Decision(False, probability, f"not promoted: {'; '.join(problems)} ({scores})")
+    return Decision(True, probability, f"promoted: {scores}")
+
+
+# --- the verdict --------------------------------------------------------------------------------------
+
+
+def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision]) -> str:
+    """One sentence: did the rounds help on the test images, and more than longer training would have?
+
+    It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is
+    named with its reason.
+    """
+    ensembles = {row.round: row for row in rows if row.model == ENSEMBLE}
+    if not ensembles:
+        return "Nothing has been evaluated yet."
+    last = ensembles[max(ensembles)]
+    if last.round == 0:
+        score = f"{last.test_map.value:.3f} ({_ends(last.test_map, last, '.3f')})"
+        return f"No round has been run yet: the supervised models of round 0 score {score} mAP on test."
+    standing = max((row for row in ensembles.values() if row.promoted or row.round == 0), key=lambda row: row.round)
+    shown = standing if standing.round else last
+    control = next((row for row in reversed(rows) if row.vs_control is not None), None)
+    sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
+    if last.round in decisions and not decisions[last.round].promoted:
+        sentence += f"; round {last.round} was {decisions[last.round].reason}"
+    return sentence + "."
+
+
+def _headline(standing: Row, shown: Row, control: Row | None) -> str:
+    if standing.round == 0:
+        return "The rounds did not help, none was promoted"
+    direction = _direction(shown.change)
+    if direction < 0:
+        return "The rounds did harm, although validation promoted them"
+    if direction == 0:
+        return "The rounds did not help measurably"
+    if control is None:
+        return "The rounds helped, but nothing here tells it from longer training"
+    return {
+        1: "The rounds helped",
+        0: "The rounds helped, but not measurably more than longer training on the human labels",
+        -1: "The rounds helped less than longer training on the human labels alone",
+    }[_direction(control.vs_control)]
+
+
+def _facts(row: Row) -> str:
+    assert row.change is not None, "rounds after 0 are compared with round 0"
+    before = row.test_map.value - row.change.value
+    return (
+        f"test mAP {before:.3f} in round 0, {row.test_map.value:.3f} in round {row.round}, "
+        f"a change of {_signed(row.change, row)} on {row.test_images} images"
+    )
+
+
+def _control_facts(row: Row | None) -> str:
+    if row is None or row.vs_control is None:
+        return "there is no supervised control of equal steps to compare with"
+    return (
+        f"against a supervised control of as many steps, {row.model} of round {row.round} differs by "
+        f"{_signed(row.vs_control, row)}"
+    )
+
+
+def _direction(change: Interval | None) -> int:
+    """1 or -1 when the whole interval is on one side of zero, else 0."""
+    if change is None:
+        return 0
+    return int(change.low > 0) - int(change.high < 0)
+
+
+def _signed(interval: Interval, row: Row) -> str:
+    return f"{interval.value:+.3f} ({_ends(interval, row, '+.3f')})"
+
+
+def _ends(interval: Interval, row: Row, style: str) -> str:
+    return f"{row.confidence * 100:g} % interval {interval.low:{style}} to {interval.high:{style}}"

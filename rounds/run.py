@@ -1,0 +1,280 @@
+"""A run on disk: where everything lies, what is done, and who may write.
+
+A stage is done when its folder holds `manifest.json` with the fingerprint of its inputs; the manifest is
+written last. Work inside a stage leaves a commit per shard, so that a crash costs the shards in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.configs.loading import build_config, config_difference, config_hash
+from cellsemi.configs.schema import Config
+from cellsemi.rounds import files
+from cellsemi.rounds.shards import part_name, shard_paths
+
+MANIFEST = "manifest.json"
+COMMITS = "_commits"
+QUARANTINE_FILE = "quarantine.parquet"
+SPLITS = ("labelled", "unlabelled", "val", "test")
+ENSEMBLE = "ensemble"
+CONTROL = "control"
+VERSIONED = (
+    "cellsemi", "torch", "torchvision", "cellpose", "ray", "albumentations",
+    "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "numba", "pycocotools",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Every path of a run; nothing else joins them."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "run.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "run.lock"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "run.log"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.data / QUARANTINE_FILE
+
+    @property
+    def leaderboard(self) -> Path:
+        """Without suffix: .parquet, .csv and .md stand beside each other."""
+        return self.root / "leaderboard"
+
+    def split(self, split: str) -> Path:
+        return self.data / split
+
+    def round(self, round: int) -> Path:
+        return self.root / f"round-{round:02d}"
+
+    def pseudo(self, round: int) -> Path:
+        return self.round(round) / "pseudo"
+
+    def screen(self, round: int) -> Path:
+        """Calibration and limits that the round's pseudo-labels were made with."""
+        return self.round(round) / "screen.json"
+
+    def train(self, round: int) -> Path:
+        return self.round(round) / "train"
+
+    def model(self, round: int, name: str) -> Path:
+        """A trained model and all that it said; `control` is one of them."""
+        return self.round(round) / "students" / name
+
+    def predictions(self, round: int, name: str, split: str) -> Path:
+        return self.model(round, name) / "predictions" / split
+
+    def evaluation(self, round: int) -> Path:
+        return self.round(round) / "evaluation.parquet"
+
+    def clock(self, round: int) -> Path:
+        """Seconds spent on the round so far."""
+        return self.round(round) / "clock.json"
+
+    def round_manifest(self, round: int) -> Path:
+        return self.round(round) / MANIFEST
+
+    def finished_rounds(self) -> list[int]:
+        """Rounds whose manifest is written, from 0 on without a gap."""
+        rounds: list[int] = []
+        while self.round_manifest(len(rounds)).is_file():
+            rounds.append(len(rounds))
+        return rounds
+
+
+# --- identity -----------------------------------------------------------------------------------------
+
+
+def open_run(config: Config) -> RunPaths:
+    """Create the run's folder and run.yaml, or check that an existing run was made with this config.
+
+    UsageError with the difference when it was not; `engine` and `run.root` may change.
+    """
+    if "://" in config.run.root:
+        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, not at an address")
+    paths = RunPaths(Path(config.run.root).resolve() / config.run.name)
+    if not paths.config.is_file():
+        content = {
+            "config_hash": config_hash(config),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "config": config.model_dump(mode="json"),
+        }
+        files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return paths
+    difference = config_difference(read_config(paths), config)
+    if difference:
+        raise UsageError(
+            f"{paths.root}: this run was made with another config:\n  "
+            + "\n  ".join(difference)
+            + f"\nKeep the old settings to go on with it, or give the new run a name: --run {paths.name}-2"
+        )
+    return paths
+
+
+def read_config(paths: RunPaths) -> Config:
+    """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    try:
+        content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+        return build_config(content["config"], str(paths.config))
+    except FileNotFoundError:
+        raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
+    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise RunError(f"{paths.config}: damaged ({error})") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what matters for a result."""
+    found = {}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+# --- one driver at a time -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def driver_lock(paths: RunPaths) -> Iterator[None]:
+    """Hold the run for this process; RunError naming the holder when another driver has it.
+
+    An advisory flock: the kernel releases it however the process ends, kill -9 included.
+    """
+    with files.explained(paths.lock):
+        handle = paths.lock.open("a+", encoding="utf-8")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{paths.root}: another cellsemi is working on this run ({_holder(paths)}). "
+                "Wait for it, stop it, or start another run with --run NAME"
+            ) from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.seek(0)
+            handle.truncate()
+
+
+def is_locked(paths: RunPaths) -> bool:
+    """Whether a driver is working on the run now."""
+    if not paths.lock.is_file():
+        return False
+    with paths.lock.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _holder(paths: RunPaths) -> str:
+    try:
+        holder = json.loads(paths.lock.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, OSError):
+        return "process unknown"
+
+
+# --- stages -------------------------------------------------------------------------------------------
+
+
+def is_done(folder: Path, fingerprint: str) -> bool:
+    """Whether the stage of this folder is finished with these inputs.
+
+    RunError when it was finished with other inputs: something upstream was altered by hand.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return False
+    found = files.read_json(path)["fingerprint"]
+    if found != fingerprint:
+        raise RunError(
+            f"{path}: made from other inputs than the run has now (fingerprint {found[:12]}, now {fingerprint[:12]}). "
+            f"Remove {folder} and what came after it, and run the same command again"
+        )
+    return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage."""
+    content: dict[str, Any] = files.read_json(folder / MANIFEST)
+    return content
+
+
+def finish_stage(folder: Path, fingerprint: str, seconds: float, **content: Any) -> None:
+    """Write the manifest: from now on the stage is done."""
+    files.write_json(folder / MANIFEST, {"fingerprint": fingerprint, "seconds": round(seconds, 2), **content})
+
+
+def outputs_fingerprint(folder: Path) -> str:
+    """What a finished stage hands on: the hashes of its outputs, from its manifest, without times."""
+    manifest = read_manifest(folder)
+    return files.sha256_json({key: value for key, value in manifest.items() if key != "seconds"})
+
+
+def write_commit(folder: Path, item: int, fingerprint: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Mark shard `item` of a stage as written; the shard file itself must be there already."""
+    content = {"item": item, "fingerprint": fingerprint, **record}
+    files.write_json(folder / COMMITS / f"{item:06d}.json", content)
+    return content
+
+
+def read_commits(folder: Path, fingerprint: str) -> dict[int, dict[str, Any]]:
+    """Commits of this stage with these inputs, by item; those of other inputs do not count."""
+    found = {}
+    for path in sorted((folder / COMMITS).glob("*.json")):
+        record = files.read_json(path)
+        if record["fingerprint"] == fingerprint:
+            found[int(record["item"])] = record
+    return found
+
+
+def shard_items(folder: Path) -> list[int]:
+    """Indices of the shards of a folder, checked to be 0..K-1."""
+    paths = shard_paths(folder)
+    if [path.name for path in paths] != [part_name(i) for i in range(len(paths))]:
+        raise RunError(f"{folder}: shards are missing or foreign: {[path.name for path in paths]}")
+    return list(range(len(paths)))

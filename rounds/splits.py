@@ -1,0 +1,143 @@
+"""Who may stand where: grouped splits and folds, the draw of the labelled images, and the check for leaks.
+
+Neighbouring images of one well look alike, so a well on both sides of a split makes a score too good.
+The sides are training (labelled and unlabelled together), validation and test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.errors import DataError
+from cellsemi.rounds.seeds import derive_seed
+
+SIDES = {"labelled": "training", "unlabelled": "training", "val": "validation", "test": "test"}
+SHOWN = 5  # leaks that a message names; it says how many there are
+
+
+class Placed(Protocol):
+    """What the leak check needs of an image; ImageRecord has it."""
+
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def group(self) -> str | None: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+def leak_check(rows: Iterable[Placed]) -> None:
+    """DataError when a group stands on two sides, or the same pixels in two splits; the message names images.
+
+    Equal pixels count across all four splits: an image that is both labelled and in the pool would be
+    learnt twice, with two answers. An image without group or without sha256 is not compared by it.
+    """
+    by_group: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    by_content: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        if row.group is not None:
+            by_group[row.group].setdefault(SIDES[row.split], row.image_id)
+        if row.sha256:
+            by_content[row.sha256].setdefault(row.split, row.image_id)
+    problems = [f"group {group!r}: {_places(found)}" for group, found in by_group.items() if len(found) > 1]
+    problems += [f"the same pixels: {_places(found)}" for found in by_content.values() if len(found) > 1]
+    if problems:
+        shown = "\n  ".join(problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DataError(
+            f"the splits leak into each other:\n  {shown}{more}\n"
+            "Give each group one side, and each picture one split, in the manifest"
+        )
+
+
+def duplicates(rows: Iterable[Placed]) -> dict[str, int]:
+    """Per split, how many images repeat the pixels of another one in it; legal, but worth knowing."""
+    contents = Counter((row.split, row.sha256) for row in rows if row.sha256)
+    found: Counter[str] = Counter()
+    for (split, _), times in contents.items():
+        found[split] += times - 1
+    return dict(found)
+
+
+def draw_labelled(
+    ids: Sequence[str], limit: int | None, seed: int, strata: Sequence[str | None] | None = None
+) -> list[str]:
+    """`limit` of the ids, sorted; None takes all. With `strata` (such as classes) the strata take turns.
+
+    The draw depends on the seed and the set of ids, not on their order, and a smaller draw is part of a
+    larger one. Raises DataError when there are fewer ids than `limit`.
+    """
+    if limit is None:
+        return sorted(ids)
+    if limit > len(ids):
+        raise DataError(
+            f"data.labelled_limit is {limit}, but there are {len(ids)} labelled images; "
+            "lower it, or take all with `--set data.labelled_limit=null`"
+        )
+    stratum = dict(zip(ids, strata or [None] * len(ids), strict=True))
+    turns: Counter[str | None] = Counter()
+    places = []
+    for image_id in sorted(ids, key=lambda i: (derive_seed(seed, "labelled", i), i)):
+        places.append((turns[stratum[image_id]], image_id))
+        turns[stratum[image_id]] += 1
+    return sorted(image_id for _, image_id in sorted(places, key=lambda place: place[0])[:limit])
+
+
+def grouped_split(groups: Sequence[str | None], fractions: Mapping[str, float], seed: int) -> list[str]:
+    """The split of every image, such that no group is divided; None is a group of its own.
+
+    `fractions` maps split names to shares that sum to 1. Groups come in an order drawn by the seed, each to
+    the split that lacks most images; no split stays empty. Raises DataError when there are fewer groups
+    than splits, ValueError when the shares are not positive or do not sum to 1.
+    """
+    if not fractions or min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1):
+        raise ValueError(f"expected positive shares that sum to 1, got {dict(fractions)}")
+    keys, sizes = _sizes(groups)
+    if len(sizes) < len(fractions):
+        raise DataError(f"{len(sizes)} groups cannot fill {len(fractions)} splits; name groups more finely")
+    lacking = {split: share * len(groups) for split, share in fractions.items()}
+    placed: dict[str, str] = {}
+    order = sorted(sizes, key=lambda key: (derive_seed(seed, "split", key), key))
+    for position, key in enumerate(order):
+        empty = [split for split in fractions if split not in placed.values()]
+        choice = empty if len(order) - position == len(empty) else list(fractions)
+        placed[key] = max(choice, key=lambda split: lacking[split])
+        lacking[placed[key]] -= sizes[key]
+    return [placed[key] for key in keys]
+
+
+def folds(groups: Sequence[str | None], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold in 0..k-1 of every image, int64 (N,), such that no group is divided; None is its own group.
+
+    The largest group goes first, each to the smallest fold, so that the folds are near in size.
+    Raises DataError when there are fewer groups than folds, ValueError when k < 2.
+    """
+    if k < 2:
+        raise ValueError(f"expected k >= 2, got {k}")
+    keys, sizes = _sizes(groups)
+    if len(sizes) < k:
+        raise DataError(f"{len(sizes)} groups cannot fill {k} folds; name groups more finely")
+    filled = [0] * k
+    placed: dict[str, int] = {}
+    for key in sorted(sizes, key=lambda key: (-sizes[key], derive_seed(seed, "fold", key), key)):
+        placed[key] = filled.index(min(filled))
+        filled[placed[key]] += sizes[key]
+    return np.array([placed[key] for key in keys], dtype=np.int64)
+
+
+def _sizes(groups: Sequence[str | None]) -> tuple[list[str], Counter[str]]:
+    """A key for every image, and the images of each key; images without a group have a key of their own."""
+    keys = [f"image {i}" if group is None else f"group {group}" for i, group in enumerate(groups)]
+    return keys, Counter(keys)
+
+
+def _places(found: Mapping[str, str]) -> str:
+    return " and ".join(f"{image_id!r} in {place}" for place, image_id in found.items())
