@@ -1,0 +1,175 @@
+"""Training crops from shards: which image, where in it, and what the network should say there.
+
+Everything random is a function of (seed, step, crop), never of what was drawn before: a resumed fit
+sees the same crops as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cellsemi.configs.errors import DataError
+from cellsemi.configs.schema import AugmentConfig
+from cellsemi.models.augment import OUTSIDE, augment_crop
+from cellsemi.models.flows import Target, flow_targets
+from cellsemi.models.normalise import normalise
+from cellsemi.rounds import masks
+from cellsemi.rounds.images import decode_image
+from cellsemi.rounds.merge import HUMAN_SPLIT
+from cellsemi.rounds.shards import ShardSet
+from cellsemi.rounds.tables import ImageRecord
+
+ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
+CACHE_MB = 512  # decoded images that are kept; the least recently used make room
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingImage:
+    """One image, decoded: `marks` int32 (H, W) is 0, cell i + 1, or OUTSIDE where nothing is learned."""
+
+    pixels: NDArray[np.float32]
+    marks: NDArray[np.int32]
+    cell_class: NDArray[np.int64]  # (cells + 1,), of mark 0..cells
+    cell_weight: NDArray[np.float32]  # (cells + 1,); background weighs 1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that this image takes."""
+        return self.pixels.nbytes + self.marks.nbytes + self.cell_class.nbytes + self.cell_weight.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B crops of side P."""
+
+    images: NDArray[np.float32]  # (B, 1, P, P) in [0, 1]
+    inside: NDArray[np.float32]  # (B, P, P), 1 in cells
+    flow: NDArray[np.float32]  # (B, 2, P, P), unit vectors in cells
+    class_id: NDArray[np.int64]  # (B, P, P), of the cell; 0 outside of cells
+    weight: NDArray[np.float32]  # (B, P, P) >= 0; 0 leaves the loss
+
+
+def training_image(record: ImageRecord, ignore_dilation_px: int) -> TrainingImage:
+    """Decode a row and draw its cells.
+
+    `human` and `accepted` cells are labels; where they overlap, the higher quality keeps the pixel.
+    `ignored` cells, grown by `ignore_dilation_px`, are OUTSIDE except where a label stands; `rejected`
+    cells are background. DataError for any other state, or when the row has no image or no annotation.
+    """
+    cells = record.instances
+    if record.image is None or cells is None:
+        raise DataError(f"{record.image_id}: a training row needs an image and an annotation, make the shard anew")
+    state = np.array(cells.state)
+    unknown = set(cells.state) - {"human", "accepted", "ignored", "rejected"}
+    if unknown:
+        raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, screen them first")
+    labels = cells.select((state == "human") | (state == "accepted"))
+    marks = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
+    ignored = masks.union_map(cells.select(state == "ignored"), ignore_dilation_px)
+    marks[ignored & (marks == 0)] = OUTSIDE
+    pixels = normalise(decode_image(record.image, record.image_id, max_pixels=record.height * record.width))
+    if pixels.shape != marks.shape:
+        raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {marks.shape}")
+    return TrainingImage(
+        pixels=pixels,
+        marks=marks,
+        cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
+        cell_weight=np.concatenate([[1], labels.weight]).astype(np.float32),
+    )
+
+
+class CropSource:
+    """Batches of crops from the annotated rows of some shards; the images are decoded when they are drawn."""
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        crop_px: int,
+        batch: int,
+        human_fraction: float,
+        ignore_dilation_px: int,
+        augment: AugmentConfig,
+        target: Target,
+        seed: int,
+    ) -> None:
+        self._records = ShardSet(shards, cached_groups=4)
+        self._human, self._pseudo = _annotated_rows(shards)
+        if not len(self._human) and not len(self._pseudo):
+            raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
+        self._crop_px, self._batch, self._human_fraction = crop_px, batch, human_fraction
+        self._ignore_dilation_px, self._augment, self._target = ignore_dilation_px, augment, target
+        self._seed = seed
+        self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of one step: a function of the seed and the step."""
+        crops = [self._crop(np.random.default_rng([self._seed, step, i])) for i in range(self._batch)]
+        images, inside, flow, class_id, weight = (np.stack(part) for part in zip(*crops, strict=True))
+        return Batch(images[:, None], inside, flow, class_id, weight)
+
+    def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], ...]:
+        image = self._image(self._draw_row(rng))
+        centre = _draw_centre(image.marks, rng)
+        pixels, marks = augment_crop(
+            image.pixels, image.marks, centre, crop_px=self._crop_px, config=self._augment, rng=rng
+        )
+        cells = np.maximum(marks, 0)
+        weight = np.where(marks == OUTSIDE, np.float32(0), image.cell_weight[cells])
+        return (  # type: ignore[return-value]
+            pixels,
+            (cells > 0).astype(np.float32),
+            flow_targets(cells, self._target),
+            image.cell_class[cells],
+            weight,
+        )
+
+    def _draw_row(self, rng: np.random.Generator) -> int:
+        """An image, all of its group equally likely; the group by `human_fraction` when there are both."""
+        chance, place = rng.random(2)
+        human = chance < self._human_fraction if len(self._human) and len(self._pseudo) else len(self._human) > 0
+        rows = self._human if human else self._pseudo
+        return int(rows[int(place * len(rows))])
+
+    def _image(self, row: int) -> TrainingImage:
+        if row not in self._cache:
+            image = training_image(self._records[row], self._ignore_dilation_px)
+            self._cache[row] = image
+            self._cached_bytes += image.nbytes
+            while self._cached_bytes > CACHE_MB * 2**20 and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        self._cache.move_to_end(row)
+        return self._cache[row]
+
+
+def _draw_centre(marks: NDArray[np.int32], rng: np.random.Generator) -> tuple[float, float]:
+    """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel."""
+    chance, place, second = rng.random(3)
+    height, width = marks.shape
+    cells = int(marks.max(initial=0))
+    if cells and chance < ON_A_CELL:
+        rows, columns = np.nonzero(marks == 1 + int(place * cells))
+        if len(rows):  # a cell that others cover whole has no pixel
+            pick = int(second * len(rows))
+            return float(rows[pick]), float(columns[pick])
+    return place * height, second * width
+
+
+def _annotated_rows(shards: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers, over all shards in order, of the human-labelled and of the pseudo-labelled images."""
+    human: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+    annotated: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+    for path in shards:
+        table = pq.read_table(path, columns=["split", "instances"])
+        human.append(table["split"].to_numpy() == HUMAN_SPLIT)
+        annotated.append(table["instances"].is_valid().to_numpy())
+    is_human, is_annotated = np.concatenate(human), np.concatenate(annotated)
+    return np.flatnonzero(is_human & is_annotated), np.flatnonzero(~is_human & is_annotated)

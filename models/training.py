@@ -1,0 +1,178 @@
+"""The training loop: schedule, averaged weights, guard against NaN, checkpoints that change nothing.
+
+A fit that was interrupted and continued ends with the same bits as one that was not: batches are a
+function of the step, and a checkpoint holds weights, averages and optimiser state exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.schema import TrainingConfig
+from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
+from cellsemi.models.device import Precision
+
+REPORT_EVERY = 10  # steps between calls of `progress`
+WARM_UP = 0.15  # share of the steps in which the learning rate rises
+START_LR, END_LR = 0.04, 0.001  # as shares of the peak
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a step minimises, and its parts for the record."""
+
+    total: Tensor
+    prob: Tensor
+    flow: Tensor
+    classes: Tensor
+
+
+StepLoss = Callable[[nn.Module, int], LossParts]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """One-cycle schedule (Smith 2018): up along a cosine to `peak`, then down to nearly nothing.
+
+    `step` counts from 0.
+    """
+    top = WARM_UP * steps
+    if step < top:
+        share, low = step / top, START_LR
+    else:
+        share, low = 1 - (step - top) / max(1.0, steps - 1 - top), END_LR
+    return peak * (low + (1 - low) * (1 - math.cos(math.pi * share)) / 2)
+
+
+class Averaged:
+    """Exponential moving average of a network's weights and of its batch-norm statistics.
+
+    Early on the decay is smaller ((1 + t) / (10 + t)), so that the random start does not linger. Running
+    means and variances are averaged like weights: they belong to the weights that made them.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished loop: the averaged weights, on the CPU, and the record of every step."""
+
+    weights: dict[str, Tensor]
+    records: tuple[StepRecord, ...]
+    resumed_at: int
+    seconds: float
+
+
+class Loop:
+    """One fit, from scratch or from its checkpoint in `folder`."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        config: TrainingConfig,
+        *,
+        steps: int,
+        folder: Path,
+        fingerprint: str,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._config, self._steps, self._device = config, steps, device
+        self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
+        self._precision = precision
+        self._optimiser = torch.optim.AdamW(self._net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self._average = Averaged(self._net, config.ema)
+        self._records: list[StepRecord] = []
+        self._saved_at = 0
+
+    def run(self, loss_of: StepLoss, progress: Callable[[int, int], None]) -> Trained:
+        """Train to the last step. TrainingDiverged, naming the step, when a number is not finite.
+
+        `progress(step, steps)` is called every REPORT_EVERY steps, after each checkpoint and at the end;
+        what it raises ends the fit, and the checkpoint stays.
+        """
+        started = time.monotonic()
+        resumed_at = self._resume()
+        self._net.train()
+        for step in range(resumed_at, self._steps):
+            self._step(step, loss_of)
+            done = step + 1
+            saved = done % self._config.checkpoint_every == 0 and done < self._steps
+            if saved:
+                self._save(done)
+            if saved or done % REPORT_EVERY == 0 or done == self._steps:
+                progress(done, self._steps)
+        weights = {name: value.cpu().contiguous() for name, value in self._average.values.items()}
+        return Trained(weights, tuple(self._records), resumed_at, time.monotonic() - started)
+
+    def clear(self) -> None:
+        """Remove the checkpoint; call it when the result is safe on disk."""
+        self._checkpoint.path.unlink(missing_ok=True)
+
+    def _step(self, step: int, loss_of: StepLoss) -> None:
+        lr = learning_rate(step, self._steps, self._config.lr)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        self._optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+            losses = loss_of(self._net, step)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
+        parts = torch.stack([losses.total, losses.prob, losses.flow, losses.classes, norm]).detach().tolist()
+        loss, prob, flow, classes, grad_norm = parts
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingDiverged(
+                f"step {step + 1} of {self._steps}: loss {loss}, gradient norm {grad_norm}; "
+                f"try a lower training.lr (it is {self._config.lr:g}); last checkpoint: step {self._saved_at}"
+            )
+        self._optimiser.step()
+        self._average.update(self._net, step)
+        self._records.append(StepRecord(step + 1, loss, prob, flow, classes, lr, grad_norm))
+
+    def _save(self, done: int) -> None:
+        tensors = {f"net.{name}": value for name, value in self._net.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self._average.values.items()}
+        for name, parameter in self._net.named_parameters():
+            state = self._optimiser.state[parameter]
+            tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+        self._checkpoint.write(tensors, done, self._precision, self._records)
+        self._saved_at = done
+
+    def _resume(self) -> int:
+        found = self._checkpoint.read()
+        if found is None:
+            return 0
+        tensors = {name: value.to(self._device) for name, value in found.tensors.items()}
+        self._net.load_state_dict({name: tensors[f"net.{name}"] for name in self._net.state_dict()})
+        for name, value in self._average.values.items():
+            value.copy_(tensors[f"ema.{name}"])
+        for name, parameter in self._net.named_parameters():
+            # The layout of the moments in memory follows the weights, as it does in an undisturbed fit.
+            moments = {key: torch.empty_like(parameter).copy_(tensors[f"adam.{key}.{name}"]) for key in ADAM_MOMENTS}
+            self._optimiser.state[parameter] = {"step": found.tensors[f"adam.step.{name}"], **moments}
+        self._records = list(found.records)
+        self._precision = found.precision  # a second measurement might choose otherwise
+        self._saved_at = found.step
+        return found.step
