@@ -1,0 +1,159 @@
+"""What this machine has and lacks: packages, devices, disk, Ray. Reads metadata; imports only torch.
+
+Required packages and their versions are those of the installed cellsemi's own metadata, so that they
+are stated once, in setup.cfg.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+# Not on the package index; its setup imports torch, so the build must see the installed one.
+DETECTRON2_INSTALL = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+OPTIONAL = {"detectron2": DETECTRON2_INSTALL}
+# Built for each other: installing one alone leaves `operator torchvision::nms does not exist`.
+TOGETHER = ("torch", "torchvision")
+RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package: its version (None: missing), what is asked for, and the line that mends it, if any."""
+
+    name: str
+    version: str | None
+    wanted: str
+    required: bool
+    remedy: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether it is there in a version that will do."""
+        return not self.remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that `cellsemi doctor` says. `bfloat16_faster` is None unless it was measured."""
+
+    python: str
+    platform: str
+    cellsemi: str
+    packages: tuple[Package, ...]
+    devices: tuple[str, ...]
+    warnings: tuple[str, ...]
+    cpus: int
+    free_disk_gb: float
+    folder: str
+    ray: dict[str, str] = field(default_factory=dict)
+    bfloat16_faster: dict[str, bool] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything required is there; a missing optional package is no fault."""
+        return all(package.fine for package in self.packages if package.required)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, `healthy` among them."""
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def examine(measure: bool = False) -> Report:
+    """Look at this machine; with `measure` also time whether bfloat16 is faster on each device."""
+    devices, said = torch_devices()
+    folder = Path.cwd()
+    return Report(
+        python=platform.python_version(),
+        platform=platform.platform(terse=True),
+        cellsemi=installed("cellsemi") or "not installed",
+        packages=tuple(packages()),
+        devices=tuple(devices),
+        warnings=tuple(said),
+        cpus=cpu_count(),
+        free_disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
+        folder=str(folder),
+        ray={name: os.environ[name] for name in RAY_VARIABLES if name in os.environ},
+        bfloat16_faster=measure_bfloat16(devices) if measure else None,
+    )
+
+
+def packages() -> list[Package]:
+    """The packages that cellsemi requires, as installed here, then the optional ones."""
+    found = [_package(requirement) for requirement in requirements()]
+    optional = [(name, installed(name), remedy) for name, remedy in OPTIONAL.items()]
+    return found + [Package(name, version, "", False, "" if version else remedy) for name, version, remedy in optional]
+
+
+def requirements() -> list[Requirement]:
+    """What the installed cellsemi asks for, without its extras; empty when it is not installed."""
+    try:
+        lines = metadata.requires("cellsemi") or []
+    except metadata.PackageNotFoundError:
+        return []
+    parsed = [Requirement(line) for line in lines]
+    return [item for item in parsed if item.marker is None or item.marker.evaluate({"extra": ""})]
+
+
+def _package(requirement: Requirement) -> Package:
+    version = installed(requirement.name)
+    fits = version is not None and requirement.specifier.contains(Version(version), prereleases=True)
+    wanted = ",".join(sorted(map(str, requirement.specifier), reverse=True))  # >= before <
+    return Package(requirement.name, version, wanted, True, "" if fits else _remedy(requirement.name))
+
+
+def _remedy(name: str) -> str:
+    """The line that installs a required package; torch and torchvision always come together."""
+    names = TOGETHER if name in TOGETHER else (name,)
+    wanted = {item.name: str(item.specifier) for item in requirements()}
+    return "pip install -U " + " ".join(f"'{each}{wanted.get(each, '')}'" for each in names)
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_devices() -> tuple[list[str], list[str]]:
+    """The devices that torch can use, `cpu` first, and what it had to say (an old driver, for one)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            import torch
+
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            devices = ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))]
+            problems = []
+        except (ImportError, OSError) as error:  # OSError: a shared library of the build is missing
+            devices, problems = [], [f"torch cannot be imported: {error}"]
+    said = {str(item.message).strip().splitlines()[0] for item in caught if "CUDA" in str(item.message)}
+    return devices, problems + sorted(said)
+
+
+def measure_bfloat16(devices: Sequence[str]) -> dict[str, bool]:
+    """Whether training in bfloat16 is clearly faster than in float32, by kind of device ({"cpu": False})."""
+    import torch
+
+    from cellsemi.models.device import choose_precision
+
+    kinds = sorted({name.split(":")[0] for name in devices})
+    return {kind: choose_precision("auto", torch.device(kind)) == "bfloat16" for kind in kinds}
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use, which in a container or a job is fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

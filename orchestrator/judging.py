@@ -1,0 +1,169 @@
+"""Who teaches next: score every model of a round, decide on validation images, keep the leaderboard.
+
+The score threshold of each model is chosen on val and applied to test; test is scored once per model and
+decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsemi.orchestrator.context import Context
+from cellsemi.orchestrator.labelling import EVALUATED
+from cellsemi.orchestrator.screening import paired, pseudo_counts, scored_pairs
+from cellsemi.rounds import files, leaderboard, run
+from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.leaderboard import Row
+from cellsemi.rounds.metrics import best_threshold, score_image
+from cellsemi.rounds.promotion import Decision, decide, verdict
+from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """The students of the last promoted round, which teach now; `ancestry` counts the fits behind each."""
+
+    round: int
+    names: tuple[str, ...]
+    ancestry: int
+
+
+def standing(paths: RunPaths) -> Teachers:
+    """Who teaches now: the students of the last promoted round; round 0 always is."""
+    manifests = read_manifests(paths)
+    last = max(number for number, manifest in manifests.items() if manifest["decision"]["promoted"])
+    return Teachers(last, tuple(manifests[last]["students"]), manifests[last]["ancestry"])
+
+
+def read_manifests(paths: RunPaths) -> dict[int, dict[str, Any]]:
+    """The manifests of the finished rounds, by round."""
+    return {number: files.read_json(paths.round_manifest(number)) for number in paths.finished_rounds()}
+
+
+def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluation]:
+    """Score every model of the round, and its ensemble, on val and test, into the round's evaluation table."""
+    paths, classes = context.paths, context.config.data.classes
+    path, title = paths.evaluation(round), "evaluate"
+    marker = path.with_suffix(".json")
+    models = [*names, ENSEMBLE]
+    folders = {(m, split): paths.predictions(round, m, split) for m in models for split in EVALUATED}
+    fingerprint = files.sha256_json(
+        [[*key, run.outputs_fingerprint(folder)] for key, folder in folders.items()]
+        + [[split, run.outputs_fingerprint(paths.split(split))] for split in EVALUATED]
+    )
+    if marker.is_file() and files.read_json(marker)["fingerprint"] == fingerprint:
+        context.watcher.skipped(round, title)
+        return read_evaluations(path, classes)
+    started = time.monotonic()
+    context.watcher.stage(round, title, len(models), "models")
+    found: list[Evaluation] = []
+    for count, model in enumerate(models, start=1):
+        truth = paths.split("val")
+        threshold = best_threshold(scored_pairs(folders[model, "val"], truth)).value
+        found += _scored(round, model, threshold, {s: (folders[model, s], paths.split(s)) for s in EVALUATED})
+        context.watcher.advance(count)
+    write_evaluations(path, found, classes, context.config_hash)
+    files.write_json(marker, {"fingerprint": fingerprint})
+    context.finish(round, time.monotonic() - started)
+    return found
+
+
+def _scored(round: int, model: str, threshold: float, folders: dict[str, tuple[Path, Path]]) -> Iterator[Evaluation]:
+    for split, (predicted, truth) in folders.items():
+        scores = tuple(
+            score_image(image_id, known, cells, threshold) for image_id, cells, known in paired(predicted, truth)
+        )
+        yield Evaluation(round, model, split, threshold, scores)
+
+
+def judge(context: Context, round: int, found: Sequence[Evaluation], teachers: Teachers | None) -> Decision:
+    """Compare the round's ensemble with the standing one on the validation images."""
+    config = context.config
+    best = None
+    if teachers is not None:
+        earlier = read_evaluations(context.paths.evaluation(teachers.round), config.data.classes)
+        best = find(earlier, ENSEMBLE, "val").scores
+    candidate = find(found, ENSEMBLE, "val").scores
+    seed = derive_seed(config.run.seed, "promotion", round)
+    return decide(candidate, best, config.data.classes, config.rounds.promotion, seed)
+
+
+def rows_of(context: Context, round: int, names: Sequence[str], decision: Decision, seconds: float) -> list[Row]:
+    """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
+    config, paths = context.config, context.paths
+    found = read_evaluations(paths.evaluation(round), config.data.classes)
+    first = config.models[0].name
+    before = read_evaluations(paths.evaluation(0), config.data.classes) if round else []
+    known = {evaluation.model for evaluation in before}
+    counts = pseudo_counts(context, round) if round else {}
+    control = find(found, CONTROL, "test") if CONTROL in names else None
+    rows = []
+    for model in [*(name for name in names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
+        baseline = leaderboard.baseline_name(model, first)
+        rows.append(
+            leaderboard.make_row(
+                find(found, model, "val"),
+                find(found, model, "test"),
+                baseline=find(before, baseline, "test") if baseline in known else None,
+                control=control if model == first else None,
+                classes=config.data.classes,
+                counts=_counts_of(model, counts),
+                promoted=decision.promoted and model != CONTROL,
+                seconds=_fit_seconds(paths, round, model) if model != ENSEMBLE else seconds,
+                config=config.rounds.promotion,
+                seed=config.run.seed,
+            )
+        )
+    return rows
+
+
+def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
+    """The pseudo-labels that a model learned from; the control and round 0 saw none."""
+    return {state: 0 if model == CONTROL else counts.get(state, 0) for state in ("accepted", "ignored", "rejected")}
+
+
+def _fit_seconds(paths: RunPaths, round: int, model: str) -> float:
+    seconds: float = run.read_manifest(paths.model(round, model))["seconds"]
+    return seconds
+
+
+def finish_round(
+    context: Context, round: int, names: Sequence[str], teachers: Teachers | None, decision: Decision
+) -> None:
+    """Write the round's manifest, last, and the leaderboard of all rounds so far."""
+    paths = context.paths
+    seconds = context.spent(round)
+    manifest = {
+        "round": round,
+        "teachers_round": None if teachers is None else teachers.round,
+        "students": [name for name in names if name != CONTROL],
+        "ancestry": 1 if teachers is None else teachers.ancestry + 1,
+        "decision": asdict(decision),
+        "seconds": seconds,
+        "rows": [row.to_json() for row in rows_of(context, round, names, decision, seconds)],
+    }
+    files.write_json(paths.round_manifest(round), manifest)
+    write_leaderboard(context)
+
+
+def write_leaderboard(context: Context) -> None:
+    """The leaderboard of all finished rounds as Parquet, CSV and Markdown, with the verdict."""
+    manifests = read_manifests(context.paths)
+    rows = [Row.from_json(values) for manifest in manifests.values() for values in manifest["rows"]]
+    sentence = verdict(rows, decisions(manifests))
+    leaderboard.write(context.paths.leaderboard, rows, sentence, context.config_hash)
+
+
+def decisions(manifests: dict[int, dict[str, Any]]) -> dict[int, Decision]:
+    """The decision of every finished round."""
+    return {number: Decision(**manifest["decision"]) for number, manifest in manifests.items()}
+
+
+def read_verdict(paths: RunPaths) -> str:
+    """The verdict of a run as it stands."""
+    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)))

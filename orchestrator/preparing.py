@@ -1,0 +1,64 @@
+"""The first stage: the user's images become shards, bad ones are put aside and counted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from cellsemi.orchestrator.context import Context, finish_shards
+from cellsemi.rounds import run
+from cellsemi.rounds.ingest import IngestReport, ingest
+from cellsemi.rounds.run import SPLITS
+
+
+def read_images(context: Context) -> None:
+    """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
+    paths, title = context.paths, "read images"
+    fingerprint = context.config_hash
+    if run.is_done(paths.data, fingerprint):
+        context.watcher.skipped(0, title)
+        return
+    context.check_space()
+    begun: dict[str, float] = {}
+
+    def on_image(split: str, done: int, of: int) -> None:
+        if split not in begun:
+            begun[split] = time.monotonic()
+            context.watcher.stage(0, f"{title}: {split}", of, "images")
+        context.watcher.advance(done)
+        if done == of:
+            context.finish(0, time.monotonic() - begun[split])
+
+    report = ingest(context.config, paths.data, context.config_hash, on_image)
+    for split in SPLITS:
+        finish_shards(paths.split(split), fingerprint, 0.0, report.shards[split])
+    run.finish_stage(paths.data, fingerprint, report.seconds, report=_told(report))
+    for line in sentences(report):
+        context.watcher.note(line)
+
+
+def _told(report: IngestReport) -> dict[str, Any]:
+    content = asdict(report)
+    del content["shards"], content["seconds"]
+    return content
+
+
+def sentences(report: IngestReport) -> list[str]:
+    """What a person must know about the data: sizes, and everything that was left out."""
+    images, cells = report.images, report.cells
+    lines = [
+        f"{images['labelled']} labelled images ({cells['labelled']} cells), {images['unlabelled']} unlabelled, "
+        f"{images['val']} val ({cells['val']} cells), {images['test']} test ({cells['test']} cells)"
+    ]
+    if report.quarantined:
+        lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{run.QUARANTINE_FILE}):")
+        lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
+    if report.labelled_not_drawn:
+        lines.append(f"{report.labelled_not_drawn} labelled images are left out by data.labelled_limit")
+    for split in SPLITS:
+        if report.duplicates[split]:
+            lines.append(f"{report.duplicates[split]} {split} images repeat another one's pixels")
+        if report.empty[split]:
+            lines.append(f"{report.empty[split]} {split} images are annotated as empty")
+    return lines
