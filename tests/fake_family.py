@@ -1,0 +1,55 @@
+"""A model family that trains in no time: it finds what differs from the background, a little off by its seed.
+
+Registered in place of a real one by tests that are about the campaign and not about networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.schema import InferenceConfig
+from cellsemi.models import base
+from cellsemi.models.base import FitResult, FitTask, Image
+from cellsemi.rounds import masks, shards
+from cellsemi.rounds.instances import Instances
+
+DIVERGES = 13.0  # a learning rate that this family cannot stand
+
+
+class FakeFamily:
+    def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
+        if task.training.lr == DIVERGES or (task.training.lr == DIVERGES + 1 and task.model.seed_offset):
+            raise TrainingDiverged("step 1 of 1: the loss is nan")
+        records = [record for path in task.shards for record in shards.read_shard(Path(path))]
+        states = [state for record in records for state in (record.instances or Instances.empty(1, 1)).state]
+        progress(task.steps, task.steps)
+        learnt = {"seed": task.seed, "cells": states.count("human") + states.count("accepted")}
+        base.write_model_file(Path(task.out_dir), "flow-unet", json.dumps(learnt).encode(), {})
+        return FitResult(parameters=1, steps=task.steps, loss=0.0, seconds=0.0, resumed_at=0)
+
+    def load(self, folder: Path, inference: InferenceConfig, device: str) -> FakePredictor:
+        return FakePredictor(json.loads(base.read_weights(folder))["seed"])
+
+
+class FakePredictor:
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def predict(self, images: Sequence[Image]) -> list[Instances]:
+        return [self._predict(np.asarray(image, np.float32)) for image in images]
+
+    def _predict(self, image: np.ndarray) -> Instances:
+        rng = np.random.default_rng([self._seed, int(image.sum())])
+        smooth = ndimage.gaussian_filter(image, 1.5)
+        far = np.abs(smooth - np.median(smooth)) > rng.uniform(0.6, 1.0) * smooth.std()
+        labels, n = ndimage.label(far)
+        return masks.from_label_map(labels, score=rng.uniform(0.05, 0.95, n))
+
+
+FAMILY = FakeFamily()

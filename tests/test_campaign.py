@@ -1,0 +1,322 @@
+"""The campaign in-process: what it leaves on disk, that it can be broken anywhere, and what it refuses.
+
+A fast stand-in for the networks (fake_family) keeps this to what the orchestrator does; the real model
+runs the same way in test_end_to_end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_family import DIVERGES
+from PIL import Image
+
+from cellsemi.configs.errors import EngineError, RunError, TrainingDiverged
+from cellsemi.configs.loading import load_config
+from cellsemi.configs.schema import Config
+from cellsemi.models import base
+from cellsemi.orchestrator import judging
+from cellsemi.orchestrator.campaign import run_campaign
+from cellsemi.orchestrator.inline import InlineEngine
+from cellsemi.orchestrator.progress import SilentWatcher
+from cellsemi.rounds import leaderboard, run, shards
+from cellsemi.rounds.run import RunPaths
+
+SIZES = ("labelled=3", "unlabelled=5", "val=3", "test=3", "height_px=64", "width_px=80")
+SMALL = [f"data.generated.{size}" for size in SIZES]
+LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"
+SMALL += ["data.shard_images=2", "engine.min_free_mb=0", "rounds.promotion.bootstrap=100"]
+SMALL += [f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base.FAMILIES, "flow-unet", "fake_family")
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time of these small runs
+
+
+def config_at(root: Path, *settings: str) -> Config:
+    return load_config("demo", [f"run.root={root}", *SMALL, *settings]).config
+
+
+class Notes(SilentWatcher):
+    """Keeps what the campaign says, and stops it at a chosen event."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.events = 0
+        self.stop_at = stop_at
+        self.notes: list[str] = []
+        self.begun: list[str] = []
+        self.skips: list[str] = []
+
+    def _event(self) -> None:
+        self.events += 1
+        if self.events == self.stop_at:
+            raise KeyboardInterrupt
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        self.begun.append(f"{round}: {name}")
+        self._event()
+
+    def advance(self, done: int) -> None:
+        self._event()
+
+    def finish(self, seconds: float) -> None:
+        self._event()
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def skipped(self, round: int, name: str) -> None:
+        self.skips.append(f"{round}: {name}")
+
+
+def bring(config: Config, n: int, watcher: Notes | None = None) -> tuple[RunPaths, Notes]:
+    watcher = watcher or Notes()
+    paths = run.open_run(config)
+    with InlineEngine(config.engine) as engine:
+        run_campaign(config, n, engine, paths, watcher)
+    return paths, watcher
+
+
+def tables(paths: RunPaths) -> dict[str, str]:
+    """Hash of every table and model of a run, without what is a time."""
+    found = {
+        str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in ("part-*.parquet", "evaluation.parquet", "model.safetensors", "screen.json")
+        for path in paths.root.rglob(pattern)
+    }
+    rows = [{**row.to_json(), "seconds": 0} for row in leaderboard.read(paths.leaderboard)]
+    return {**found, "leaderboard": json.dumps(rows)}
+
+
+def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
+    paths, watcher = bring(config_at(tmp_path), 2)
+    rows = leaderboard.read(paths.leaderboard)
+    models = [(row.round, row.model) for row in rows]
+    each = ["unet-a", "unet-b", "ensemble"]
+    assert models == [(r, m) for r in (0, 1) for m in each] + [(2, m) for m in [*each, "control"]]
+    assert paths.finished_rounds() == [0, 1, 2]
+    for suffix in (".md", ".csv", ".parquet"):
+        assert paths.leaderboard.with_suffix(suffix).is_file()
+    pseudo = [record.instances for record in shards.read_folder(paths.pseudo(1))]
+    counts = Counter(state for cells in pseudo if cells is not None for state in cells.state)
+    assert set(counts) == {"accepted", "ignored", "rejected"}
+    row = rows[3]
+    assert (row.accepted, row.ignored, row.rejected) == tuple(counts[s] for s in ("accepted", "ignored", "rejected"))
+    assert rows[0].accepted == rows[-1].accepted == 0
+    assert any(note.startswith("round 2: ") and "promoted" in note for note in watcher.notes)
+
+
+def test_training_shards_hold_both_kinds_with_their_provenance(tmp_path: Path) -> None:
+    paths, _ = bring(config_at(tmp_path), 1)
+    records = list(shards.read_folder(paths.train(1)))
+    by_split = Counter(record.split for record in records)
+    assert by_split["labelled"] == 3 and 0 < by_split["unlabelled"] <= 5
+    for record in records:
+        assert record.image and record.instances is not None
+        human = record.split == "labelled"
+        assert {s == "human" for s in record.instances.state} == {human}
+        assert (record.instances.round == (0 if human else 1)).all()
+
+
+def test_a_stated_class_of_an_unlabelled_image_comes_before_a_guess(tmp_path: Path) -> None:
+    """The stand-in always says class 0; the generated pool, as Sartorius file names, states each image's class."""
+    paths, _ = bring(config_at(tmp_path), 1)
+    classes = ("shsy5y", "astro", "cort")
+    fused = list(shards.read_folder(paths.predictions(0, "ensemble", "unlabelled")))
+    assert {c for r in fused if r.instances is not None for c in r.instances.class_id.tolist()} == {0}
+    for record in shards.read_folder(paths.pseudo(1)):
+        assert record.cell_type is not None and record.instances is not None and len(record.instances)
+        assert set(record.instances.class_id.tolist()) == {classes.index(record.cell_type)}
+
+
+def test_the_control_has_the_steps_of_the_ancestry_and_only_human_labels(tmp_path: Path) -> None:
+    config = config_at(tmp_path, "rounds.promotion.min_probability=0", "rounds.promotion.class_margin=1")
+    paths, _ = bring(config, 2)
+    control, student = (run.read_manifest(paths.model(2, name)) for name in ("control", "unet-a"))
+    assert control["steps"] == 3 * student["steps"] == 3 * config.training.steps
+    learnt = json.loads((paths.model(2, "control") / base.WEIGHTS_FILE).read_text())
+    human = sum(len(r.instances or ()) for r in shards.read_folder(paths.split("labelled")))
+    assert learnt["cells"] == human
+
+
+def test_a_round_that_is_not_promoted_keeps_the_old_teachers(tmp_path: Path) -> None:
+    config = config_at(tmp_path, "rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0")
+    paths, watcher = bring(config, 2)
+    manifests = judging.read_manifests(paths)
+    assert [manifests[r]["decision"]["promoted"] for r in (0, 1, 2)] == [True, False, False]
+    assert manifests[2]["teachers_round"] == 0 and manifests[2]["ancestry"] == 2
+    assert "2: predict unlabelled with unet-a" in watcher.skips, "the same teachers need not look twice"
+    assert "did not help" in judging.read_verdict(paths)
+
+
+def test_a_finished_run_does_nothing_and_a_larger_n_goes_on(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    paths, _ = bring(config, 1)
+    before = tables(paths)
+    assert bring(config, 1)[1].begun == []
+    assert tables(paths) == before
+    _, watcher = bring(config, 2)
+    assert {event.partition(":")[0] for event in watcher.begun} == {"2"}
+
+
+def test_an_interruption_anywhere_changes_nothing_in_the_end(tmp_path: Path) -> None:
+    undisturbed, watcher = bring(config_at(tmp_path / "whole"), 1)
+    expected = tables(undisturbed)
+    for stop_at in range(1, watcher.events + 1, 9):
+        config = config_at(tmp_path / str(stop_at))
+        with pytest.raises(KeyboardInterrupt):
+            bring(config, 1, Notes(stop_at))
+        paths, _ = bring(config, 1)
+        assert tables(paths) == expected, f"stopped at event {stop_at} of {watcher.events}"
+
+
+def test_repeated_interruptions_still_come_to_an_end(tmp_path: Path) -> None:
+    config = config_at(tmp_path / "often")
+    for _ in range(30):
+        try:
+            paths, _ = bring(config, 1, Notes(stop_at=30))
+            break
+        except KeyboardInterrupt:
+            continue
+    else:
+        pytest.fail("every call must get a little further")
+    assert tables(paths) == tables(bring(config_at(tmp_path / "whole"), 1)[0])
+
+
+def test_what_was_committed_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_at(tmp_path)
+    watcher = Notes()
+    monkeypatch.setattr(watcher, "advance", _stop_after_first_pool_shard(watcher))
+    with pytest.raises(KeyboardInterrupt):
+        bring(config, 1, watcher)
+    paths = run.open_run(config)
+    folder = paths.predictions(0, "unet-a", "unlabelled")
+    (first,) = (folder / run.COMMITS).glob("*.json")
+    stamp = (folder / "part-00000.parquet").stat().st_mtime_ns
+    bring(config, 1)
+    assert first.is_file() and (folder / "part-00000.parquet").stat().st_mtime_ns == stamp
+    assert len(list(folder.glob("part-*.parquet"))) == 3
+
+
+def _stop_after_first_pool_shard(watcher: Notes):  # type: ignore[no-untyped-def]
+    def advance(done: int) -> None:
+        if watcher.begun[-1] == "1: predict unlabelled with unet-a" and done:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def test_the_inputs_of_a_done_stage_must_not_change(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        bring(config, 1, Notes(stop_at=60))
+    paths = run.open_run(config)
+    manifest = paths.split("labelled") / run.MANIFEST
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "altered"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="made from other inputs"):
+        bring(config, 1)
+
+
+def test_without_unlabelled_images_the_rounds_still_end(tmp_path: Path) -> None:
+    paths, _ = bring(config_at(tmp_path, "data.generated.unlabelled=0"), 1)
+    assert leaderboard.read(paths.leaderboard)[3].accepted == 0
+
+
+def test_one_model_is_a_campaign_too(tmp_path: Path) -> None:
+    paths, _ = bring(config_at(tmp_path, "models=[{kind: flow-unet, name: only}]"), 1)
+    names = [row.model for row in leaderboard.read(paths.leaderboard)]
+    assert names == ["only", "ensemble", "only", "ensemble", "control"]
+
+
+def test_a_student_that_diverges_is_left_out_and_said(tmp_path: Path) -> None:
+    config = config_at(tmp_path, f"training.lr={DIVERGES + 1}")
+    paths, watcher = bring(config, 1)
+    assert any("unet-b is left out, its training diverged" in note for note in watcher.notes)
+    names = [row.model for row in leaderboard.read(paths.leaderboard)]
+    assert "unet-b" not in names and names.count("unet-a") == 2
+
+
+def test_no_student_left_is_an_error_that_names_the_step(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"no student is left(.|\n)*loss is nan"):
+        bring(config_at(tmp_path, f"training.lr={DIVERGES}"), 1)
+
+
+def test_a_full_disk_stops_before_work(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"engine\.min_free_mb"):
+        bring(config_at(tmp_path, "engine.min_free_mb=1000000000"), 1)
+
+
+def data_set(folder: Path, n: int = 14) -> Path:
+    """A small data set on disk, with one image that is cut off."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        image, labels = rng.normal(100, 4, (48, 56)), np.zeros((48, 56), np.uint16)
+        for cell in range(1, 5):
+            y, x = rng.integers(4, 40), rng.integers(4, 48)
+            labels[y : y + 6, x : x + 6], image[y : y + 6, x : x + 6] = cell, 200
+        name = f"well [{i}] é"
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(labels).save(folder / "masks" / f"{name}.png")
+        rows.append({"id": name, "split": ["labelled", "unlabelled", "unlabelled", "val", "test"][i % 5]})
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    cut = folder / "images" / f"{rows[1]['id']}.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    return folder
+
+
+def test_one_bad_image_among_many_is_put_aside_and_the_run_goes_on(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "data")
+    settings = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "data.shard_images=2"]
+    config = load_config("dsb2018", [f"data.root={root}", "data.where={}", f"run.root={tmp_path}", *settings]).config
+    paths, watcher = bring(config, 1)
+    table = pd.read_parquet(paths.quarantine)
+    assert table.image_id.tolist() == ["well [1] é"] and "well [1] é.png" in table.path[0]
+    assert any("1 images cannot be used" in note for note in watcher.notes)
+    assert leaderboard.read(paths.leaderboard)[-1].test_map.value >= 0
+    seen = {record.image_id for record in shards.read_folder(paths.split("unlabelled"))}
+    assert len(seen) == 5 and "well [1] é" not in seen
+
+
+def test_images_that_no_worker_survives_are_counted_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_at(tmp_path, "engine.max_attempts=2")
+    poison(monkeypatch, "unlabelled", 1)
+    paths, watcher = bring(config, 1)
+    assert any("shard 1 of unlabelled was given up: MemoryError" in note for note in watcher.notes)
+    records = list(shards.read_folder(paths.pseudo(1)))
+    assert len(records) == 5 and [r.instances is None for r in records] == [False, False, True, True, False]
+    assert any("2 (not predicted)" in note for note in watcher.notes)
+
+
+def test_a_validation_shard_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, "val", 0)
+    with pytest.raises(EngineError, match=r"predict val with unet-a: 1 could not be done\n.*MemoryError"):
+        bring(config_at(tmp_path, "engine.max_attempts=2"), 1)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, split: str, shard: int) -> None:
+    """Make one shard of a split kill whoever predicts it."""
+    from cellsemi.orchestrator import jobs
+
+    whole = jobs._Predictor.run
+
+    def run_or_die(self: jobs._Predictor, item: int) -> dict[str, object]:
+        if f"predict {split} " in self._job.name and item == shard:
+            raise MemoryError("too large")
+        return whole(self, item)
+
+    monkeypatch.setattr(jobs._Predictor, "run", run_or_die)

@@ -1,0 +1,44 @@
+"""Files are whole or absent, and a full disk is explained."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsemi.configs.errors import RunError
+from cellsemi.rounds import files
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"no space left.*same command again"):
+        files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_too_little_free_space_is_said_before_work(tmp_path: Path) -> None:
+    files.check_free_space(tmp_path, 0)
+    with pytest.raises(RunError, match=r"MB free, engine.min_free_mb asks for 1000000000"):
+        files.check_free_space(tmp_path, 10**9)
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(RunError, match=r"x.json: damaged"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_json_hash_ignores_key_order() -> None:
+    assert files.sha256_json({"a": 1, "b": [2]}) == files.sha256_json({"b": [2], "a": 1})
+    assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})

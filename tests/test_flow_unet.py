@@ -1,0 +1,293 @@
+"""The family from shards to cells: what trains and what does not, resume, awkward images, altered files."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cellsemi.configs.errors import DataError, ModelError
+from cellsemi.configs.schema import FlowUnetConfig, InferenceConfig, TrainingConfig
+from cellsemi.models import base, flow_net
+from cellsemi.models.augment import OUTSIDE
+from cellsemi.models.base import FitTask
+from cellsemi.models.checkpoint import CHECKPOINT_FILE
+from cellsemi.models.crops import CropSource, training_image
+from cellsemi.models.flow_cells import cells_of
+from cellsemi.models.flow_unet import FAMILY, LOSS_FILE
+from cellsemi.models.flows import flow_targets
+from cellsemi.models.normalise import normalise
+from cellsemi.rounds import masks, shards
+from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.tables import ImageRecord
+
+TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, checkpoint_every=10, precision="float32")
+
+
+def discs(seed: int, side: int = 72) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Bright discs on dark ground and their label map; even numbers are class 1 and dimmer."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((side, side), np.int32)
+    yy, xx = np.mgrid[:side, :side]
+    for i in range(6):
+        y, x = 14 + 30 * (i // 3) + rng.integers(-3, 4), 14 + 22 * (i % 3) + rng.integers(-3, 4)
+        labels[(yy - y) ** 2 + (xx - x) ** 2 < rng.integers(30, 70)] = i + 1
+    light = np.where(labels == 0, 30, np.where(labels % 2, 200, 120)) + rng.normal(0, 5, labels.shape)
+    return light.clip(0, 255).astype(np.uint8), labels
+
+
+def png(pixels: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def record(seed: int, split: str = "labelled", **columns: Any) -> ImageRecord:
+    pixels, labels = discs(seed)
+    numbers = np.unique(labels)[1:]
+    columns = {"state": "human", "class_id": (numbers % 2 == 0).astype(int), **columns}
+    cells = masks.from_label_map(labels, **columns)
+    return ImageRecord(f"im{seed}", 72, 72, split, png(pixels), instances=cells)
+
+
+def task_in(folder: Path, records: list[ImageRecord], **changes: Any) -> FitTask:
+    path = folder / "data" / "part-00000.parquet"
+    shards.write_shard(path, records, "x")
+    task = FitTask(
+        model=FlowUnetConfig(name="m", width=6),
+        training=TRAINING,
+        classes=("a", "b"),
+        one_class_per_image=False,
+        ignore_dilation_px=2,
+        shards=(str(path),),
+        out_dir=str(folder / "out"),
+        seed=0,
+        steps=TRAINING.steps,
+        device="cpu",
+    )
+    return replace(task, **changes)
+
+
+def quiet(step: int, steps: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    result = FAMILY.fit(task_in(folder, [record(i) for i in range(5)], steps=150), quiet)
+    assert result.steps == 150 and result.resumed_at == 0 and result.parameters < 2_000_000
+    return folder / "out"
+
+
+def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
+    predictor = base.load_predictor(trained, InferenceConfig(tta=("identity", "rot90")), "cpu")
+    hits = total = right = 0
+    for seed in range(100, 106):
+        pixels, labels = discs(seed)
+        truth = masks.from_label_map(labels)
+        (found,) = predictor.predict([pixels])
+        iou = masks.iou_matrix(truth, found)
+        assert set(found.state) <= {"predicted"} and len(found) <= 9
+        hits += int((iou.max(1) > 0.7).sum())
+        match = iou.argmax(1)
+        expected = (np.arange(1, 7) % 2 == 0).astype(int)
+        right += int((found.class_id[match] == expected).sum())
+        total += len(truth)
+    assert hits / total > 0.85 and right / total > 0.85
+
+
+def test_a_fit_leaves_a_whole_folder(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {base.MODEL_FILE, base.WEIGHTS_FILE, LOSS_FILE}
+    table = pq.read_table(trained / LOSS_FILE)
+    assert table.column_names == ["step", "loss", "prob_loss", "flow_loss", "class_loss", "lr", "grad_norm"]
+    assert table["step"].to_pylist() == list(range(1, 151))
+    about = base.read_model_file(trained)
+    assert about["kind"] == "flow-unet" and about["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (16, 16), (70, 300), (33, 47, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_awkward_images_are_predicted(trained: Path, shape: tuple[int, ...], dtype: Any) -> None:
+    inference = InferenceConfig(tile_px=64, tta=("identity", "flip_x", "rot90"))
+    predictor = FAMILY.load(trained, inference, "cpu")
+    rng = np.random.default_rng(0)
+    for image in (
+        np.zeros(shape, dtype),
+        np.full(shape, 200, dtype),
+        (rng.random(shape) * 255).astype(dtype),
+    ):
+        (found,) = predictor.predict([image])
+        assert (found.height, found.width) == shape[:2]
+    assert not len(predictor.predict([np.full(shape, 200, dtype)])[0])
+
+
+def test_no_images_no_cells(trained: Path) -> None:
+    assert FAMILY.load(trained, InferenceConfig(), "cpu").predict([]) == []
+
+
+def test_altered_weights_and_missing_models_are_refused(trained: Path, tmp_path: Path) -> None:
+    for name in (base.MODEL_FILE, base.WEIGHTS_FILE):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    content = bytearray((trained / base.WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / base.WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(ModelError, match="altered"):
+        FAMILY.load(tmp_path, InferenceConfig(), "cpu")
+    with pytest.raises(ModelError, match="no trained model"):
+        FAMILY.load(tmp_path / "nowhere", InferenceConfig(), "cpu")
+
+
+def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
+    records = [record(0), record(1), record(2, "unlabelled", state="accepted", weight=0.6)]
+    task = task_in(tmp_path, records, steps=25)
+    FAMILY.fit(task, quiet)
+    whole = base.read_weights(tmp_path / "out")
+
+    def interrupt(step: int, steps: int) -> None:
+        if step == 20:
+            raise KeyboardInterrupt
+
+    again = replace(task, out_dir=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        FAMILY.fit(again, interrupt)
+    assert (tmp_path / "again" / CHECKPOINT_FILE).is_file()
+    assert FAMILY.fit(again, quiet).resumed_at == 20
+    assert base.read_weights(tmp_path / "again") == whole
+    assert pq.read_table(tmp_path / "again" / LOSS_FILE).equals(pq.read_table(tmp_path / "out" / LOSS_FILE))
+    other = replace(task, out_dir=str(tmp_path / "other"), seed=1, steps=5)
+    FAMILY.fit(other, quiet)
+    assert base.read_weights(tmp_path / "other") != whole
+
+
+def test_states_decide_what_a_pixel_teaches() -> None:
+    cells = record(0).instances
+    assert cells is not None
+    states = ("human", "accepted", "ignored", "rejected", "ignored", "human")
+    weights = np.array([1, 0.5, 1, 1, 1, 0.25])
+    image = training_image(replace(record(0), instances=cells.with_(state=states, weight=weights)), 2)
+    bitmaps = [masks.decode(rle, 72, 72) for rle in cells.rle]
+    for cell, mark in ((0, 1), (1, 2), (5, 3)):
+        assert (image.marks[bitmaps[cell]] == mark).all()
+    assert (image.marks[bitmaps[2]] == OUTSIDE).all() and (image.marks[bitmaps[3]] == 0).all()
+    grown = masks.union_map(cells.select([2, 4]), 2)
+    labelled = bitmaps[0] | bitmaps[1] | bitmaps[5]
+    assert np.array_equal(image.marks == OUTSIDE, grown & ~labelled)
+    np.testing.assert_allclose(image.cell_weight, [1, 1, 0.5, 0.25])
+    assert image.cell_class.tolist() == [0, 0, 1, 1]
+
+
+def test_where_labels_overlap_the_better_keeps_the_pixel() -> None:
+    square = np.ones((20, 20), bool)
+    cells = masks.from_crops(72, 72, [(square, 10, 10), (square, 20, 10)], state="accepted", quality=[0.4, 0.9])
+    image = training_image(replace(record(0), instances=cells), 0)
+    assert (image.marks[10:30, 20:40] == 2).all() and (image.marks[10:30, 10:20] == 1).all()
+
+
+def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"im0: .*predicted"):
+        training_image(record(0, state="predicted"), 2)
+    with pytest.raises(DataError, match="no annotated image"):
+        FAMILY.fit(task_in(tmp_path, [replace(record(0), instances=None)]), quiet)
+
+
+def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> CropSource:
+    task = task_in(folder, records)
+    return CropSource(
+        [Path(path) for path in task.shards],
+        crop_px=32,
+        batch=50,
+        human_fraction=human_fraction,
+        ignore_dilation_px=0,
+        augment=task.model.augment,
+        target="geodesic",
+        seed=3,
+    )
+
+
+def test_human_and_pseudo_images_are_mixed_as_asked(tmp_path: Path) -> None:
+    records = [record(0), *(record(i, "unlabelled", state="accepted", weight=0.5) for i in range(1, 8))]
+    source = source_of(tmp_path, records, 0.3)
+    pseudo = np.concatenate([(b.weight == 0.5).any((1, 2)) for b in (source(0), source(1), source(2))])
+    with_cells = np.concatenate([(b.inside > 0).any((1, 2)) for b in (source(0), source(1), source(2))])
+    assert with_cells.mean() > 0.85
+    assert 0.6 < pseudo[with_cells].mean() < 0.8
+    again = source_of(tmp_path, records, 0.3)(1)
+    assert np.array_equal(again.images, source(1).images) and np.array_equal(again.flow, source(1).flow)
+
+
+def test_images_without_cells_train_too(tmp_path: Path) -> None:
+    empty = replace(record(0), instances=Instances.empty(72, 72))
+    batch = source_of(tmp_path, [empty], 0.5)(0)
+    assert not batch.inside.any() and not batch.flow.any() and batch.weight.any()
+
+
+def fake_outputs(classes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    _, labels = discs(0)
+    probability = np.where(labels > 0, 0.8, 0.1).astype(np.float32)
+    flow = flow_targets(labels, "geodesic")
+    return np.concatenate([probability[None], flow, classes]), labels
+
+
+def test_the_score_is_the_stated_product() -> None:
+    outputs, labels = fake_outputs(np.zeros((0, 72, 72), np.float32))
+    spread = np.full((72, 72), 0.05, np.float32)
+    cells = cells_of(outputs, spread, InferenceConfig(), "geodesic", False)
+    assert len(cells) == labels.max()
+    np.testing.assert_allclose(cells.score, 0.8 * 1.0 * 0.9, rtol=1e-4)
+    worse = outputs.copy()
+    worse[1:3] *= -1
+    worse[1:3, 40:] *= -1
+    halves = cells_of(worse, spread, InferenceConfig(), "geodesic", False)
+    assert len(halves) == 0 or halves.score.min() < cells.score.min()
+
+
+def test_the_class_is_the_most_probable_and_one_when_locked() -> None:
+    _, labels = discs(0)
+    second = np.where(labels == 6, 0.95, 0.3).astype(np.float32)
+    outputs, _ = fake_outputs(np.stack([1 - second, second]))
+    none = np.zeros((72, 72), np.float32)
+    cells = cells_of(outputs, none, InferenceConfig(), "geodesic", False)
+    assert cells.class_id.tolist() == [0, 0, 0, 0, 0, 1]
+    assert cells_of(outputs, none, InferenceConfig(), "geodesic", True).class_id.tolist() == [0] * 6
+
+
+def test_normalising() -> None:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 200, (50, 60)).astype(np.uint8)
+    expected = normalise(grey)
+    assert expected.dtype == np.float32 and expected.min() == 0 and expected.max() == 1
+    np.testing.assert_allclose(normalise(grey.astype(np.uint16) * 257), expected, atol=1e-5)
+    np.testing.assert_allclose(normalise(np.stack([grey] * 3, -1)), expected, atol=1e-5)
+    assert not normalise(np.full((5, 5), 7, np.uint16)).any()
+    spot = np.zeros((100, 100), np.float32)
+    spot[50, 50:52] = 9
+    assert normalise(spot)[50, 50] == 1 and normalise(spot).sum() == 2
+    holes = grey.astype(np.float32)
+    holes[0, 0] = np.nan
+    assert np.isfinite(normalise(holes)).all()
+    with pytest.raises(ValueError, match="shape"):
+        normalise(np.zeros((3, 4, 5), np.uint8))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_network_is_small_and_keeps_the_size(classes: int) -> None:
+    net = flow_net.build(24, tuple("abc"[:classes]), 0)
+    again = flow_net.build(24, tuple("abc"[:classes]), 0).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in net.state_dict().items())
+    assert sum(p.numel() for p in net.parameters()) < 2_000_000
+    channels = 3 + (classes if classes > 1 else 0)
+    raw = net(torch.zeros(2, 1, flow_net.STRIDE, 3 * flow_net.STRIDE))
+    assert raw.shape == (2, channels, flow_net.STRIDE, 3 * flow_net.STRIDE)
+    out = flow_net.activate(raw).detach()
+    assert out[:, 0].min() >= 0 and out[:, 0].max() <= 1
+    if classes > 1:
+        np.testing.assert_allclose(out[:, 3:].sum(1), 1, rtol=1e-5)

@@ -1,0 +1,188 @@
+"""Flow targets and recovery: known shapes come back, vectors obey their definition, no limit is silent."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellsemi.models.flows import Target, flow_targets, round_trip
+from cellsemi.models.recover import flow_agreement, recover_labels
+
+Labels = NDArray[np.int32]
+
+
+def thick_line(labels: Labels, start: tuple[float, float], end: tuple[float, float], radius: float, value: int) -> None:
+    yy, xx = np.mgrid[: labels.shape[0], : labels.shape[1]]
+    for t in np.linspace(0, 1, 300):
+        y, x = (1 - t) * start[0] + t * end[0], (1 - t) * start[1] + t * end[1]
+        labels[(yy - y) ** 2 + (xx - x) ** 2 <= radius**2] = value
+
+
+def disc(labels: Labels, y: float, x: float, radius: float, value: int) -> None:
+    yy, xx = np.mgrid[: labels.shape[0], : labels.shape[1]]
+    labels[(yy - y) ** 2 + (xx - x) ** 2 <= radius**2] = value
+
+
+def star() -> Labels:
+    labels = np.zeros((150, 150), np.int32)
+    for angle in np.radians([0, 72, 144, 216, 288]):
+        thick_line(labels, (75, 75), (75 + 68 * np.sin(angle), 75 + 68 * np.cos(angle)), 1.2, 1)
+    disc(labels, 75, 75, 6, 1)
+    return labels
+
+
+def comb() -> Labels:
+    """A neuron-like cell: a body at one end, a thin winding process folded beside itself."""
+    labels = np.zeros((100, 100), np.int32)
+    for i in range(8):
+        labels[12 * i + 2 : 12 * i + 4, 6:94] = 1
+        side = slice(92, 94) if i % 2 == 0 else slice(6, 8)
+        if i < 7:
+            labels[12 * i + 2 : 12 * i + 16, side] = 1
+    return labels
+
+
+def elongated() -> Labels:
+    labels = np.zeros((60, 160), np.int32)
+    labels[20:25, 5:155], labels[25:30, 5:155] = 1, 2
+    return labels
+
+
+def touching() -> Labels:
+    labels = np.zeros((70, 110), np.int32)
+    disc(labels, 35, 35, 20, 1)
+    disc(labels, 35, 72, 20, 2)
+    return labels
+
+
+@pytest.mark.parametrize("draw", [star, elongated, touching])
+def test_cells_survive_the_round_trip(draw: Callable[[], Labels]) -> None:
+    labels = draw()
+    result = round_trip(labels, "geodesic")
+    assert (result.cells, result.found, result.recovered_90) == (labels.max(), labels.max(), labels.max())
+    assert result.mean_iou > 0.99
+
+
+def test_geodesic_beats_diffusion_on_a_winding_process() -> None:
+    geodesic, diffusion = (round_trip(comb(), target, iterations=800) for target in ("geodesic", "diffusion"))  # type: ignore[arg-type]
+    assert geodesic.mean_iou > 0.95 and geodesic.found == 1
+    assert diffusion.mean_iou < geodesic.mean_iou - 0.2
+
+
+def test_diffusion_is_a_working_target() -> None:
+    assert round_trip(touching(), "diffusion").recovered_90 == 2
+    assert not flow_targets(np.zeros((9, 7), np.int32), "diffusion").any()
+
+
+def dijkstra(mask: NDArray[np.bool_], centre: tuple[int, int]) -> NDArray[np.float64]:
+    """Reference: 8-neighbour shortest paths inside a mask."""
+    distance = np.full(mask.shape, np.inf)
+    distance[centre] = 0
+    queue = [(0.0, centre)]
+    while queue:
+        d, (y, x) = heapq.heappop(queue)
+        for dy, dx in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b):
+            p = (y + dy, x + dx)
+            inside = 0 <= p[0] < mask.shape[0] and 0 <= p[1] < mask.shape[1] and mask[p]
+            if inside and d + np.hypot(dy, dx) < distance[p] - 1e-9:
+                distance[p] = d + np.hypot(dy, dx)
+                heapq.heappush(queue, (distance[p], p))
+    return distance
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_vectors_are_unit_and_lead_down_the_shortest_path(seed: int) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 44)), 2.5)
+    labels = ndimage.label(noise > 0.05, np.ones((3, 3)))[0].astype(np.int32)
+    flow = flow_targets(labels, "geodesic")
+    length = np.hypot(*flow)
+    assert not length[labels == 0].any()
+    for cell in range(1, labels.max() + 1):
+        mask = labels == cell
+        still = np.argwhere(mask & (length == 0))
+        assert len(still) == 1  # one centre, and every other pixel moves
+        np.testing.assert_allclose(length[mask & (length > 0)], 1, atol=1e-5)
+        distance = dijkstra(mask, (int(still[0][0]), int(still[0][1])))
+        for y, x in np.argwhere(mask & (length > 0)):
+            vy, vx = flow[:, y, x]
+            ahead = [
+                distance[y + dy, x + dx]
+                for dy, dx in (
+                    (round(float(np.sign(vy))), 0),
+                    (0, round(float(np.sign(vx)))),
+                    (round(float(vy)), round(float(vx))),
+                )
+                if (dy or dx) and mask[y + dy, x + dx]
+            ]
+            assert min(ahead) < distance[y, x] + 0.42  # the marched and the stepped distance differ by little
+
+
+def test_a_round_cell_points_at_its_middle() -> None:
+    labels = np.zeros((41, 41), np.int32)
+    disc(labels, 20, 20, 15, 7)
+    flow = flow_targets(labels, "geodesic")
+    yy, xx = np.mgrid[:41, :41] - 20
+    far = (labels > 0) & (np.hypot(yy, xx) > 2)
+    cosine = -(flow[0] * yy + flow[1] * xx)[far] / np.hypot(yy, xx)[far]
+    assert cosine.min() > 0.95 and cosine.mean() > 0.995
+    assert not flow[:, 20, 20].any()
+
+
+def test_pieces_of_a_broken_cell_have_their_own_centres() -> None:
+    labels = np.zeros((12, 30), np.int32)
+    labels[3:9, 2:10] = labels[3:9, 18:28] = 5
+    flow = flow_targets(labels, "geodesic")
+    assert int(((np.hypot(*flow) == 0) & (labels > 0)).sum()) == 2
+    assert round_trip(labels, "geodesic").found == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (33, 17)])
+@pytest.mark.parametrize("target", ["geodesic", "diffusion"])
+def test_every_size_works(shape: tuple[int, int], target: Target) -> None:
+    full, empty = np.ones(shape, np.int32), np.zeros(shape, np.int32)
+    assert round_trip(empty, target).found == 0 and round_trip(empty, target).mean_iou == 1
+    found = recover_labels(full.astype(np.float32), flow_targets(full, target))
+    assert found.shape == shape and found.max() == 1 and (found > 0).all()
+
+
+def test_a_label_that_fills_the_image_is_not_removed_for_its_size() -> None:
+    labels = np.full((60, 60), 3, np.int32)
+    assert round_trip(labels, "geodesic").mean_iou == 1
+
+
+def test_only_the_stated_area_drops_cells() -> None:
+    labels = np.zeros((30, 60), np.int32)
+    labels[3:5, 3:5] = 1
+    labels[10:13, 10:13] = 2
+    labels[15:20, 30:36] = 3
+    probability, flow = (labels > 0).astype(np.float32), flow_targets(labels, "geodesic")
+    areas = [np.bincount(recover_labels(probability, flow, min_area_px=m).ravel())[1:].tolist() for m in (1, 5, 10)]
+    assert [sorted(a) for a in areas] == [[4, 9, 30], [9, 30], [30]]
+
+
+def test_more_cells_than_sixteen_bits_hold() -> None:
+    side = 260  # 67,600 cells of 4x4
+    labels = np.zeros((5 * side, 5 * side), np.int32)
+    labels.reshape(side, 5, side, 5)[:, :4, :, :4] = np.arange(1, side * side + 1).reshape(side, 1, side, 1)
+    found = recover_labels((labels > 0).astype(np.float32), flow_targets(labels, "geodesic"), iterations=12)
+    assert found.max() == side * side
+    assert (np.bincount(found.ravel())[1:] == 16).all()
+
+
+def test_agreement_falls_with_the_angle_and_with_a_wrong_mask() -> None:
+    labels = touching()
+    flow = flow_targets(labels, "geodesic")
+    np.testing.assert_allclose(flow_agreement(labels, flow, "geodesic"), 1)
+    turned = np.stack([flow[1], -flow[0]])
+    assert (flow_agreement(labels, turned, "geodesic") < 0.01).all()
+    both = (labels > 0).astype(np.int32)
+    assert flow_agreement(both, flow, "geodesic")[0] < 0.8
+    assert flow_agreement(np.zeros((4, 4), np.int32), np.zeros((2, 4, 4), np.float32), "geodesic").shape == (0,)

@@ -1,0 +1,141 @@
+"""Splits: groups stay whole, draws are stable, leaks are found and named."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cellsemi.configs.errors import DataError
+from cellsemi.rounds.splits import draw_labelled, duplicates, folds, grouped_split, leak_check
+from cellsemi.rounds.tables import ImageRecord
+
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+# A busy machine is not a fault of the code: no deadline, no complaint about slow draws.
+patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+names = st.one_of(st.none(), st.sampled_from("abcdefgh"))
+
+
+def row(image_id: str, split: str, group: str | None = None, sha256: str = "") -> ImageRecord:
+    return ImageRecord(image_id, 1, 1, split, group=group, sha256=sha256 or image_id)
+
+
+def test_no_leak_where_training_shares_groups_and_a_split_repeats_a_picture() -> None:
+    rows = [
+        row("a", "labelled", "well1"),
+        row("b", "unlabelled", "well1"),
+        row("c", "unlabelled", sha256="same"),
+        row("d", "unlabelled", sha256="same"),
+        row("e", "val", "well2"),
+        row("f", "test", None),
+        row("g", "val", None),
+    ]
+    leak_check(rows)
+    assert duplicates(rows) == {"labelled": 0, "unlabelled": 1, "val": 0, "test": 0}
+
+
+@pytest.mark.parametrize("splits", [("labelled", "test"), ("unlabelled", "val"), ("val", "test")])
+def test_a_group_on_two_sides_is_a_leak(splits: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=r"group 'w 7': 'one\[1\]' in .* and 'two' in"):
+        leak_check([row("one[1]", splits[0], "w 7"), row("x", splits[0], "w 7"), row("two", splits[1], "w 7")])
+
+
+@pytest.mark.parametrize("splits", [("unlabelled", "test"), ("labelled", "unlabelled"), ("val", "test")])
+def test_the_same_picture_in_two_splits_is_a_leak(splits: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=rf"same pixels: 'one' in {splits[0]} and 'two' in {splits[1]}"):
+        leak_check([row("one", splits[0], sha256="f00"), row("two", splits[1], sha256="f00")])
+
+
+def test_many_leaks_are_counted_not_dropped() -> None:
+    rows = [row(f"{split}{i}", split, f"g{i}") for i in range(12) for split in ("val", "test")]
+    with pytest.raises(DataError, match="and 7 more"):
+        leak_check(rows)
+
+
+@patient
+@given(st.lists(st.text(min_size=1), unique=True, min_size=1), st.integers(0, 5), st.data())
+def test_smaller_draws_are_part_of_larger_ones_whatever_the_order(
+    ids: list[str], seed: int, data: st.DataObject
+) -> None:
+    few, many = sorted(data.draw(st.tuples(*[st.integers(1, len(ids))] * 2)))
+    strata = data.draw(st.sampled_from([None, [str(len(i) % 3) for i in ids]]))
+    small, large = (draw_labelled(ids, limit, seed, strata) for limit in (few, many))
+    assert len(small) == few and set(small) <= set(large) <= set(ids)
+    backwards = draw_labelled(ids[::-1], few, seed, strata and strata[::-1])
+    assert backwards == small == sorted(small)
+
+
+def test_draws_differ_by_seed_and_every_image_is_drawn_by_some() -> None:
+    ids = [f"im{i}" for i in range(20)]
+    drawn = Counter(i for seed in range(200) for i in draw_labelled(ids, 4, seed))
+    assert set(drawn) == set(ids)
+    assert min(drawn.values()) > 15 and max(drawn.values()) < 70  # 40 expected, standard deviation 5.7
+
+
+def test_strata_take_turns() -> None:
+    ids = [f"im{i:02d}" for i in range(20)]
+    strata = ["astro" if i < 2 else "cort" if i < 5 else "shsy5y" for i in range(20)]
+    by_id = dict(zip(ids, strata, strict=True))
+    for seed in range(5):
+        counts = [Counter(by_id[i] for i in draw_labelled(ids, n, seed, strata)) for n in (3, 9)]
+        assert counts == [
+            {"astro": 1, "cort": 1, "shsy5y": 1},
+            {"astro": 2, "cort": 3, "shsy5y": 4},
+        ]
+
+
+def test_a_limit_above_what_is_there_is_refused() -> None:
+    assert draw_labelled(["b", "a"], None, 0) == ["a", "b"]
+    with pytest.raises(DataError, match="labelled_limit is 3, but there are 2"):
+        draw_labelled(["b", "a"], 3, 0)
+
+
+@patient
+@given(st.lists(names, min_size=10, max_size=60), st.integers(0, 3))
+def test_splits_keep_groups_whole_and_leave_none_empty(groups: list[str | None], seed: int) -> None:
+    if len({g for g in groups if g} | {i for i, g in enumerate(groups) if g is None}) < 3:
+        with pytest.raises(DataError, match="cannot fill 3 splits"):
+            grouped_split(groups, FRACTIONS, seed)
+        return
+    found = grouped_split(groups, FRACTIONS, seed)
+    assert len(found) == len(groups) and set(found) == set(FRACTIONS)
+    assert len({(g, s) for g, s in zip(groups, found, strict=True) if g}) == len({g for g in groups if g})
+    assert found == grouped_split(groups, FRACTIONS, seed)
+
+
+def test_splits_come_near_their_shares_and_depend_on_the_seed() -> None:
+    groups = [f"well{i // 4}" for i in range(400)]
+    found = grouped_split(groups, FRACTIONS, 0)
+    assert Counter(found) == {"train": 280, "val": 60, "test": 60}
+    assert found != grouped_split(groups, FRACTIONS, 1)
+
+
+@pytest.mark.parametrize("fractions", [{}, {"a": 0.5, "b": 0.4}, {"a": 1.0, "b": 0.0}])
+def test_shares_must_make_a_whole(fractions: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        grouped_split(["x", "y"], fractions, 0)
+
+
+@patient
+@given(st.lists(names, min_size=1, max_size=60), st.integers(2, 4), st.integers(0, 3))
+def test_folds_keep_groups_whole_and_are_near_in_size(groups: list[str | None], k: int, seed: int) -> None:
+    sizes = Counter(g if g else i for i, g in enumerate(groups))
+    if len(sizes) < k:
+        with pytest.raises(DataError, match=f"cannot fill {k} folds"):
+            folds(groups, k, seed)
+        return
+    found = folds(groups, k, seed)
+    filled = Counter(found.tolist())
+    assert set(filled) == set(range(k))
+    assert max(filled.values()) - min(filled.values()) <= max(sizes.values())
+    assert len({(g, f) for g, f in zip(groups, found, strict=True) if g}) == len({g for g in groups if g})
+
+
+def test_folds_of_single_images_are_balanced_and_drawn_by_the_seed() -> None:
+    found = folds([None] * 11, 3, 0)
+    assert sorted(Counter(found.tolist()).values()) == [3, 4, 4]
+    assert found.tolist() != folds([None] * 11, 3, 1).tolist()
+    with pytest.raises(ValueError, match="k >= 2"):
+        folds([None] * 3, 1, 0)
