@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -294,4 +295,4 @@ def _short(value: Any) -> str:
 
 def _type_name(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return text.replace("typing.", "").replace("cellsemi.configs.schema.", "").replace("NoneType", "None")
+    return re.sub(r"cellsemi\.configs\.\w+\.", "", text.replace("typing.", "")).replace("NoneType", "None")

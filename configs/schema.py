@@ -6,94 +6,16 @@ docs/config.md is generated from them. Units stand in the names (`_px`, `_s`, `_
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from cellsemi.configs.data import DataConfig
+from cellsemi.configs.section import Fraction, Section, checked_name
+
 AUTO: Literal["auto"] = "auto"
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def checked_name(value: str, what: str) -> str:
-    """Return `value` if it can be one part of a path everywhere; ValueError otherwise."""
-    if not NAME_PATTERN.fullmatch(value):
-        raise ValueError(f"{what} may hold letters, digits, '.', '_' and '-' (at most 64), got {value!r}")
-    return value
-
-
-class GeneratedConfig(Section):
-    """The generated phase-contrast-like cells of the demo (`data.source: generated`)."""
-
-    labelled: int = Field(12, ge=1, description="Labelled images to train on.")
-    unlabelled: int = Field(48, ge=0, description="Unlabelled images, the pool of the rounds.")
-    val: int = Field(12, ge=1, description="Labelled images that choose thresholds and judge promotion.")
-    test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
-    height_px: int = Field(192, ge=64, le=4096, description="Image height.")
-    width_px: int = Field(256, ge=64, le=4096, description="Image width.")
-
-
-class DataConfig(Section):
-    """Where the images come from and which of them are used."""
-
-    source: Literal["generated", "label-maps"] = Field(
-        "generated", description="`generated` cells, or `label-maps`: a folder of images, label maps and a manifest."
-    )
-    root: str | None = Field(None, description="Folder of the data set (for every source but `generated`).")
-    manifest: str = Field("manifest.csv", description="CSV below `root` with the columns `id` and `split`.")
-    images: str = Field("images", description="Folder of the images below `root`.")
-    masks: str = Field("masks", description="Folder of the label maps below `root` (0 background, 1..N cells).")
-    classes: tuple[str, ...] = Field(("cell",), min_length=1, description="Class names; their order is the class id.")
-    class_column: str | None = Field(
-        None, description="Manifest column that holds the class of a whole image; needed for more than one class."
-    )
-    group_column: str | None = Field(
-        None, description="Manifest column of the sample, plate or well; no group may stand on two sides of a split."
-    )
-    where: dict[str, str] = Field(
-        default_factory=dict, description="Use only the manifest rows with these values, e.g. `modality: fluorescence`."
-    )
-    labelled_limit: int | None = Field(
-        None, ge=1, description="Train on this many labelled images, drawn by `run.seed`; null takes all."
-    )
-    one_class_per_image: bool = Field(
-        False,
-        description="All cells of an image have one class: predictions take the image's, pseudo-labels the stated one.",
-    )
-    max_pixels: int = Field(
-        100_000_000, ge=1, description="An image with more pixels in its header is quarantined unread."
-    )
-    max_quarantined: Fraction = Field(
-        0.2, description="The run stops when a larger share of the images than this cannot be used."
-    )
-    shard_images: int = Field(
-        16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
-    )
-    generated: GeneratedConfig = Field(default_factory=GeneratedConfig, description="Sizes of the generated data set.")
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value) or not all(value):
-            raise ValueError(f"class names must be distinct and not empty, got {list(value)}")
-        return value
-
-    @model_validator(mode="after")
-    def _sources_have_what_they_need(self) -> Self:
-        if self.source != "generated" and self.root is None:
-            raise ValueError(f"data.root is missing: `--set data.root=FOLDER` names the folder of the {self.source}")
-        if self.source == "label-maps" and len(self.classes) > 1 and self.class_column is None:
-            raise ValueError("data.class_column is missing: label maps with several classes need it")
-        return self
 
 
 class AugmentConfig(Section):

@@ -23,6 +23,9 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from cellsemi.configs.errors import ImageError
 
 MAX_PIXELS = 100_000_000
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+LOW, HIGH = 1.0, 99.8  # percentiles of an image that networks see as 0 and 1
+SAMPLE = 1 << 18  # pixels that the percentiles are taken from, on a regular grid
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -79,6 +82,27 @@ def decode_label_map(content: bytes, path: str, max_pixels: int = MAX_PIXELS) ->
         if low < 0 or high > np.iinfo(np.int32).max:
             raise ImageError(path, f"the label map holds {low} to {high}", "expected 0 (background) to 2147483647")
         return labels.astype(np.int32)
+
+
+def grey(image: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 (H, W) of a (H, W) or (H, W, 3) image: colour becomes luminance, what is not finite 0."""
+    pixels = image.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+    return pixels @ LUMINANCE if pixels.ndim == 3 else pixels
+
+
+def intensity_range(image: NDArray[Any]) -> tuple[float, float]:
+    """The grey values that networks see as 0 and 1: the percentiles LOW and HIGH of the luminance.
+
+    They give way to minimum and maximum where they are equal (a few bright cells on flat ground).
+    """
+    pixels = grey(image)
+    step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
+    low, high = np.percentile(pixels[::step, ::step], (LOW, HIGH))
+    if high <= low:
+        low, high = pixels.min(), pixels.max()
+    return float(low), float(high)
 
 
 def pixel_sha256(image: NDArray[Any]) -> str:

@@ -6,16 +6,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import synthetic
-from cellsemi.rounds.formats.label_maps import LabelMaps
+from cellsemi.rounds.class_names import ClassNames
+from cellsemi.rounds.cleaning import clean
+from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.shards import shard_paths, write_folder, write_rows
+from cellsemi.rounds.sources import open_data
 from cellsemi.rounds.splits import draw_labelled, duplicates, leak_check
 from cellsemi.rounds.tables import QUARANTINE, ImageRecord
 
@@ -23,16 +25,6 @@ NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a sup
 SHOWN = 5  # problems that a message names; all of them stand in the quarantine table
 
 OnImage = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image that a source can load; `load` raises ImageError."""
-
-    image_id: str
-    split: str
-    cell_type: str | None
-    load: Callable[[], ImageRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +47,12 @@ class IngestReport:
     class_cells: dict[str, dict[str, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     duplicates: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     quarantined: list[Quarantined] = field(default_factory=list)
+    ignored: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(SPLITS, 0)
+    )  # cells, neither learnt nor scored
+    repeated: int = 0  # cells of images that stand in the listing twice, left out once
+    cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
+    notes: list[str] = field(default_factory=list)  # what the format's reader found out
     labelled_not_drawn: int = 0  # left out by data.labelled_limit: neither labelled nor in the pool
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
@@ -78,14 +76,15 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
     val or test images have no image or no cell, or when the splits leak into each other.
     """
     started = time.monotonic()
-    items, not_drawn = _draw(list(_items(config)), config)
-    report = IngestReport(labelled_not_drawn=not_drawn)
+    opened = open_data(config)
+    items, not_drawn = _draw(list(opened.items), config)
+    report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
         path.unlink()
     kept: list[ImageRecord] = []
     for split in SPLITS:
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
-        records = _load(chosen, report, on_image)
+        records = _load(chosen, config.data, report, on_image)
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
@@ -94,20 +93,6 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
     report.duplicates |= duplicates(kept)
     report.seconds = time.monotonic() - started
     return report
-
-
-def _items(config: Config) -> Iterator[Item]:
-    """Everything that the source offers; DataError when its listing is wrong."""
-    data = config.data
-    if data.source == "generated":
-        for split in SPLITS:
-            for index, image_id in enumerate(synthetic.image_ids(data.generated, split)):
-                load = partial(synthetic.make, data.generated, data.classes, config.run.seed, split=split, index=index)
-                yield Item(image_id, split, synthetic.cell_type(data.classes, index), load)
-    else:
-        dataset = LabelMaps(data)
-        for row in dataset.rows:
-            yield Item(row.image_id, row.split, row.cell_type, partial(dataset.read, row))
 
 
 def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
@@ -125,17 +110,31 @@ def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
     return kept, len(labelled) - len(drawn)
 
 
-def _load(items: Sequence[Item], report: IngestReport, on_image: OnImage) -> Iterator[ImageRecord]:
+def _load(items: Sequence[Item], data: DataConfig, report: IngestReport, on_image: OnImage) -> Iterator[ImageRecord]:
     """The records that can be loaded; the others are noted in the report."""
+    names = ClassNames(data)
     for done, item in enumerate(items, start=1):
+        assert item.split is not None
         try:
-            record = item.load()
+            yield read_record(item, names, report)
         except ImageError as error:
             problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
             report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
-        else:
-            yield record
         on_image(item.split, done, len(items))
+
+
+def read_record(item: Item, names: ClassNames, report: IngestReport) -> ImageRecord:
+    """An image as the run sees it: its split and group, cells in the run's classes, cleaned and counted.
+
+    Raises ImageError when it cannot be used.
+    """
+    loaded = item.load()
+    cells = None if item.split == "unlabelled" else names.apply(loaded, item)
+    if cells is not None and names.data.clean.active:
+        cells, changed = clean(cells, names.data.clean)
+        report.cleaned = dict(Counter(report.cleaned) + changed)
+    report.repeated += loaded.repeated
+    return loaded.record.with_(split=item.split, group=item.group, cell_type=names.image_class(item), instances=cells)
 
 
 def _count(
@@ -152,9 +151,11 @@ def _counted(record: ImageRecord, report: IngestReport, config: Config) -> Image
     split, cells = record.split, record.instances
     report.images[split] += 1
     if cells is not None:
-        report.cells[split] += len(cells)
+        human = cells.select([i for i, state in enumerate(cells.state) if state == "human"])
+        report.cells[split] += len(human)
+        report.ignored[split] += len(cells) - len(human)
         report.empty[split] += not len(cells)
-        by_class = Counter(config.data.classes[i] for i in cells.class_id.tolist())
+        by_class = Counter(config.data.classes[i] for i in human.class_id.tolist())
         report.class_cells[split] = dict(Counter(report.class_cells[split]) + by_class)
     return replace(record, image=None, instances=None)
 
@@ -175,7 +176,7 @@ def _check(report: IngestReport, of: int, config: Config) -> None:
         if not report.cells[split]:
             raise DataError(
                 f"none of the {report.images[split]} images of the split {split!r} has a cell: "
-                f"its label maps are all zero; check data.masks{_problems(mine)}"
+                f"its annotations are all empty; check data.masks or data.annotations{_problems(mine)}"
             )
 
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from cellsemi.configs.schema import GeneratedConfig
+from cellsemi.configs.data import GeneratedConfig
 from cellsemi.rounds import masks
-from cellsemi.rounds.images import pixel_sha256, to_png
+from cellsemi.rounds.images import intensity_range, pixel_sha256, to_png
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.masks import Bitmap
 from cellsemi.rounds.run import SPLITS
@@ -87,9 +87,15 @@ def cell_type(classes: Sequence[str], index: int) -> str:
     return classes[index % len(classes)]
 
 
+def well(classes: Sequence[str], split: str, index: int) -> str:
+    """The group of image `index` of a split: images of one well look alike."""
+    return f"{split}-{cell_type(classes, index)}-well{_well_number(classes, split, index)}"
+
+
 def make(config: GeneratedConfig, classes: Sequence[str], seed: int, split: str, index: int) -> ImageRecord:
     """Record `index` of a split: a PNG of uint8 (height_px, width_px) and, but for the pool, its cells."""
     picture, cells = _scene(config, classes, seed, split, index)
+    low, high = intensity_range(picture)
     return ImageRecord(
         image_id=_image_id(split, index),
         height=config.height_px,
@@ -97,9 +103,12 @@ def make(config: GeneratedConfig, classes: Sequence[str], seed: int, split: str,
         split=split,
         image=to_png(picture),
         source=SOURCE,
-        group=f"{split}-{cell_type(classes, index)}-well{_well_number(classes, split, index)}",
+        group=well(classes, split, index),
         cell_type=cell_type(classes, index),
         sha256=pixel_sha256(picture),
+        dtype=picture.dtype.name,
+        low=low,
+        high=high,
         instances=None if split == "unlabelled" else cells,
     )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.instances import COLUMNS, NUMERIC, Instances
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"cellsemi.schema_version"
 CONFIG_KEY = b"cellsemi.config_hash"
 
@@ -46,6 +46,9 @@ IMAGES = pa.schema(
         ("cell_type", pa.string()),  # class of the whole image; null when unknown
         ("split", pa.string()),
         ("sha256", pa.string()),  # of the decoded pixels
+        ("dtype", pa.string()),  # of the decoded pixels
+        ("low", pa.float64()),  # grey values that networks see as 0 and 1: percentiles of this image
+        ("high", pa.float64()),
         ("instances", pa.list_(CELL)),  # null: never annotated; empty: annotated, no cells
     ]
 )
@@ -115,6 +118,9 @@ class ImageRecord:
     group: str | None = None
     cell_type: str | None = None
     sha256: str = ""
+    dtype: str = ""
+    low: float | None = None
+    high: float | None = None
     instances: Instances | None = None
 
     def with_(self, **changes: Any) -> ImageRecord:
@@ -134,6 +140,9 @@ def to_row(record: ImageRecord) -> dict[str, Any]:
         "cell_type": record.cell_type,
         "split": record.split,
         "sha256": record.sha256,
+        "dtype": record.dtype,
+        "low": record.low,
+        "high": record.high,
         "instances": None if record.instances is None else _cells(record.instances),
     }
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cellsemi.configs.data import DataConfig, GeneratedConfig
 from cellsemi.configs.errors import DataError
-from cellsemi.configs.schema import Config, DataConfig, GeneratedConfig, RunConfig
+from cellsemi.configs.schema import Config, RunConfig
 from cellsemi.rounds import synthetic
 from cellsemi.rounds.images import to_png
 from cellsemi.rounds.ingest import IngestReport, ingest

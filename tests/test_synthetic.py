@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellsemi.configs.schema import GeneratedConfig
+from cellsemi.configs.data import GeneratedConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.images import decode_image, pixel_sha256
 from cellsemi.rounds.splits import leak_check

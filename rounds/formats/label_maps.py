@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import csv
 import difflib
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellsemi.configs.data import DataConfig, Split
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.configs.schema import DataConfig
 from cellsemi.rounds import masks
-from cellsemi.rounds.images import EXTENSIONS, decode_image, decode_label_map, pixel_sha256
+from cellsemi.rounds.formats.base import Item, Loaded, Part, root_of
+from cellsemi.rounds.formats.folder import Folder, check_fits, check_id, searched
+from cellsemi.rounds.images import decode_label_map
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.run import SPLITS
 from cellsemi.rounds.tables import ImageRecord
-
-Listing = Mapping[str, list[str]]  # file name without extension, composed Unicode -> file names
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Row:
     """One image of the manifest; `line` is its line in the file, counted from 1."""
 
     image_id: str
-    split: str
+    split: Split
     line: int
     group: str | None
     cell_type: str | None
@@ -50,78 +50,63 @@ class LabelMaps:
     Raises DataError, naming file, line and remedy, when the manifest or a folder is missing or wrong.
     """
 
-    def __init__(self, data: DataConfig) -> None:
-        if data.root is None:
-            raise DataError("data.root is missing: `--set data.root=FOLDER` names the folder of the data set")
-        self._data = data
-        self._root = Path(data.root)
-        if not self._root.is_dir():
-            raise DataError(f"{self._root}: no such folder; `--set data.root=FOLDER` names the data set")
-        self.rows = read_manifest(self._root / data.manifest, data)
-        self._images = _listing(self._root / data.images, "data.images")
-        annotated = any(row.split != "unlabelled" for row in self.rows)
-        self._masks = _listing(self._root / data.masks, "data.masks") if annotated else {}
+    notes: tuple[str, ...] = ()
 
-    def read(self, row: Row) -> ImageRecord:
+    def __init__(self, data: DataConfig) -> None:
+        root = root_of(data)
+        self._data = data
+        self.rows = read_manifest(root / data.manifest, data)
+        self.classes = tuple(sorted({row.cell_type for row in self.rows if row.cell_type}))
+        self._images = Folder(root, str(data.images), "data.images")
+        self._masks: Folder | None = None
+        if any(row.split != "unlabelled" for row in self.rows):
+            self._masks = self._open_masks()
+
+    def _open_masks(self) -> Folder:
+        return Folder(root_of(self._data), str(self._data.masks), "data.masks")
+
+    def items(self) -> Iterator[Item]:
+        """Every row of the manifest, in its order."""
+        for row in self.rows:
+            place = f"{self._data.manifest}, line {row.line}"
+            cell_type = row.cell_type or searched(self._data.class_pattern, row.image_id)
+            group = row.group or searched(self._data.group_pattern, row.image_id)
+            yield Item(row.image_id, row.split, place, partial(self.load, row), cell_type, group)
+
+    def load(self, row: Row) -> Loaded:
         """The record of a row, its bytes as they came; cells for all but `unlabelled`.
 
         Raises ImageError when the image or its label map is missing, unreadable or does not fit.
         """
-        path = self._find(self._data.images, self._images, row.image_id, alone=True)
-        content = _read_bytes(self._root, path)
-        image = decode_image(content, path, self._data.max_pixels)
-        height, width = image.shape[:2]
-        cells = None if row.split == "unlabelled" else self._read_cells(row, height, width)
-        return ImageRecord(
-            image_id=row.image_id,
-            height=height,
-            width=width,
-            split=row.split,
-            image=content,
-            source=path,
-            group=row.group,
-            cell_type=row.cell_type,
-            sha256=pixel_sha256(image),
-            instances=cells,
-        )
+        path = self._images.find_id(row.image_id)
+        record = self._images.record(path, row.image_id, self._data.max_pixels)
+        return Loaded(record if row.split == "unlabelled" else record.with_(instances=self._cells(record)))
 
     def read_hidden_truth(self, record: ImageRecord) -> Instances:
         """The cells of an unlabelled image, for benchmarks only: no stage of a round may call this.
 
-        Raises ImageError as `read` does for annotated images, and when there is no mask after all.
+        Raises ImageError as `load` does for annotated images, and when there is no mask after all.
         """
-        row = Row(record.image_id, record.split, 0, record.group, record.cell_type)
-        if not self._masks:
-            self._masks = _listing(self._root / self._data.masks, "data.masks")
-        return self._read_cells(row, record.height, record.width)
+        self._masks = self._masks or self._open_masks()
+        return self._cells(record)
 
-    def _read_cells(self, row: Row, height: int, width: int) -> Instances:
-        path = self._find(self._data.masks, self._masks, row.image_id, alone=False)
-        labels = decode_label_map(_read_bytes(self._root, path), path, self._data.max_pixels)
-        if labels.shape != (height, width):
-            found = f"{labels.shape[1]}x{labels.shape[0]}"
-            raise ImageError(path, f"the label map is {found}, the image {width}x{height}", "export it anew")
-        _check_not_binary(labels, path)
-        class_id = 0 if row.cell_type is None else self._data.classes.index(row.cell_type)
-        return masks.from_label_map(labels, class_id=class_id, state="human")
+    def _cells(self, record: ImageRecord) -> Instances:
+        assert self._masks is not None
+        path = self._masks.find_id(record.image_id, alone=False)
+        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels)
 
-    def _find(self, folder: str, listing: Listing, image_id: str, alone: bool) -> str:
-        """The path below the root of the one file for an id.
 
-        An id may carry the extension of its image; its mask may then have another (`alone` is False).
-        """
-        name = unicodedata.normalize("NFC", image_id)
-        found = list(listing.get(name, ()))
-        stem, extension = _split_extension(name)
-        if extension:
-            same = listing.get(stem, [])
-            found += [f for f in same if not alone or _split_extension(f)[1] == extension]
-        if not found:
-            hint = f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out"
-            raise ImageError(f"{folder}/{image_id}", "there is no such file", hint)
-        if len(found) > 1:
-            raise ImageError(f"{folder}/{image_id}", f"several files fit: {', '.join(found)}", "keep one")
-        return f"{folder}/{found[0]}"
+def open_part(part: Part) -> LabelMaps:
+    """The whole data set: its manifest says the splits."""
+    return LabelMaps(part.data)
+
+
+def cells_of_label_map(content: bytes, path: str, record: ImageRecord, max_pixels: int) -> Instances:
+    """The cells of an encoded label map, class 0; ImageError when it is damaged or does not fit the image."""
+    labels = decode_label_map(content, path, max_pixels)
+    check_fits(path, "the label map", labels.shape[0], labels.shape[1], record)
+    _check_not_binary(labels, path)
+    return masks.from_label_map(labels, state="human")
 
 
 def read_manifest(path: Path, data: DataConfig) -> list[Row]:
@@ -169,27 +154,16 @@ def _check_columns(columns: list[str], path: Path, data: DataConfig) -> None:
 
 def _row(fields: Mapping[str, str], place: str, line: int, data: DataConfig) -> Row:
     image_id, split = fields["id"], fields["split"]
-    _check_id(image_id, place)
+    check_id(image_id, place)
     if split not in SPLITS:
         near = difflib.get_close_matches(split, SPLITS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"{place}: split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
     cell_type = fields[data.class_column] or None if data.class_column else None
-    if cell_type is not None and cell_type not in data.classes:
-        raise DataError(f"{place}: class {cell_type!r}, expected one of {', '.join(data.classes)} (data.classes)")
-    if cell_type is None and split != "unlabelled" and len(data.classes) > 1:
+    if cell_type is None and split != "unlabelled" and len(data.classes) > 1 and not data.class_pattern:
         raise DataError(f"{place}: no class in {data.class_column!r}, expected one of {', '.join(data.classes)}")
     group = fields[data.group_column] or None if data.group_column else None
-    return Row(image_id, split, line, group, cell_type)
-
-
-def _check_id(image_id: str, place: str) -> None:
-    """An id is a file name: it must not lead out of its folder."""
-    if not image_id.strip():
-        raise DataError(f"{place}: the id is empty; it is the name of the image's file without extension")
-    for forbidden in ("/", "\\", "..", "\0"):
-        if forbidden in image_id:
-            raise DataError(f"{place}: id {image_id!r} holds {forbidden!r}; an id is a plain file name")
+    return Row(image_id, cast(Split, split), line, group, cell_type)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -210,42 +184,6 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-# --- files ----------------------------------------------------------------------------------------------
-
-
-def _listing(folder: Path, setting: str) -> Listing:
-    """The image files of a folder; a list instead of patterns, since ids may hold `[` and `*`.
-
-    Names are composed (NFC): some systems store `é` as two characters, manifests rarely do.
-    """
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{folder}: no such folder; {setting} names it below data.root") from None
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        stem, extension = _split_extension(name)
-        if extension:
-            found[unicodedata.normalize("NFC", stem)].append(name)
-    return found
-
-
-def _split_extension(name: str) -> tuple[str, str]:
-    """("a.b", ".png") of "a.b.PNG"; no extension when it is not that of an image."""
-    stem, dot, extension = name.rpartition(".")
-    lower = f".{extension.lower()}"
-    return (stem, lower) if dot and lower in EXTENSIONS else (name, "")
-
-
-def _read_bytes(root: Path, path: str) -> bytes:
-    try:
-        return (root / path).read_bytes()
-    except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
 
 
 def _check_not_binary(labels: NDArray[np.int32], path: str) -> None:

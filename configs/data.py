@@ -1,0 +1,179 @@
+"""The settings of the data: where the images come from, how their cells are written down, what is cleaned."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cellsemi.configs.section import Fraction, Section
+
+Split = Literal["labelled", "unlabelled", "val", "test"]
+Source = Literal["generated", "label-maps", "paired", "class-files", "rle-csv", "dsb2018", "coco", "shards"]
+Place = str | dict[Split, str]
+
+IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
+EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
+
+
+class GeneratedConfig(Section):
+    """The generated phase-contrast-like cells of the demo (`data.source: generated`)."""
+
+    labelled: int = Field(12, ge=1, description="Labelled images to train on.")
+    unlabelled: int = Field(48, ge=0, description="Unlabelled images, the pool of the rounds.")
+    val: int = Field(12, ge=1, description="Labelled images that choose thresholds and judge promotion.")
+    test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
+    height_px: int = Field(192, ge=64, le=4096, description="Image height.")
+    width_px: int = Field(256, ge=64, le=4096, description="Image width.")
+
+
+class CleanConfig(Section):
+    """What is mended in the human masks as they are read; every change is counted and reported."""
+
+    redraw_px: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Close gaps of up to this many pixels, then fill the outer contour; 0: do not.",
+    )
+    fill_holes: bool = Field(False, description="Fill the holes of every mask.")
+    parts: Literal["keep", "largest", "split"] = Field(
+        "keep", description="Masks of several parts: keep them, keep the largest part, or make each part a cell."
+    )
+    drop_duplicates: bool = Field(False, description="Of several cells with the very same mask keep the first.")
+    min_area_px: int = Field(0, ge=0, description="Drop cells (and parts) that are smaller than this.")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is to be done at all."""
+        return self != CleanConfig()
+
+
+class DataConfig(Section):
+    """Where the images come from and which of them are used."""
+
+    source: Source = Field(
+        "generated",
+        description=(
+            "`generated` cells; `label-maps`: folders and a manifest; `paired`: X.tif beside X_masks.tif, X_seg.npy, "
+            "X.zip (ImageJ) or X.geojson (QuPath); `class-files`: image.tif beside class1.tif ..; `rle-csv`: Kaggle; "
+            "`dsb2018`: ID/images and ID/masks; `coco`; `shards`: what `cellsemi data import` wrote."
+        ),
+    )
+    root: str | None = Field(None, description="Folder of the data set (for every source but `generated`).")
+    manifest: str = Field(
+        "manifest.csv", description="`label-maps`: CSV below `root` with the columns `id` and `split`."
+    )
+    images: Place = Field(
+        "images",
+        description=(
+            "Folder of the images below `root`, or one per split: `{labelled: a, unlabelled: b}`. What is not named as "
+            "val or test is drawn from `labelled`, by group."
+        ),
+    )
+    masks: Place = Field(
+        "masks", description="`label-maps`, `paired`: folder of the masks below `root`, or one per split."
+    )
+    annotations: Place | None = Field(
+        None, description="`rle-csv`, `coco`: the CSV or JSON file below `root`, or one per split."
+    )
+    image_suffix: str = Field("", description="`paired`: end of an image's name before the extension, e.g. `_img`.")
+    mask_suffix: str = Field("_masks", description="`paired`: end of a mask's name before the extension.")
+    pixel_order: Literal["auto", "row", "column"] = Field(
+        "auto", description="`rle-csv`: order of the run lengths; `auto` tells it from the data, or refuses to guess."
+    )
+    classes: tuple[str, ...] = Field(("cell",), min_length=1, description="Class names; their order is the class id.")
+    class_map: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names in the data to `classes`, or to `ignore` (neither learnt nor scored); `*`: all others.",
+    )
+    class_column: str | None = Field(
+        None, description="`label-maps`, `rle-csv`: column with the class of a whole image."
+    )
+    class_pattern: str | None = Field(
+        None, description="Regular expression on an image's path below `root`; its group is the class of the image."
+    )
+    group_column: str | None = Field(
+        None,
+        description=(
+            "`label-maps`, `rle-csv`: column of the sample, plate or well; no group may stand on two sides of a split."
+        ),
+    )
+    group_pattern: str | None = Field(
+        None, description="Regular expression on an image's path below `root`; its group is the sample, plate or well."
+    )
+    where: dict[str, str] = Field(
+        default_factory=dict,
+        description="`label-maps`: only the manifest rows with these values, e.g. `modality: fluorescence`.",
+    )
+    val_fraction: float = Field(
+        0.15, gt=0, lt=1, description="Share of the annotated images drawn for val when the data names none."
+    )
+    test_fraction: float = Field(
+        0.15, gt=0, lt=1, description="Share of the annotated images drawn for test when the data names none."
+    )
+    split_seed: int = Field(0, ge=0, description="Draws val and test; apart from run.seed, so that seeds share a test.")
+    labelled_limit: int | None = Field(
+        None, ge=1, description="Train on this many labelled images, drawn by `run.seed`; null takes all."
+    )
+    one_class_per_image: bool = Field(
+        False,
+        description="All cells of an image have one class: predictions take the image's, pseudo-labels the stated one.",
+    )
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="An image with more pixels in its header is quarantined unread."
+    )
+    max_quarantined: Fraction = Field(
+        0.2, description="The run stops when a larger share of the images than this cannot be used."
+    )
+    shard_images: int = Field(
+        16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
+    )
+    clean: CleanConfig = Field(default_factory=CleanConfig, description="Mending of the human masks, all counted.")
+    generated: GeneratedConfig = Field(default_factory=GeneratedConfig, description="Sizes of the generated data set.")
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or not all(value) or IGNORE in value:
+            raise ValueError(f"class names must be distinct, not empty and not {IGNORE!r}, got {list(value)}")
+        return value
+
+    @field_validator("class_pattern", "group_pattern")
+    @classmethod
+    def _pattern_has_one_group(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"expected one group in parentheses, got {groups}")
+        return value
+
+    @model_validator(mode="after")
+    def _sources_have_what_they_need(self) -> Self:
+        if self.source != "generated" and self.root is None:
+            raise ValueError(f"data.root is missing: `--set data.root=FOLDER` names the folder of the {self.source}")
+        if self.source == "label-maps" and len(self.classes) > 1 and not (self.class_column or self.class_pattern):
+            raise ValueError("data.class_column is missing: label maps with several classes need it")
+        if self.source in ("rle-csv", "coco") and self.annotations is None:
+            raise ValueError(f"data.annotations is missing: it names the file of the {self.source} below data.root")
+        if self.source == "label-maps" and not (isinstance(self.images, str) and isinstance(self.masks, str)):
+            raise ValueError("data.images and data.masks name one folder each: the manifest says the splits")
+        return self
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        unknown = sorted(set(self.class_map.values()) - {*self.classes, IGNORE})
+        if unknown:
+            raise ValueError(f"data.class_map leads to {unknown}, expected {[*self.classes, IGNORE]}")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("data.val_fraction and data.test_fraction leave nothing to learn from")
+        for name in ("images", "masks", "annotations"):
+            place = getattr(self, name)
+            if isinstance(place, dict) and "labelled" not in place:
+                raise ValueError(f"data.{name} names no `labelled`, which every run learns from")
+        return self
