@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cellsemi.configs.errors import RunError
 
@@ -21,18 +21,27 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises RunError when the disk is full or the folder cannot be written.
     """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write a stream to; it takes the name `path` when the block ends without an error.
+
+    Raises RunError when the disk is full or the folder cannot be written.
+    """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
         _fsync_folder(path.parent)
 
 

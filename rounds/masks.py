@@ -106,10 +106,14 @@ def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
     if labels.ndim != 2:
         raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
     height, width = labels.shape
+    return from_crops(height, width, _label_crops(_dense(labels)), **columns)
+
+
+def _dense(labels: NDArray[Any]) -> NDArray[np.intp]:
+    """The label map with its values but 0 numbered 1..N in their order."""
     values, dense = np.unique(labels, return_inverse=True)
-    dense = dense.reshape(labels.shape)
     offset = 0 if len(values) and values[0] == 0 else 1
-    return from_crops(height, width, _label_crops(dense + offset), **columns)
+    return dense.reshape(labels.shape) + offset
 
 
 def _label_crops(dense: NDArray[np.intp]) -> list[tuple[Bitmap, int, int]]:
@@ -158,6 +162,20 @@ def to_label_map(instances: Instances, order: NDArray[Any] | None = None) -> NDA
         crop = decode_crop(instances.rle[i], instances.bbox[i], instances.height, instances.width)
         labels[y0:y1, x0:x1][crop] = i + 1
     return labels
+
+
+def without_overlaps(instances: Instances, order: NDArray[Any] | None = None) -> tuple[Instances, NDArray[np.int64]]:
+    """The cells with every pixel given to one of them, and how many pixels each lost, int64 (N,).
+
+    `order` is that of `to_label_map`. Cells keep their place and columns; one that is covered whole by others
+    is left out of the result, and has lost its whole area.
+    """
+    labels = to_label_map(instances, order)
+    drawn = from_label_map(labels)
+    index = np.setdiff1d(labels, [0]).astype(np.int64) - 1
+    lost = instances.area.copy()
+    lost[index] -= drawn.area
+    return instances.select(index).with_(rle=drawn.rle, bbox=drawn.bbox, area=drawn.area), lost
 
 
 def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:

@@ -7,8 +7,9 @@ out of `load`, which the caller quarantines and counts. Nothing is left out with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +67,29 @@ class Reader(Protocol):
 
     def items(self) -> Iterable[Item]:
         """Every image, in a fixed order."""
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export wrote. `losses` counts what the format cannot say, by what was lost, in plain words.
+
+    Cells and pixels are never lost without standing in it: "pixels given to a higher-scored cell".
+    """
+
+    images: int = 0
+    cells: int = 0
+    files: list[str] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)
+
+
+class Writer(Protocol):
+    """Writes records, one in memory at a time, to a file or into a new folder.
+
+    The records hold only cells to be written: "ignored" ones are written as such where the format knows it
+    (COCO's crowds), else left out and counted. `image` may be None. Files are whole or absent.
+    """
+
+    def __call__(self, records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported: ...
 
 
 @dataclass(frozen=True, slots=True)
