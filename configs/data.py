@@ -117,6 +117,10 @@ class DataConfig(Section):
     labelled_limit: int | None = Field(
         None, ge=1, description="Train on this many labelled images, drawn by `run.seed`; null takes all."
     )
+    limit_rest: Literal["leave out", "pool"] = Field(
+        "leave out",
+        description="Images that `labelled_limit` does not draw: left out, or into the pool with their labels hidden.",
+    )
     one_class_per_image: bool = Field(
         False,
         description="All cells of an image have one class: predictions take the image's, pseudo-labels the stated one.",

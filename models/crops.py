@@ -66,13 +66,12 @@ def training_image(record: ImageRecord, ignore_dilation_px: int) -> TrainingImag
     cells = record.instances
     if record.image is None or cells is None:
         raise DataError(f"{record.image_id}: a training row needs an image and an annotation, make the shard anew")
-    state = np.array(cells.state)
     unknown = set(cells.state) - {"human", "accepted", "ignored", "rejected"}
     if unknown:
         raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, screen them first")
-    labels = cells.select((state == "human") | (state == "accepted"))
+    labels = cells.in_state("human", "accepted")
     marks = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
-    ignored = masks.union_map(cells.select(state == "ignored"), ignore_dilation_px)
+    ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)
     marks[ignored & (marks == 0)] = OUTSIDE
     pixels = normalise(decode_image(record.image, record.image_id, max_pixels=record.height * record.width))
     if pixels.shape != marks.shape:

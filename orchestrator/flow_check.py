@@ -94,7 +94,7 @@ def check(records: Iterable[ImageRecord], origin: str) -> list[FlowResult]:
     for record in records:
         if record.instances is None:
             continue
-        cells = record.instances.select(np.array([state == "human" for state in record.instances.state], bool))
+        cells = record.instances.in_state("human")
         labels = masks.to_label_map(cells)
         for target in targets:
             trip = round_trip(labels, target)

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from cellsemi.configs.data import DataConfig
 from cellsemi.orchestrator.context import Context, finish_shards
 from cellsemi.rounds import run
 from cellsemi.rounds.ingest import IngestReport, ingest
@@ -34,7 +35,7 @@ def read_images(context: Context) -> None:
     for split in SPLITS:
         finish_shards(paths.split(split), fingerprint, 0.0, report.shards[split])
     run.finish_stage(paths.data, fingerprint, report.seconds, report=_told(report))
-    for line in sentences(report):
+    for line in sentences(report, context.config.data):
         context.watcher.note(line)
 
 
@@ -44,18 +45,25 @@ def _told(report: IngestReport) -> dict[str, Any]:
     return content
 
 
-def sentences(report: IngestReport) -> list[str]:
+def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     """What a person must know about the data: sizes, and everything that was left out."""
     images, cells = report.images, report.cells
     lines = [
         f"{images['labelled']} labelled images ({cells['labelled']} cells), {images['unlabelled']} unlabelled, "
         f"{images['val']} val ({cells['val']} cells), {images['test']} test ({cells['test']} cells)"
     ]
+    lines += report.notes
+    lines += [f"{count} cells: {what} (data.clean)" for what, count in report.cleaned.items()]
+    if report.repeated:
+        lines.append(f"{report.repeated} cells of images that are listed twice were taken once")
+    if sum(report.ignored.values()):
+        lines.append(f"{sum(report.ignored.values())} cells are marked to be ignored: neither learnt nor scored")
     if report.quarantined:
         lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{run.QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
     if report.labelled_not_drawn:
-        lines.append(f"{report.labelled_not_drawn} labelled images are left out by data.labelled_limit")
+        fate = "left out" if data.limit_rest == "leave out" else "in the pool, their labels hidden"
+        lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")
     for split in SPLITS:
         if report.duplicates[split]:
             lines.append(f"{report.duplicates[split]} {split} images repeat another one's pixels")

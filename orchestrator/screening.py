@@ -18,6 +18,7 @@ from cellsemi.rounds import files, run, shards
 from cellsemi.rounds.calibrate import Calibration, calibrate
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.limits import Limits, choose_limits
+from cellsemi.rounds.matching import scorable
 from cellsemi.rounds.merge import MergeCounts, merge, with_images
 from cellsemi.rounds.run import ENSEMBLE
 from cellsemi.rounds.screen import count_reasons, count_states, screen
@@ -45,7 +46,8 @@ def set_limits(context: Context, round: int, teachers_round: int) -> None:
     context.watcher.stage(round, title, len(pairs), "images")
     found = calibrate(pairs, config.data.classes, config.screen.min_samples)
     calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
-    labelled = (r.instances for r in shards.read_folder(paths.train(0)) if r.instances is not None)
+    train = shards.read_folder(paths.train(0))
+    labelled = (record.instances.in_state("human") for record in train if record.instances is not None)
     # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
     drawn = chain(labelled, (truth for _, truth in pairs))
     limits = choose_limits(calibrated, drawn, config.data.classes, config.screen)
@@ -168,8 +170,11 @@ def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Inst
 
 
 def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Instances]]:
-    """(image id, predictions, human cells) of each image; ValueError when the folders do not fit."""
+    """(image id, predictions, human cells) of each image; ValueError when the folders do not fit.
+
+    What people marked to be ignored is neither missed nor found wrongly (`scorable`).
+    """
     for found, known in zip(shards.read_folder(predicted), shards.read_folder(truth), strict=True):
         if found.image_id != known.image_id or found.instances is None or known.instances is None:
             raise ValueError(f"{predicted}: expected cells of {known.image_id!r}, got {found.image_id!r}")
-        yield known.image_id, found.instances, known.instances
+        yield known.image_id, *scorable(found.instances, known.instances)

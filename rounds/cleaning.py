@@ -91,8 +91,9 @@ def _counted(what: str, before: Crop, after: Crop, counts: Counter[str]) -> Crop
 def _redrawn(crop: Crop, gap_px: int, size: tuple[int, int]) -> Crop:
     """Gaps of up to `gap_px` closed, then the outer contours filled; the mask never leaves the image."""
     bitmap, x0, y0 = crop
-    margin = gap_px + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap_px + 1, gap_px + 1))
+    radius = (gap_px + 1) // 2
+    margin = 2 * radius + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     padded = np.pad(bitmap, margin).astype(np.uint8)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)
     contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

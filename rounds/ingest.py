@@ -53,7 +53,7 @@ class IngestReport:
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
     cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
     notes: list[str] = field(default_factory=list)  # what the format's reader found out
-    labelled_not_drawn: int = 0  # left out by data.labelled_limit: neither labelled nor in the pool
+    labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
 
@@ -68,9 +68,9 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
     Images come in the order of their ids, one shard in memory at a time, so the same data and config give
     the same bytes; shards of an earlier try are removed. `on_image(split, done, of)` is called after each.
     An annotated image without a cell is kept and counted as empty. Labelled images that
-    `data.labelled_limit` does not draw are left out of the run and counted: they do not join the unlabelled
-    pool, so that runs with different limits have one pool. One that is drawn and cannot be used is not
-    replaced, so that the draw depends on ids, classes and seed alone.
+    `data.labelled_limit` does not draw are left out of the run and counted, so that runs with different limits
+    have one pool; or they join the pool, with their labels hidden, where `data.limit_rest` says so. One that
+    is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when the labelled,
     val or test images have no image or no cell, or when the splits leak into each other.
@@ -96,18 +96,16 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
 
 
 def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
-    """The items of the run and how many labelled ones were left out; the classes take turns."""
+    """The items of the run and how many labelled ones were not drawn; the classes take turns."""
+    data = config.data
     labelled = [item for item in items if item.split == "labelled"]
-    drawn = set(
-        draw_labelled(
-            [item.image_id for item in labelled],
-            config.data.labelled_limit,
-            config.run.seed,
-            [item.cell_type for item in labelled],
-        )
-    )
+    classes = [item.cell_type for item in labelled]
+    drawn = set(draw_labelled([item.image_id for item in labelled], data.labelled_limit, config.run.seed, classes))
+    rest = [item for item in labelled if item.image_id not in drawn]
     kept = [item for item in items if item.split != "labelled" or item.image_id in drawn]
-    return kept, len(labelled) - len(drawn)
+    if data.limit_rest == "pool":
+        kept += [replace(item, split="unlabelled") for item in rest]
+    return kept, len(rest)
 
 
 def _load(items: Sequence[Item], data: DataConfig, report: IngestReport, on_image: OnImage) -> Iterator[ImageRecord]:
@@ -151,7 +149,7 @@ def _counted(record: ImageRecord, report: IngestReport, config: Config) -> Image
     split, cells = record.split, record.instances
     report.images[split] += 1
     if cells is not None:
-        human = cells.select([i for i, state in enumerate(cells.state) if state == "human"])
+        human = cells.in_state("human")
         report.cells[split] += len(human)
         report.ignored[split] += len(cells) - len(human)
         report.empty[split] += not len(cells)

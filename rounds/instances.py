@@ -87,6 +87,10 @@ class Instances:
             changes[name] = tuple(value[i] for i in index)
         return replace(self, **changes)
 
+    def in_state(self, *states: State) -> Self:
+        """The cells in one of these states, in their order."""
+        return self.select(np.array([state in states for state in self.state], dtype=bool))
+
     def with_(self, **changes: Any) -> Self:
         """A copy with some columns replaced; scalars are spread over all cells, dtypes are cast."""
         n = len(self)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.masks import iou_matrix
+from cellsemi.rounds.masks import crops, iou_matrix, union_map
 
 TWENTIETHS = tuple(range(10, 20))  # IoU .50, .55, ... .95
 HALF = TWENTIETHS[0]
@@ -130,3 +130,21 @@ def hits(predicted: Instances, truth: Instances) -> NDArray[np.bool_]:
         columns = columns[np.argsort(-predicted.score[columns], kind="stable")]
         result[columns] = gains(found.part(truth.class_id == class_id, columns).above(HALF))
     return result
+
+
+def scorable(predicted: Instances, truth: Instances) -> tuple[Instances, Instances]:
+    """Predictions and human cells without what is to be ignored.
+
+    Ignored cells of the truth (crowds, doubtful regions) are not asked for, and a prediction that lies mostly
+    within them counts neither as right nor as wrong, unless it is a human cell at IoU > .5. So does COCO with
+    `iscrowd` (Lin et al. 2014, cocoeval.py), which goes by the prediction's own area as well.
+    """
+    human = truth.in_state("human")
+    if len(human) == len(truth):
+        return predicted, truth
+    ignored = truth.in_state("ignored")
+    region = union_map(ignored)
+    inside = [region[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]][crop].sum() for crop, x0, y0 in crops(predicted)]
+    mostly = 2 * np.array(inside, dtype=np.int64) > predicted.area
+    known = overlap(human, predicted).above(HALF).any(axis=0)
+    return predicted.select(~mostly | known), human

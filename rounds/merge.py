@@ -90,9 +90,9 @@ def _human(record: ImageRecord, counts: MergeCounts) -> ImageRecord:
             f"{record.image_id} ({record.source}): stands in the split {HUMAN_SPLIT!r} but was never "
             f"annotated; annotate it or move it to {PSEUDO_SPLIT!r}"
         )
-    _check_states(record, record.instances, {"human"})
+    _check_states(record, record.instances, {"human", "ignored"})
     counts.human_images += 1
-    counts.human_cells += len(record.instances)
+    counts.human_cells += len(record.instances.in_state("human"))
     return record
 
 
