@@ -20,12 +20,14 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.schema import Config
 
 LOCAL_FILE = Path("cellsemi.yaml")
+ALTERNATIVES = ("dict[", "literal[", "function-", "int", "tuple[")  # pydantic's names for them in a path
 DEFAULT_PRESET = "demo"
 # Not part of what a run is: where it runs may change between two calls of the same run.
 IDENTITY_EXCLUDES: Any = {"engine": True, "run": {"root"}}
@@ -103,7 +105,7 @@ def documented_yaml(config: Config) -> str:
 
 def field_table() -> list[tuple[str, str, str, str]]:
     """(dotted path, type, default, description) of every setting, in order: the source of docs/config.md."""
-    return list(_walk_fields(Config, ""))
+    return list(_walk_fields(Config.model_fields, ""))
 
 
 # --- finding and parsing ---------------------------------------------------------------------------
@@ -190,13 +192,13 @@ def _explanations(details: Sequence[ErrorDetails]) -> Iterator[str]:
 
 def _path(detail: ErrorDetails) -> tuple[str | int, ...]:
     """Where the error is, without pydantic's names for the alternatives of a union."""
-    return tuple(part for part in detail["loc"] if not str(part).startswith(("dict[", "literal[", "function-")))
+    return tuple(part for part in detail["loc"] if part not in KINDS and not str(part).startswith(ALTERNATIVES))
 
 
 def _explain(path: Sequence[str | int], details: Sequence[ErrorDetails]) -> str:
     dotted = ".".join(str(part) for part in path)
     if details[0]["type"] == "extra_forbidden":
-        known = valid_keys(path[:-1])
+        known = valid_keys(details[0]["loc"][:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         prefix = ".".join(str(p) for p in path[:-1])
         nearest = f"{prefix}.{near[0]}" if prefix and near else "".join(near)
@@ -215,26 +217,38 @@ def _message(detail: ErrorDetails) -> str:
 
 
 def valid_keys(path: Sequence[str | int]) -> list[str]:
-    """The keys that the config knows below a path, for example ('data', 'generated')."""
-    model: type[BaseModel] | None = Config
+    """The keys that the config knows below a path, for example ('data', 'generated').
+
+    Below an entry of `models` the path may hold its kind: ('models', 0, 'flow-unet').
+    """
+    known: dict[str, type[BaseModel]] = {"": Config}
     for part in path:
-        if model is None:
-            return []
-        if isinstance(part, str) and part in model.model_fields:
-            model = _section_type(model.model_fields[part].annotation)
-    return list(model.model_fields) if model else []
+        if isinstance(part, int):
+            continue
+        if part in known:
+            known = {"": known[part]}
+            continue
+        fields = next(iter(known.values())).model_fields if known else {}
+        known = _sections(fields[part].annotation) if part in fields else known
+    return list(next(iter(known.values())).model_fields) if known else []
 
 
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    """The config section inside an annotation such as tuple[Section, ...] or dict[str, Section] | Literal."""
+def _sections(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The config sections inside an annotation such as tuple[Section, ...] or dict[str, Section] | Literal.
+
+    Those of a union are named by their `kind`, a single one by the empty string.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        kind = annotation.model_fields.get("kind")
+        return {kind.default if kind else "": annotation}
+    found: dict[str, type[BaseModel]] = {}
     if typing.get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
         for argument in typing.get_args(annotation):
-            found = _section_type(argument)
-            if found is not None:
-                return found
-    return None
+            found |= _sections(argument)
+    return found
+
+
+KINDS = tuple(_sections(Config.model_fields["models"].annotation))  # of the models
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -276,16 +290,35 @@ def _documented_value(name: str, value: Any, indent: str, depth: int) -> Iterabl
     return [f"{indent}{name}: {json.dumps(plain, ensure_ascii=False)}"]
 
 
-def _walk_fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in model.model_fields.items():
+Fields = Mapping[str, FieldInfo]
+Described = tuple[str, str, str, str]
+
+
+def _walk_fields(fields: Fields, prefix: str) -> Iterator[Described]:
+    for name, field in fields.items():
         dotted = f"{prefix}.{name}" if prefix else name
-        section = _section_type(field.annotation)
+        sections = _sections(field.annotation)
+        alone = bool(sections) and isinstance(field.annotation, type)
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
-        shown = "section" if section and isinstance(field.annotation, type) else _type_name(field.annotation)
-        yield dotted, shown, "" if shown == "section" else default, field.description or ""
-        if section is not None:
-            middle = "" if shown == "section" else ("N" if "tuple" in shown else "CLASS")
-            yield from _walk_fields(section, f"{dotted}.{middle}" if middle else dotted)
+        shown = "section" if alone else _type_name(field.annotation)
+        yield dotted, shown, "" if alone else default, field.description or ""
+        if prefix and name in Config.model_fields:
+            continue  # a model's own `training` or `inference`: the common section again
+        if len(sections) > 1:
+            yield from _walk_alternatives({kind: section.model_fields for kind, section in sections.items()}, dotted)
+        for section in sections.values() if len(sections) == 1 else ():
+            inner = dotted + (".CLASS" if "dict[" in str(field.annotation) else "")
+            yield from _walk_fields(section.model_fields, inner)
+
+
+def _walk_alternatives(kinds: Mapping[str, Fields], dotted: str) -> Iterator[Described]:
+    """What all kinds share, once, then what each has beside it."""
+    first = next(iter(kinds.values()))
+    shared = {name for name in first if name != "kind" and all(name in fields for fields in kinds.values())}
+    yield from _walk_fields({name: field for name, field in first.items() if name in shared}, f"{dotted}.N")
+    for kind, fields in kinds.items():
+        own = {name: field for name, field in fields.items() if name not in shared}
+        yield from _walk_fields(own, f"{dotted}.N ({kind})")
 
 
 def _short(value: Any) -> str:
@@ -294,5 +327,8 @@ def _short(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
+    sections = _sections(annotation)
+    if len(sections) > 1:
+        return f"list of {', '.join(sections)}"
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return re.sub(r"cellsemi\.configs\.\w+\.", "", text.replace("typing.", "")).replace("NoneType", "None")

@@ -6,90 +6,16 @@ docs/config.md is generated from them. Units stand in the names (`_px`, `_s`, `_
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.data import DataConfig
+from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.section import Fraction, Section, checked_name
+from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 AUTO: Literal["auto"] = "auto"
-
-View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
-
-
-class AugmentConfig(Section):
-    """What is done to a training crop; the label map is transformed along, with nearest interpolation."""
-
-    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest zoom of a crop.")
-    scale_max: float = Field(2.5, ge=1, description="Largest zoom of a crop.")
-    rotate: bool = Field(True, description="Rotate by any angle.")
-    flip: bool = Field(True, description="Flip along both axes.")
-    brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
-    blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
-    noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
-    elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
-
-
-class FlowUnetConfig(Section):
-    """`flow-unet`: the compact flow-field U-Net, trained from scratch."""
-
-    kind: Literal["flow-unet"] = Field("flow-unet", description="The model family.")
-    name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
-    width: int = Field(24, ge=4, le=64, description="Channels of the first level; the others are multiples of it.")
-    flow_target: Literal["geodesic", "diffusion"] = Field(
-        "geodesic",
-        description=(
-            "`geodesic`: shortest paths to an inner centre, holds for branching cells; or Cellpose's `diffusion`."
-        ),
-    )
-    seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation of this model's crops.")
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_path_part(cls, value: str) -> str:
-        return checked_name(value, "a model's name")
-
-
-ModelConfig = FlowUnetConfig
-
-
-class TrainingConfig(Section):
-    """How every student is trained; each round starts from scratch."""
-
-    steps: int = Field(300, ge=1, description="Optimiser steps per student and round.")
-    batch: int = Field(12, ge=1, description="Crops per step.")
-    crop_px: int = Field(128, ge=32, multiple_of=16, description="Side of a training crop.")
-    lr: float = Field(4e-3, gt=0, description="Peak learning rate of the one-cycle schedule.")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
-    ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
-    grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
-    human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
-    threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto` measures once whether bfloat16 is faster on this device."
-    )
-
-
-class InferenceConfig(Section):
-    """How every teacher predicts."""
-
-    tile_px: int = Field(1024, ge=64, multiple_of=16, description="Side of a tile; larger images are tiled.")
-    overlap: float = Field(0.25, ge=0, lt=0.9, description="Share of a tile that overlaps its neighbour.")
-    tta: tuple[View, ...] = Field(("identity", "flip_x"), min_length=1, description="Test-time views, averaged.")
-    min_area_px: int = Field(10, ge=1, description="Smaller predictions are noise and are not recorded.")
-    cell_probability: float = Field(
-        0.6,
-        gt=0,
-        lt=1,
-        description="Pixels above this probability belong to cells; crops show more cells than images do.",
-    )
-    flow_steps: int = Field(
-        200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
-    )
-    threads: int = Field(1, ge=1, description="CPU threads per worker.")
 
 
 class FusionConfig(Section):
@@ -209,6 +135,26 @@ class Config(Section):
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="The campaign.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
 
+    def model_called(self, name: str) -> ModelConfig:
+        """The settings of a model by its name; any other name, such as the control's, is the first model."""
+        return next((model for model in self.models if model.name == name), self.models[0])
+
+    def training_of(self, model: ModelBase) -> TrainingConfig:
+        """The training settings of one of the models."""
+        return model.training or self.training
+
+    def inference_of(self, model: ModelBase) -> InferenceConfig:
+        """The inference settings of one of the models."""
+        return model.inference or self.inference
+
+    @model_validator(mode="before")
+    @classmethod
+    def _models_take_the_common_settings(cls, data: Any) -> Any:
+        """A model's own `training` or `inference` need not repeat what the common section says."""
+        if not isinstance(data, dict) or not isinstance(data.get("models"), list | tuple):
+            return data
+        return {**data, "models": [_completed(model, data) for model in data["models"]]}
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         names = [model.name for model in self.models]
@@ -223,3 +169,15 @@ class Config(Section):
                 f"got {sorted(self.screen.limits)}"
             )
         return self
+
+
+def _completed(model: Any, common: dict[str, Any]) -> Any:
+    if not isinstance(model, dict):
+        return model
+    sections = {}
+    for name in ("training", "inference"):
+        own, shared = model.get(name), common.get(name, {})
+        shared = shared.model_dump() if isinstance(shared, Section) else shared
+        if isinstance(own, dict) and isinstance(shared, dict):
+            sections[name] = {**shared, **own}
+    return {"kind": FlowUnetConfig.model_fields["kind"].default, **model, **sections}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import AugmentConfig
+from cellsemi.configs.models import AugmentConfig
 
 OUTSIDE = -1  # map value of what must not be learned: ignored cells, and everything beyond the image
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
@@ -43,7 +43,7 @@ def augment_crop(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 marks.
 
-    `image` (H, W) is float32 in [0, 1]; `marks` (H, W) holds 0 for background, positive cells and OUTSIDE.
+    `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `marks` (H, W) holds 0 for background, positive cells and OUTSIDE.
     Beyond the image the crop shows its mirror and is marked OUTSIDE. The result depends on `rng` only.
     """
     zoom = draw_zoom(config, rng)
@@ -52,9 +52,9 @@ def augment_crop(
     pipeline = _pipeline(config, crop_px)
     pipeline.set_random_seed(int(rng.integers(2**31)))
     # OpenCV turns float32, not int32; a float32 holds the number of every cell exactly up to 2^24.
-    done = pipeline(image=window[..., None], mask=marked.astype(np.float32))
-    pixels = np.ascontiguousarray(done["image"][..., 0], dtype=np.float32)
-    return pixels, done["mask"].astype(np.int32)
+    done = pipeline(image=window if window.ndim == 3 else window[..., None], mask=marked.astype(np.float32))
+    pixels = done["image"] if window.ndim == 3 else done["image"][..., 0]
+    return np.ascontiguousarray(pixels, dtype=np.float32), done["mask"].astype(np.int32)
 
 
 def cut_window(

@@ -7,16 +7,18 @@ scanning, no installing. Frameworks are imported inside the family's module, whe
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.schema import InferenceConfig, ModelConfig, TrainingConfig
+from cellsemi.configs.models import ModelBase, ModelConfig
+from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.rounds import files
 from cellsemi.rounds.instances import Instances
 
@@ -26,6 +28,7 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 PROGRESS_FILE = "progress.json"
 
+C = TypeVar("C", bound=ModelBase)
 Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 
@@ -79,7 +82,9 @@ class FitResult:
 
 
 class Predictor(Protocol):
-    """A loaded teacher."""
+    """A loaded teacher. `told` counts what a person must know, a sentence each: a cap that was reached."""
+
+    told: Counter[str]
 
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
@@ -96,6 +101,13 @@ class Family(Protocol):
     def load(self, folder: Path, inference: InferenceConfig, device: str) -> Predictor:
         """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
         ...
+
+
+def config_of(task: FitTask, kind: type[C]) -> C:
+    """The model's settings as those of its family; TypeError when the task is another family's."""
+    if not isinstance(task.model, kind):
+        raise TypeError(f"expected a {kind.__name__}, got {type(task.model).__name__}")
+    return task.model
 
 
 def family(kind: str) -> Family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +23,14 @@ class StepRecord:
 
     step: int
     loss: float
-    prob_loss: float
-    flow_loss: float
-    class_loss: float
+    parts: Mapping[str, float]
     lr: float
     grad_norm: float
+
+    def to_row(self) -> dict[str, float]:
+        """The columns step, loss, NAME_loss for each part, lr, grad_norm."""
+        parts = {f"{name}_loss": value for name, value in self.parts.items()}
+        return {"step": self.step, "loss": self.loss, **parts, "lr": self.lr, "grad_norm": self.grad_norm}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Training crops from shards: which image, where in it, and what the network should say there.
+"""Training crops from shards: which image, where in it, and what stands in it.
 
 Everything random is a function of (seed, step, crop), never of what was drawn before: a resumed fit
 sees the same crops as an undisturbed one.
@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
-from cellsemi.configs.schema import AugmentConfig
+from cellsemi.configs.models import AugmentConfig
 from cellsemi.models.augment import OUTSIDE, augment_crop
-from cellsemi.models.flows import Target, flow_targets
-from cellsemi.models.normalise import normalise
+from cellsemi.models.normalise import Channels, normalise
 from cellsemi.rounds import masks
 from cellsemi.rounds.images import decode_image
 from cellsemi.rounds.merge import HUMAN_SPLIT
@@ -46,17 +45,20 @@ class TrainingImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """B crops of side P."""
+class Crop:
+    """One augmented crop of side P: what a network sees, and what it should say there.
 
-    images: NDArray[np.float32]  # (B, 1, P, P) in [0, 1]
-    inside: NDArray[np.float32]  # (B, P, P), 1 in cells
-    flow: NDArray[np.float32]  # (B, 2, P, P), unit vectors in cells
-    class_id: NDArray[np.int64]  # (B, P, P), of the cell; 0 outside of cells
-    weight: NDArray[np.float32]  # (B, P, P) >= 0; 0 leaves the loss
+    `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `marks` int32 (P, P) is 0, a cell's number or OUTSIDE;
+    `cell_class` int64 and `cell_weight` float32 are looked up by mark.
+    """
+
+    pixels: NDArray[np.float32]
+    marks: NDArray[np.int32]
+    cell_class: NDArray[np.int64]
+    cell_weight: NDArray[np.float32]
 
 
-def training_image(record: ImageRecord, ignore_dilation_px: int) -> TrainingImage:
+def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Channels = 1) -> TrainingImage:
     """Decode a row and draw its cells.
 
     `human` and `accepted` cells are labels; where they overlap, the higher quality keeps the pixel.
@@ -73,8 +75,9 @@ def training_image(record: ImageRecord, ignore_dilation_px: int) -> TrainingImag
     marks = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
     ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)
     marks[ignored & (marks == 0)] = OUTSIDE
-    pixels = normalise(decode_image(record.image, record.image_id, max_pixels=record.height * record.width))
-    if pixels.shape != marks.shape:
+    image = decode_image(record.image, record.image_id, max_pixels=record.height * record.width)
+    pixels = normalise(image, channels)
+    if pixels.shape[:2] != marks.shape:
         raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {marks.shape}")
     return TrainingImage(
         pixels=pixels,
@@ -96,40 +99,30 @@ class CropSource:
         human_fraction: float,
         ignore_dilation_px: int,
         augment: AugmentConfig,
-        target: Target,
         seed: int,
+        channels: Channels = 1,
     ) -> None:
         self._records = ShardSet(shards, cached_groups=4)
         self._human, self._pseudo = _annotated_rows(shards)
         if not len(self._human) and not len(self._pseudo):
             raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
         self._crop_px, self._batch, self._human_fraction = crop_px, batch, human_fraction
-        self._ignore_dilation_px, self._augment, self._target = ignore_dilation_px, augment, target
+        self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
         self._seed = seed
         self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
         self._cached_bytes = 0
 
-    def __call__(self, step: int) -> Batch:
-        """The batch of one step: a function of the seed and the step."""
-        crops = [self._crop(np.random.default_rng([self._seed, step, i])) for i in range(self._batch)]
-        images, inside, flow, class_id, weight = (np.stack(part) for part in zip(*crops, strict=True))
-        return Batch(images[:, None], inside, flow, class_id, weight)
+    def __call__(self, step: int) -> list[Crop]:
+        """The crops of one step: a function of the seed and the step."""
+        return [self._crop(np.random.default_rng([self._seed, step, i])) for i in range(self._batch)]
 
-    def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], ...]:
+    def _crop(self, rng: np.random.Generator) -> Crop:
         image = self._image(self._draw_row(rng))
         centre = _draw_centre(image.marks, rng)
         pixels, marks = augment_crop(
             image.pixels, image.marks, centre, crop_px=self._crop_px, config=self._augment, rng=rng
         )
-        cells = np.maximum(marks, 0)
-        weight = np.where(marks == OUTSIDE, np.float32(0), image.cell_weight[cells])
-        return (  # type: ignore[return-value]
-            pixels,
-            (cells > 0).astype(np.float32),
-            flow_targets(cells, self._target),
-            image.cell_class[cells],
-            weight,
-        )
+        return Crop(pixels, marks, image.cell_class, image.cell_weight)
 
     def _draw_row(self, rng: np.random.Generator) -> int:
         """An image, all of its group equally likely; the group by `human_fraction` when there are both."""
@@ -140,7 +133,7 @@ class CropSource:
 
     def _image(self, row: int) -> TrainingImage:
         if row not in self._cache:
-            image = training_image(self._records[row], self._ignore_dilation_px)
+            image = training_image(self._records[row], self._ignore_dilation_px, self._channels)
             self._cache[row] = image
             self._cached_bytes += image.nbytes
             while self._cached_bytes > CACHE_MB * 2**20 and len(self._cache) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import InferenceConfig
+from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.flow_net import FLOW_CHANNELS
 from cellsemi.models.flows import Target
 from cellsemi.models.recover import flow_agreement, mean_inside, recover_labels

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cellsemi.models.crops import Batch
+from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flow_net import FLOW_CHANNELS
 from cellsemi.models.training import LossParts
 
@@ -33,7 +33,8 @@ def flow_loss(raw: Tensor, batch: Batch) -> LossParts:
         class_id = torch.from_numpy(batch.class_id).to(device)
         entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
         classes = _mean(entropy, weight * inside)
-    return LossParts(prob + FLOW_SCALE * flow + CLASS_SCALE * classes, prob, flow, classes)
+    total = prob + FLOW_SCALE * flow + CLASS_SCALE * classes
+    return LossParts(total, {"prob": prob, "flow": flow, "class": classes})
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from cellsemi.configs.schema import InferenceConfig
+from cellsemi.configs.models import FlowUnetConfig
+from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base, flow_net
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.crops import CropSource
 from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_loss import flow_loss
 from cellsemi.models.flows import Target
@@ -42,25 +44,25 @@ class FlowUnetFamily:
     def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
         """Train from scratch, or go on from the checkpoint of the same task, into `task.out_dir`."""
         folder, device = Path(task.out_dir), pick_device(task.device)
+        model = base.config_of(task, FlowUnetConfig)
         source = CropSource(
             [Path(path) for path in task.shards],
             crop_px=task.training.crop_px,
             batch=task.training.batch,
             human_fraction=task.training.human_fraction,
             ignore_dilation_px=task.ignore_dilation_px,
-            augment=task.model.augment,
-            target=task.model.flow_target,
+            augment=model.augment,
             seed=task.seed,
         )
 
         def loss_of(net: nn.Module, step: int) -> LossParts:
-            batch = source(step)
+            batch = flow_batch(source(step), model.flow_target)
             images = torch.from_numpy(batch.images).to(device, memory_format=torch.channels_last)
             return flow_loss(net(images).float(), batch)
 
         with compute_settings(task.training.threads):
             loop = Loop(
-                flow_net.build(task.model.width, task.classes, task.seed),
+                flow_net.build(model.width, task.classes, task.seed),
                 task.training,
                 steps=task.steps,
                 folder=folder,
@@ -69,7 +71,7 @@ class FlowUnetFamily:
                 device=device,
             )
             trained = loop.run(loss_of, progress)
-        result = _write(folder, task, trained)
+        result = _write(folder, task, model, trained)
         loop.clear()
         return result
 
@@ -99,6 +101,7 @@ class FlowUnetPredictor:
         target: Target,
         one_class_per_image: bool,
     ) -> None:
+        self.told: Counter[str] = Counter()
         self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._inference, self._device = inference, device
         self._target, self._one_class_per_image = target, one_class_per_image
@@ -119,9 +122,7 @@ class FlowUnetPredictor:
         squared: Any = 0.0
         for view in views:
             turned = np.ascontiguousarray(turn(pixels, view))
-            outputs = run_tiled(
-                turned, self._forward, self._inference.tile_px, self._inference.overlap, flow_net.STRIDE
-            )
+            outputs = run_tiled(turned, self._forward, self._inference, flow_net.STRIDE)
             outputs = turn_outputs_back(outputs, view)
             total = total + outputs
             squared = squared + outputs[0].astype(np.float64) ** 2
@@ -140,14 +141,14 @@ class FlowUnetPredictor:
         return activated
 
 
-def _write(folder: Path, task: FitTask, trained: Trained) -> FitResult:
+def _write(folder: Path, task: FitTask, model: FlowUnetConfig, trained: Trained) -> FitResult:
     """Write the loss table, the weights, and MODEL_FILE last."""
-    table = pa.Table.from_pylist([asdict(record) for record in trained.records])
+    table = pa.Table.from_pylist([record.to_row() for record in trained.records])
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     files.write_bytes(folder / LOSS_FILE, buffer.getvalue())
     tail = trained.records[-max(1, len(trained.records) // 10) :]
-    net = flow_net.build(task.model.width, task.classes, seed=0)
+    net = flow_net.build(model.width, task.classes, seed=0)
     result = FitResult(
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         steps=task.steps,
@@ -156,9 +157,9 @@ def _write(folder: Path, task: FitTask, trained: Trained) -> FitResult:
         resumed_at=trained.resumed_at,
     )
     about = {
-        "name": task.model.name,
-        "width": task.model.width,
-        "flow_target": task.model.flow_target,
+        "name": model.name,
+        "width": model.width,
+        "flow_target": model.flow_target,
         "classes": list(task.classes),
         "one_class_per_image": task.one_class_per_image,
         "fingerprint": task.fingerprint,

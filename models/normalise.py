@@ -1,25 +1,35 @@
-"""From an image of any kind to the one channel that the network sees."""
+"""From an image of any kind to the channels that a network sees."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.images import grey, intensity_range
 
+Channels = Literal[1, 3]
 
-def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
-    """(H, W) or (H, W, 3) of any numeric dtype -> float32 (H, W) in [0, 1].
+
+def normalise(image: NDArray[Any], channels: Channels = 1) -> NDArray[np.float32]:
+    """(H, W) or (H, W, 3) of any numeric dtype -> float32 in [0, 1]: (H, W), or (H, W, 3) for 3 channels.
 
     The range is taken per image (`images.intensity_range`), because exposure differs between images more
-    than cells do; a constant image becomes zeros. Values that are not finite count as 0.
+    than cells do; a constant image becomes zeros. Values that are not finite count as 0. With one channel
+    colour becomes luminance; with three, the colours keep their balance and grey fills all.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"expected a (H, W) or (H, W, 3) image with pixels, got shape {image.shape}")
     low, high = intensity_range(image)
     if high <= low:
-        return np.zeros(image.shape[:2], np.float32)
-    scaled: NDArray[np.float32] = np.clip((grey(image) - np.float32(low)) / np.float32(high - low), 0, 1)
+        return np.zeros(image.shape[:2] if channels == 1 else (*image.shape[:2], 3), np.float32)
+    if channels == 1 or image.ndim == 2:
+        scaled = _scaled(grey(image), low, high)
+        return scaled if channels == 1 else np.repeat(scaled[..., None], 3, axis=2)
+    return _scaled(np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), low, high)
+
+
+def _scaled(pixels: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = np.clip((pixels - np.float32(low)) / np.float32(high - low), 0, 1)
     return scaled.astype(np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,40 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from cellsemi.configs.errors import TrainingDiverged
-from cellsemi.configs.schema import TrainingConfig
+from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
 from cellsemi.models.device import Precision
+from cellsemi.models.schedule import rates
+
+OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
 REPORT_EVERY = 10  # steps between calls of `progress`
-WARM_UP = 0.15  # share of the steps in which the learning rate rises
-START_LR, END_LR = 0.04, 0.001  # as shares of the peak
-ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """What a step minimises, and its parts for the record."""
+    """What a step minimises, and its parts by name for the record."""
 
     total: Tensor
-    prob: Tensor
-    flow: Tensor
-    classes: Tensor
+    parts: Mapping[str, Tensor]
 
 
 StepLoss = Callable[[nn.Module, int], LossParts]
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """One-cycle schedule (Smith 2018): up along a cosine to `peak`, then down to nearly nothing.
-
-    `step` counts from 0.
-    """
-    top = WARM_UP * steps
-    if step < top:
-        share, low = step / top, START_LR
-    else:
-        share, low = 1 - (step - top) / max(1.0, steps - 1 - top), END_LR
-    return peak * (low + (1 - low) * (1 - math.cos(math.pi * share)) / 2)
 
 
 class Averaged:
@@ -85,7 +70,11 @@ class Trained:
 
 
 class Loop:
-    """One fit, from scratch or from its checkpoint in `folder`."""
+    """One fit, from scratch or from its checkpoint in `folder`.
+
+    Parameters whose name begins with `backbone` have a learning rate of their own and may be frozen for a
+    first stage (TrainingConfig.frozen_steps).
+    """
 
     def __init__(
         self,
@@ -97,12 +86,14 @@ class Loop:
         fingerprint: str,
         precision: Precision,
         device: torch.device,
+        backbone: str | None = None,
     ) -> None:
         self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._config, self._steps, self._device = config, steps, device
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
         self._precision = precision
-        self._optimiser = torch.optim.AdamW(self._net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self._backbone = [p for name, p in self._net.named_parameters() if backbone and name.startswith(backbone)]
+        self._optimiser = _optimiser(config, self._net, self._backbone)
         self._average = Averaged(self._net, config.ema)
         self._records: list[StepRecord] = []
         self._saved_at = 0
@@ -132,16 +123,14 @@ class Loop:
         self._checkpoint.path.unlink(missing_ok=True)
 
     def _step(self, step: int, loss_of: StepLoss) -> None:
-        lr = learning_rate(step, self._steps, self._config.lr)
-        for group in self._optimiser.param_groups:
-            group["lr"] = lr
+        lr = self._set_rates(step)
         self._optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             losses = loss_of(self._net, step)
         losses.total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
-        parts = torch.stack([losses.total, losses.prob, losses.flow, losses.classes, norm]).detach().tolist()
-        loss, prob, flow, classes, grad_norm = parts
+        numbers = torch.stack([losses.total, norm, *losses.parts.values()]).detach().tolist()
+        loss, grad_norm = numbers[:2]
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingDiverged(
                 f"step {step + 1} of {self._steps}: loss {loss}, gradient norm {grad_norm}; "
@@ -149,14 +138,25 @@ class Loop:
             )
         self._optimiser.step()
         self._average.update(self._net, step)
-        self._records.append(StepRecord(step + 1, loss, prob, flow, classes, lr, grad_norm))
+        parts = dict(zip(losses.parts, numbers[2:], strict=True))
+        self._records.append(StepRecord(step + 1, loss, parts, lr, grad_norm))
+
+    def _set_rates(self, step: int) -> float:
+        """Set the learning rates of a step, freeze or thaw the backbone; returns the rate of the heads."""
+        past = [record.loss for record in self._records] if self._config.schedule == "plateau" else []
+        now = rates(step, self._steps, self._config, past)
+        for parameter in self._backbone:
+            parameter.requires_grad_(now.backbone is not None)
+        for group in self._optimiser.param_groups:
+            group["lr"] = (now.backbone or 0.0) if group["backbone"] else now.head
+        return now.head
 
     def _save(self, done: int) -> None:
         tensors = {f"net.{name}": value for name, value in self._net.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self._average.values.items()}
         for name, parameter in self._net.named_parameters():
-            state = self._optimiser.state[parameter]
-            tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+            state = self._optimiser.state.get(parameter, {})  # none as long as it is frozen
+            tensors |= {f"{OPTIMISER}.{key}.{name}": v for key, v in state.items() if isinstance(v, Tensor)}
         self._checkpoint.write(tensors, done, self._precision, self._records)
         self._saved_at = done
 
@@ -164,15 +164,31 @@ class Loop:
         found = self._checkpoint.read()
         if found is None:
             return 0
-        tensors = {name: value.to(self._device) for name, value in found.tensors.items()}
-        self._net.load_state_dict({name: tensors[f"net.{name}"] for name in self._net.state_dict()})
+        self._net.load_state_dict({name: found.tensors[f"net.{name}"] for name in self._net.state_dict()})
         for name, value in self._average.values.items():
-            value.copy_(tensors[f"ema.{name}"])
-        for name, parameter in self._net.named_parameters():
+            value.copy_(found.tensors[f"ema.{name}"])
+        parameters = dict(self._net.named_parameters())
+        for path, tensor in found.tensors.items():
+            if not path.startswith(f"{OPTIMISER}."):
+                continue
+            _, key, name = path.split(".", 2)
             # The layout of the moments in memory follows the weights, as it does in an undisturbed fit.
-            moments = {key: torch.empty_like(parameter).copy_(tensors[f"adam.{key}.{name}"]) for key in ADAM_MOMENTS}
-            self._optimiser.state[parameter] = {"step": found.tensors[f"adam.step.{name}"], **moments}
+            moment = tensor.shape == parameters[name].shape and key != "step"
+            value = torch.empty_like(parameters[name]).copy_(tensor).detach() if moment else tensor
+            self._optimiser.state[parameters[name]][key] = value
         self._records = list(found.records)
         self._precision = found.precision  # a second measurement might choose otherwise
         self._saved_at = found.step
         return found.step
+
+
+def _optimiser(config: TrainingConfig, net: nn.Module, backbone: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW or SGD over two groups, the backbone's marked as such."""
+    known = {id(parameter) for parameter in backbone}
+    heads = [parameter for parameter in net.parameters() if id(parameter) not in known]
+    groups = [{"params": heads, "backbone": False}]
+    if backbone:
+        groups.append({"params": backbone, "backbone": True})
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import View
+from cellsemi.configs.training import View
 
 _TURNS: dict[View, int] = {"rot90": 1, "rot180": 2, "rot270": 3}  # quarter turns, counter-clockwise
 _FLIPS: dict[View, int] = {"flip_y": -2, "flip_x": -1}  # the axis that is mirrored

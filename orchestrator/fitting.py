@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
-from cellsemi.configs.schema import ModelConfig
+from cellsemi.configs.models import ModelConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask
 from cellsemi.orchestrator.context import Context, failed
 from cellsemi.orchestrator.engine import Failure
@@ -33,14 +33,14 @@ class Fit:
 
 def students_of(context: Context, round: int) -> list[Fit]:
     """The students of a round: every model of the config, from scratch."""
-    steps = context.config.training.steps
-    return [Fit(model.name, model, round, round, steps) for model in context.config.models]
+    config = context.config
+    return [Fit(model.name, model, round, round, config.training_of(model).steps) for model in config.models]
 
 
 def control_of(context: Context, ancestry: int) -> Fit:
     """The supervised control: the first model, human labels only, with the steps of a whole ancestry."""
     model = context.config.models[0]
-    return Fit(CONTROL, model, 0, 0, context.config.training.steps * ancestry)
+    return Fit(CONTROL, model, 0, 0, context.config.training_of(model).steps * ancestry)
 
 
 def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
@@ -104,7 +104,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     config = context.config
     return FitTask(
         model=item.model,
-        training=config.training,
+        training=config.training_of(item.model),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.screen.ignore_dilation_px,

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellsemi.configs.schema import FusionConfig, InferenceConfig
+from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
 from cellsemi.orchestrator.engine import Worker
 from cellsemi.rounds import files, run, shards
@@ -71,7 +72,9 @@ class _Predictor:
             image = decode_image(record.image, record.image_id, job.max_pixels)
             (found,) = self._predictor.predict([image])
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
-        return job.stage.commit(item, out)
+        told = dict(self._predictor.told)
+        self._predictor.told.clear()
+        return job.stage.commit(item, out, told=told)
 
 
 @dataclass(frozen=True, slots=True)

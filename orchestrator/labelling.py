@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def predict(context: Context, round: int, model_round: int, name: str, split: st
         return PredictJob(
             stage=stage,
             model=str(model),
-            inference=config.inference,
+            inference=config.inference_of(config.model_called(name)),
             device=config.engine.device,
             max_pixels=config.data.max_pixels,
             round=model_round + 1,
@@ -46,6 +47,11 @@ def predict(context: Context, round: int, model_round: int, name: str, split: st
         make_job=make_job,
         give_up=leave_out if split == "unlabelled" else None,
     )
+    told: Counter[str] = Counter()
+    for shard in run.read_manifest(paths.predictions(model_round, name, split))["shards"]:
+        told += Counter(shard.get("told", {}))
+    for sentence, times in sorted(told.items()):
+        context.watcher.note(f"{name} on {split}, {times} times: {sentence}")
 
 
 def fuse_members(context: Context, round: int, model_round: int, members: list[str], split: str) -> None:

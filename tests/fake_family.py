@@ -6,6 +6,7 @@ Registered in place of a real one by tests that are about the campaign and not a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from cellsemi.configs.errors import TrainingDiverged
-from cellsemi.configs.schema import InferenceConfig
+from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.rounds import masks, shards
@@ -40,6 +41,7 @@ class FakeFamily:
 class FakePredictor:
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self.told: Counter[str] = Counter()
 
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import AugmentConfig
+from cellsemi.configs.models import AugmentConfig
 from cellsemi.models.augment import OUTSIDE, augment_crop, cut_window, draw_zoom
 
 PLAIN = AugmentConfig(brightness=0, blur=0, noise=0)

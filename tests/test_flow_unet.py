@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cellsemi.configs.errors import DataError, ModelError
-from cellsemi.configs.schema import FlowUnetConfig, InferenceConfig, TrainingConfig
+from cellsemi.configs.models import FlowUnetConfig
+from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, flow_net
 from cellsemi.models.augment import OUTSIDE
 from cellsemi.models.base import FitTask
 from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.crops import CropSource, training_image
+from cellsemi.models.flow_batch import Batch, flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_unet import FAMILY, LOSS_FILE
 from cellsemi.models.flows import flow_targets
@@ -199,18 +202,18 @@ def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:
         FAMILY.fit(task_in(tmp_path, [replace(record(0), instances=None)]), quiet)
 
 
-def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> CropSource:
+def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> Callable[[int], Batch]:
     task = task_in(folder, records)
-    return CropSource(
+    source = CropSource(
         [Path(path) for path in task.shards],
         crop_px=32,
         batch=50,
         human_fraction=human_fraction,
         ignore_dilation_px=0,
         augment=task.model.augment,
-        target="geodesic",
         seed=3,
     )
+    return lambda step: flow_batch(source(step), "geodesic")
 
 
 def test_human_and_pseudo_images_are_mixed_as_asked(tmp_path: Path) -> None:

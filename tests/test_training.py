@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
-from cellsemi.configs.schema import TrainingConfig
+from cellsemi.configs.training import TrainingConfig
 from cellsemi.models import flow_net
 from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
-from cellsemi.models.crops import Batch
 from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flow_loss import flow_loss
-from cellsemi.models.training import Averaged, Loop, LossParts, Trained, learning_rate
+from cellsemi.models.schedule import course, one_cycle, rates
+from cellsemi.models.training import Averaged, Loop, LossParts, Trained
 
 CONFIG = TrainingConfig(batch=2, crop_px=32, checkpoint_every=4, precision="float32")
 
@@ -101,7 +102,7 @@ def test_a_checkpoint_of_another_task_is_not_continued(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_not_continued(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / CHECKPOINT_FILE, "a")
     assert checkpoint.read() is None
-    record = StepRecord(1, 1.0, 0.5, 0.5, 0.0, 0.1, 2.0)
+    record = StepRecord(1, 1.0, {"prob": 0.5, "flow": 0.5}, 0.1, 2.0)
     checkpoint.write({"w": torch.arange(3.0)}, 1, "bfloat16", [record])
     found = checkpoint.read()
     assert found is not None and (found.step, found.precision, found.records) == (1, "bfloat16", (record,))
@@ -113,7 +114,7 @@ def test_a_damaged_checkpoint_is_not_continued(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     def bad(net: nn.Module, step: int) -> LossParts:
         parts = loss_of(net, step)
-        return LossParts(parts.total * (float("nan") if step == 6 else 1), parts.prob, parts.flow, parts.classes)
+        return LossParts(parts.total * (float("nan") if step == 6 else 1), parts.parts)
 
     with pytest.raises(TrainingDiverged, match=r"step 7 of 10.*lower training\.lr.*checkpoint: step 4"):
         loop(tmp_path).run(bad, quiet)
@@ -127,7 +128,7 @@ def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
     )
     first, last = trained.records[0], trained.records[-1]
     assert last.loss < 0.8 * first.loss
-    assert last.prob_loss < first.prob_loss and last.flow_loss < first.flow_loss
+    assert all(last.parts[name] < first.parts[name] for name in ("prob", "flow"))
 
 
 def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
@@ -136,13 +137,67 @@ def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
     assert calls == [(4, 13), (8, 13), (10, 13), (12, 13), (13, 13)]
 
 
-def test_the_learning_rate_rises_once_and_falls_once() -> None:
-    rates = [learning_rate(step, 300, 2e-3) for step in range(300)]
-    top = int(np.argmax(rates))
-    assert top == 45 and rates[top] == pytest.approx(2e-3)
-    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) < 0).all()
-    assert rates[0] == pytest.approx(8e-5) and rates[-1] == pytest.approx(2e-6)
-    assert all(0 < learning_rate(0, steps, 1.0) <= 1 for steps in (1, 2, 3))
+def test_one_cycle_rises_once_and_falls_once() -> None:
+    found = [2e-3 * one_cycle(step, 300) for step in range(300)]
+    top = int(np.argmax(found))
+    assert top == 45 and found[top] == pytest.approx(2e-3)
+    assert (np.diff(found[: top + 1]) > 0).all() and (np.diff(found[top:]) < 0).all()
+    assert found[0] == pytest.approx(8e-5) and found[-1] == pytest.approx(2e-6)
+    assert all(0 < one_cycle(0, steps) <= 1 for steps in (1, 2, 3))
+
+
+def test_the_schedules_are_those_of_their_names() -> None:
+    config = TrainingConfig(schedule="step", decay_at=(0.5, 0.8), decay_factor=0.1, warmup_steps=4)
+    found = [course(step, 20, config) for step in range(20)]
+    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert found[9:11] == pytest.approx([1, 0.1]) and found[15:17] == pytest.approx([0.1, 0.01])
+    cosine = TrainingConfig(schedule="cosine", warmup_steps=2)
+    assert [course(step, 12, cosine) for step in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert {course(step, 9, TrainingConfig(schedule="constant")) for step in range(9)} == {1.0}
+
+
+def test_a_plateau_is_a_window_that_is_no_better_than_the_best() -> None:
+    config = TrainingConfig(schedule="plateau", patience_steps=3, decay_factor=0.5)
+    losses = [3.0, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1.5, 1.5, 1.5]
+    found = [course(step, 99, config, losses[:step]) for step in (0, 6, 8, 9, 12, 15)]
+    assert found == [1, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_two_stages_have_rates_of_their_own() -> None:
+    config = TrainingConfig(
+        lr=1e-4, backbone_lr=1e-5, frozen_steps=4, frozen_lr=1e-3, schedule="constant", warmup_steps=2
+    )
+    found = [rates(step, 10, config) for step in range(10)]
+    assert [r.head for r in found] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 5e-5, *[1e-4] * 5])
+    assert [r.backbone for r in found] == [None] * 4 + [pytest.approx(5e-6)] + [pytest.approx(1e-5)] * 5
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_two_stages_resume_to_the_same_bits_and_freeze_the_backbone(tmp_path: Path, optimiser: str) -> None:
+    config = CONFIG.model_copy(
+        update={"optimiser": optimiser, "lr": 1e-3, "frozen_steps": 6, "backbone_lr": 1e-4, "schedule": "plateau"}
+    )
+
+    def two_stage(folder: Path) -> Loop:
+        made = loop(folder, config=config)
+        return Loop(
+            made._net, config, steps=10, folder=folder, fingerprint="a", precision="float32",
+            device=torch.device("cpu"), backbone="encoder",
+        )  # fmt: skip
+
+    start = {name: value.clone() for name, value in loop(tmp_path / "x")._net.named_parameters()}
+    frozen = two_stage(tmp_path / "frozen")
+    with pytest.raises(KeyboardInterrupt):
+        frozen.run(loss_of, stop_at(4))
+    now = dict(frozen._net.named_parameters())
+    moved = {name for name, value in now.items() if not torch.equal(value, start[name])}
+    assert moved and all(not name.startswith("encoder") for name in moved)
+    whole = two_stage(tmp_path / "whole").run(loss_of, quiet)
+    for stop in (4, 8):  # in the first stage, and in the second
+        with pytest.raises(KeyboardInterrupt):
+            two_stage(tmp_path / f"cut{stop}").run(loss_of, stop_at(stop))
+        resumed = two_stage(tmp_path / f"cut{stop}").run(loss_of, quiet)
+        assert resumed.resumed_at == stop and digest(resumed) == digest(whole)
 
 
 def test_the_average_is_that_of_its_definition() -> None:
@@ -204,9 +259,9 @@ def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
 def test_the_loss_of_known_outputs() -> None:
     """Logit 0 costs ln 2; a zero vector against a unit vector costs 1/2; even class logits cost ln 3."""
     parts = flow_loss(torch.zeros(2, 6, 32, 32), a_batch(0, 3))
-    assert parts.prob.item() == pytest.approx(math.log(2), rel=1e-5)
-    assert parts.flow.item() == pytest.approx(0.5, rel=1e-5)
-    assert parts.classes.item() == pytest.approx(math.log(3), rel=1e-5)
+    assert parts.parts["prob"].item() == pytest.approx(math.log(2), rel=1e-5)
+    assert parts.parts["flow"].item() == pytest.approx(0.5, rel=1e-5)
+    assert parts.parts["class"].item() == pytest.approx(math.log(3), rel=1e-5)
 
 
 def test_settings_are_put_back() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import View
+from cellsemi.configs.training import View
 from cellsemi.models.tta import turn, turn_back, turn_outputs_back
 
 VIEWS: tuple[View, ...] = get_args(View)

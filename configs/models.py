@@ -1,0 +1,188 @@
+"""The settings of each model family. Which one an entry of `models` is, its `kind` says."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cellsemi.configs.section import Fraction, Section, checked_name
+from cellsemi.configs.training import InferenceConfig, TrainingConfig
+
+
+class CopyPasteConfig(Section):
+    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are taken."""
+
+    probability: Fraction = Field(0.0, description="Share of the crops into which cells are pasted; 0: never.")
+    select: Fraction = Field(0.9, description="Share of the cells of the other crop that are pasted.")
+    keep: Fraction = Field(0.5, description="A pasted cell of which less than this share is in the crop is left out.")
+    occlusion: Fraction = Field(
+        0.7,
+        description="A cell of which more than this share is covered by pasted ones is no longer learnt, but ignored.",
+    )
+    min_quality: Fraction = Field(0.8, description="Pseudo-labels below this calibrated confidence are not pasted.")
+
+
+class AugmentConfig(Section):
+    """What is done to a training crop; the label map is transformed along, with nearest interpolation."""
+
+    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest zoom of a crop.")
+    scale_max: float = Field(2.5, ge=1, description="Largest zoom of a crop.")
+    size_aware: bool = Field(
+        False, description="Zoom towards the typical cell size of the data, so that small cells are shown large too."
+    )
+    translate: Fraction = Field(0.0, description="Largest shift of a crop's centre, as a share of its side.")
+    rotate: bool = Field(True, description="Rotate by any angle.")
+    affine: Fraction = Field(1.0, description="Probability of zoom, shift and rotation.")
+    flip: bool = Field(True, description="Flip along both axes.")
+    brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
+    brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
+    blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
+    noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
+    elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
+    elastic_alpha_px: float = Field(40.0, gt=0, description="Strength of the elastic deformation.")
+    elastic_sigma_px: float = Field(6.0, gt=0, description="Smoothness of the elastic deformation.")
+    grid: Fraction = Field(0.0, description="Probability of a grid distortion, when no elastic one was made.")
+    copy_paste: CopyPasteConfig = Field(default_factory=CopyPasteConfig, description="Pasted cells.")
+
+
+# `augment: NAME` instead of a section. `sartorius` is the list of the Cellpose-SAM + Detectron2 team (docs/models.md).
+AUGMENT_PRESETS: dict[str, AugmentConfig] = {
+    "light": AugmentConfig(scale_min=0.75, scale_max=1.35, brightness=0.1, blur=0, noise=0),
+    "strong": AugmentConfig(
+        brightness=0.3,
+        blur=0.25,
+        noise=0.25,
+        elastic=0.2,
+        grid=0.1,
+        copy_paste=CopyPasteConfig(probability=0.5),
+    ),
+    "sartorius": AugmentConfig(
+        scale_min=0.7,
+        scale_max=1.3,
+        translate=0.15,
+        affine=0.5,
+        brightness=0.2,
+        brightness_probability=0.3,
+        blur=0.25,
+        noise=0,
+        elastic=0.1,
+        elastic_alpha_px=50,
+        elastic_sigma_px=2.5,
+        grid=0.1,
+        copy_paste=CopyPasteConfig(probability=0.5, keep=0.5, select=0.9, occlusion=0.7),
+    ),
+}
+
+
+class ModelBase(Section):
+    """What every entry of `models` has."""
+
+    name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
+    seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
+    augment: AugmentConfig = Field(
+        default_factory=AugmentConfig, description="Augmentation of this model's crops, or light, strong, sartorius."
+    )
+    training: TrainingConfig | None = Field(
+        None, description="Training settings of this model alone; what they do not name is taken from `training`."
+    )
+    inference: InferenceConfig | None = Field(
+        None, description="Inference settings of this model alone; what they do not name is taken from `inference`."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_path_part(cls, value: str) -> str:
+        return checked_name(value, "a model's name")
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _named_augmentation(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in AUGMENT_PRESETS:
+                raise ValueError(f"expected a section or one of {', '.join(AUGMENT_PRESETS)}, got {value!r}")
+            return AUGMENT_PRESETS[value]
+        return value
+
+
+class FlowUnetConfig(ModelBase):
+    """`flow-unet`: the compact flow-field U-Net, trained from scratch."""
+
+    kind: Literal["flow-unet"] = Field("flow-unet", description="The model family.")
+    width: int = Field(24, ge=4, le=64, description="Channels of the first level; the others are multiples of it.")
+    flow_target: Literal["geodesic", "diffusion"] = Field(
+        "geodesic",
+        description=(
+            "`geodesic`: shortest paths to an inner centre, holds for branching cells; or Cellpose's `diffusion`."
+        ),
+    )
+
+
+class WithWeights(ModelBase):
+    """A model that may start from given weights; never from others than those."""
+
+    weights: str | None = Field(None, description="File of weights to start from, or a name of `cellsemi weights add`.")
+    weights_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Hex sha256 of that file; refused when it is another."
+    )
+
+
+class MaskRcnnConfig(WithWeights):
+    """`torchvision-maskrcnn`: Mask R-CNN of torchvision's parts (He et al. 2017), for dense small cells."""
+
+    kind: Literal["torchvision-maskrcnn"] = Field("torchvision-maskrcnn", description="The model family.")
+    backbone: Literal["resnet18", "resnet18-cbam", "resnet50", "resnet50-v2"] = Field(
+        "resnet50",
+        description="ResNet with FPN; `-cbam`: attention after each stage; `-v2`: torchvision's later one.",
+    )
+    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
+    anchor_px: tuple[int, ...] = Field(
+        (16, 32, 64, 128, 256), min_length=1, description="Anchor sizes: one per FPN level, or all on each of three."
+    )
+    anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="Height to width of anchors.")
+    box_hidden: int = Field(1024, ge=16, description="Width of the two layers of the box head.")
+    mask_hidden: int = Field(256, ge=16, description="Channels of the mask head.")
+    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
+    rpn_batch: int = Field(256, ge=8, description="Anchors per image that the proposal loss samples.")
+    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
+    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
+    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
+    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
+    centre_head: bool = Field(False, description="Also learn a heatmap of the centres (weight `extra_weight`).")
+    boundary_head: bool = Field(False, description="Also learn the boundaries (weight `extra_weight`).")
+    extra_weight: float = Field(0.5, ge=0, description="Weight of each of the two extra losses.")
+    centre_sigma_px: float = Field(5.0, gt=0, description="Width of a centre's peak in the heatmap.")
+
+
+class Detectron2Config(WithWeights):
+    """`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade, R50-FPN; needs Detectron2 installed."""
+
+    kind: Literal["detectron2-maskrcnn"] = Field("detectron2-maskrcnn", description="The model family.")
+    cascade: bool = Field(False, description="Cascade Mask R-CNN instead of Mask R-CNN.")
+    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
+    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
+    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
+    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
+    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
+    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
+
+
+class CellposeSamConfig(WithWeights):
+    """`cellpose-sam`: Cellpose 4 (Pachitariu et al. 2025), fine-tuned from given weights; wants a GPU."""
+
+    kind: Literal["cellpose-sam"] = Field("cellpose-sam", description="The model family.")
+    flow_threshold: float = Field(
+        0.4, ge=0, description="Masks whose flows differ more from what the network said are left out; 0: none is."
+    )
+    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network sees.")
+
+    @model_validator(mode="after")
+    def _weights_are_stated(self) -> Self:
+        if self.weights is None:
+            raise ValueError("weights is missing: cellpose-sam starts from a file that you have; nothing is downloaded")
+        return self
+
+
+ModelConfig = Annotated[
+    FlowUnetConfig | MaskRcnnConfig | Detectron2Config | CellposeSamConfig, Field(discriminator="kind")
+]

@@ -1,0 +1,129 @@
+"""The settings of training and inference: one loop and one way of looking at images for every model."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cellsemi.configs.section import Fraction, Section
+
+View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
+
+
+class TrainingConfig(Section):
+    """How every student is trained; each round starts from scratch."""
+
+    steps: int = Field(300, ge=1, description="Optimiser steps per student and round.")
+    batch: int = Field(12, ge=1, description="Crops per step.")
+    crop_px: int = Field(128, ge=32, multiple_of=16, description="Side of a training crop.")
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
+    lr: float = Field(4e-3, gt=0, description="Peak learning rate (of the heads, where a model has a backbone).")
+    backbone_lr: float | None = Field(
+        None, gt=0, description="Peak learning rate of the backbone, for models that have one; null: the same."
+    )
+    schedule: Literal["one-cycle", "constant", "cosine", "step", "plateau"] = Field(
+        "one-cycle", description="Course of the learning rate after the warm-up."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Linear warm-up (not for `one-cycle`, which has its own).")
+    decay_at: tuple[float, ...] = Field(
+        (0.7, 0.9), description="`step`: shares of the steps after which the rate is multiplied by `decay_factor`."
+    )
+    decay_factor: float = Field(0.1, gt=0, lt=1, description="`step`, `plateau`: factor of each decay.")
+    patience_steps: int = Field(
+        200, ge=1, description="`plateau`: decay when the mean loss of this many steps is not below the best before."
+    )
+    frozen_steps: int = Field(
+        0, ge=0, description="First stage: this many steps with the backbone frozen; then a schedule of its own begins."
+    )
+    frozen_lr: float | None = Field(None, gt=0, description="Learning rate of the first stage; null: `lr`.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="`sgd`: momentum.")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
+    ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
+    grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
+    human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
+    threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto` measures once whether bfloat16 is faster on this device."
+    )
+
+    @field_validator("decay_at")
+    @classmethod
+    def _shares_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)) or any(not 0 < share < 1 for share in value):
+            raise ValueError(f"expected rising shares between 0 and 1, got {list(value)}")
+        return value
+
+
+class GridConfig(Section):
+    """Windows of a fixed grid: the image is cut into rows x columns, a window holds several cells of the grid."""
+
+    rows: int = Field(ge=1, description="Rows of the grid.")
+    columns: int = Field(ge=1, description="Columns of the grid.")
+    window_rows: int = Field(ge=1, description="Rows of the grid that a window holds.")
+    window_columns: int = Field(ge=1, description="Columns of the grid that a window holds.")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.window_rows > self.rows or self.window_columns > self.columns:
+            raise ValueError("a window cannot hold more of the grid than there is")
+        return self
+
+
+class InferenceConfig(Section):
+    """How every teacher predicts."""
+
+    tile_px: int | tuple[int, int] = Field(
+        1024, description="Side of a tile, or (height, width); larger images are tiled."
+    )
+    overlap: float = Field(0.25, ge=0, lt=0.9, description="Share of a tile that overlaps its neighbour.")
+    stride_px: tuple[int, int] | None = Field(
+        None, description="Distance of tiles (y, x) instead of `overlap`, for example (73, 134) with tiles of 301x302."
+    )
+    grid: GridConfig | None = Field(None, description="Windows of a grid instead of tiles of a size.")
+    keep: Literal["centre", "core"] = Field(
+        "centre",
+        description=(
+            "Detectors: of a cell seen in several tiles keep that of the tile in whose core its centre lies "
+            "(`centre`), or those with at least `core_share` of their area in the core (`core`)."
+        ),
+    )
+    core_share: Fraction = Field(0.5, description="`keep: core`: share of a mask that must lie in its tile's core.")
+    tta: tuple[View, ...] = Field(("identity", "flip_x"), min_length=1, description="Test-time views, averaged.")
+    scales: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="Zooms at which each view is looked at; masks come back to the image's size."
+    )
+    tta_iou: Fraction = Field(
+        0.5, description="Detectors: detections of different views with at least this IoU are one cell."
+    )
+    min_area_px: int = Field(10, ge=1, description="Smaller predictions are noise and are not recorded.")
+    cell_probability: float = Field(
+        0.6,
+        gt=0,
+        lt=1,
+        description="Pixels above this probability belong to cells; crops show more cells than images do.",
+    )
+    flow_steps: int = Field(
+        200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads per worker.")
+
+    @field_validator("tile_px")
+    @classmethod
+    def _tiles_are_large_enough(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if min(value if isinstance(value, tuple) else (value,)) < 64:
+            raise ValueError(f"expected tiles of at least 64 pixels a side, got {value}")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _scales_are_zooms(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.1 <= scale <= 10 for scale in value):
+            raise ValueError(f"expected zooms from 0.1 to 10, got {list(value)}")
+        return value
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """(height, width) of a tile."""
+        return self.tile_px if isinstance(self.tile_px, tuple) else (self.tile_px, self.tile_px)

@@ -1,0 +1,68 @@
+"""Where the windows of a tiled image lie, and which part of the image is each one's own.
+
+By size and overlap, by size and stride (301x302 at 73x134: the Sartorius team of docs/models.md), or by a
+grid (7x7 with windows of 3x3: its LIVECell team). The cores divide the image: each pixel is in one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cellsemi.configs.training import InferenceConfig
+
+MIN_GRID_PX = 8  # an image whose grid would be finer is not cut
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One window along one side: pixels start..stop, of which core_start..core_stop are its own."""
+
+    start: int
+    stop: int
+    core_start: int
+    core_stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of an image."""
+
+    y: Span
+    x: Span
+
+
+def windows(height: int, width: int, inference: InferenceConfig) -> list[Window]:
+    """The windows of an image, row by row. They cover it, and never leave it."""
+    return [Window(y, x) for y in spans(height, 0, inference) for x in spans(width, 1, inference)]
+
+
+def spans(side: int, axis: int, inference: InferenceConfig) -> list[Span]:
+    """The windows along axis 0 (y) or 1 (x) of a side of that many pixels.
+
+    >>> [(s.start, s.stop, s.core_start, s.core_stop) for s in spans(100, 0, InferenceConfig(tile_px=64))]
+    [(0, 64, 0, 50), (36, 100, 50, 100)]
+    """
+    if inference.grid is not None:
+        grid = inference.grid
+        cells, held = (grid.rows, grid.window_rows) if axis == 0 else (grid.columns, grid.window_columns)
+        if side < MIN_GRID_PX * cells:
+            return [Span(0, side, 0, side)]
+        edges = [round(i * side / cells) for i in range(cells + 1)]
+        return _with_cores([(edges[i], edges[i + held]) for i in range(cells - held + 1)])
+    tile = inference.tile_size[axis]
+    if side <= tile:
+        return [Span(0, side, 0, side)]
+    if inference.stride_px is not None:
+        stride = inference.stride_px[axis]
+    else:
+        stride = max(1, int(tile * (1 - inference.overlap)))
+    count = math.ceil((side - tile) / stride) + 1
+    starts = [round(i * (side - tile) / (count - 1)) for i in range(count)]
+    return _with_cores([(start, start + tile) for start in starts])
+
+
+def _with_cores(ends: list[tuple[int, int]]) -> list[Span]:
+    """Neighbours share what they both see: the border of their cores is its middle."""
+    borders = [ends[0][0], *((ends[i][1] + ends[i + 1][0]) // 2 for i in range(len(ends) - 1)), ends[-1][1]]
+    return [Span(*pair, borders[i], borders[i + 1]) for i, pair in enumerate(ends)]
