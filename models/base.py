@@ -22,7 +22,12 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.rounds import files
 from cellsemi.rounds.instances import Instances
 
-FAMILIES: dict[str, str] = {"flow-unet": "cellsemi.models.flow_unet"}
+FAMILIES: dict[str, str] = {
+    "flow-unet": "cellsemi.models.flow_unet",
+    "cellpose-sam": "cellsemi.models.cellpose_sam",
+    "torchvision-maskrcnn": "cellsemi.models.rcnn",
+    "detectron2-maskrcnn": "cellsemi.models.detectron2_rcnn",
+}
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -21,6 +21,7 @@ import click
 
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, documented_yaml, load_config, preset_text
+from cellsemi.orchestrator import models_cli
 
 if TYPE_CHECKING:
     from cellsemi.rounds.run import RunPaths
@@ -137,6 +138,10 @@ def cli() -> None:
 
     `cellsemi round --n 3` brings a run to three rounds, and goes on where an earlier call stopped.
     """
+
+
+cli.add_command(models_cli.models)
+cli.add_command(models_cli.weights)
 
 
 @cli.command()

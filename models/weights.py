@@ -1,0 +1,193 @@
+"""Weight files that a person has: named or given by path, verified on every use, read. Nothing is downloaded.
+
+The registry is one JSON file, REGISTRY_FILE in $CELLSEMI_HOME (default: ~/.local/share/cellsemi), of this
+machine. What is registered there is a name; anything else is a path. Neither falls back to another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import warnings
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellsemi.configs.errors import ModelError, UsageError
+from cellsemi.configs.section import checked_name
+from cellsemi.rounds import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOME_VARIABLE = "CELLSEMI_HOME"
+REGISTRY_FILE = "weights.json"
+PARALLEL_PREFIX = "module."  # what torch's DataParallel puts before every name
+NESTED_UNDER = ("model", "state_dict")  # where training scripts keep the tensors of a checkpoint
+# What torch.load is known to raise on damaged files and on files of another kind.
+_DAMAGE = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered file: `sha256` in hex, `bytes` its size, `added` in UTC, `licence` as its owner noted it."""
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+    added: str
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A file that is there and whose sha256 is what it should be; `name` is None for a file given by path.
+
+    `compared` is False when nobody said what the sha256 should be.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    name: str | None
+    compared: bool
+
+
+def registry_path() -> Path:
+    """The registry of this machine; it need not exist."""
+    home = os.environ.get(HOME_VARIABLE, "")
+    folder = Path(home).expanduser() if home else Path.home() / ".local" / "share" / "cellsemi"
+    return folder / REGISTRY_FILE
+
+
+def registered() -> dict[str, Entry]:
+    """The registered files by name, in the order of the names; ModelError when the registry is damaged."""
+    path = registry_path()
+    if not path.is_file():
+        return {}
+    content = files.read_json(path)
+    try:
+        return {name: Entry(name=name, **content[name]) for name in sorted(content)}
+    except (TypeError, LookupError) as error:
+        raise ModelError(f"{path}: not a registry of weights ({error}); remove it and add the weights again") from None
+
+
+def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", replaces: bool = False) -> Entry:
+    """Register a file under a name; only its path and its sha256 are kept, the file stays where it is.
+
+    UsageError when the name is no name, or stands for other content and `replaces` is not set; ModelError
+    when the file is missing or its sha256 is not the stated one.
+    """
+    try:
+        checked_name(name, "a name of weights")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    known = registered()
+    found = _verified(_absolute(str(file)), {"stated": sha256}, None)
+    old = known.get(name)
+    if old is not None and old.sha256 != found.sha256 and not replaces:
+        raise UsageError(f"{name} is registered for {old.path} with another sha256; choose another --name, or --force")
+    added = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Entry(name, str(found.path), found.sha256, found.bytes, added, licence or (old.licence if old else ""))
+    content = {key: {k: v for k, v in asdict(value).items() if k != "name"} for key, value in known.items()}
+    content[name] = {key: value for key, value in asdict(entry).items() if key != "name"}
+    files.write_json(registry_path(), content)
+    return entry
+
+
+def verify(weights: str, sha256: str | None = None) -> Verified:
+    """The file of a registered name, or of a path, after its bytes were hashed and compared.
+
+    It is compared with `sha256` when that is stated, and with what was registered; ModelError, naming the
+    path, both sums and the remedy, when the file is missing or is another.
+    """
+    entry = registered().get(weights)
+    if entry is None:
+        return _verified(_absolute(weights), {"stated": sha256}, None)
+    return _verified(Path(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
+
+
+def weights_path(weights: str, sha256: str | None) -> Path:
+    """The verified file of a config's `weights` and `weights_sha256`; see `verify`."""
+    return verify(weights, sha256).path
+
+
+def _absolute(path: str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:  # ~NAME of nobody
+        return Path(path).absolute()
+
+
+def _verified(path: Path, expected: dict[str, str | None], name: str | None) -> Verified:
+    called = f"{path} ({name})" if name else str(path)
+    if not path.is_file():
+        names = ", ".join(registered()) or "none"
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise ModelError(
+            f"weights {called}: {what}; nothing is downloaded. Name a file that you have, or a registered name "
+            f"(there are: {names}); `cellsemi weights add FILE --name NAME` registers one"
+        )
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"weights {called}: cannot be read ({error.strerror})") from None
+    for source, sha256 in expected.items():
+        if sha256 is not None and found != sha256.lower():
+            raise ModelError(
+                f"weights {called}: sha256 is {found}, the {source} one is {sha256}. It is another file or was "
+                "altered: get the right file, or state the sum of this one if you trust it"
+                + (" (`cellsemi weights add --force`)" if source == "registered" else "")
+            )
+    return Verified(path, found, path.stat().st_size, name, any(expected.values()))
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU: .safetensors, else a torch file without code.
+
+    Tensors under a key `model` or `state_dict` are taken out of it, and the prefix of DataParallel is
+    taken off. A torch file is read with `weights_only=True`: one that would run code is refused. ModelError
+    when the file is damaged, of another kind, or holds anything else than tensors.
+    """
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    for key in NESTED_UNDER:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    from torch import Tensor
+
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ModelError(f"{path}: holds no plain table of tensors by name; save a network's state_dict()")
+    if all(str(name).startswith(PARALLEL_PREFIX) for name in content):
+        content = {name.removeprefix(PARALLEL_PREFIX): value for name, value in content.items()}
+    return {str(name): value.detach() for name, value in content.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read as safetensors ({error}); get the file anew") from None
+
+
+def _torch_file(path: Path) -> Any:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols, before it refuses or reads them
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path}: cannot be read as weights without running code ({reason}); "
+            "save it as safetensors, or with torch.save(net.state_dict(), FILE)"
+        ) from None
