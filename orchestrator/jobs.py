@@ -52,6 +52,7 @@ class PredictJob:
     max_pixels: int
     round: int
     name: str
+    uses_device: bool = True
 
     def start(self) -> Worker:
         """Load the teacher, once."""
@@ -83,6 +84,7 @@ class FuseJob:
     fusion: FusionConfig
     one_class_per_image: bool
     name: str
+    uses_device: bool = False
 
     def start(self) -> Worker:
         """Nothing to load."""
@@ -108,6 +110,7 @@ class FitJob:
 
     tasks: tuple[FitTask, ...]
     name: str
+    uses_device: bool = True
 
     def start(self) -> Worker:
         """Nothing to load: a student starts from scratch, or from its own checkpoint."""
