@@ -115,7 +115,13 @@ def _draw_splits(items: list[Item], data: DataConfig) -> tuple[list[Item], list[
     shares: dict[Any, float] = {"val": data.val_fraction, "test": data.test_fraction}
     shares = {split: share for split, share in shares.items() if split not in there}
     shares = {"labelled": 1 - sum(shares.values()), **shares}
-    splits = grouped_split([item.group for item in free], shares, data.split_seed)
+    try:
+        splits = grouped_split([item.group for item in free], shares, data.split_seed)
+    except DataError as error:
+        raise DataError(
+            f"{data.root}: {len(free)} annotated images cannot be drawn into {', '.join(shares)}: {error}; "
+            "data.images can name val and test folders, data.group_column and data.group_pattern say the groups"
+        ) from None
     placed = dict(zip((item.image_id for item in free), splits, strict=True))
     drawn = [replace(item, split=cast(Split, placed[item.image_id])) if item.split is None else item for item in items]
     groups = len({item.group for item in free if item.group is not None})
