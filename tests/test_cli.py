@@ -58,6 +58,7 @@ def test_the_command_line_is_this() -> None:
     }
     shared, configured = ["--debug", "--json"], ["--config", "--set"]
     assert options == {
+        "data": [],
         "round": sorted([*shared, *configured, "--n", "--run", "--engine", "--address"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),

@@ -1,0 +1,90 @@
+"""What all commands share: the call of the program, the common options, and how an answer is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+
+from cellsemi.configs.loading import LOCAL_FILE
+
+Command = Callable[..., None]
+
+
+@dataclass(slots=True)
+class Session:
+    """One call of the program: whether tracebacks are wanted, and the log of the run at work, if any."""
+
+    debug: bool = False
+    log: Path | None = None
+
+    def crashed(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """The last resort (sys.excepthook): the traceback goes to the log, one sentence to the terminal."""
+        if self.debug:
+            traceback.print_exception(kind, error, trace)
+            return
+        path = self.log
+        if path is None:
+            handle, name = tempfile.mkstemp(prefix="cellsemi-", suffix=".log")
+            os.close(handle)
+            path = Path(name)
+        with path.open("a", encoding="utf-8") as file:
+            traceback.print_exception(kind, error, trace, file=file)
+        click.echo(
+            f"Error: cellsemi failed in a way it does not know ({kind.__name__}: {error}).\n"
+            f"The details are at the end of {path}; --debug shows them here.",
+            err=True,
+        )
+
+    def stopped(self, word: str) -> None:
+        """One line after Ctrl-C or SIGTERM."""
+        rest = " What is done is kept: the same command goes on where it stopped." if self.log else ""
+        click.echo(f"{word}.{rest}", err=True)
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Session).debug = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show tracebacks (or CELLSEMI_DEBUG=1).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output, nothing else.")
+
+
+def config_options(command: Command) -> Command:
+    """--config and --set."""
+    command = click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change one setting, e.g. --set training.steps=100. May be repeated.",
+    )(command)
+    return click.option(
+        "--config",
+        "source",
+        metavar="PATH|PRESET",
+        help=f"A YAML file or a preset. Default: ./{LOCAL_FILE}, else the preset 'demo'.",
+    )(command)
+
+
+def answer(as_json: bool, content: Any, show: Callable[[], None]) -> None:
+    """Print the content as JSON, or show it to a person."""
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        show()
