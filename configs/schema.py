@@ -6,7 +6,7 @@ docs/config.md is generated from them. Units stand in the names (`_px`, `_s`, `_
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -111,7 +111,9 @@ class EngineConfig(Section):
     address: str | None = Field(None, description="Ray cluster; else RAY_ADDRESS; else a local Ray is started.")
     workers: int | None = Field(None, ge=1, description="Workers at once; null takes what the cluster has.")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that a worker reserves.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that a worker reserves; fractions share one.")
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        AUTO, description="GPUs that a worker reserves; `auto`: one where there are any; fractions share one."
+    )
     device: str = Field("auto", description="`auto` (CUDA when a worker has it), `cpu`, `cuda`.")
     max_attempts: int = Field(3, ge=1, description="Attempts per shard or student before it is given up and reported.")
     shard_deadline_s: float = Field(1800.0, gt=0, description="A worker silent for longer on one shard is replaced.")

@@ -92,7 +92,8 @@ class Loop:
         self._config, self._steps, self._device = config, steps, device
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
         self._precision = precision
-        self._backbone = [p for name, p in self._net.named_parameters() if backbone and name.startswith(backbone)]
+        named = self._net.named_parameters()
+        self._backbone = [p for name, p in named if backbone and name.startswith(backbone) and p.requires_grad]
         self._optimiser = _optimiser(config, self._net, self._backbone)
         self._average = Averaged(self._net, config.ema)
         self._records: list[StepRecord] = []

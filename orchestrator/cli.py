@@ -9,57 +9,26 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, documented_yaml, load_config, preset_text
 from cellsemi.orchestrator import models_cli
+from cellsemi.orchestrator.data_cli import data
+from cellsemi.orchestrator.options import Session, answer, config_options, debug_option, json_option
 
 if TYPE_CHECKING:
     from cellsemi.rounds.run import RunPaths
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TERMINATED = 143  # 128 + SIGTERM, what a batch system sends
-Command = Callable[..., None]
-
-
-@dataclass(slots=True)
-class Session:
-    """One call of the program: whether tracebacks are wanted, and the log of the run at work, if any."""
-
-    debug: bool = False
-    log: Path | None = None
-
-    def crashed(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """The last resort (sys.excepthook): the traceback goes to the log, one sentence to the terminal."""
-        if self.debug:
-            traceback.print_exception(kind, error, trace)
-            return
-        path = self.log
-        if path is None:
-            handle, name = tempfile.mkstemp(prefix="cellsemi-", suffix=".log")
-            os.close(handle)
-            path = Path(name)
-        with path.open("a", encoding="utf-8") as file:
-            traceback.print_exception(kind, error, trace, file=file)
-        click.echo(
-            f"Error: cellsemi failed in a way it does not know ({kind.__name__}: {error}).\n"
-            f"The details are at the end of {path}; --debug shows them here.",
-            err=True,
-        )
-
-    def stopped(self, word: str) -> None:
-        """One line after Ctrl-C or SIGTERM."""
-        rest = " What is done is kept: the same command goes on where it stopped." if self.log else ""
-        click.echo(f"{word}.{rest}", err=True)
+run_argument = click.argument("run", required=False)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -94,42 +63,6 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-# --- options that commands share --------------------------------------------------------------------
-
-
-def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.ensure_object(Session).debug = True
-
-
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=_set_debug,
-    help="Show tracebacks (or CELLSEMI_DEBUG=1).",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output, nothing else.")
-run_argument = click.argument("run", required=False)
-
-
-def config_options(command: Command) -> Command:
-    """--config and --set."""
-    command = click.option(
-        "--set",
-        "settings",
-        metavar="KEY=VALUE",
-        multiple=True,
-        help="Change one setting, e.g. --set training.steps=100. May be repeated.",
-    )(command)
-    return click.option(
-        "--config",
-        "source",
-        metavar="PATH|PRESET",
-        help=f"A YAML file or a preset. Default: ./{LOCAL_FILE}, else the preset 'demo'.",
-    )(command)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="cellsemi", message="cellsemi %(version)s")
 @debug_option
@@ -140,6 +73,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(data)
 cli.add_command(models_cli.models)
 cli.add_command(models_cli.weights)
 
@@ -184,7 +118,7 @@ def round(
     paths = open_run(loaded.config)
     session.log = paths.log
     _drive(loaded, target, paths, silent=as_json)
-    _answer(as_json, show.leaderboard_json(paths), lambda: show.print_leaderboard(paths))
+    answer(as_json, show.leaderboard_json(paths), lambda: show.print_leaderboard(paths))
 
 
 @cli.command()
@@ -200,7 +134,7 @@ def leaderboard(run: str | None, as_json: bool) -> None:
     from cellsemi.orchestrator.status import find_run
 
     paths = find_run(run)
-    _answer(as_json, show.leaderboard_json(paths), lambda: show.print_leaderboard(paths))
+    answer(as_json, show.leaderboard_json(paths), lambda: show.print_leaderboard(paths))
 
 
 @cli.command()
@@ -216,7 +150,7 @@ def status(run: str | None, as_json: bool) -> None:
     from cellsemi.orchestrator.status import find_run, read_status
 
     found = read_status(find_run(run))
-    _answer(as_json, found.to_json(), lambda: show.print_status(found))
+    answer(as_json, found.to_json(), lambda: show.print_status(found))
 
 
 @cli.command()
@@ -255,7 +189,7 @@ def doctor(context: click.Context, measure: bool, as_json: bool) -> None:
     from cellsemi.orchestrator.doctor import examine
 
     report = examine(measure)
-    _answer(as_json, report.to_json(), lambda: show.print_report(report))
+    answer(as_json, report.to_json(), lambda: show.print_report(report))
     context.exit(0 if report.healthy else 1)
 
 
@@ -276,7 +210,7 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
     from cellsemi.orchestrator.flow_check import check_config, check_folder
 
     results = check_folder(folder, limit) if folder else check_config(load_config(source, settings).config, limit)
-    _answer(as_json, [result.to_json() for result in results], lambda: show.print_flows(results))
+    answer(as_json, [result.to_json() for result in results], lambda: show.print_flows(results))
 
 
 def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> None:
@@ -301,10 +235,3 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
             signal.signal(signal.SIGTERM, _terminate)  # importing ray puts its own in place
             say(f"engine: {engine.describe()}")
             run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))
-
-
-def _answer(as_json: bool, content: Any, show: Callable[[], None]) -> None:
-    if as_json:
-        click.echo(json.dumps(content, ensure_ascii=False, indent=1))
-    else:
-        show()

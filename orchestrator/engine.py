@@ -47,6 +47,11 @@ class Job(Protocol):
         """What it is called in messages."""
         ...
 
+    @property
+    def uses_device(self) -> bool:
+        """Whether a GPU would speed it up: only then do its workers reserve one."""
+        ...
+
     def start(self) -> Worker:
         """Called once in the worker's process, before the first item: load the model here."""
         ...

@@ -53,6 +53,7 @@ class PredictJob:
     max_pixels: int
     round: int
     name: str
+    uses_device: bool = True
 
     def start(self) -> Worker:
         """Load the teacher, once."""
@@ -86,6 +87,7 @@ class FuseJob:
     fusion: FusionConfig
     one_class_per_image: bool
     name: str
+    uses_device: bool = False
 
     def start(self) -> Worker:
         """Nothing to load."""
@@ -111,6 +113,7 @@ class FitJob:
 
     tasks: tuple[FitTask, ...]
     name: str
+    uses_device: bool = True
 
     def start(self) -> Worker:
         """Nothing to load: a student starts from scratch, or from its own checkpoint."""

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.orchestrator.claims import Claim, claim_of, counted
 from cellsemi.orchestrator.engine import (
     Fault,
     Job,
@@ -91,7 +92,8 @@ class RayEngine:
         self._address = session.address
         self._version = session.version
         self._probe = session.probe
-        self._idle: list[Any] = []  # hosts of the last map: the next one saves their start-up
+        self._idle: list[Any] = []  # hosts of the last map: the next one of its claim saves their start-up
+        self._idle_claim: Claim | None = None
 
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.map. `engine.workers` null: as many as the cluster has ever had room for."""
@@ -104,14 +106,14 @@ class RayEngine:
     def describe(self) -> str:
         """One line, with a hint where GPUs would lie idle."""
         config, total = self._config, _resources()
-        counts = [_count(total["CPU"], "CPU")] + ([_count(total["GPU"], "GPU")] if total["GPU"] else [])
+        counts = [counted(total["CPU"], "CPU")] + ([counted(total["GPU"], "GPU")] if total["GPU"] else [])
         if self._address is None:
             line = f"local Ray {self._version}, {', '.join(counts)}"
         else:
-            counts = [_count(len(alive_nodes()), "node"), *counts]
+            counts = [counted(len(alive_nodes()), "node"), *counts]
             line = f"Ray {self._version} cluster at {self._address}: {', '.join(counts)}"
-        if total["GPU"] and _hides_gpus(config):
-            line += "; no GPU is used, since engine.gpus_per_worker is 0"
+        if total["GPU"] and not claim_of(config, True, total["GPU"]).gpus:
+            line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
     def close(self) -> None:
@@ -129,35 +131,37 @@ class RayEngine:
 
     def _carry_out(self, job: Job, items: Sequence[int], rules: Rules, on_done: OnDone, tick: Tick) -> Outcome:
         pool = Pool(items, rules, time.monotonic())
-        self._check_room()
+        claim = claim_of(self._config, job.uses_device, _resources()["GPU"])
+        self._check_room(claim)
         patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
         idle, self._idle = self._idle, []
-        crew = _Crew(job, pool, self._config, self._probe, on_done, idle=idle)
+        fit = not rules.fresh and claim == self._idle_claim
+        crew = _Crew(job, pool, claim, self._probe, on_done, idle=idle, use_idle=fit)
         counted_s = ticked_s = -float("inf")
         try:
             while not pool.over:
                 now_s = time.monotonic()
                 if now_s - counted_s >= RECOUNT_S:
                     counted_s = now_s
-                    pool.wanted = max(pool.wanted, self._config.workers or room(self._config))
+                    pool.wanted = max(pool.wanted, self._config.workers or room(claim))
                 if pool.waited_s(now_s) > patience_s:
-                    raise EngineError(_no_place(job.name, self._config, pool.pending, patience_s))
+                    raise EngineError(_no_place(job.name, claim, pool.pending, patience_s))
                 crew.step(now_s)
                 if time.monotonic() - ticked_s >= TICK_S:
                     tick()
                     ticked_s = time.monotonic()
-            self._idle = crew.hand_over()
+            self._idle, self._idle_claim = crew.hand_over(), claim
         finally:
             crew.dismiss()
         return pool.outcome
 
-    def _check_room(self) -> None:
+    def _check_room(self, claim: Claim) -> None:
         """On our own Ray, which does not grow, a worker that is too large never gets a place."""
-        if self._address is None and room(self._config) == 0:
+        if self._address is None and room(claim) == 0:
             total = _resources()
             raise EngineError(
-                f"a worker asks for {_request(self._config)}, this machine has {_count(total['CPU'], 'CPU')} "
-                f"and {_count(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
+                f"a worker asks for {claim}, this machine has {counted(total['CPU'], 'CPU')} "
+                f"and {counted(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
             )
 
 
@@ -173,34 +177,35 @@ class _Call:
 class _Crew:
     """The actors of one pool and the calls under way, oldest first.
 
-    `idle` hosts of an earlier pool are used before new ones are asked for, unless every item needs a fresh
-    process: then they are killed, since they hold what the fresh ones need.
+    `idle` hosts of an earlier pool are used before new ones are asked for, unless they do not fit or every
+    item needs a fresh process: then they are killed, since they hold what the new ones need.
     """
 
     def __init__(
         self,
         job: Job,
         pool: Pool,
-        config: EngineConfig,
+        claim: Claim,
         probe: Probe | None,
         on_done: OnDone,
         *,
         idle: Sequence[Any],
+        use_idle: bool,
     ) -> None:
         self._job, self._pool, self._probe, self._on_done = job, pool, probe, on_done
-        self._hide_gpus = _hides_gpus(config)
+        self._hide_gpus = claim.hide_gpus
         # Retries are the pool's business; Ray's would hide from it what happened.
         self._actor = ray.remote(Host).options(
-            num_cpus=config.cpus_per_worker,
-            num_gpus=config.gpus_per_worker,
+            num_cpus=claim.cpus,
+            num_gpus=claim.gpus,
             max_restarts=0,
             max_task_retries=0,
         )
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
-        self._idle = [] if pool.rules.fresh else list(idle)
+        self._idle = list(idle) if use_idle else []
         self._used: set[int] = set()  # workers on a host of an earlier pool
-        if pool.rules.fresh:
+        if not use_idle:
             for actor in idle:
                 ray.kill(actor, no_restart=True)
 
@@ -303,24 +308,9 @@ def _words(error: RayError) -> str:
 # --- resources --------------------------------------------------------------------------------------
 
 
-def room(config: EngineConfig) -> int:
+def room(claim: Claim) -> int:
     """How many workers fit on the nodes that are there, whatever else runs on them."""
-    return sum(_fit(node["Resources"], config) for node in alive_nodes())
-
-
-def _fit(resources: dict[str, float], config: EngineConfig) -> int:
-    fits = resources.get("CPU", 0.0) / config.cpus_per_worker
-    if config.gpus_per_worker:
-        fits = min(fits, resources.get("GPU", 0.0) / config.gpus_per_worker)
-    return int(fits + 1e-6)  # 1 / 0.1 workers
-
-
-def _hides_gpus(config: EngineConfig) -> bool:
-    """Whether workers must not see GPUs: Ray shows all of them to workers that reserve none.
-
-    Then `device: auto` would put every worker on the same GPU. Who says `device: cuda` means it.
-    """
-    return config.gpus_per_worker == 0 and not config.device.startswith("cuda")
+    return sum(claim.fits(node["Resources"]) for node in alive_nodes())
 
 
 def _resources() -> dict[str, float]:
@@ -328,20 +318,12 @@ def _resources() -> dict[str, float]:
     return {name: float(found.get(name, 0.0)) for name in ("CPU", "GPU")}
 
 
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
-
-
-def _request(config: EngineConfig) -> str:
-    return f"{_count(config.cpus_per_worker, 'CPU')} and {_count(config.gpus_per_worker, 'GPU')}"
-
-
-def _no_place(name: str, config: EngineConfig, pending: int, patience_s: float) -> str:
+def _no_place(name: str, claim: Claim, pending: int, patience_s: float) -> str:
     total, free = _resources(), ray.available_resources()  # type: ignore[no-untyped-call]
     return (
-        f"{name}: no worker got a place within {patience_s:g} s. {_count(pending, 'worker')} waiting for "
-        f"{_request(config)} each; the cluster has {_count(len(alive_nodes()), 'node')} with "
-        f"{_count(total['CPU'], 'CPU')} and {_count(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
+        f"{name}: no worker got a place within {patience_s:g} s. {counted(pending, 'worker')} waiting for "
+        f"{claim} each; the cluster has {counted(len(alive_nodes()), 'node')} with "
+        f"{counted(total['CPU'], 'CPU')} and {counted(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
         f"and {free.get('GPU', 0.0):g} are free. Add nodes, wait for other jobs, or lower "
         "engine.cpus_per_worker or engine.gpus_per_worker; the same command goes on where it stopped"
     )

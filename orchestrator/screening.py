@@ -86,6 +86,7 @@ class ScreenJob:
     config: Config
     round: int
     name: str = "screen pseudo-labels"
+    uses_device: bool = False
 
     def start(self) -> Worker:
         """Read the calibration and the limits, once."""

@@ -74,6 +74,8 @@ class ClassNames:
             return table[cells.class_id]
         if item.cell_type:
             return np.full(len(cells), self._known(item.cell_type, item))
+        if set(cells.state) == {"ignored"}:  # their class does not matter
+            return np.full(len(cells), IGNORED)
         if len(self.data.classes) > 1:
             raise ImageError(
                 item.place,

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 from cellsemi.configs.errors import RunError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: after a crash `path` holds the old content or the new, never a part.
@@ -89,12 +92,12 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise RunError(
                 f"{path}: no space left; nothing was half-written. "
                 "Free some space and run the same command again: it goes on where it stopped"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in REFUSED:
             raise RunError(f"{path}: cannot be written ({error.strerror})") from error
         raise
 

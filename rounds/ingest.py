@@ -62,7 +62,9 @@ class IngestReport:
         return asdict(self)
 
 
-def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> IngestReport:
+def ingest(
+    config: Config, out: Path, config_hash: str, on_image: OnImage, needed: Sequence[str] = NEEDED
+) -> IngestReport:
     """Write `out/SPLIT/part-00000.parquet` .. and `out/quarantine.parquet`.
 
     Images come in the order of their ids, one shard in memory at a time, so the same data and config give
@@ -72,8 +74,8 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
     have one pool; or they join the pool, with their labels hidden, where `data.limit_rest` says so. One that
     is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
-    Raises DataError when more than `data.max_quarantined` of the images cannot be used, when the labelled,
-    val or test images have no image or no cell, or when the splits leak into each other.
+    Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
+    `needed` has no image or no cell, or when the splits leak into each other.
     """
     started = time.monotonic()
     opened = open_data(config)
@@ -88,7 +90,7 @@ def ingest(config: Config, out: Path, config_hash: str, on_image: OnImage) -> In
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
-    _check(report, len(items), config)
+    _check(report, len(items), config, needed)
     leak_check(kept)
     report.duplicates |= duplicates(kept)
     report.seconds = time.monotonic() - started
@@ -158,7 +160,7 @@ def _counted(record: ImageRecord, report: IngestReport, config: Config) -> Image
     return replace(record, image=None, instances=None)
 
 
-def _check(report: IngestReport, of: int, config: Config) -> None:
+def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str]) -> None:
     """DataError when too little of the data can be used."""
     bad = len(report.quarantined)
     allowed = config.data.max_quarantined
@@ -167,7 +169,7 @@ def _check(report: IngestReport, of: int, config: Config) -> None:
             f"{bad} of {of} images cannot be used, data.max_quarantined allows {allowed:.0%}"
             f"{_problems(report.quarantined)}"
         )
-    for split in NEEDED:
+    for split in needed:
         mine = [row for row in report.quarantined if row.split == split]
         if not report.images[split]:
             raise DataError(f"there is no usable image in the split {split!r}{_problems(mine)}")

@@ -53,15 +53,25 @@ def open_data(config: Config) -> Opened:
     return opened
 
 
-def list_data(data: DataConfig, seed: int) -> Opened:
-    """`open_data` without looking at `data.classes`: what there is, before anyone chose what it is called."""
+def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
+    """`open_data` without looking at `data.classes`: what there is, before anyone chose what it is called.
+
+    Where val and test cannot be drawn, because there are too few images or groups, DataError; with
+    `must_draw` false all annotated images are then "labelled", and a note says so.
+    """
     if data.source == "generated":
         return Opened(tuple(_generated(data, seed)), data.classes, ())
     readers: list[Reader] = [importlib.import_module(READERS[data.source]).open_part(p) for p in parts_of(data)]
     items = [item for reader in readers for item in reader.items()]
     items += _unlabelled(data)
     _check_ids(items)
-    drawn, notes = _draw_splits(items, data)
+    try:
+        drawn, notes = _draw_splits(items, data)
+    except DataError as error:
+        if must_draw:
+            raise
+        drawn = [item if item.split else replace(item, split="labelled") for item in items]
+        notes = [str(error)]
     told = [reader.classes for reader in readers]
     classes = None if None in told else tuple(sorted({name for names in told for name in names or ()}))
     return Opened(tuple(drawn), classes, (*(note for reader in readers for note in reader.notes), *notes))
@@ -115,7 +125,13 @@ def _draw_splits(items: list[Item], data: DataConfig) -> tuple[list[Item], list[
     shares: dict[Any, float] = {"val": data.val_fraction, "test": data.test_fraction}
     shares = {split: share for split, share in shares.items() if split not in there}
     shares = {"labelled": 1 - sum(shares.values()), **shares}
-    splits = grouped_split([item.group for item in free], shares, data.split_seed)
+    try:
+        splits = grouped_split([item.group for item in free], shares, data.split_seed)
+    except DataError as error:
+        raise DataError(
+            f"{data.root}: {len(free)} annotated images cannot be drawn into {', '.join(shares)}: {error}; "
+            "data.images can name val and test folders, data.group_column and data.group_pattern say the groups"
+        ) from None
     placed = dict(zip((item.image_id for item in free), splits, strict=True))
     drawn = [replace(item, split=cast(Split, placed[item.image_id])) if item.split is None else item for item in items]
     groups = len({item.group for item in free if item.group is not None})

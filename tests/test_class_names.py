@@ -60,6 +60,14 @@ def test_a_class_that_nothing_states_is_an_image_error_with_the_remedy() -> None
         names("cort", "astro").apply(loaded(), item())
 
 
+def test_cells_that_are_all_ignored_need_no_class() -> None:
+    bare = loaded()
+    assert bare.record.instances is not None
+    crowd = Loaded(bare.record.with_(instances=bare.record.instances.with_(state="ignored")))
+    found = names("cort", "astro").apply(crowd, item())
+    assert found is not None and set(found.state) == {"ignored"}
+
+
 def test_ignored_classes_give_ignored_cells() -> None:
     known = names("cell", class_map={"junk": "ignore"})
     found = known.apply(loaded([0, 1, 0], ("junk", "cell")), item())

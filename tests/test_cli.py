@@ -58,6 +58,9 @@ def test_the_command_line_is_this() -> None:
     }
     shared, configured = ["--debug", "--json"], ["--config", "--set"]
     assert options == {
+        "data": [],
+        "models": sorted(shared),
+        "weights": [],
         "round": sorted([*shared, *configured, "--n", "--run", "--engine", "--address"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),

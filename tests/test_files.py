@@ -42,3 +42,22 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 def test_json_hash_ignores_key_order() -> None:
     assert files.sha256_json({"a": 1, "b": [2]}) == files.sha256_json({"b": [2], "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
+
+
+@pytest.mark.parametrize("place", ["folder", "file/below"])
+def test_a_path_that_cannot_be_a_file_is_refused_in_plain_words(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        files.write_text(tmp_path / place, "x")
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    def half() -> None:
+        with files.atomic_file(tmp_path / "a.csv") as file:
+            file.write(b"half")
+            raise ValueError("broken off")
+
+    with pytest.raises(ValueError, match="broken off"):
+        half()
+    assert list(tmp_path.iterdir()) == []

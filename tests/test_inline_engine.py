@@ -26,6 +26,7 @@ class Squares:
     bad_starts: int = 0
     start_error: Exception | None = None
     name: str = "squares"
+    uses_device: bool = True
     starts: list[int] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
 

@@ -32,6 +32,7 @@ class Scribe:
     full: tuple[int, ...] = ()  # the disk is full
     start_error: str = ""
     name: str = "scribe"
+    uses_device: bool = True
 
     def start(self) -> "Scribe":
         if self.start_error:
@@ -216,7 +217,7 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine import open_engine
 
 class Slow:
-    name = "slow"
+    name, uses_device = "slow", False
     def start(self): return self
     def run(self, item):
         time.sleep(0.2)

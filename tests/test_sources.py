@@ -108,3 +108,12 @@ def test_every_preset_loads_once_its_folder_is_named(name: str, tmp_path: Path) 
     config = load_config(name, [f"data.root={tmp_path}"]).config
     assert isinstance(config, Config) and config.run.name == name
     assert config.data.source in sources.READERS
+
+
+def test_too_few_images_to_draw_from_are_refused_or_only_looked_at(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 2)
+    data = paired(tmp_path)
+    with pytest.raises(DataError, match=r"2 annotated images cannot be drawn into labelled, val, test.*data\.images"):
+        sources.list_data(data, 0)
+    opened = sources.list_data(data, 0, must_draw=False)
+    assert [item.split for item in opened.items] == ["labelled", "labelled"] and "cannot be drawn" in opened.notes[0]

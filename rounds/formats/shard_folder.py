@@ -1,4 +1,4 @@
-"""Image shards as a data set: what `cellsemi data import` wrote, or the data folder of a run.
+"""Image shards as a data set: what `cellsemi data import` wrote.
 
 ROOT/import.json                      the class names, in the order of their ids (written last)
 ROOT/{labelled,unlabelled,val,test}/part-00000.parquet ..

@@ -1,0 +1,121 @@
+"""From a path on the command line to a config that reads it: recognised, or as a config says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.data import DataConfig
+from cellsemi.configs.errors import ImageError, UsageError
+from cellsemi.configs.loading import DEFAULT_PRESET, load_config
+from cellsemi.configs.schema import Config
+from cellsemi.rounds import files
+from cellsemi.rounds.detect import detect
+from cellsemi.rounds.detect_rules import Detected
+from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.hints import hints
+from cellsemi.rounds.inspection import ONLY_CLASS, Inspection, discover_classes, inspect
+from cellsemi.rounds.overlay import Panel, contact_sheet
+from cellsemi.rounds.sources import list_data
+
+Count = Callable[[str, int, int], None]  # what, done, of
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """A config, how its data section came about, and whether it names the classes."""
+
+    config: Config
+    detected: Detected
+    classes_stated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What `cellsemi data inspect` found: `detected.settings` are all that the data section needs."""
+
+    detected: Detected
+    found: Inspection
+    hints: tuple[str, ...]
+    classes: tuple[str, ...]
+    picture: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        told = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
+        section = {"source": self.detected.source, **self.detected.settings, "classes": list(self.classes)}
+        picture = None if self.picture is None else str(self.picture)
+        return {**told, "data": section, **self.found.to_json(), "hints": list(self.hints), "picture": picture}
+
+
+def describe(path: Path | None, source: str | None, settings: Sequence[str]) -> DataSource:
+    """The config for `path`: its data section is recognised, unless `source` or `settings` say data.source.
+
+    Without a path the config names the data set. UsageError or ConfigError when they do not fit together.
+    """
+    if path is None:
+        return _as_stated(load_config(source, settings).config)
+    root = f"data.root={json.dumps(str(path))}"
+    said = any(setting.startswith("data.source=") for setting in settings)
+    if (source is not None and load_config(source, [root]).config.data.source != "generated") or said:
+        if not path.is_dir():
+            raise UsageError(f"{path}: not a folder; with a data.source that is stated, PATH is data.root")
+        base = [] if source is not None else ["data={}"]
+        return _as_stated(load_config(source or DEFAULT_PRESET, [*base, root, *settings]).config)
+    detected = detect(path)
+    section = json.dumps({"source": detected.source, **detected.settings})
+    config = load_config(source or DEFAULT_PRESET, [f"data={section}", *settings]).config
+    return DataSource(config, _with_settings(detected, config.data), _states_classes(config.data))
+
+
+def with_classes(source: DataSource, count: Count) -> Config:
+    """The config with the class names of the data set, where it does not name any itself."""
+    if source.classes_stated:
+        return source.config
+    data, seed = source.config.data, source.config.run.seed
+    names = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
+    section = data.model_dump(mode="json") | {"classes": names}
+    return source.config.model_copy(update={"data": DataConfig.model_validate(section)})
+
+
+def look(source: DataSource, limit: int | None, picture: Path | None, count: Count) -> Look:
+    """Inspect a data set, and draw a few of its images into `picture`."""
+    data = source.config.data
+    opened = list_data(data, source.config.run.seed, must_draw=False)
+    found, chosen = inspect(opened, limit, lambda done, of: count("look at images", done, of))
+    by_id = {item.image_id: item for item in opened.items}
+    panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
+    if picture is not None and panels:
+        files.write_bytes(picture, contact_sheet(panels))
+    classes = data.classes if source.classes_stated else found.classes
+    return Look(source.detected, found, tuple(hints(found, data)), classes, picture if panels else None)
+
+
+def _as_stated(config: Config) -> DataSource:
+    detected = Detected(config.data.source, {}, "as the config says")
+    return DataSource(config, _with_settings(detected, config.data), _states_classes(config.data))
+
+
+def _with_settings(detected: Detected, data: DataConfig) -> Detected:
+    """The same with all settings of a section, changed by --set as they may be."""
+    settings = data.model_dump(mode="json", exclude_defaults=True, exclude={"source", "classes"})
+    return Detected(data.source, settings, detected.why, detected.others)
+
+
+def _states_classes(data: DataConfig) -> bool:
+    return bool({"classes", "class_map"} & data.model_fields_set)
+
+
+def _panel(item: Item) -> Panel | None:
+    """An image of the sheet, read again; None when it has changed since it was counted."""
+    try:
+        loaded = item.load()
+    except ImageError:
+        return None
+    cells = loaded.record.instances
+    assert cells is not None and item.split is not None, "images with cells were chosen"
+    record = loaded.record.with_(image_id=item.image_id)
+    return Panel(record, cells, loaded.classes or (item.cell_type or ONLY_CLASS,), item.split)
