@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from cellsemi.configs.errors import RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -117,7 +117,7 @@ def _check_ids(items: Iterable[Item]) -> None:
 
 
 def _draw_splits(items: list[Item], data: DataConfig) -> tuple[list[Item], list[str]]:
-    """Items whose split the data does not say are drawn by group, the same for every `run.seed`."""
+    """Items whose split the data does not say are drawn by group, within classes, the same for every `run.seed`."""
     free = sorted((item for item in items if item.split is None), key=lambda item: item.image_id)
     if not free:
         return items, []
@@ -126,7 +126,8 @@ def _draw_splits(items: list[Item], data: DataConfig) -> tuple[list[Item], list[
     shares = {split: share for split, share in shares.items() if split not in there}
     shares = {"labelled": 1 - sum(shares.values()), **shares}
     try:
-        splits = grouped_split([item.group for item in free], shares, data.split_seed)
+        classes = [item.cell_type for item in free]
+        splits = grouped_split([item.group for item in free], shares, data.split_seed, classes)
     except DataError as error:
         raise DataError(
             f"{data.root}: {len(free)} annotated images cannot be drawn into {', '.join(shares)}: {error}; "

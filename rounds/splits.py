@@ -91,27 +91,54 @@ def draw_labelled(
     return sorted(image_id for _, image_id in sorted(places, key=lambda place: place[0])[:limit])
 
 
-def grouped_split(groups: Sequence[str | None], fractions: Mapping[str, float], seed: int) -> list[str]:
+def grouped_split(
+    groups: Sequence[str | None],
+    fractions: Mapping[str, float],
+    seed: int,
+    strata: Sequence[str | None] | None = None,
+) -> list[str]:
     """The split of every image, such that no group is divided; None is a group of its own.
 
     `fractions` maps split names to shares that sum to 1. Groups come in an order drawn by the seed, each to
-    the split that lacks most images; no split stays empty. Raises DataError when there are fewer groups
-    than splits, ValueError when the shares are not positive or do not sum to 1.
+    the split that lacks most images; no split stays empty. With `strata` (such as classes) each stratum of
+    enough groups is split by itself, so that every split has of every class; a group is of the stratum that
+    most of its images have. Raises DataError when there are fewer groups than splits, ValueError when the
+    shares are not positive or do not sum to 1.
     """
     if not fractions or min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1):
         raise ValueError(f"expected positive shares that sum to 1, got {dict(fractions)}")
     keys, sizes = _sizes(groups)
     if len(sizes) < len(fractions):
         raise DataError(f"{len(sizes)} groups cannot fill {len(fractions)} splits; name groups more finely")
-    lacking = {split: share * len(groups) for split, share in fractions.items()}
     placed: dict[str, str] = {}
+    for part in _by_stratum(keys, strata or [None] * len(keys), len(fractions)):
+        _place({key: sizes[key] for key in part}, fractions, seed, placed)
+    return [placed[key] for key in keys]
+
+
+def _by_stratum(keys: Sequence[str], strata: Sequence[str | None], enough: int) -> list[list[str]]:
+    """The groups of each stratum that has `enough` of them, then those of the others together."""
+    votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for key, stratum in zip(keys, strata, strict=True):
+        votes[key][stratum or ""] += 1
+    members: defaultdict[str, list[str]] = defaultdict(list)
+    for key, counted in votes.items():
+        members[min(counted, key=lambda name: (-counted[name], name))].append(key)
+    large = [members[name] for name in sorted(members) if len(members[name]) >= enough]
+    rest = [key for name in sorted(members) if len(members[name]) < enough for key in members[name]]
+    return [*large, *([rest] if rest else [])]
+
+
+def _place(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, placed: dict[str, str]) -> None:
+    """Place the groups of one stratum; no split stays empty if there are enough of them."""
+    lacking = {split: share * sum(sizes.values()) for split, share in fractions.items()}
     order = sorted(sizes, key=lambda key: (derive_seed(seed, "split", key), key))
+    empty = dict.fromkeys(fractions)
     for position, key in enumerate(order):
-        empty = [split for split in fractions if split not in placed.values()]
-        choice = empty if len(order) - position == len(empty) else list(fractions)
+        choice = empty if empty and len(order) - position <= len(empty) <= len(order) else fractions
         placed[key] = max(choice, key=lambda split: lacking[split])
         lacking[placed[key]] -= sizes[key]
-    return [placed[key] for key in keys]
+        empty.pop(placed[key], None)
 
 
 def folds(groups: Sequence[str | None], k: int, seed: int) -> NDArray[np.int64]:

@@ -117,3 +117,17 @@ def test_too_few_images_to_draw_from_are_refused_or_only_looked_at(tmp_path: Pat
         sources.list_data(data, 0)
     opened = sources.list_data(data, 0, must_draw=False)
     assert [item.split for item in opened.items] == ["labelled", "labelled"] and "cannot be drawn" in opened.notes[0]
+
+
+def test_linked_folders_are_followed_once_and_none_outside_is_named(tmp_path: Path) -> None:
+    make_pairs(tmp_path / "data", 6)
+    write_images(tmp_path / "disk", "x.png")
+    (tmp_path / "data" / "pool").mkdir()
+    (tmp_path / "data" / "pool" / "linked").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk" / "round").symlink_to(tmp_path / "disk", target_is_directory=True)
+    data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": "pool"})
+    assert [i.image_id for i in sources.list_data(data, 0).items if i.split == "unlabelled"] == ["x"]
+    for name in ("../disk", str(tmp_path / "disk")):
+        data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": name})
+        with pytest.raises(DataError, match=r"data\.images\.unlabelled: .* leads out of"):
+            sources.list_data(data, 0)

@@ -139,3 +139,18 @@ def test_folds_of_single_images_are_balanced_and_drawn_by_the_seed() -> None:
     assert found.tolist() != folds([None] * 11, 3, 1).tolist()
     with pytest.raises(ValueError, match="k >= 2"):
         folds([None] * 3, 1, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), min_size=3, max_size=60), st.integers(0, 3))
+def test_every_class_of_enough_groups_stands_in_every_split(images: list[tuple[int, str]], seed: int) -> None:
+    """The class is that of the group, as with wells of one cell type."""
+    groups = [f"{kind}{number}" for number, kind in images]
+    classes = [kind for _, kind in images]
+    if len(set(groups)) < 3:
+        return
+    found = grouped_split(groups, {"labelled": 0.7, "val": 0.15, "test": 0.15}, seed, classes)
+    assert len({(group, split) for group, split in zip(groups, found, strict=True)}) == len(set(groups))
+    assert len(set(found)) == 3
+    for kind in set(classes):
+        if len({group for group in groups if group[0] == kind}) >= 3:
+            assert len({split for split, other in zip(found, classes, strict=True) if other == kind}) == 3

@@ -73,8 +73,8 @@ def test_the_higher_score_keeps_the_pixel_and_every_loss_is_counted(tmp_path: Pa
         "pixels given to a higher-scored cell": 3,
         "cells covered whole by others": 1,
         "ignored cells": 1,
-        "scores": 2,
-        "classes": 2,
+        "cells whose score is not written": 2,
+        "cells whose class is not written": 2,
     }
     assert (done.images, done.cells) == (1, 2)
 

@@ -149,6 +149,8 @@ def searched(pattern: str | None, path: str) -> str | None:
 
 def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -> tuple[str, ...]:
     folder = root / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"{setting}: {name!r} leads out of {root}; name a folder below data.root")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {setting} names it below data.root")
 
@@ -156,9 +158,19 @@ def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
     found: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=refused):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", *JUNK)))
+    seen = {os.path.realpath(folder)}  # links are followed, but not in circles
+    for parent, folders, files in os.walk(folder, onerror=refused, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", *JUNK)) and _first(Path(parent, f), seen))
         below = PurePosixPath(Path(parent).relative_to(root).as_posix())
         kept = (f for f in files if f.lower().endswith(extensions) and not f.startswith(JUNK))
         found += [str(below / file) for file in kept]
     return tuple(sorted(found))
+
+
+def _first(folder: Path, seen: set[str]) -> bool:
+    """Whether a folder was not looked at under another name yet."""
+    place = os.path.realpath(folder)
+    if place in seen:
+        return False
+    seen.add(place)
+    return True

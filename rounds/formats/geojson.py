@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
     starred = [name for name in classes if name.endswith("*")]
     if starred:
         raise DataError(f"class {starred[0]!r}: QuPath ignores classes whose name ends in `*`; give it another name")
-    return write_each(records, out, ".geojson", partial(_collection, classes=classes))
+    return write_each(records, out, ".geojson", lambda cells, _, done: _collection(cells, done, classes))
 
 
 # --- reading ------------------------------------------------------------------------------------------

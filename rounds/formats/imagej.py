@@ -10,7 +10,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -70,7 +69,7 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
     A ROI is named "0001-CLASS-SCORE"; where there are several classes its group is the class id + 1. Overlaps are
     kept. Ignored cells are left out and counted: a ROI cannot say it. Raises as `write_each` does.
     """
-    return write_each(records, out, ".zip", partial(_archive, classes=classes))
+    return write_each(records, out, ".zip", lambda cells, _, done: _archive(cells, done, classes))
 
 
 # --- reading ------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from cellsemi.rounds import masks
 from cellsemi.rounds.files import atomic_file
 from cellsemi.rounds.formats import rle
 from cellsemi.rounds.formats.base import Exported
+from cellsemi.rounds.formats.overlaps import one_cell_a_pixel
 from cellsemi.rounds.formats.submission_check import check
-from cellsemi.rounds.instances import STATES, Instances
+from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
 
 SHOWN = 5  # problems that a message names
@@ -37,12 +38,13 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str], ord
         file.write(b"id,predicted\n")
         for record in records:
             sizes[_checked_id(record, sizes)] = record.height, record.width
-            cells = _resolved(record, done, len(classes) > 1)
+            if record.instances is None:
+                raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; leave it out")
+            cells = one_cell_a_pixel(record.instances, done, len(classes) > 1)
             texts = _texts(cells, order) if len(cells) else [""]
             for text in texts:
                 file.write(_line(record.image_id, text))
             done.images += 1
-            done.cells += len(cells)
         file.flush()
         problems = check(Path(file.name), sizes, order).problems
         if problems:
@@ -63,23 +65,6 @@ def _checked_id(record: ImageRecord, seen: dict[str, tuple[int, int]]) -> str:
     if image_id in seen:
         raise DataError(f"image id {image_id!r} comes twice; a submission has each image once")
     return image_id
-
-
-def _resolved(record: ImageRecord, done: Exported, several_classes: bool) -> Instances:
-    """The cells as they are written; what is lost is counted."""
-    if record.instances is None:
-        raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; predict it first")
-    counted = record.instances.in_state(*(state for state in STATES if state != "ignored"))
-    cells, lost = masks.without_overlaps(counted)
-    losses = {
-        "ignored cells": len(record.instances) - len(counted),
-        "pixels given to a higher-scored cell": int(lost.sum()),
-        "cells covered whole by others": len(counted) - len(cells),
-        "scores": int((cells.score < 1).sum()),
-        "classes": len(cells) if several_classes else 0,
-    }
-    done.losses.update({what: count for what, count in losses.items() if count})
-    return cells
 
 
 def _texts(cells: Instances, order: rle.Order) -> Iterator[str]:

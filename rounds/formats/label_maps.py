@@ -18,16 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
 from cellsemi.configs.data import DataConfig, Split
-from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds import masks
+from cellsemi.configs.errors import DataError
 from cellsemi.rounds.formats.base import Item, Loaded, Part, root_of
-from cellsemi.rounds.formats.folder import Folder, check_fits, check_id, searched
-from cellsemi.rounds.images import decode_label_map
+from cellsemi.rounds.formats.folder import Folder, check_id, searched
+from cellsemi.rounds.formats.label_map_file import cells_of_label_map
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.run import SPLITS
 from cellsemi.rounds.tables import ImageRecord
@@ -99,14 +94,6 @@ class LabelMaps:
 def open_part(part: Part) -> LabelMaps:
     """The whole data set: its manifest says the splits."""
     return LabelMaps(part.data)
-
-
-def cells_of_label_map(content: bytes, path: str, record: ImageRecord, max_pixels: int) -> Instances:
-    """The cells of an encoded label map, class 0; ImageError when it is damaged or does not fit the image."""
-    labels = decode_label_map(content, path, max_pixels)
-    check_fits(path, "the label map", labels.shape[0], labels.shape[1], record)
-    _check_not_binary(labels, path)
-    return masks.from_label_map(labels, state="human")
 
 
 def read_manifest(path: Path, data: DataConfig) -> list[Row]:
@@ -184,16 +171,3 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _check_not_binary(labels: NDArray[np.int32], path: str) -> None:
-    """ImageError for a mask of foreground (0 and 255): as a label map it would be one cell in many pieces."""
-    top = int(labels.max())
-    if top in (255, 65535) and not ((labels != 0) & (labels != top)).any():
-        pieces = int(ndimage.label(labels)[1])
-        if pieces > 1:
-            raise ImageError(
-                path,
-                f"only 0 and {top}, in {pieces} pieces: a mask of foreground, not a label map",
-                "number the cells 1..N, for instance with scipy.ndimage.label",
-            )

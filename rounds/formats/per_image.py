@@ -13,7 +13,7 @@ from cellsemi.rounds.images import EXTENSIONS
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
 
-Encode = Callable[[Instances, Exported], bytes]
+Encode = Callable[[Instances, str, Exported], bytes]
 
 NOT_IN_TABLE = "images not in the table"  # counted where only the annotation could be written
 _BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # of the files of records that name none
@@ -22,37 +22,38 @@ _BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # of the files of r
 def write_each(records: Iterable[ImageRecord], out: Path, ending: str, encode: Encode) -> Exported:
     """Write a file ID + `ending` for each record, and its image as it came beside it, one record in memory at a time.
 
-    `encode` returns the content of the file, and counts cells and losses in what it is given. Raises DataError for
-    a record without cells (never annotated, as opposed to empty), for an id that is no file name, or comes twice;
-    RunError when a file cannot be written.
+    `encode` gets the cells, the name of the image's file and the export; it returns the content of the file, and
+    counts cells and losses. Raises DataError for a record without cells (never annotated, as opposed to empty), for
+    an id that is no file name, and where two records need the same name; RunError when a file cannot be written.
     """
     done = Exported()
-    seen: set[str] = set()
+    written: dict[str, str] = {}  # name of a file -> id
     for record in records:
-        cells = _checked(record, out, seen)
-        _write(out / f"{record.image_id}{ending}", encode(cells, done), done)
+        check_id(record.image_id, str(out))
+        if record.instances is None:
+            raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; leave it out")
+        image, annotation = record.image_id + _extension(record, record.image or b""), record.image_id + ending
+        for name in (image, annotation):
+            if name in written:
+                raise DataError(f"{out / name}: {_clash(written[name], record.image_id)}; rename one")
+            written[name] = record.image_id
+        _write(out / annotation, encode(record.instances, image, done), done)
         if record.image is None:
             done.losses[NOT_IN_TABLE] += 1
         else:
-            _write(out / f"{record.image_id}{_extension(record, record.image)}", record.image, done)
+            _write(out / image, record.image, done)
         done.images += 1
     return done
-
-
-def _checked(record: ImageRecord, out: Path, seen: set[str]) -> Instances:
-    """The cells of a record that can be written."""
-    check_id(record.image_id, str(out))
-    if record.image_id in seen:
-        raise DataError(f"{out}: image id {record.image_id!r} comes twice; rename one")
-    seen.add(record.image_id)
-    if record.instances is None:
-        raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; leave it out")
-    return record.instances
 
 
 def _write(path: Path, content: bytes, done: Exported) -> None:
     write_bytes(path, content)
     done.files.append(path.name)
+
+
+def _clash(first: str, second: str) -> str:
+    """Why two records need one file."""
+    return f"image id {first!r} comes twice" if first == second else f"the images {first!r} and {second!r} need it both"
 
 
 def _extension(record: ImageRecord, image: bytes) -> str:

@@ -1,0 +1,204 @@
+"""Images that each have an annotation file of their own: X.tif and X_masks.tif, in one folder or in two.
+
+    IMAGES/NAME + image_suffix + .png .tif .tiff .jpg .jpeg
+    MASKS/NAME + mask_suffix + .png .tif .tiff    label map: 0 background, 1..N cells
+                               .npy               Cellpose's _seg.npy (mask_suffix "_seg"), or a plain array
+                               .zip .roi          ImageJ regions of interest
+                               .geojson .json     QuPath
+
+The annotation lies in the sub-folder of the same name as the image's; else its name must be the only one of its
+kind. An image without an annotation file is not an empty image: it is an ImageError.
+"""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.folder import ANNOTATION_EXTENSIONS, Folder, searched, split_extension
+from cellsemi.rounds.formats.label_map_file import cells_of_label_map
+from cellsemi.rounds.images import EXTENSIONS
+from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.tables import ImageRecord
+
+# Extension -> the module whose `read(content, path, record)` gives the cells and the names of their classes.
+READERS = {
+    ".npy": "cellsemi.rounds.formats.seg_npy",
+    ".zip": "cellsemi.rounds.formats.imagej",
+    ".roi": "cellsemi.rounds.formats.imagej",
+    ".geojson": "cellsemi.rounds.formats.geojson",
+    ".json": "cellsemi.rounds.formats.geojson",
+}
+WITH_CLASSES = (".zip", ".roi", ".geojson", ".json")
+CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input
+SHOWN = 3  # names that a note gives
+
+
+class Place(NamedTuple):
+    """A file below its folder: the sub-folder, and the name without extension, in composed Unicode."""
+
+    folder: str
+    stem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image, the annotation files that fit it, and the other images that they fit as well."""
+
+    image: str
+    wanted: str
+    annotations: tuple[str, ...]
+    rivals: tuple[str, ...]
+
+
+class Paired:
+    """An opened folder of images and its annotation files.
+
+    Raises DataError when a folder is missing or no image is in it; ImageError out of `load` for an image with no
+    annotation file or several, and for one that is damaged or does not fit.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._images = Folder(part.root, part.images, "data.images")
+        self._masks = Folder(part.root, part.masks, "data.masks", (*EXTENSIONS, *ANNOTATION_EXTENSIONS))
+        masks = _mask_paths(self._images, self._masks, part.data.mask_suffix)
+        own = [path for path in self._images.paths if path not in masks]
+        pictures, unnamed, output = _pictures(self._images, own, part.data.image_suffix)
+        if not pictures:
+            raise DataError(_no_images(part, len(self._images.paths)))
+        annotations = [path for path in self._masks.paths if path not in set(own)]
+        self._pairs = self._matched(pictures, annotations)
+        used = {path for pair in self._pairs for path in pair.annotations}
+        unused = [path for path in annotations if path not in used]
+        self.classes = None if any(split_extension(path)[1] in WITH_CLASSES for path in used) else ()
+        self.notes = (
+            *_note(unused, "annotation files belong to no image and are not used"),
+            *_note(unnamed, f"images do not end in {part.data.image_suffix!r} (data.image_suffix) and are not used"),
+            *_note(output, "files are Cellpose's output for an image beside them and are not read as images"),
+        )
+
+    def items(self) -> Iterator[Item]:
+        """Every image, sorted by id; class and group are searched for in its path."""
+        data = self._part.data
+        by_id = sorted(((self._images.id_of(pair.image), pair) for pair in self._pairs), key=itemgetter(0))
+        for image_id, pair in by_id:
+            cell_type, group = searched(data.class_pattern, pair.image), searched(data.group_pattern, pair.image)
+            yield Item(image_id, self._part.split, pair.image, partial(self.load, image_id, pair), cell_type, group)
+
+    def load(self, image_id: str, pair: Pair) -> Loaded:
+        """An image with the cells of its annotation file; ImageError when there is not exactly one that fits."""
+        if not pair.annotations:
+            remedy = (
+                f"expected {pair.wanted} with one of .png .tif .tiff {' '.join(ANNOTATION_EXTENSIONS)}; move the image "
+                "to the folder data.images.unlabelled, or save an empty label map where there is no cell"
+            )
+            raise ImageError(pair.image, "no annotation file", remedy)
+        if len(pair.annotations) > 1:
+            raise ImageError(pair.image, f"several annotation files fit: {', '.join(pair.annotations)}", "keep one")
+        if pair.rivals:
+            problem = f"{pair.annotations[0]} fits {', '.join(pair.rivals)} as well"
+            raise ImageError(pair.image, problem, "keep the image that was annotated")
+        record = self._images.record(pair.image, image_id, self._part.data.max_pixels)
+        cells, classes = self._cells(pair.annotations[0], record)
+        return Loaded(record.with_(instances=cells), classes)
+
+    def _cells(self, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+        content, extension = self._masks.read(path), split_extension(path)[1]
+        if extension in EXTENSIONS:
+            return cells_of_label_map(content, path, record, self._part.data.max_pixels), ()
+        cells, classes = importlib.import_module(READERS[extension]).read(content, path, record)
+        return cells, classes
+
+    def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
+        exact: defaultdict[Place, list[str]] = defaultdict(list)
+        named: defaultdict[str, list[str]] = defaultdict(list)
+        for path in annotations:
+            place = _place(self._masks, path)
+            exact[place].append(path)
+            named[place.stem].append(path)
+        wanted = {path: self._wanted(path) for path in pictures}
+        sharing: defaultdict[str, list[str]] = defaultdict(list)
+        for path, place in wanted.items():
+            sharing[place.stem].append(path)
+        pairs = []
+        for path, place in wanted.items():
+            alike = [other for other in sharing[place.stem] if other != path]
+            rivals = tuple(other for other in alike if wanted[other] == place)
+            found = exact.get(place) or ([] if len(alike) > len(rivals) else named.get(place.stem, []))
+            expected = str(PurePosixPath(self._masks.name) / place.folder / place.stem)
+            pairs.append(Pair(path, expected, tuple(found), rivals))
+        return pairs
+
+    def _wanted(self, path: str) -> Place:
+        """Where the annotation of an image is looked for."""
+        place, data = _place(self._images, path), self._part.data
+        return place._replace(stem=place.stem.removesuffix(_composed(data.image_suffix)) + _composed(data.mask_suffix))
+
+
+def open_part(part: Part) -> Paired:
+    """The images and annotation files of one split."""
+    return Paired(part)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _place(folder: Folder, path: str) -> Place:
+    below = PurePosixPath(_composed(path)).relative_to(PurePosixPath(_composed(folder.name)))
+    return Place(str(below.parent), split_extension(below.name)[0])
+
+
+def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:
+    """The files of the folder of images that are masks: all in a folder of masks inside it, else by their suffix."""
+    both = set(images.paths) & set(masks.paths)
+    inside = PurePosixPath(images.name) in PurePosixPath(masks.name).parents
+    if inside:
+        return both
+    return {path for path in both if suffix and _place(images, path).stem.endswith(_composed(suffix))}
+
+
+def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[str], list[str], list[str]]:
+    """The images among `paths`, those without the suffix, and what Cellpose wrote about another one of them."""
+    places = {path: _place(folder, path) for path in paths}
+    named = {path: place for path, place in places.items() if place.stem.endswith(_composed(suffix))}
+    there = set(named.values())
+    output = {
+        path
+        for path, place in named.items()
+        for end in CELLPOSE_OUTPUT
+        if place.stem.endswith(end) and place._replace(stem=place.stem.removesuffix(end)) in there
+    }
+    return (
+        [path for path in named if path not in output],
+        [path for path in paths if path not in named],
+        sorted(output),
+    )
+
+
+def _no_images(part: Part, files: int) -> str:
+    data = part.data
+    where = part.root / part.images
+    if not files:
+        return f"{where}: no images; data.images names their folder below data.root"
+    return (
+        f"{where}: none of the {files} image files is an image to be paired: their names must end in "
+        f"data.image_suffix {data.image_suffix!r}, and those in data.mask_suffix {data.mask_suffix!r} are masks"
+    )
+
+
+def _note(paths: Sequence[str], what: str) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    more = ", .." if len(paths) > SHOWN else ""
+    return (f"{len(paths)} {what}: {', '.join(paths[:SHOWN])}{more}",)
