@@ -7,6 +7,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
 
 from cellsemi.configs.loading import preset_names
@@ -97,7 +98,10 @@ def test_the_commands_of_the_guides_exist(name: str) -> None:
 def test_the_options_of_the_guides_exist(name: str) -> None:
     for line in code_blocks(name):
         for command, rest in re.findall(r"(?:^|[ /])cellsemi ([a-z]+)\b([^#]*)", line):
-            known = {option for parameter in cli.commands[command].params for option in parameter.opts}
+            found = cli.commands[command]
+            if isinstance(found, click.Group):
+                found = found.commands[rest.split()[0]]
+            known = {option for parameter in found.params for option in parameter.opts}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known, line
 
 
