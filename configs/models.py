@@ -29,7 +29,7 @@ class AugmentConfig(Section):
     scale_min: float = Field(0.4, gt=0, le=1, description="Smallest zoom of a crop.")
     scale_max: float = Field(2.5, ge=1, description="Largest zoom of a crop.")
     size_aware: bool = Field(
-        False, description="Zoom towards the typical cell size of the data, so that small cells are shown large too."
+        False, description="Zoom so that the typical cell of each image is seen at all typical sizes of the data."
     )
     translate: Fraction = Field(0.0, description="Largest shift of a crop's centre, as a share of its side.")
     rotate: bool = Field(True, description="Rotate by any angle.")
@@ -42,7 +42,7 @@ class AugmentConfig(Section):
     elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
     elastic_alpha_px: float = Field(40.0, gt=0, description="Strength of the elastic deformation.")
     elastic_sigma_px: float = Field(6.0, gt=0, description="Smoothness of the elastic deformation.")
-    grid: Fraction = Field(0.0, description="Probability of a grid distortion, when no elastic one was made.")
+    grid: Fraction = Field(0.0, description="Probability of a grid distortion instead of an elastic one: never both.")
     copy_paste: CopyPasteConfig = Field(default_factory=CopyPasteConfig, description="Pasted cells.")
 
 
@@ -137,11 +137,17 @@ class MaskRcnnConfig(WithWeights):
     )
     upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
     anchor_px: tuple[int, ...] = Field(
-        (16, 32, 64, 128, 256), min_length=1, description="Anchor sizes: one per FPN level, or all on each of three."
+        (16, 32, 64, 128, 256),
+        min_length=1,
+        description="Anchor sizes: five are one per FPN level; any other number is all of them on each level.",
     )
     anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="Height to width of anchors.")
     box_hidden: int = Field(1024, ge=16, description="Width of the two layers of the box head.")
-    mask_hidden: int = Field(256, ge=16, description="Channels of the mask head.")
+    mask_hidden: int = Field(
+        256,
+        ge=16,
+        description="Channels of the mask head; with `weights` of its last hidden layer alone, the others have theirs.",
+    )
     rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
     rpn_batch: int = Field(256, ge=8, description="Anchors per image that the proposal loss samples.")
     roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
@@ -155,7 +161,10 @@ class MaskRcnnConfig(WithWeights):
 
 
 class Detectron2Config(WithWeights):
-    """`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade, R50-FPN; needs Detectron2 installed."""
+    """`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade, R50-FPN; needs Detectron2 installed.
+
+    Without weights it is Detectron2's variant for training from scratch, with group norm.
+    """
 
     kind: Literal["detectron2-maskrcnn"] = Field("detectron2-maskrcnn", description="The model family.")
     cascade: bool = Field(False, description="Cascade Mask R-CNN instead of Mask R-CNN.")

@@ -1,7 +1,8 @@
 """Augmentation of a training crop: one image, one integer map, one seed.
 
 All cells travel in one map with nearest interpolation, so the cost does not grow with their number.
-albumentations does the rest; it is imported when first used, and its look for updates is switched off.
+Zoom and shift are drawn and cut here; albumentations does the rest. It is imported when first used, and its
+look for updates is switched off.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,46 @@ from cellsemi.configs.models import AugmentConfig
 
 OUTSIDE = -1  # map value of what must not be learned: ignored cells, and everything beyond the image
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
-BLUR_SIGMA_PX = (0.5, 1.5)
-ELASTIC_ALPHA_PX, ELASTIC_SIGMA_PX = 40.0, 6.0
+BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels are 0.8 to 1.4
+GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid
+SIZE_MARGIN = 1.25  # size-aware zoom goes this far beyond the sizes of the data: they may be all alike
 
 
-def draw_zoom(config: AugmentConfig, rng: np.random.Generator) -> float:
+@dataclass(frozen=True, slots=True)
+class CellSizes:
+    """Typical cell sizes, in pixels: of the drawn image, and the range over all training images."""
+
+    own: float
+    low: float
+    high: float
+
+
+def draw_zoom(config: AugmentConfig, rng: np.random.Generator, sizes: CellSizes | None = None) -> float:
     """A zoom between `scale_min` and `scale_max`: triangular in the logarithm, most often near 1.
 
     The wide ends are there for sizes that the few labelled images lack; most crops stay near the size
     that the labels do have.
+
+    With `size_aware` and `sizes`, the size that the typical cell of this image shall have is drawn evenly in
+    the logarithm from `low` / SIZE_MARGIN to `high` x SIZE_MARGIN instead, as far as `scale_min` and `scale_max`
+    reach: images of small cells are mostly enlarged, those of large cells mostly shrunk, and each kind of
+    cell is seen at the sizes of the others.
     """
     low, high = math.log(config.scale_min), math.log(config.scale_max)
+    if config.size_aware and sizes is not None:
+        wanted = (sizes.low / SIZE_MARGIN, sizes.high * SIZE_MARGIN)
+        first, last = (min(max(math.log(size / sizes.own), low), high) for size in wanted)
+        return math.exp(rng.uniform(first, last))
     return math.exp(rng.triangular(low, 0.0, high)) if high > low else config.scale_min
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """An augmented crop: float32 (P, P) or (P, P, 3) in [0, 1], int32 (P, P), and how much it is enlarged."""
+
+    pixels: NDArray[np.float32]
+    marks: NDArray[np.int32]
+    zoom: float
 
 
 def augment_crop(
@@ -40,21 +70,28 @@ def augment_crop(
     crop_px: int,
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    sizes: CellSizes | None = None,
+) -> Augmented:
     """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 marks.
 
     `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `marks` (H, W) holds 0 for background, positive cells and OUTSIDE.
-    Beyond the image the crop shows its mirror and is marked OUTSIDE. The result depends on `rng` only.
+    Beyond the image the crop shows its mirror and is marked OUTSIDE. With probability `affine` the crop is
+    zoomed (`draw_zoom`, for which `sizes` is), shifted and rotated. The result depends on `rng` only.
     """
-    zoom = draw_zoom(config, rng)
-    side = math.ceil(crop_px * math.sqrt(2)) if config.rotate else crop_px
+    moved = config.affine >= 1 or rng.random() < config.affine
+    zoom = draw_zoom(config, rng, sizes) if moved else 1.0
+    if moved and config.translate:
+        reach = config.translate * crop_px / zoom
+        centre = (centre[0] + rng.uniform(-reach, reach), centre[1] + rng.uniform(-reach, reach))
+    rotate = moved and config.rotate
+    side = math.ceil(crop_px * math.sqrt(2)) if rotate else crop_px
     window, marked = cut_window(image, marks, centre, side, zoom)
-    pipeline = _pipeline(config, crop_px)
+    pipeline = _pipeline(config, crop_px, rotate)
     pipeline.set_random_seed(int(rng.integers(2**31)))
     # OpenCV turns float32, not int32; a float32 holds the number of every cell exactly up to 2^24.
     done = pipeline(image=window if window.ndim == 3 else window[..., None], mask=marked.astype(np.float32))
     pixels = done["image"] if window.ndim == 3 else done["image"][..., 0]
-    return np.ascontiguousarray(pixels, dtype=np.float32), done["mask"].astype(np.int32)
+    return Augmented(np.ascontiguousarray(pixels, dtype=np.float32), done["mask"].astype(np.int32), zoom)
 
 
 def cut_window(
@@ -86,30 +123,40 @@ def _mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.minimum(folded, 2 * length - 1 - folded)
 
 
-@functools.lru_cache(maxsize=8)
-def _pipeline(config: AugmentConfig, crop_px: int) -> Any:
+@functools.lru_cache(maxsize=16)
+def _pipeline(config: AugmentConfig, crop_px: int, rotate: bool) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
     import cv2
 
-    steps: list[Any] = []
-    if config.elastic > 0:
-        steps.append(
-            albumentations.ElasticTransform(
-                alpha=ELASTIC_ALPHA_PX, sigma=ELASTIC_SIGMA_PX, fill_mask=OUTSIDE, p=config.elastic,
-                border_mode=cv2.BORDER_REFLECT_101,
-            )
-        )  # fmt: skip
-    if config.rotate:
-        steps.append(albumentations.Rotate(limit=(-180, 180), border_mode=cv2.BORDER_REFLECT_101, p=1.0))
+    mirror = {"border_mode": cv2.BORDER_REFLECT_101}
+    steps: list[Any] = _warps(config, mirror)
+    if rotate:
+        steps.append(albumentations.Rotate(limit=(-180, 180), p=1.0, **mirror))
     steps.append(albumentations.CenterCrop(crop_px, crop_px))
     if config.flip:
         steps += [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)]
-    if config.brightness > 0:
+    if config.brightness > 0 and config.brightness_probability > 0:
         limits = (-config.brightness, config.brightness)
-        steps.append(albumentations.RandomBrightnessContrast(limits, limits, p=0.5))
+        steps.append(albumentations.RandomBrightnessContrast(limits, limits, p=config.brightness_probability))
     if config.blur > 0:
         steps.append(albumentations.GaussianBlur(sigma_limit=BLUR_SIGMA_PX, p=config.blur))
     if config.noise > 0:
         steps.append(albumentations.GaussNoise(std_range=NOISE_STD, p=config.noise))
     return albumentations.Compose(steps, seed=0)
+
+
+def _warps(config: AugmentConfig, border: dict[str, Any]) -> list[Any]:
+    """An elastic deformation or a grid distortion, never both: each with its own probability, elastic first."""
+    import albumentations
+
+    elastic, grid = config.elastic, min(config.grid, 1 - config.elastic)
+    if elastic + grid == 0:
+        return []
+    bent = albumentations.ElasticTransform(
+        alpha=config.elastic_alpha_px, sigma=config.elastic_sigma_px, p=elastic, **border
+    )
+    stretched = albumentations.GridDistortion(
+        num_steps=GRID_STEPS, distort_limit=(-GRID_LIMIT, GRID_LIMIT), p=grid, **border
+    )
+    return [albumentations.OneOf([bent, stretched], p=elastic + grid)]

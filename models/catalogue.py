@@ -84,8 +84,8 @@ CATALOGUE: tuple[Model, ...] = (
     _torchvision("resnet18-cbam", 30_958_337, anchor_px=(32, 64, 128)),
     _torchvision("resnet50", 43_975_515),
     _torchvision("resnet50-v2", 45_880_411),
-    _detectron2("r50-fpn", 43_918_038, cascade=False),
-    _detectron2("cascade", 71_721_698, cascade=True),
+    _detectron2("r50-fpn", 45_285_974, cascade=False),
+    _detectron2("cascade", 75_713_122, cascade=True),
     Model(
         name="cellpose-sam",
         kind="cellpose-sam",

@@ -6,12 +6,9 @@ or fetches weights is called: its loader puts the stock model in the place of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,16 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.models.crops import CropSource, TrainingImage
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flow_loss import CLASS_SCALE
 from cellsemi.models.flow_net import FLOW_CHANNELS
 from cellsemi.models.flows import flow_targets
+from cellsemi.models.losses import weighted_mean
 from cellsemi.models.recover import mean_inside
 from cellsemi.models.training import LossParts
-from cellsemi.models.tta import turn, turn_outputs_back
 from cellsemi.rounds.images import intensity_range
 
 TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
@@ -146,14 +142,6 @@ def cellpose_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 
-@contextmanager
-def step_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch draws from `seed` inside, for Cellpose drops layers at random; its generators are restored after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def cellpose_loss(raw: Tensor, batch: Batch) -> LossParts:
     """Cellpose's loss (train._loss_fn_seg) of raw outputs (B, 3 + classes, P, P), float32, with weights.
 
@@ -165,20 +153,15 @@ def cellpose_loss(raw: Tensor, batch: Batch) -> LossParts:
     weight = torch.from_numpy(batch.weight).to(device)
     inside = torch.from_numpy(batch.inside).to(device)
     target = torch.from_numpy(batch.flow).to(device)
-    prob = _mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
+    prob = weighted_mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
     squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - target)).square().mean(1) / 2
-    flow = _mean(squared, weight)
+    flow = weighted_mean(squared, weight)
     classes = torch.zeros((), device=device)
     if raw.shape[1] > FLOW_CHANNELS:
         class_id = torch.from_numpy(batch.class_id).to(device)
         entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
-        classes = _mean(entropy, weight * inside)
+        classes = weighted_mean(entropy, weight * inside)
     return LossParts(prob + flow + CLASS_SCALE * classes, {"prob": prob, "flow": flow, "class": classes})
-
-
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 when all weights are 0."""
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 # --- images -------------------------------------------------------------------------------------------
@@ -229,42 +212,7 @@ class CellposeCrops(CropSource):
         return replace(image, pixels=np.clip(cellpose_pixels(plain), 0, 1))
 
 
-# --- views and cells ----------------------------------------------------------------------------------
-
-
-def mean_of_views(
-    pixels: Outputs, inference: InferenceConfig, outputs_of: Callable[[Outputs], Outputs]
-) -> tuple[Outputs, Outputs]:
-    """Mean (C, H, W) of the outputs over all zooms and views of (H, W, 3) pixels, and the spread (H, W).
-
-    `outputs_of` says (C, h, w) of (h, w, 3). Flow vectors are turned back with the view; a zoom leaves
-    them as they are, for they are directions. The spread is the standard deviation of the probability.
-    """
-    channels = np.moveaxis(pixels, -1, 0)
-    _, height, width = channels.shape
-    total: Any = 0.0
-    squared: Any = 0.0
-    for scale in inference.scales:
-        zoomed = _resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
-        for view in inference.tta:
-            turned = np.ascontiguousarray(np.moveaxis(turn(zoomed, view), 0, -1))
-            said = _resized(turn_outputs_back(outputs_of(turned), view), height, width)
-            total = total + said
-            squared = squared + said[0].astype(np.float64) ** 2
-    n = len(inference.scales) * len(inference.tta)
-    mean = (total / np.float32(n)).astype(np.float32)
-    variance = np.maximum(squared / n - mean[0].astype(np.float64) ** 2, 0)
-    return mean, np.sqrt(variance).astype(np.float32)
-
-
-def _resized(channels: Outputs, height: int, width: int) -> Outputs:
-    """(C, H, W) at another size, averaged by area when it shrinks."""
-    if channels.shape[1:] == (height, width):
-        return channels
-    method = cv2.INTER_AREA if height * width < channels[0].size else cv2.INTER_LINEAR
-    # One by one: OpenCV averages at most four channels.
-    resized = [cv2.resize(np.ascontiguousarray(c), (width, height), interpolation=method) for c in channels]
-    return np.stack(resized)
+# --- cells ----------------------------------------------------------------------------------
 
 
 def flow_errors(labels: NDArray[np.int32], flow: Outputs) -> NDArray[np.float64]:

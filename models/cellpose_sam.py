@@ -26,12 +26,13 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base, cellpose_parts, flow_net, weights
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.cellpose_parts import CellposeCrops, CellposeNet
-from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.device import choose_precision, compute_settings, pick_device, seeded
 from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
+from cellsemi.models.views import mean_of_views
 from cellsemi.rounds import files, masks
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
@@ -68,7 +69,7 @@ class CellposeSamFamily:
 
         def loss_of(net: torch.nn.Module, step: int) -> LossParts:
             batch = flow_batch(source(step), "diffusion")
-            with cellpose_parts.step_randomness(derive_seed(task.seed, "layers", step), device):
+            with seeded(derive_seed(task.seed, "layers", step), device):
                 raw = net(torch.from_numpy(batch.images).to(device))
             return cellpose_parts.cellpose_loss(raw.float(), batch)
 
@@ -154,7 +155,7 @@ class CellposePredictor:
     def outputs(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
         pixels = cellpose_parts.cellpose_pixels(image)
-        return cellpose_parts.mean_of_views(pixels, self._inference, self._tiled)
+        return mean_of_views(pixels, self._inference, self._tiled)
 
     def _predict(self, image: Image) -> Instances:
         mean, spread = self.outputs(image)

@@ -12,20 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.models import AugmentConfig
-from cellsemi.models.augment import OUTSIDE, augment_crop
+from cellsemi.models.augment import OUTSIDE, CellSizes, augment_crop
+from cellsemi.models.copy_paste import paste, pasteable
 from cellsemi.models.normalise import Channels, normalise
 from cellsemi.rounds import masks
 from cellsemi.rounds.images import decode_image
+from cellsemi.rounds.instances import State
 from cellsemi.rounds.merge import HUMAN_SPLIT
 from cellsemi.rounds.shards import ShardSet
 from cellsemi.rounds.tables import ImageRecord
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
+LABELS: tuple[State, ...] = ("human", "accepted")  # states of the cells that are learnt
 CACHE_MB = 512  # decoded images that are kept; the least recently used make room
 
 
@@ -37,11 +42,15 @@ class TrainingImage:
     marks: NDArray[np.int32]
     cell_class: NDArray[np.int64]  # (cells + 1,), of mark 0..cells
     cell_weight: NDArray[np.float32]  # (cells + 1,); background weighs 1
+    cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
+    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the marks show of each
+    typical_px: float | None  # see `typical_size`
 
     @property
     def nbytes(self) -> int:
         """Memory that this image takes."""
-        return self.pixels.nbytes + self.marks.nbytes + self.cell_class.nbytes + self.cell_weight.nbytes
+        tables = (self.cell_class, self.cell_weight, self.cell_trust, self.cell_area)
+        return self.pixels.nbytes + self.marks.nbytes + sum(table.nbytes for table in tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     unknown = set(cells.state) - {"human", "accepted", "ignored", "rejected"}
     if unknown:
         raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, screen them first")
-    labels = cells.in_state("human", "accepted")
+    labels = cells.in_state(*LABELS)
     marks = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
     ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)
     marks[ignored & (marks == 0)] = OUTSIDE
@@ -79,16 +88,29 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     pixels = normalise(image, channels)
     if pixels.shape[:2] != marks.shape:
         raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {marks.shape}")
+    human = np.array([state == "human" for state in labels.state], bool)
     return TrainingImage(
         pixels=pixels,
         marks=marks,
         cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
         cell_weight=np.concatenate([[1], labels.weight]).astype(np.float32),
+        cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
+        cell_area=np.bincount(np.maximum(marks, 0).ravel(), minlength=len(labels) + 1),
+        typical_px=typical_size(labels.area),
     )
 
 
+def typical_size(areas: NDArray[np.int64]) -> float | None:
+    """The size of the typical cell in pixels, the root of the median area; None without cells."""
+    return float(np.sqrt(np.median(areas))) if len(areas) else None
+
+
 class CropSource:
-    """Batches of crops from the annotated rows of some shards; the images are decoded when they are drawn."""
+    """Batches of crops from the annotated rows of some shards; the images are decoded when they are drawn.
+
+    Cells of other crops are pasted in as `augment.copy_paste` says. For a size-aware zoom the areas of all
+    cells are read from the shards at the start, without the images.
+    """
 
     def __init__(
         self,
@@ -109,6 +131,7 @@ class CropSource:
         self._crop_px, self._batch, self._human_fraction = crop_px, batch, human_fraction
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
         self._seed = seed
+        self._sizes = _range_of_sizes(shards) if augment.size_aware else None
         self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
         self._cached_bytes = 0
 
@@ -117,12 +140,26 @@ class CropSource:
         return [self._crop(np.random.default_rng([self._seed, step, i])) for i in range(self._batch)]
 
     def _crop(self, rng: np.random.Generator) -> Crop:
+        crop, _ = self._drawn(rng)
+        config = self._augment.copy_paste
+        if config.probability > 0 and rng.random() < config.probability:
+            crop = paste(crop, *self._drawn(rng), config, rng)
+        return crop
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[Crop, NDArray[np.bool_]]:
+        """A crop of any image, and which of its marks may be pasted into another."""
         image = self._image(self._draw_row(rng))
-        centre = _draw_centre(image.marks, rng)
-        pixels, marks = augment_crop(
-            image.pixels, image.marks, centre, crop_px=self._crop_px, config=self._augment, rng=rng
+        done = augment_crop(
+            image.pixels,
+            image.marks,
+            _draw_centre(image.marks, rng),
+            crop_px=self._crop_px,
+            config=self._augment,
+            rng=rng,
+            sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
         )
-        return Crop(pixels, marks, image.cell_class, image.cell_weight)
+        crop = Crop(done.pixels, done.marks, image.cell_class, image.cell_weight)
+        return crop, pasteable(done.marks, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste)
 
     def _draw_row(self, rng: np.random.Generator) -> int:
         """An image, all of its group equally likely; the group by `human_fraction` when there are both."""
@@ -165,3 +202,18 @@ def _annotated_rows(shards: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[
         annotated.append(table["instances"].is_valid().to_numpy())
     is_human, is_annotated = np.concatenate(human), np.concatenate(annotated)
     return np.flatnonzero(is_human & is_annotated), np.flatnonzero(~is_human & is_annotated)
+
+
+def _range_of_sizes(shards: Sequence[Path]) -> tuple[float, float] | None:
+    """The smallest and the largest typical size of the images; None when there is no cell."""
+    sizes = []
+    for path in shards:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=[f"instances.list.element.{name}" for name in ("area", "state")])
+        cells = table["instances"].combine_chunks()
+        flat = pc.list_flatten(cells)
+        learnt = pc.is_in(flat.field("state"), pa.array(LABELS)).to_numpy(zero_copy_only=False)
+        image = pc.list_parent_indices(cells).to_numpy()[learnt]
+        each = np.split(flat.field("area").to_numpy()[learnt], np.flatnonzero(np.diff(image)) + 1)
+        sizes += [size for areas in each if (size := typical_size(areas)) is not None]
+    return (min(sizes), max(sizes)) if sizes else None

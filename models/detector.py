@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.crops import CropSource
 from cellsemi.models.detections import detect_everywhere
-from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.device import choose_precision, compute_settings, pick_device, seeded
 from cellsemi.models.finish import write_result
 from cellsemi.models.normalise import normalise
 from cellsemi.models.paste import cells_in_boxes
@@ -63,7 +62,7 @@ def fit_detector(
 
     def loss_of(_: nn.Module, step: int) -> LossParts:
         batch = batch_of(source(step), config.upscale, makers or {}, device)
-        with sampling_seed(derive_seed(task.seed, "sampling", step), device):
+        with seeded(derive_seed(task.seed, "sampling", step), device):
             return LossParts(*losses(batch))
 
     with compute_settings(task.training.threads):
@@ -83,14 +82,6 @@ def fit_detector(
     result = write_result(task, config.kind, trained, parameters, stated)
     loop.clear()
     return result
-
-
-@contextlib.contextmanager
-def sampling_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Detectors sample boxes with torch's global generators: seed them inside, restore them after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 class DetectorPredictor:

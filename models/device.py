@@ -42,6 +42,17 @@ def compute_settings(threads: int) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators start from `seed` inside, and are restored after.
+
+    For networks that draw from them: detectors sample boxes, Cellpose drops layers.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
     """`auto` becomes bfloat16 only where a measurement says that it is clearly faster."""
     if wanted != "auto":

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flow_net import FLOW_CHANNELS
+from cellsemi.models.losses import weighted_mean
 from cellsemi.models.training import LossParts
 
 FLOW_SCALE = 2.0  # weight of the flow term
@@ -25,18 +26,13 @@ def flow_loss(raw: Tensor, batch: Batch) -> LossParts:
     weight = torch.from_numpy(batch.weight).to(device)
     inside = torch.from_numpy(batch.inside).to(device)
     flow_target = torch.from_numpy(batch.flow).to(device)
-    prob = _mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
+    prob = weighted_mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
     squared = (raw[:, 1:FLOW_CHANNELS] - flow_target).square().sum(1) / 2
-    flow = _mean(squared, weight * inside)
+    flow = weighted_mean(squared, weight * inside)
     classes = torch.zeros((), device=device)
     if raw.shape[1] > FLOW_CHANNELS:
         class_id = torch.from_numpy(batch.class_id).to(device)
         entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
-        classes = _mean(entropy, weight * inside)
+        classes = weighted_mean(entropy, weight * inside)
     total = prob + FLOW_SCALE * flow + CLASS_SCALE * classes
     return LossParts(total, {"prob": prob, "flow": flow, "class": classes})
-
-
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 when all weights are 0."""
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import nn
 
 from cellsemi.configs.models import FlowUnetConfig
@@ -23,19 +18,18 @@ from cellsemi.models import base, flow_net
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.crops import CropSource
 from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_loss import flow_loss
 from cellsemi.models.flows import Target
 from cellsemi.models.normalise import normalise
 from cellsemi.models.tiling import run_tiled
-from cellsemi.models.training import Loop, LossParts, Trained
-from cellsemi.models.tta import turn, turn_outputs_back
-from cellsemi.rounds import files
+from cellsemi.models.training import Loop, LossParts
+from cellsemi.models.views import mean_of_views
 from cellsemi.rounds.instances import Instances
 
 KIND = "flow-unet"
-LOSS_FILE = "loss.parquet"
 
 
 class FlowUnetFamily:
@@ -55,6 +49,8 @@ class FlowUnetFamily:
             seed=task.seed,
         )
 
+        net = flow_net.build(model.width, task.classes, task.seed)
+
         def loss_of(net: nn.Module, step: int) -> LossParts:
             batch = flow_batch(source(step), model.flow_target)
             images = torch.from_numpy(batch.images).to(device, memory_format=torch.channels_last)
@@ -62,7 +58,7 @@ class FlowUnetFamily:
 
         with compute_settings(task.training.threads):
             loop = Loop(
-                flow_net.build(model.width, task.classes, task.seed),
+                net,
                 task.training,
                 steps=task.steps,
                 folder=folder,
@@ -71,7 +67,8 @@ class FlowUnetFamily:
                 device=device,
             )
             trained = loop.run(loss_of, progress)
-        result = _write(folder, task, model, trained)
+        about = {"width": model.width, "flow_target": model.flow_target}
+        result = write_result(task, KIND, trained, sum(p.numel() for p in net.parameters()), about)
         loop.clear()
         return result
 
@@ -112,23 +109,11 @@ class FlowUnetPredictor:
             return [self._predict(image) for image in images]
 
     def outputs(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean over the views of the activated outputs (C, H, W), and spread (H, W) of the probability.
+        """Mean over the views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
+        return mean_of_views(normalise(image), self._inference, self._tiled)
 
-        The spread is the standard deviation between the views; zero with a single view.
-        """
-        pixels = normalise(image)
-        views = self._inference.tta
-        total: Any = 0.0
-        squared: Any = 0.0
-        for view in views:
-            turned = np.ascontiguousarray(turn(pixels, view))
-            outputs = run_tiled(turned, self._forward, self._inference, flow_net.STRIDE)
-            outputs = turn_outputs_back(outputs, view)
-            total = total + outputs
-            squared = squared + outputs[0].astype(np.float64) ** 2
-        mean = (total / np.float32(len(views))).astype(np.float32)
-        variance = np.maximum(squared / len(views) - mean[0].astype(np.float64) ** 2, 0)
-        return mean, np.sqrt(variance).astype(np.float32)
+    def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return run_tiled(pixels, self._forward, self._inference, flow_net.STRIDE)
 
     def _predict(self, image: Image) -> Instances:
         mean, spread = self.outputs(image)
@@ -139,39 +124,6 @@ class FlowUnetPredictor:
         with torch.inference_mode():
             activated: NDArray[np.float32] = flow_net.activate(self._net(images)).cpu().numpy()
         return activated
-
-
-def _write(folder: Path, task: FitTask, model: FlowUnetConfig, trained: Trained) -> FitResult:
-    """Write the loss table, the weights, and MODEL_FILE last."""
-    table = pa.Table.from_pylist([record.to_row() for record in trained.records])
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    files.write_bytes(folder / LOSS_FILE, buffer.getvalue())
-    tail = trained.records[-max(1, len(trained.records) // 10) :]
-    net = flow_net.build(model.width, task.classes, seed=0)
-    result = FitResult(
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
-        steps=task.steps,
-        loss=float(np.mean([record.loss for record in tail])),
-        seconds=trained.seconds,
-        resumed_at=trained.resumed_at,
-    )
-    about = {
-        "name": model.name,
-        "width": model.width,
-        "flow_target": model.flow_target,
-        "classes": list(task.classes),
-        "one_class_per_image": task.one_class_per_image,
-        "fingerprint": task.fingerprint,
-        "training": {
-            "steps": task.steps,
-            "seed": task.seed,
-            "loss": result.loss,
-            "parameters": result.parameters,
-        },
-    }
-    base.write_model_file(folder, KIND, save_tensors(trained.weights), about)
-    return result
 
 
 FAMILY = FlowUnetFamily()

@@ -17,19 +17,20 @@ def normalise(image: NDArray[Any], channels: Channels = 1) -> NDArray[np.float32
 
     The range is taken per image (`images.intensity_range`), because exposure differs between images more
     than cells do; a constant image becomes zeros. Values that are not finite count as 0. With one channel
-    colour becomes luminance; with three, the colours keep their balance and grey fills all.
+    colour becomes luminance; with three, the colours keep their balance (their range is that of all three
+    together) and grey fills all.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"expected a (H, W) or (H, W, 3) image with pixels, got shape {image.shape}")
-    low, high = intensity_range(image)
-    if high <= low:
-        return np.zeros(image.shape[:2] if channels == 1 else (*image.shape[:2], 3), np.float32)
     if channels == 1 or image.ndim == 2:
-        scaled = _scaled(grey(image), low, high)
+        scaled = _scaled(grey(image), *intensity_range(image))
         return scaled if channels == 1 else np.repeat(scaled[..., None], 3, axis=2)
-    return _scaled(np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), low, high)
+    colours = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return _scaled(colours, *intensity_range(colours.reshape(image.shape[0], -1)))
 
 
 def _scaled(pixels: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    if high <= low:
+        return np.zeros_like(pixels)
     scaled: NDArray[np.float32] = np.clip((pixels - np.float32(low)) / np.float32(high - low), 0, 1)
     return scaled.astype(np.float32)

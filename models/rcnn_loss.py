@@ -47,11 +47,6 @@ def match(matcher: Any, target: Target, boxes: Tensor) -> Tensor:
     return torch.where(ignored, -1, marks)
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 when all weights are 0, or there are none."""
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
-
-
 def box_loss(shift: Tensor, truth: Tensor, weight: Tensor, total: Tensor) -> Tensor:
     """Smooth L1 of the box shifts (n, 4) of positives with weights (n,), over the `total` weight of the sample."""
     distance = functional.smooth_l1_loss(shift, truth, beta=BETA, reduction="none").sum(1)

@@ -16,7 +16,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, remove_small_boxes
 from torchvision.ops.poolers import LevelMapper
 
-from cellsemi.models.rcnn_loss import box_loss, mask_truth, match, weighted_mean
+from cellsemi.models.losses import weighted_mean
+from cellsemi.models.rcnn_loss import box_loss, mask_truth, match
 from cellsemi.models.rcnn_targets import Target
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels of the pyramid; the last is pooled and serves the proposals only

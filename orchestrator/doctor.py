@@ -19,8 +19,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-# Not on the package index; its setup imports torch, so the build must see the installed one.
-DETECTRON2_INSTALL = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+from cellsemi.models.catalogue import DETECTRON2_INSTALL
+
 OPTIONAL = {"detectron2": DETECTRON2_INSTALL}
 # Built for each other: installing one alone leaves `operator torchvision::nms does not exist`.
 TOGETHER = ("torch", "torchvision")

@@ -167,10 +167,16 @@ def export(trained: str, out: Path, force: bool) -> None:
 
     folder = find_trained(trained)
     kind = read_model_file(folder)["kind"]
-    if kind != "cellpose-sam":
+    if kind not in ("cellpose-sam", "detectron2-maskrcnn"):
         raise UsageError(f"{folder}: a {kind}; its model.safetensors opens with safetensors.torch.load_file as it is")
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it")
+    if kind == "detectron2-maskrcnn":
+        from cellsemi.models.detectron2_weights import export_detectron2
+
+        export_detectron2(folder, out)
+        click.echo(f"{out} written from {folder}. Detectron2's DetectionCheckpointer opens it.")
+        return
     from cellsemi.models.cellpose_sam import export_cellpose
 
     left = export_cellpose(folder, out)

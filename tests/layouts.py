@@ -77,7 +77,7 @@ def sartorius(root: Path) -> None:
     rows: list[list[Any]] = []
     for picture in pictures("labelled", "val", "test"):
         save(root / "train" / f"{picture.name}.png", picture.pixels)
-        facts = [128, 96, picture.cell_type, "11h30m00s", "2019-06-16", picture.well]
+        facts = [SIZES.width_px, SIZES.height_px, picture.cell_type, "11h30m00s", "2019-06-16", picture.well]
         rows += [[picture.name, row_major(cell), *facts] for cell in picture.cells]
     for number, picture in enumerate(pictures("unlabelled")):
         name = f"{picture.cell_type}[diff]_E10-4_Vid_{number}_0.png"
@@ -96,7 +96,9 @@ def livecell(root: Path) -> None:
             file_name = f"{picture.cell_type}_Phase_{picture.name}.tif"
             folder = root / "images" / folders.get(split, "livecell_test_images")
             save(folder / picture.cell_type / file_name, picture.pixels)
-            listed["images"].append({"id": number, "file_name": file_name, "height": 96, "width": 128})
+            listed["images"].append(
+                {"id": number, "file_name": file_name, "height": SIZES.height_px, "width": SIZES.width_px}
+            )
             for cell in picture.cells:
                 rle = coco.encode(np.asfortranarray(cell.astype(np.uint8)))
                 annotation = {"id": len(listed["annotations"]), "image_id": number, "category_id": 1, "iscrowd": 0}
@@ -114,7 +116,7 @@ def class_tifs(root: Path) -> None:
         save(folder / "image.tif", np.repeat(picture.pixels[..., None], 3, axis=2))
         for number in range(4):
             part = picture.cells[number::4]
-            labels = np.zeros((96, 128), np.uint16)
+            labels = np.zeros(picture.pixels.shape, np.uint16)
             for value, cell in enumerate(part, start=1):
                 labels[cell] = value
             save(folder / f"class{number + 1}.tif", labels)
@@ -136,4 +138,12 @@ LAYOUTS = {
     "class-tifs": class_tifs,
     "dsb2018": manifest,
     "label-maps": manifest,
+}
+# The presets of the source systems, by the layout that they read.
+SYSTEMS = {
+    "ensemble-cellpose-maskrcnn": sartorius,
+    "maskrcnn-two-stage": sartorius,
+    "detectron2-thresholds": sartorius,
+    "maskrcnn-center-boundary": class_tifs,
+    "livecell-cbam": livecell,
 }

@@ -250,5 +250,5 @@ def test_files_that_are_no_config_are_named(tmp_path: Path, content: bytes, word
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'demo'"):
         load_config("dmo")
-    with pytest.raises(UsageError, match=r"there are: .*demo, dsb2018"):
+    with pytest.raises(UsageError, match=r"there are: .*demo, .*dsb2018"):
         preset_text("nothing")

@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
+from cellsemi.models.catalogue import DETECTRON2_INSTALL
 from cellsemi.orchestrator import doctor, show
 
 
@@ -113,4 +114,4 @@ def test_only_the_ray_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_install_line_is_never_broken_by_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     installed_as(monkeypatch, detectron2=None)
     lines = printed(doctor.examine(), width=60).splitlines()
-    assert f"detectron2: {doctor.DETECTRON2_INSTALL}" in lines
+    assert f"detectron2: {DETECTRON2_INSTALL}" in lines

@@ -23,9 +23,10 @@ from cellsemi.models.augment import OUTSIDE
 from cellsemi.models.base import FitTask
 from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.crops import CropSource, training_image
+from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.flow_batch import Batch, flow_batch
 from cellsemi.models.flow_cells import cells_of
-from cellsemi.models.flow_unet import FAMILY, LOSS_FILE
+from cellsemi.models.flow_unet import FAMILY
 from cellsemi.models.flows import flow_targets
 from cellsemi.models.normalise import normalise
 from cellsemi.rounds import masks, shards

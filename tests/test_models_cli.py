@@ -45,7 +45,7 @@ def network(model: Model) -> nn.Module:
     if isinstance(config, MaskRcnnConfig):
         return rcnn_net.build(config, 1, 0)
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-    rcnn = pytest.importorskip("cellsemi.models.detectron2_rcnn")
+    rcnn = pytest.importorskip("cellsemi.models.detectron2_net")
     made: nn.Module = rcnn.build(config, 1, 0)
     return made
 
@@ -73,25 +73,18 @@ def test_the_catalogue_imports_no_framework() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_one_line_installs_detectron2_everywhere() -> None:
-    assert catalogue.DETECTRON2_INSTALL == doctor.DETECTRON2_INSTALL
-
-
-# --- models -------------------------------------------------------------------------------------------
-
-
 def test_models_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    absent = doctor.Package("detectron2", None, "", False, doctor.DETECTRON2_INSTALL)
+    absent = doctor.Package("detectron2", None, "", False, catalogue.DETECTRON2_INSTALL)
     there = [replace(package, remedy="") for package in doctor.packages() if package.name != "detectron2"]
     monkeypatch.setattr(doctor, "packages", lambda: [*there, absent])
     shown = invoke("models")
     assert shown.exit_code == 0, shown.output
     assert all(re.search(rf"^ {re.escape(model.name)} .*M", shown.output, re.M) for model in CATALOGUE)
-    assert f"detectron2: {doctor.DETECTRON2_INSTALL}\n" in shown.output
+    assert f"detectron2: {catalogue.DETECTRON2_INSTALL}\n" in shown.output
     assert "CC BY-NC" in shown.output and "…" not in shown.output
     content = {model["name"]: model for model in json.loads(invoke("models", "--json").output)}
-    assert content["detectron2-maskrcnn/cascade"]["missing"] == {"detectron2": doctor.DETECTRON2_INSTALL}
+    assert content["detectron2-maskrcnn/cascade"]["missing"] == {"detectron2": catalogue.DETECTRON2_INSTALL}
     assert content["cellpose-sam"]["missing"] == {} and content["cellpose-sam"]["parameters"] == 304628930
     assert content["torchvision-maskrcnn/resnet18"]["settings"] == {"backbone": "resnet18"}
 

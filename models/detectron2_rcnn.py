@@ -1,0 +1,42 @@
+"""`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade as teacher and student (systems A and C of docs/models.md).
+
+It is trained by the loop of all models on crops of our shards; neither Detectron2's trainer nor a COCO file
+is used. Detectron2 is not a requirement: users install it from its repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load as load_tensors
+
+from cellsemi.configs.models import Detectron2Config
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models import base, detectron2_net, detectron2_weights
+from cellsemi.models.base import FitResult, FitTask
+from cellsemi.models.detector import DetectorPredictor, fit_detector
+from cellsemi.models.device import pick_device
+
+
+class Detectron2Family:
+    """The family behind `kind: detectron2-maskrcnn`; see models.base.Family."""
+
+    def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
+        """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
+        config = base.config_of(task, Detectron2Config)
+        net = detectron2_net.build(config, len(task.classes), task.seed)
+        about = {"started_from": detectron2_weights.start(net, config)}
+        return fit_detector(task, config, net, net.losses, progress, backbone=detectron2_net.BACKBONE, about=about)
+
+    def load(self, folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:
+        """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
+        about = base.read_model_file(folder)
+        config = Detectron2Config.model_validate(about["model"])
+        net = detectron2_net.build(config, len(about["classes"]), seed=0)
+        net.load_state_dict(load_tensors(base.read_weights(folder)))
+        one_class = about["one_class_per_image"]
+        return DetectorPredictor(net, net.detect, config, inference, pick_device(device), one_class_per_image=one_class)
+
+
+FAMILY = Detectron2Family()
