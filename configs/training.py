@@ -45,7 +45,8 @@ class TrainingConfig(Section):
     human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
     threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto` measures once whether bfloat16 is faster on this device."
+        "auto",
+        description="`auto`: what is clearly faster on this hardware, measured once and kept by the run.",
     )
 
     @field_validator("decay_at")

@@ -57,10 +57,16 @@ class FitTask:
     seed: int
     steps: int
     device: str
+    shared_dir: str | None = None  # of the run: what its fits must agree on, such as the precision
+
+    @property
+    def memory(self) -> Path | None:
+        """`shared_dir` as a path."""
+        return None if self.shared_dir is None else Path(self.shared_dir)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the trained weights would; `out_dir` does not count, a checkpoint of another task does."""
+        """Changes when the trained weights would; where things lie does not count."""
         return files.sha256_json(
             [
                 self.model.model_dump(mode="json"),

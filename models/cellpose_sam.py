@@ -26,10 +26,11 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base, cellpose_parts, flow_net, weights
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.cellpose_parts import CellposeCrops, CellposeNet
-from cellsemi.models.device import choose_precision, compute_settings, pick_device, seeded
+from cellsemi.models.device import compute_settings, pick_device, seeded
 from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
+from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
 from cellsemi.models.views import mean_of_views
@@ -82,7 +83,7 @@ class CellposeSamFamily:
                 steps=task.steps,
                 folder=folder,
                 fingerprint=files.sha256_json([task.fingerprint, start.sha256]),
-                precision=choose_precision(task.training.precision, device),
+                precision=choose_precision(task.training.precision, device, task.memory),
                 device=device,
                 backbone=cellpose_parts.NET,
             )

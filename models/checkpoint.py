@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cellsemi.models.device import Precision
+from cellsemi.models.precision import Precision
 from cellsemi.rounds import files
 
 CHECKPOINT_FILE = "checkpoint.safetensors"

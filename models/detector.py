@@ -17,10 +17,11 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.crops import CropSource
 from cellsemi.models.detections import detect_everywhere
-from cellsemi.models.device import choose_precision, compute_settings, pick_device, seeded
+from cellsemi.models.device import compute_settings, pick_device, seeded
 from cellsemi.models.finish import write_result
 from cellsemi.models.normalise import normalise
 from cellsemi.models.paste import cells_in_boxes
+from cellsemi.models.precision import choose_precision
 from cellsemi.models.rcnn_parts import Detections
 from cellsemi.models.rcnn_targets import Batch, MapMaker, batch_of, zoomed
 from cellsemi.models.training import Loop, LossParts
@@ -72,7 +73,7 @@ def fit_detector(
             steps=task.steps,
             folder=Path(task.out_dir),
             fingerprint=task.fingerprint,
-            precision=choose_precision(task.training.precision, device),
+            precision=choose_precision(task.training.precision, device, task.memory),
             device=device,
             backbone=backbone,
         )

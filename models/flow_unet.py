@@ -17,13 +17,14 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base, flow_net
 from cellsemi.models.base import FitResult, FitTask, Image
 from cellsemi.models.crops import CropSource
-from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.device import compute_settings, pick_device
 from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_loss import flow_loss
 from cellsemi.models.flows import Target
 from cellsemi.models.normalise import normalise
+from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
 from cellsemi.models.views import mean_of_views
@@ -63,7 +64,7 @@ class FlowUnetFamily:
                 steps=task.steps,
                 folder=folder,
                 fingerprint=task.fingerprint,
-                precision=choose_precision(task.training.precision, device),
+                precision=choose_precision(task.training.precision, device, task.memory),
                 device=device,
             )
             trained = loop.run(loss_of, progress)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
-from cellsemi.models.device import Precision
+from cellsemi.models.precision import Precision
 from cellsemi.models.schedule import rates
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint

@@ -113,6 +113,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset),
         steps=item.steps,
         device=config.engine.device,
+        shared_dir=str(context.paths.precision),
     )
 
 

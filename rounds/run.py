@@ -65,6 +65,11 @@ class RunPaths:
         return self.root / "run.log"
 
     @property
+    def precision(self) -> Path:
+        """What `training.precision: auto` came to, a file for each kind of hardware."""
+        return self.root / "precision"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

@@ -14,11 +14,12 @@ from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import TrainingConfig
-from cellsemi.models import flow_net
+from cellsemi.models import flow_net, precision
 from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
-from cellsemi.models.device import choose_precision, compute_settings, pick_device
+from cellsemi.models.device import compute_settings, pick_device
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flow_loss import flow_loss
+from cellsemi.models.precision import choose_precision
 from cellsemi.models.schedule import course, one_cycle, rates
 from cellsemi.models.training import Averaged, Loop, LossParts, Trained
 
@@ -270,5 +271,22 @@ def test_settings_are_put_back() -> None:
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
     assert pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_a_stated_precision_is_taken_and_auto_measures() -> None:
     assert choose_precision("bfloat16", torch.device("cpu")) == "bfloat16"
     assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+def test_a_run_keeps_its_first_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    answers = iter(["bfloat16", "float32"])
+    monkeypatch.setattr(precision, "_measured", lambda kind: next(answers))
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    (path,) = (tmp_path / "run").iterdir()
+    assert path.name.startswith("cpu-") and path.suffix == ".json"
+    precision._write_first(path, "float32")  # another student, a moment later
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [path.name]
+    assert choose_precision("auto", cpu, tmp_path / "other") == "float32"
