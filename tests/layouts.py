@@ -139,11 +139,12 @@ LAYOUTS = {
     "dsb2018": manifest,
     "label-maps": manifest,
 }
-# The presets of the source systems, by the layout that they read.
+# The presets with other models than the flow U-Net, most of them of source systems, by the layout that they read.
 SYSTEMS = {
     "ensemble-cellpose-maskrcnn": sartorius,
     "maskrcnn-two-stage": sartorius,
     "detectron2-thresholds": sartorius,
     "maskrcnn-center-boundary": class_tifs,
     "livecell-cbam": livecell,
+    "dsb2018-mixed": manifest,
 }
