@@ -1,4 +1,4 @@
-"""The presets of the five source systems, and the mixed one: each runs a tiny round with its own models, its schedule cut short."""
+"""The presets of the five source systems, and the mixed one: each runs a tiny round, its schedule cut short."""
 
 from __future__ import annotations
 
