@@ -16,11 +16,20 @@ from cellsemi.configs.section import Fraction, Section, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 AUTO: Literal["auto"] = "auto"
+FusionMethod = Literal["vote", "weighted", "nms", "union"]
 
 
 class FusionConfig(Section):
     """How the masks of several teachers become one set."""
 
+    method: FusionMethod = Field(
+        "vote",
+        description="Mask of a cluster: `vote` pixels with half of the score, `weighted` those with half of the "
+        "quality (the calibrated score where there is one), `nms` the best scored mask as it is, `union` all pixels.",
+    )
+    overlaps: Literal["keep", "resolve"] = Field(
+        "keep", description="`resolve`: no pixel twice, the better scored cell keeps it; `keep`: masks may overlap."
+    )
     iou: Fraction = Field(0.5, description="Masks of different teachers with at least this IoU are one cell.")
     min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
 
@@ -87,6 +96,16 @@ class RoundsConfig(Section):
 
     control: bool = Field(
         True, description="Train a supervised control with as many steps in total as the last student's ancestry."
+    )
+    ensemble: Literal["all", "greedy"] = Field(
+        "all",
+        description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
+    )
+    stop_after: int | None = Field(
+        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+    )
+    drift_alarms: bool = Field(
+        True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."
     )
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The judge.")
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.section import Fraction, Section
 
+Balance = Literal["none", "class", "group", "class-group"]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 
 
@@ -43,6 +44,17 @@ class TrainingConfig(Section):
     grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
     human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
+    human_last_steps: int = Field(
+        0, ge=0, description="The last so many of the steps draw crops from human-labelled images only."
+    )
+    balance: Balance = Field(
+        "none",
+        description=(
+            "Among the human-labelled and among the pseudo-labelled images, draw equally often: each image (`none`), "
+            "each class of images (`class`: the stated one, else that of most of its cells), each group, or each class "
+            "and within it each group (`class-group`). Images of an unknown class or group keep their share."
+        ),
+    )
     threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -55,6 +67,12 @@ class TrainingConfig(Section):
         if list(value) != sorted(set(value)) or any(not 0 < share < 1 for share in value):
             raise ValueError(f"expected rising shares between 0 and 1, got {list(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _pseudo_labels_have_their_steps(self) -> Self:
+        if self.human_last_steps >= self.steps:
+            raise ValueError(f"human_last_steps ({self.human_last_steps}) must be less than steps ({self.steps})")
+        return self
 
 
 class GridConfig(Section):

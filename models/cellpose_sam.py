@@ -57,16 +57,7 @@ class CellposeSamFamily:
         start = _start(model)
         # Without a class head there is nothing to train while the network is frozen.
         training = task.training if len(task.classes) > 1 else task.training.model_copy(update={"frozen_steps": 0})
-        source = CellposeCrops(
-            [Path(path) for path in task.shards],
-            crop_px=model.bsize,
-            batch=task.training.batch,
-            human_fraction=task.training.human_fraction,
-            ignore_dilation_px=task.ignore_dilation_px,
-            augment=model.augment,
-            seed=task.seed,
-            channels=3,
-        )
+        source = CellposeCrops.of(task, model.augment, channels=3, crop_px=model.bsize)
 
         def loss_of(net: torch.nn.Module, step: int) -> LossParts:
             batch = flow_batch(source(step), "diffusion")

@@ -6,31 +6,30 @@ sees the same crops as an undisturbed one.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.models import AugmentConfig
+from cellsemi.configs.training import Balance
 from cellsemi.models.augment import OUTSIDE, CellSizes, augment_crop
+from cellsemi.models.base import FitTask
 from cellsemi.models.copy_paste import paste, pasteable
+from cellsemi.models.image_draws import LABELS, ImageDraws, learnt_cells
 from cellsemi.models.normalise import Channels, normalise
 from cellsemi.rounds import masks
 from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.instances import State
-from cellsemi.rounds.merge import HUMAN_SPLIT
 from cellsemi.rounds.shards import ShardSet
 from cellsemi.rounds.tables import ImageRecord
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
-LABELS: tuple[State, ...] = ("human", "accepted")  # states of the cells that are learnt
 CACHE_MB = 512  # decoded images that are kept; the least recently used make room
 
 
@@ -123,32 +122,52 @@ class CropSource:
         augment: AugmentConfig,
         seed: int,
         channels: Channels = 1,
+        human_from: float = math.inf,
+        balance: Balance = "none",
+        classes: Sequence[str] = (),
     ) -> None:
         self._records = ShardSet(shards, cached_groups=4)
-        self._human, self._pseudo = _annotated_rows(shards)
-        if not len(self._human) and not len(self._pseudo):
-            raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
-        self._crop_px, self._batch, self._human_fraction = crop_px, batch, human_fraction
+        self._draws = ImageDraws(
+            shards, human_fraction=human_fraction, human_from=human_from, balance=balance, classes=classes
+        )
+        self._crop_px, self._batch, self._seed = crop_px, batch, seed
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
-        self._seed = seed
         self._sizes = _range_of_sizes(shards) if augment.size_aware else None
         self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
         self._cached_bytes = 0
 
+    @classmethod
+    def of(cls, task: FitTask, augment: AugmentConfig, channels: Channels = 1, crop_px: int | None = None) -> Self:
+        """The crops that a task trains on, of side `crop_px` (None: that of the task)."""
+        training = task.training
+        return cls(
+            [Path(path) for path in task.shards],
+            crop_px=crop_px or training.crop_px,
+            batch=training.batch,
+            human_fraction=training.human_fraction,
+            ignore_dilation_px=task.ignore_dilation_px,
+            augment=augment,
+            seed=task.seed,
+            channels=channels,
+            human_from=task.steps - training.human_last_steps,
+            balance=training.balance,
+            classes=task.classes,
+        )
+
     def __call__(self, step: int) -> list[Crop]:
         """The crops of one step: a function of the seed and the step."""
-        return [self._crop(np.random.default_rng([self._seed, step, i])) for i in range(self._batch)]
+        return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in range(self._batch)]
 
-    def _crop(self, rng: np.random.Generator) -> Crop:
-        crop, _ = self._drawn(rng)
+    def _crop(self, rng: np.random.Generator, step: int) -> Crop:
+        crop, _ = self._drawn(rng, step)
         config = self._augment.copy_paste
         if config.probability > 0 and rng.random() < config.probability:
-            crop = paste(crop, *self._drawn(rng), config, rng)
+            crop = paste(crop, *self._drawn(rng, step), config, rng)
         return crop
 
-    def _drawn(self, rng: np.random.Generator) -> tuple[Crop, NDArray[np.bool_]]:
+    def _drawn(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
         """A crop of any image, and which of its marks may be pasted into another."""
-        image = self._image(self._draw_row(rng))
+        image = self._image(self._draws.draw(rng, step))
         done = augment_crop(
             image.pixels,
             image.marks,
@@ -160,13 +179,6 @@ class CropSource:
         )
         crop = Crop(done.pixels, done.marks, image.cell_class, image.cell_weight)
         return crop, pasteable(done.marks, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste)
-
-    def _draw_row(self, rng: np.random.Generator) -> int:
-        """An image, all of its group equally likely; the group by `human_fraction` when there are both."""
-        chance, place = rng.random(2)
-        human = chance < self._human_fraction if len(self._human) and len(self._pseudo) else len(self._human) > 0
-        rows = self._human if human else self._pseudo
-        return int(rows[int(place * len(rows))])
 
     def _image(self, row: int) -> TrainingImage:
         if row not in self._cache:
@@ -192,28 +204,11 @@ def _draw_centre(marks: NDArray[np.int32], rng: np.random.Generator) -> tuple[fl
     return place * height, second * width
 
 
-def _annotated_rows(shards: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers, over all shards in order, of the human-labelled and of the pseudo-labelled images."""
-    human: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
-    annotated: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
-    for path in shards:
-        table = pq.read_table(path, columns=["split", "instances"])
-        human.append(table["split"].to_numpy() == HUMAN_SPLIT)
-        annotated.append(table["instances"].is_valid().to_numpy())
-    is_human, is_annotated = np.concatenate(human), np.concatenate(annotated)
-    return np.flatnonzero(is_human & is_annotated), np.flatnonzero(~is_human & is_annotated)
-
-
 def _range_of_sizes(shards: Sequence[Path]) -> tuple[float, float] | None:
     """The smallest and the largest typical size of the images; None when there is no cell."""
     sizes = []
     for path in shards:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=[f"instances.list.element.{name}" for name in ("area", "state")])
-        cells = table["instances"].combine_chunks()
-        flat = pc.list_flatten(cells)
-        learnt = pc.is_in(flat.field("state"), pa.array(LABELS)).to_numpy(zero_copy_only=False)
-        image = pc.list_parent_indices(cells).to_numpy()[learnt]
-        each = np.split(flat.field("area").to_numpy()[learnt], np.flatnonzero(np.diff(image)) + 1)
+        image, (area,) = learnt_cells(path, "area")
+        each = np.split(area, np.flatnonzero(np.diff(image)) + 1)
         sizes += [size for areas in each if (size := typical_size(areas)) is not None]
     return (min(sizes), max(sizes)) if sizes else None

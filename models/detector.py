@@ -50,16 +50,7 @@ def fit_detector(
     heads; `about` goes into the model file.
     """
     device = pick_device(task.device)
-    source = CropSource(
-        [Path(path) for path in task.shards],
-        crop_px=task.training.crop_px,
-        batch=task.training.batch,
-        human_fraction=task.training.human_fraction,
-        ignore_dilation_px=task.ignore_dilation_px,
-        augment=config.augment,
-        seed=task.seed,
-        channels=3,
-    )
+    source = CropSource.of(task, config.augment, channels=3)
 
     def loss_of(_: nn.Module, step: int) -> LossParts:
         batch = batch_of(source(step), config.upscale, makers or {}, device)

@@ -40,16 +40,7 @@ class FlowUnetFamily:
         """Train from scratch, or go on from the checkpoint of the same task, into `task.out_dir`."""
         folder, device = Path(task.out_dir), pick_device(task.device)
         model = base.config_of(task, FlowUnetConfig)
-        source = CropSource(
-            [Path(path) for path in task.shards],
-            crop_px=task.training.crop_px,
-            batch=task.training.batch,
-            human_fraction=task.training.human_fraction,
-            ignore_dilation_px=task.ignore_dilation_px,
-            augment=model.augment,
-            seed=task.seed,
-        )
-
+        source = CropSource.of(task, model.augment)
         net = flow_net.build(model.width, task.classes, task.seed)
 
         def loss_of(net: nn.Module, step: int) -> LossParts:

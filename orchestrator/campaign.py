@@ -3,17 +3,19 @@
 Round 0 trains the models on human labels alone: the baseline of every claim. In each later round the
 best models so far label the unlabelled images; their masks are fused, screened and merged with the
 human labels; students are trained on them from scratch and judged on held-out human labels; they teach
-the next round only if they are better. Every step looks at the disk first, so that the same command
-after a crash finishes the job, and after a finished run does nothing.
+the next round only if they are better, and no further round is run when several in a row were not. Every
+step looks at the disk first, so that the same command after a crash finishes the job, and after a finished
+run does nothing.
 """
 
 from __future__ import annotations
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import fitting, judging, labelling, preparing, screening
+from cellsemi.orchestrator import drifting, fitting, judging, labelling, preparing, screening
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.engine import Engine
+from cellsemi.orchestrator.fitting import Fit
 from cellsemi.orchestrator.judging import Teachers
 from cellsemi.orchestrator.progress import Watcher
 from cellsemi.rounds.run import CONTROL, RunPaths
@@ -29,6 +31,9 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     if finished <= n:
         preparing.read_images(context)
     for round in range(finished, n + 1):
+        if reason := judging.stopped(context):
+            watcher.note(f"rounds from {round} on are not run: {reason}")
+            break
         play(context, round, last=round == n)
     judging.write_leaderboard(context)
 
@@ -39,19 +44,30 @@ def play(context: Context, round: int, last: bool) -> None:
     if teachers is not None:
         label(context, round, teachers)
     screening.build_training_set(context, round)
-    fits = fitting.students_of(context, round)
-    if teachers is not None and last and context.config.rounds.control:
-        fits.append(fitting.control_of(context, teachers.ancestry + 1))
+    control = []
+    if teachers is not None and context.config.rounds.control:
+        control = [fitting.control_of(context, teachers.ancestry + 1)]
+    names = train(context, round, fitting.students_of(context, round) + (control if last else []))
+    chosen = judging.choose_members(context, round, [name for name in names if name != CONTROL])
+    for split in labelling.EVALUATED:
+        labelling.fuse_members(context, round, round, list(chosen.members), split)
+    found = judging.evaluate(context, round, names)
+    decision = judging.judge(context, round, found, teachers)
+    if control and not last and judging.stopped(context, decision):
+        # That this round is the last one is known only now; its control is trained after its students.
+        names += train(context, round, control)
+        judging.evaluate(context, round, names)
+    judging.finish_round(context, round, names, chosen, teachers, decision)
+    context.watcher.note(f"round {round}: {decision.reason}")
+
+
+def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
+    """Train models and let them look at val and test; returns the names of those that did not diverge."""
     names = fitting.fit(context, round, fits)
-    students = [name for name in names if name != CONTROL]
     for split in labelling.EVALUATED:
         for name in names:
             labelling.predict(context, round, round, name, split)
-        labelling.fuse_members(context, round, round, students, split)
-    found = judging.evaluate(context, round, names)
-    decision = judging.judge(context, round, found, teachers)
-    judging.finish_round(context, round, names, teachers, decision)
-    context.watcher.note(f"round {round}: {decision.reason}")
+    return names
 
 
 def label(context: Context, round: int, teachers: Teachers) -> None:
@@ -61,3 +77,5 @@ def label(context: Context, round: int, teachers: Teachers) -> None:
     labelling.fuse_members(context, round, teachers.round, list(teachers.names), "unlabelled")
     screening.set_limits(context, round, teachers.round)
     screening.label(context, round, teachers.round)
+    if context.config.rounds.drift_alarms:
+        drifting.watch(context, round)

@@ -153,6 +153,26 @@ def export_command(
     answer(as_json, content, lambda: data_show.print_export(done, choice.sentence, kind, out))
 
 
+@data.command("suspects")
+@click.argument("run", metavar="RUN")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", help="Whose labels. Default: val.")
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder. Default: suspects-RUN.")
+@json_option
+@debug_option
+def suspects_command(run: str, split: str, out: Path | None, as_json: bool) -> None:
+    """List human labels that the promoted models contradict.
+
+    RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: that is val,
+    and test. What is learnt from a look at test must not choose anything. Writes a table and pictures, the surest
+    first; nothing is changed or left out.
+    """
+    from cellsemi.orchestrator import data_show, data_suspects
+
+    with data_show.counting(as_json) as count:
+        found = data_suspects.search(run, split, out, count)
+    answer(as_json, found.to_json(), lambda: data_suspects.print_search(found))
+
+
 @data.command("check")
 @click.argument("path", type=anything)
 @click.option(

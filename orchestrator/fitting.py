@@ -47,7 +47,8 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     """Train what is not trained yet; returns the names of the models that are there afterwards.
 
     A student whose training diverges is recorded and left out of the round, and said; the round fails
-    when none of its students is left. What failed for another reason is tried again by the next call.
+    when there are students among `fits` and none is left. What failed for another reason is tried again by
+    the next call.
     """
     title = "train " + ", ".join(item.name for item in fits)
     folders = {item.name: context.paths.model(round, item.name) for item in fits}
@@ -62,7 +63,7 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
         if "diverged" in manifest:
             context.watcher.note(f"round {round}: {name} is left out, its training diverged: {manifest['diverged']}")
     alive = [name for name, manifest in manifests.items() if "diverged" not in manifest]
-    if not [name for name in alive if name != CONTROL]:
+    if any(item.name != CONTROL for item in fits) and not [name for name in alive if name != CONTROL]:
         raise TrainingDiverged(
             f"round {round}: no student is left: "
             + "; ".join(f"{name}: {manifest['diverged']}" for name, manifest in manifests.items() if name not in alive)

@@ -7,26 +7,31 @@ decides nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.labelling import EVALUATED
-from cellsemi.orchestrator.screening import paired, pseudo_counts, scored_pairs
+from cellsemi.orchestrator.screening import cells_of, paired, pseudo_counts, scored_pairs
 from cellsemi.rounds import files, leaderboard, run
 from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.fuse import fuse
+from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.leaderboard import Row
+from cellsemi.rounds.matching import scorable
 from cellsemi.rounds.metrics import best_threshold, score_image
 from cellsemi.rounds.promotion import Decision, decide, verdict
 from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
 from cellsemi.rounds.seeds import derive_seed
+from cellsemi.rounds.selection import Selected, everyone, greedy, stop_reason
 
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """The students of the last promoted round, which teach now; `ancestry` counts the fits behind each."""
+    """The students in the ensemble of the last promoted round teach now; `ancestry` counts the fits behind each."""
 
     round: int
     names: tuple[str, ...]
@@ -34,15 +39,59 @@ class Teachers:
 
 
 def standing(paths: RunPaths) -> Teachers:
-    """Who teaches now: the students of the last promoted round; round 0 always is."""
+    """Who teaches now: the ensemble of the last promoted round; round 0 always is."""
     manifests = read_manifests(paths)
     last = max(number for number, manifest in manifests.items() if manifest["decision"]["promoted"])
     return Teachers(last, tuple(manifests[last]["students"]), manifests[last]["ancestry"])
 
 
+def stopped(context: Context, decision: Decision | None = None) -> str | None:
+    """Why no further round is run after the finished ones and one with `decision`; None: go on."""
+    made = [*decisions(read_manifests(context.paths)).values(), *([decision] if decision else [])]
+    return stop_reason([each.promoted for each in made], context.config.rounds.stop_after)
+
+
 def read_manifests(paths: RunPaths) -> dict[int, dict[str, Any]]:
     """The manifests of the finished rounds, by round."""
     return {number: files.read_json(paths.round_manifest(number)) for number in paths.finished_rounds()}
+
+
+def choose_members(context: Context, round: int, students: Sequence[str]) -> Selected:
+    """The students that form the round's ensemble: all, or those chosen on val, into members.json."""
+    config, paths = context.config, context.paths
+    if config.rounds.ensemble == "all":
+        return everyone(students)
+    path, title = paths.members(round), "choose the ensemble"
+    folders = {name: paths.predictions(round, name, "val") for name in students}
+    fingerprint = files.sha256_json(
+        [[name, run.outputs_fingerprint(folder)] for name, folder in folders.items()]
+        + [run.outputs_fingerprint(paths.split("val"))]
+    )
+    if path.is_file() and (content := files.read_json(path))["fingerprint"] == fingerprint:
+        context.watcher.skipped(round, title)
+        return Selected(tuple(content["members"]), content["why"])
+    started = time.monotonic()
+    context.watcher.stage(round, title, len(students), "models")
+    said = {name: list(cells_of(folder)) for name, folder in folders.items()}
+    truth = list(cells_of(paths.split("val")))
+
+    def score_of(members: tuple[str, ...]) -> float:
+        return best_threshold(_fused(config, {name: said[name] for name in members}, truth)).map
+
+    chosen = greedy(students, score_of, at_least=config.fusion.min_votes)
+    files.write_json(path, {"fingerprint": fingerprint, **asdict(chosen)})
+    context.watcher.advance(len(students))
+    context.finish(round, time.monotonic() - started)
+    return chosen
+
+
+def _fused(
+    config: Config, said: Mapping[str, Sequence[Instances]], truth: Sequence[Instances]
+) -> Iterator[tuple[Instances, Instances]]:
+    """(fused predictions, human cells) of each image, as they are scored."""
+    for true, *cells in zip(truth, *said.values(), strict=True):
+        fused = fuse(dict(zip(said, cells, strict=True)), config.fusion, config.data.one_class_per_image)
+        yield scorable(fused, true)
 
 
 def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluation]:
@@ -82,7 +131,10 @@ def _scored(round: int, model: str, threshold: float, folders: dict[str, tuple[P
 
 
 def judge(context: Context, round: int, found: Sequence[Evaluation], teachers: Teachers | None) -> Decision:
-    """Compare the round's ensemble with the standing one on the validation images."""
+    """Compare the round's ensemble with the standing one on the validation images.
+
+    The reason also says when the rounds end with this one.
+    """
     config = context.config
     best = None
     if teachers is not None:
@@ -90,10 +142,14 @@ def judge(context: Context, round: int, found: Sequence[Evaluation], teachers: T
         best = find(earlier, ENSEMBLE, "val").scores
     candidate = find(found, ENSEMBLE, "val").scores
     seed = derive_seed(config.run.seed, "promotion", round)
-    return decide(candidate, best, config.data.classes, config.rounds.promotion, seed)
+    decision = decide(candidate, best, config.data.classes, config.rounds.promotion, seed)
+    end = stopped(context, decision)
+    return replace(decision, reason=f"{decision.reason}; no further round is run: {end}") if end else decision
 
 
-def rows_of(context: Context, round: int, names: Sequence[str], decision: Decision, seconds: float) -> list[Row]:
+def rows_of(
+    context: Context, round: int, names: Sequence[str], chosen: Selected, decision: Decision, seconds: float
+) -> list[Row]:
     """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
     config, paths = context.config, context.paths
     found = read_evaluations(paths.evaluation(round), config.data.classes)
@@ -113,7 +169,7 @@ def rows_of(context: Context, round: int, names: Sequence[str], decision: Decisi
                 control=control if model == first else None,
                 classes=config.data.classes,
                 counts=_counts_of(model, counts),
-                promoted=decision.promoted and model != CONTROL,
+                promoted=decision.promoted and model in (*chosen.members, ENSEMBLE),
                 seconds=_fit_seconds(paths, round, model) if model != ENSEMBLE else seconds,
                 config=config.rounds.promotion,
                 seed=config.run.seed,
@@ -133,19 +189,28 @@ def _fit_seconds(paths: RunPaths, round: int, model: str) -> float:
 
 
 def finish_round(
-    context: Context, round: int, names: Sequence[str], teachers: Teachers | None, decision: Decision
+    context: Context,
+    round: int,
+    names: Sequence[str],
+    chosen: Selected,
+    teachers: Teachers | None,
+    decision: Decision,
 ) -> None:
-    """Write the round's manifest, last, and the leaderboard of all rounds so far."""
+    """Write the round's manifest, last, and the leaderboard of all rounds so far.
+
+    `students` in it are those of the ensemble; the rows hold every model.
+    """
     paths = context.paths
     seconds = context.spent(round)
     manifest = {
         "round": round,
         "teachers_round": None if teachers is None else teachers.round,
-        "students": [name for name in names if name != CONTROL],
+        "students": list(chosen.members),
+        "why_these_students": chosen.why,
         "ancestry": 1 if teachers is None else teachers.ancestry + 1,
         "decision": asdict(decision),
         "seconds": seconds,
-        "rows": [row.to_json() for row in rows_of(context, round, names, decision, seconds)],
+        "rows": [row.to_json() for row in rows_of(context, round, names, chosen, decision, seconds)],
     }
     files.write_json(paths.round_manifest(round), manifest)
     write_leaderboard(context)

@@ -46,8 +46,7 @@ def set_limits(context: Context, round: int, teachers_round: int) -> None:
     context.watcher.stage(round, title, len(pairs), "images")
     found = calibrate(pairs, config.data.classes, config.screen.min_samples)
     calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
-    train = shards.read_folder(paths.train(0))
-    labelled = (record.instances.in_state("human") for record in train if record.instances is not None)
+    labelled = (cells.in_state("human") for cells in cells_of(paths.train(0)))
     # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
     drawn = chain(labelled, (truth for _, truth in pairs))
     limits = choose_limits(calibrated, drawn, config.data.classes, config.screen)
@@ -162,6 +161,11 @@ def build_training_set(context: Context, round: int) -> None:
         reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
         context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")
     context.finish(round, seconds)
+
+
+def cells_of(folder: Path) -> Iterator[Instances]:
+    """The cells of each image of a folder that was annotated or looked at."""
+    return (record.instances for record in shards.read_folder(folder) if record.instances is not None)
 
 
 def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Instances]]:

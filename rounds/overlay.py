@@ -35,16 +35,20 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One image of the sheet: its cells, `class_id` an index of `classes` (one name where there is one class)."""
+    """One image of the sheet: its cells, `class_id` an index of `classes` (one name where there is one class).
+
+    `window` (rows, columns) is the part of the image to show; None: where its cells are.
+    """
 
     record: ImageRecord
     cells: Instances
     classes: tuple[str, ...]
     split: str
+    window: tuple[slice, slice] | None = None
 
 
-def contact_sheet(panels: Sequence[Panel]) -> bytes:
-    """The PNG of a sheet with all panels, COLUMNS in a row; the same panels give the same bytes.
+def contact_sheet(panels: Sequence[Panel], in_row: int = COLUMNS) -> bytes:
+    """The PNG of a sheet with all panels, `in_row` in a row; the same panels give the same bytes.
 
     Raises ImageError when an image cannot be decoded, ValueError when there is no panel.
     """
@@ -55,11 +59,11 @@ def contact_sheet(panels: Sequence[Panel]) -> bytes:
     legend = _legend(colour_of, panels)
     drawn = [Image.fromarray(_drawn(panel, colour_of)) for panel in panels]
     wide, high = GAP_PX + PANEL_PX, GAP_PX + TITLE_PX + max(picture.height for picture in drawn)
-    columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
+    columns, rows = min(in_row, len(panels)), -(-len(panels) // in_row)
     height = rows * high + GAP_PX + (LEGEND_PX if legend else 0)
     sheet = Image.new("RGB", (columns * wide + GAP_PX, height), PAPER)
     for i, (panel, picture) in enumerate(zip(panels, drawn, strict=True)):
-        x, y = GAP_PX + i % COLUMNS * wide, GAP_PX + i // COLUMNS * high
+        x, y = GAP_PX + i % in_row * wide, GAP_PX + i // in_row * high
         _draw_title(ImageDraw.Draw(sheet), panel, x, y)
         sheet.paste(picture, (x, y + TITLE_PX))
     _draw_legend(ImageDraw.Draw(sheet), legend, height - LEGEND_PX)
@@ -76,7 +80,7 @@ def _drawn(panel: Panel, colour_of: dict[str, Colour]) -> RGB:
     record, cells = panel.record, panel.cells
     assert record.image is not None, "the reader gives the encoded image"
     pixels = decode_image(record.image, record.source, record.height * record.width)
-    window = _window(cells)
+    window = panel.window or _window(cells)
     labels = masks.to_label_map(cells)[window]
     picture = _scaled(pixels[window], record.low or 0.0, record.high or 0.0)
     factor = PANEL_PX / max(labels.shape)
@@ -156,8 +160,10 @@ def _draw_title(draw: ImageDraw.ImageDraw, panel: Panel, x: int, y: int) -> None
     record, ignored = panel.record, len(panel.cells.in_state("ignored"))
     shown = f"{record.width}x{record.height} px, {panel.split}, {len(panel.cells) - ignored} cells"
     shown += f", {ignored} ignored" if ignored else ""
-    if max(record.height, record.width) > WINDOW_PX:
-        shown += f" (a part of {WINDOW_PX} px)"
+    rows, columns = panel.window or _window(panel.cells)
+    part = max(rows.stop - rows.start, columns.stop - columns.start)
+    if max(record.height, record.width) > part:
+        shown += f" (a part of {part} px)"
     for line, text in enumerate((record.image_id, shown)):
         _write(draw, text, x, y + line * 19, INK, PANEL_PX)
 

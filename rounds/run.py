@@ -95,6 +95,14 @@ class RunPaths:
         """Calibration and limits that the round's pseudo-labels were made with."""
         return self.round(round) / "screen.json"
 
+    def drift(self, round: int) -> Path:
+        """How the round's pseudo-labels compare with human labels and with the round before."""
+        return self.round(round) / "drift.json"
+
+    def members(self, round: int) -> Path:
+        """The students that were chosen for the round's ensemble, where not all are taken."""
+        return self.round(round) / "members.json"
+
     def train(self, round: int) -> Path:
         return self.round(round) / "train"
 

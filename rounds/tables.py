@@ -104,6 +104,22 @@ LEADERBOARD = pa.schema(
     ]
 )
 
+# Human labels to look at again (suspects.Suspect), the surest first.
+SUSPECTS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("kind", pa.string()),  # one of suspects.KINDS
+        ("cell", pa.int32()),  # index of the human cell in its image; null: nobody drew one
+        *[(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")],  # its box, else that of the prediction; half-open
+        ("drawn_class", pa.string()),  # null: nobody drew one
+        ("seen_class", pa.string()),  # null: no model sees one
+        ("iou", pa.float64()),
+        ("confidence", pa.float64()),
+        ("reason", pa.string()),
+        ("sheet", pa.string()),  # the picture that shows it
+    ]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:

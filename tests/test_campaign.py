@@ -89,7 +89,14 @@ def tables(paths: RunPaths) -> dict[str, str]:
     """Hash of every table and model of a run, without what is a time."""
     found = {
         str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for pattern in ("part-*.parquet", "evaluation.parquet", "model.safetensors", "screen.json")
+        for pattern in (
+            "part-*.parquet",
+            "evaluation.parquet",
+            "model.safetensors",
+            "screen.json",
+            "drift.json",
+            "members.json",
+        )
         for path in paths.root.rglob(pattern)
     }
     rows = [{**row.to_json(), "seconds": 0} for row in leaderboard.read(paths.leaderboard)]
@@ -155,6 +162,74 @@ def test_a_round_that_is_not_promoted_keeps_the_old_teachers(tmp_path: Path) -> 
     assert manifests[2]["teachers_round"] == 0 and manifests[2]["ancestry"] == 2
     assert "2: predict unlabelled with unet-a" in watcher.skips, "the same teachers need not look twice"
     assert "did not help" in judging.read_verdict(paths)
+
+
+NEVER = ("rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0")
+
+
+def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path) -> None:
+    config = config_at(tmp_path, *NEVER)
+    paths, watcher = bring(config, 4)
+    assert paths.finished_rounds() == [0, 1, 2]
+    end = "the last 2 rounds were not promoted (rounds.stop_after)"
+    assert any(note.endswith(f"no further round is run: {end}") for note in watcher.notes)
+    assert f"rounds from 3 on are not run: {end}" in watcher.notes
+    assert f"no further round is run: {end}" in judging.read_verdict(paths)
+    assert run.read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
+    assert not paths.model(1, "control").exists()
+    # What comes out is what a run of two rounds leaves, where the control is trained beside the students.
+    whole, _ = bring(config_at(tmp_path / "two", *NEVER), 2)
+    assert tables(paths) == tables(whole)
+    _, later = bring(config, 6)
+    assert later.begun == [] and any("rounds from 3 on are not run" in note for note in later.notes)
+
+
+def test_a_run_that_ends_early_can_be_broken_while_its_control_is_made(tmp_path: Path) -> None:
+    settings = (*NEVER, "rounds.stop_after=1")
+    undisturbed, whole = bring(config_at(tmp_path / "whole", *settings), 3)
+    expected = tables(undisturbed)
+    assert undisturbed.finished_rounds() == [0, 1] and (1, "control") in control_rows(undisturbed)
+    for stop_at in range(whole.events - 19, whole.events, 6):  # from the training of the control on
+        config = config_at(tmp_path / str(stop_at), *settings)
+        with pytest.raises(KeyboardInterrupt):
+            bring(config, 3, Notes(stop_at))
+        assert tables(bring(config, 3)[0]) == expected
+
+
+def control_rows(paths: RunPaths) -> list[tuple[int, str]]:
+    return [(row.round, row.model) for row in leaderboard.read(paths.leaderboard) if row.model == "control"]
+
+
+def test_without_a_limit_rounds_go_on_however_bad(tmp_path: Path) -> None:
+    paths, _ = bring(config_at(tmp_path, *NEVER, "rounds.stop_after=null"), 3)
+    assert paths.finished_rounds() == [0, 1, 2, 3] and control_rows(paths) == [(3, "control")]
+
+
+def test_a_greedy_ensemble_teaches_and_all_students_stay_on_the_leaderboard(tmp_path: Path) -> None:
+    config = config_at(tmp_path, "rounds.ensemble=greedy", "rounds.promotion.min_probability=0")
+    paths, watcher = bring(config, 1)
+    manifest = judging.read_manifests(paths)[0]
+    rows = {row.model: row for row in leaderboard.read(paths.leaderboard) if row.round == 0}
+    assert set(rows) == {"unet-a", "unet-b", "ensemble"}
+    best = max(("unet-a", "unet-b"), key=lambda name: rows[name].val_map.value)
+    members = manifest["students"]
+    assert members[0] == best and f"{best} ({rows[best].val_map.value:.3f})" in manifest["why_these_students"]
+    assert rows["ensemble"].val_map.value >= rows[best].val_map.value
+    assert [name for name in ("unet-a", "unet-b") if rows[name].promoted] == sorted(members)
+    looked = {name for name in ("unet-a", "unet-b") if f"1: predict unlabelled with {name}" in watcher.begun}
+    assert looked == set(members)
+    assert len(members) == 1, "this seed is one where the other student does not help"
+    assert bring(config, 1)[1].begun == []
+
+
+def test_drift_is_noted_and_kept(tmp_path: Path) -> None:
+    paths, watcher = bring(config_at(tmp_path), 2)
+    content = json.loads(paths.drift(2).read_text())
+    assert content["before"] is not None and json.loads(paths.drift(1).read_text())["before"] is None
+    accepted = leaderboard.read(paths.leaderboard)[6].accepted
+    assert sum(each["cells"] for each in content["now"]["classes"].values()) == accepted
+    said = [note.removeprefix("round 2: drift: ") for note in watcher.notes if note.startswith("round 2: drift: ")]
+    assert said == content["alarms"]
 
 
 def test_a_finished_run_does_nothing_and_a_larger_n_goes_on(tmp_path: Path) -> None:

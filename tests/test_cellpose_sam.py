@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +20,7 @@ from cellpose import models as stock
 from cellpose import utils as stock_utils
 from cellpose.train import _loss_fn_seg
 from numpy.typing import NDArray
-from PIL import Image
+from pictures import FOUR, quiet
 from torch import Tensor, nn
 
 from cellsemi.configs.errors import ModelError
@@ -33,7 +34,7 @@ from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flows import diffusion_flows
-from cellsemi.rounds import masks, shards
+from cellsemi.rounds import masks
 from cellsemi.rounds.tables import ImageRecord
 
 REAL = cellpose_parts.build_net
@@ -42,6 +43,7 @@ ALL_VIEWS = ("identity", "flip_x", "flip_y", "rot90", "rot180", "rot270")
 TRAINING = TrainingConfig(
     steps=40, batch=2, lr=2e-2, schedule="constant", ema=0, checkpoint_every=5, precision="float32"
 )
+discs, record = partial(pictures.discs, layout=FOUR), partial(pictures.record, layout=FOUR)
 
 
 class Tiny(nn.Module):
@@ -88,46 +90,11 @@ def tiny_file(folder: Path) -> Path:
     return path
 
 
-def discs(seed: int, side: int = 72) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((side, side), np.int32)
-    yy, xx = np.mgrid[:side, :side]
-    for i in range(4):
-        y, x = 20 + 32 * (i // 2) + rng.integers(-3, 4), 20 + 32 * (i % 2) + rng.integers(-3, 4)
-        labels[(yy - y) ** 2 + (xx - x) ** 2 < rng.integers(80, 140)] = i + 1
-    light = np.where(labels == 0, 30, np.where(labels % 2, 200, 120)) + rng.normal(0, 5, labels.shape)
-    return light.clip(0, 255).astype(np.uint8), labels
-
-
-def record(seed: int, split: str = "labelled", **columns: Any) -> ImageRecord:
-    pixels, labels = discs(seed)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    columns = {"state": "human", "class_id": (np.unique(labels)[1:] % 2 == 0).astype(int), **columns}
-    cells = masks.from_label_map(labels, **columns)
-    return ImageRecord(f"im{seed}", 72, 72, split, buffer.getvalue(), instances=cells)
-
-
 def task_in(folder: Path, records: list[ImageRecord], **changes: Any) -> FitTask:
-    path = folder / "data" / "part-00000.parquet"
-    shards.write_shard(path, records, "x")
-    task = FitTask(
-        model=CellposeSamConfig(name="m", weights=str(tiny_file(folder)), bsize=SIDE),
-        training=TRAINING,
-        classes=("a",),
-        one_class_per_image=False,
-        ignore_dilation_px=0,
-        shards=(str(path),),
-        out_dir=str(folder / "out"),
-        seed=0,
-        steps=TRAINING.steps,
-        device="cpu",
+    model = CellposeSamConfig(name="m", weights=str(tiny_file(folder)), bsize=SIDE)
+    return pictures.task_in(
+        folder, records, **{"model": model, "training": TRAINING, "classes": ("a",), "ignore_dilation_px": 0, **changes}
     )
-    return replace(task, **changes)
-
-
-def quiet(step: int, steps: int) -> None:
-    pass
 
 
 # --- weights ------------------------------------------------------------------------------------------
@@ -201,12 +168,9 @@ def test_images_are_scaled_as_cellpose_scales_them() -> None:
 
 
 def test_training_crops_are_scaled_by_their_whole_image(tmp_path: Path) -> None:
-    task = task_in(tmp_path, [record(0)])
+    task = task_in(tmp_path, [record(0)], training=TRAINING.model_copy(update={"batch": 12}))
     still = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
-    source = CellposeCrops(
-        [Path(path) for path in task.shards],
-        crop_px=32, batch=6, human_fraction=1, ignore_dilation_px=0, augment=still, seed=0, channels=3,
-    )  # fmt: skip
+    source = CellposeCrops.of(task, still, channels=3, crop_px=32)
     whole = np.clip(cellpose_pixels(discs(0)[0]), 0, 1)
     compared = 0
     for crop in source(0):

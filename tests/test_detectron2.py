@@ -5,22 +5,23 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pyarrow.parquet as pq
 import pytest
 import torch
 from detectron2_small import SMALL, make_small, open_checkpoint, real_settings, stock_network
+from pictures import discs, quiet, record
 from safetensors.torch import load_file, save_file
-from test_flow_unet import discs, quiet, record
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, detectron2_net
-from cellsemi.models.base import FitTask
 from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.detector import DetectorPredictor
 from cellsemi.models.detectron2_api import get_cfg
@@ -29,12 +30,12 @@ from cellsemi.models.detectron2_weights import export_detectron2
 from cellsemi.models.device import compute_settings
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.normalise import normalise
-from cellsemi.rounds import masks, shards
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds import masks
 
 TRAINING = TrainingConfig(
     batch=2, crop_px=64, optimiser="sgd", lr=2e-2, weight_decay=1e-4, ema=0.9, precision="float32"
 )
+task_in = partial(pictures.task_in, model=SMALL, training=TRAINING)
 STEPS = 40
 PARTS = ("rpn_cls", "rpn_loc", "cls", "box_reg", "mask")
 CASCADE = {f"{part}_stage{stage}" for stage in range(3) for part in ("cls", "box_reg")} | {"rpn_cls", "rpn_loc", "mask"}
@@ -47,24 +48,6 @@ def small_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, compute_settings(1):
         make_small(patch)
         yield
-
-
-def task_in(folder: Path, records: list[ImageRecord], steps: int, **changes: Any) -> FitTask:
-    path = folder / "data" / "part-00000.parquet"
-    shards.write_shard(path, records, "x")
-    task = FitTask(
-        model=SMALL,
-        training=TRAINING,
-        classes=("a", "b"),
-        one_class_per_image=False,
-        ignore_dilation_px=2,
-        shards=(str(path),),
-        out_dir=str(folder / "out"),
-        seed=0,
-        steps=steps,
-        device="cpu",
-    )
-    return replace(task, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from pictures import discs, quiet, record
 
 from cellsemi.configs.errors import DataError, ModelError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, flow_net
 from cellsemi.models.augment import OUTSIDE
-from cellsemi.models.base import FitTask
 from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.crops import CropSource, training_image
 from cellsemi.models.finish import LOSS_FILE
@@ -29,59 +29,12 @@ from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_unet import FAMILY
 from cellsemi.models.flows import flow_targets
 from cellsemi.models.normalise import normalise
-from cellsemi.rounds import masks, shards
+from cellsemi.rounds import masks
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
 
 TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, checkpoint_every=10, precision="float32")
-
-
-def discs(seed: int, side: int = 72) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Bright discs on dark ground and their label map; even numbers are class 1 and dimmer."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((side, side), np.int32)
-    yy, xx = np.mgrid[:side, :side]
-    for i in range(6):
-        y, x = 14 + 30 * (i // 3) + rng.integers(-3, 4), 14 + 22 * (i % 3) + rng.integers(-3, 4)
-        labels[(yy - y) ** 2 + (xx - x) ** 2 < rng.integers(30, 70)] = i + 1
-    light = np.where(labels == 0, 30, np.where(labels % 2, 200, 120)) + rng.normal(0, 5, labels.shape)
-    return light.clip(0, 255).astype(np.uint8), labels
-
-
-def png(pixels: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def record(seed: int, split: str = "labelled", **columns: Any) -> ImageRecord:
-    pixels, labels = discs(seed)
-    numbers = np.unique(labels)[1:]
-    columns = {"state": "human", "class_id": (numbers % 2 == 0).astype(int), **columns}
-    cells = masks.from_label_map(labels, **columns)
-    return ImageRecord(f"im{seed}", 72, 72, split, png(pixels), instances=cells)
-
-
-def task_in(folder: Path, records: list[ImageRecord], **changes: Any) -> FitTask:
-    path = folder / "data" / "part-00000.parquet"
-    shards.write_shard(path, records, "x")
-    task = FitTask(
-        model=FlowUnetConfig(name="m", width=6),
-        training=TRAINING,
-        classes=("a", "b"),
-        one_class_per_image=False,
-        ignore_dilation_px=2,
-        shards=(str(path),),
-        out_dir=str(folder / "out"),
-        seed=0,
-        steps=TRAINING.steps,
-        device="cpu",
-    )
-    return replace(task, **changes)
-
-
-def quiet(step: int, steps: int) -> None:
-    pass
+task_in = partial(pictures.task_in, model=FlowUnetConfig(name="m", width=6), training=TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -204,16 +157,9 @@ def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:
 
 
 def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> Callable[[int], Batch]:
-    task = task_in(folder, records)
-    source = CropSource(
-        [Path(path) for path in task.shards],
-        crop_px=32,
-        batch=50,
-        human_fraction=human_fraction,
-        ignore_dilation_px=0,
-        augment=task.model.augment,
-        seed=3,
-    )
+    training = TRAINING.model_copy(update={"crop_px": 32, "batch": 50, "human_fraction": human_fraction})
+    task = task_in(folder, records, training=training, ignore_dilation_px=0, seed=3)
+    source = CropSource.of(task, task.model.augment)
     return lambda step: flow_batch(source(step), "geodesic")
 
 

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import discs, quiet, record
 from safetensors.torch import load_file, save_file
-from test_flow_unet import discs, quiet, record
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, rcnn_net
-from cellsemi.models.base import FitTask
 from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.detector import DetectorPredictor
 from cellsemi.models.device import compute_settings
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.rcnn import FAMILY
 from cellsemi.models.rcnn_targets import zoomed
-from cellsemi.rounds import files, masks, shards
+from cellsemi.rounds import files, masks
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
 
@@ -44,6 +45,7 @@ MODEL = MaskRcnnConfig(
 TRAINING = TrainingConfig(
     batch=2, crop_px=64, optimiser="sgd", lr=2e-2, weight_decay=1e-4, ema=0.9, precision="float32"
 )
+task_in = partial(pictures.task_in, model=MODEL, training=TRAINING)
 STEPS = 40
 PARTS = ("rpn_objectness", "rpn_box", "classifier", "box", "mask")
 ONE_VIEW = InferenceConfig(tta=("identity",))
@@ -53,24 +55,6 @@ ONE_VIEW = InferenceConfig(tta=("identity",))
 def one_thread() -> Iterator[None]:
     with compute_settings(1):
         yield
-
-
-def task_in(folder: Path, records: list[ImageRecord], steps: int, **changes: Any) -> FitTask:
-    path = folder / "data" / "part-00000.parquet"
-    shards.write_shard(path, records, "x")
-    task = FitTask(
-        model=MODEL,
-        training=TRAINING,
-        classes=("a", "b"),
-        one_class_per_image=False,
-        ignore_dilation_px=2,
-        shards=(str(path),),
-        out_dir=str(folder / "out"),
-        seed=0,
-        steps=steps,
-        device="cpu",
-    )
-    return replace(task, **changes)
 
 
 @pytest.fixture(scope="module")

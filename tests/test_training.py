@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import quiet
 from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
@@ -67,10 +68,6 @@ def one_thread() -> Iterator[None]:
     """As fit does: small tensors on many threads cost more than they gain."""
     with compute_settings(1):
         yield
-
-
-def quiet(step: int, steps: int) -> None:
-    pass
 
 
 def stop_at(when: int) -> Callable[[int, int], None]:

@@ -1,0 +1,151 @@
+"""Which image a crop is of: human-labelled or pseudo-labelled, and how likely each is among its kind.
+
+All that is asked of the shards is read from their columns, without an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cellsemi.configs.errors import DataError
+from cellsemi.configs.training import Balance
+from cellsemi.rounds.instances import State
+from cellsemi.rounds.merge import HUMAN_SPLIT
+
+LABELS: tuple[State, ...] = ("human", "accepted")  # states of the cells that are learnt
+
+Names = Sequence[str | None]  # of images; None: unknown
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Images of one kind: their row numbers, and the rising sums of their chances, up to 1."""
+
+    rows: NDArray[np.int64]
+    upto: NDArray[np.float64]
+
+    def pick(self, place: float) -> int:
+        """The row at `place` in [0, 1)."""
+        return int(self.rows[np.searchsorted(self.upto, place, side="right")])
+
+
+class ImageDraws:
+    """The annotated rows of some shards, and how they are drawn.
+
+    Of both kinds, `human_fraction` of the draws are human-labelled, and all of them from the step `human_from`
+    on: training on pseudo-labels that ends with human labels alone (Yalniz et al. 2019, arXiv 1905.00546).
+    Among its kind an image is as likely as `balance` says (`chances`). Row numbers count over all shards in
+    order. DataError when no row is annotated.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        human_fraction: float,
+        human_from: float,
+        balance: Balance,
+        classes: Sequence[str],
+    ) -> None:
+        human, annotated = _kinds(shards)
+        if not annotated.any():
+            raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
+        levels = _levels(shards, balance, classes)
+        self._human = _pool(np.flatnonzero(annotated & human), levels)
+        self._pseudo = _pool(np.flatnonzero(annotated & ~human), levels)
+        self._human_fraction, self._human_from = human_fraction, human_from
+
+    def draw(self, rng: np.random.Generator, step: int) -> int:
+        """The row of an image to draw at this step."""
+        chance, place = rng.random(2)
+        fraction = 1.0 if step >= self._human_from else self._human_fraction
+        first, second = (self._human, self._pseudo) if chance < fraction else (self._pseudo, self._human)
+        pool = first or second
+        assert pool is not None  # there is an annotated row
+        return pool.pick(place)
+
+
+def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
+    """How likely each of `n` images is, 1 in the mean: class-aware sampling (Shen et al. 2016, arXiv 1512.05830).
+
+    `levels` name the images, such as by class and then by group. The names of the first level are equally
+    likely, within each of them those of the next, and images with the same names. Images without a name at
+    a level keep the share that they have without balancing.
+    """
+    found = np.zeros(n)
+
+    def spread(images: NDArray[np.int64], share: float, levels: Sequence[Names]) -> None:
+        if not levels:
+            found[images] = share / len(images)
+            return
+        named: dict[str | None, list[int]] = {}
+        for image in images.tolist():
+            named.setdefault(levels[0][image], []).append(image)
+        unknown = named.pop(None, [])
+        if unknown:
+            spread(np.array(unknown), share * len(unknown) / len(images), levels[1:])
+        for members in named.values():
+            spread(np.array(members), share * (1 - len(unknown) / len(images)) / len(named), levels[1:])
+
+    spread(np.arange(n), float(n), levels)
+    return found
+
+
+def _pool(rows: NDArray[np.int64], levels: Sequence[Names]) -> _Pool | None:
+    if not len(rows):
+        return None
+    upto = np.cumsum(chances(len(rows), [[names[row] for row in rows] for names in levels]))
+    return _Pool(rows, upto / upto[-1])
+
+
+def _kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of each row: is it human-labelled, and is it annotated?"""
+    human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
+    for path in shards:
+        table = _columns(path, "split", "instances.list.element.class_id")
+        human.append(table["split"].to_numpy() == HUMAN_SPLIT)
+        annotated.append(table["instances"].is_valid().to_numpy())
+    return np.concatenate(human), np.concatenate(annotated)
+
+
+def _levels(shards: Sequence[Path], balance: Balance, classes: Sequence[str]) -> list[Names]:
+    """What names the rows, level by level."""
+    levels: list[Names] = []
+    if balance in ("class", "class-group"):
+        levels.append([name for path in shards for name in _image_classes(path, classes)])
+    if balance in ("group", "class-group"):
+        levels.append([name for path in shards for name in _columns(path, "group")["group"].to_pylist()])
+    return levels
+
+
+def _image_classes(path: Path, classes: Sequence[str]) -> Names:
+    """The class of each image: the stated one, else that of most learnt cells (of equals the first), else None."""
+    stated = _columns(path, "cell_type")["cell_type"].to_pylist()
+    image, (class_id,) = learnt_cells(path, "class_id")
+    counts = np.zeros((len(stated), len(classes)), np.int64)
+    np.add.at(counts, (image, class_id), 1)
+    own = [classes[int(row.argmax())] if row.any() else None for row in counts]
+    return [name or most for name, most in zip(stated, own, strict=True)]
+
+
+def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Of every cell of a shard that is learnt: the row of its image, rising, and the columns `names`."""
+    table = _columns(path, *(f"instances.list.element.{name}" for name in (*names, "state")))
+    cells = table["instances"].combine_chunks()
+    flat = pc.list_flatten(cells)
+    learnt = pc.is_in(flat.field("state"), pa.array(LABELS)).to_numpy(zero_copy_only=False)
+    image = pc.list_parent_indices(cells).to_numpy()[learnt]
+    return image, [flat.field(name).to_numpy()[learnt] for name in names]
+
+
+def _columns(path: Path, *names: str) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(names))

@@ -1,0 +1,55 @@
+"""The drift of the pseudo-labels of a round, into drift.json and as notes. It decides nothing."""
+
+from __future__ import annotations
+
+import time
+from itertools import chain
+from typing import Any
+
+from cellsemi.orchestrator.context import Context
+from cellsemi.orchestrator.screening import cells_of
+from cellsemi.rounds import files, run
+from cellsemi.rounds.calibrate import Calibration
+from cellsemi.rounds.drift import Profile, alarms, calibration_alarms, profile
+
+
+def watch(context: Context, round: int) -> None:
+    """Compare the pseudo-labels of a round with the human labels of training and val, and the round before."""
+    paths, title = context.paths, "look for drift"
+    path = paths.drift(round)
+    inputs = [paths.split("labelled"), paths.split("val"), *(paths.pseudo(r) for r in (round - 1, round) if r)]
+    screens = [files.read_json(paths.screen(r))["calibration"] for r in (round - 1, round) if r]
+    fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in inputs], screens])
+    if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
+        context.watcher.skipped(round, title)
+    else:
+        started = time.monotonic()
+        total = sum(run.read_manifest(folder)["rows"] for folder in inputs)
+        context.watcher.stage(round, title, total, "images")
+        files.write_json(path, {"fingerprint": fingerprint, **_compared(context, round)})
+        context.watcher.advance(total)
+        context.finish(round, time.monotonic() - started)
+    for sentence in files.read_json(path)["alarms"]:
+        context.watcher.note(f"round {round}: drift: {sentence}")
+
+
+def _compared(context: Context, round: int) -> dict[str, Any]:
+    paths = context.paths
+    drawn = chain(cells_of(paths.split("labelled")), cells_of(paths.split("val")))
+    human = profile(drawn, context.config.data.classes)
+    now = _screened(context, round)
+    before = _screened(context, round - 1) if round > 1 else None
+    found = alarms(now, human, "the human labels")
+    found += alarms(now, before, "the pseudo-labels of the round before") if before else []
+    return {
+        "human": human.to_json(),
+        "before": before.to_json() if before else None,
+        "now": now.to_json(),
+        "alarms": found + calibration_alarms(now, before),
+    }
+
+
+def _screened(context: Context, round: int) -> Profile:
+    paths, classes = context.paths, context.config.data.classes
+    calibration = Calibration.from_json(files.read_json(paths.screen(round))["calibration"], classes)
+    return profile(cells_of(paths.pseudo(round)), classes, calibration)
