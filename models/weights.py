@@ -112,11 +112,6 @@ def verify(weights: str, sha256: str | None = None) -> Verified:
     return _verified(Path(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
 
 
-def weights_path(weights: str, sha256: str | None) -> Path:
-    """The verified file of a config's `weights` and `weights_sha256`; see `verify`."""
-    return verify(weights, sha256).path
-
-
 def _absolute(path: str) -> Path:
     try:
         return Path(path).expanduser().absolute()

@@ -29,6 +29,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:
+        preparing.check_models(config)
         preparing.read_images(context)
     for round in range(finished, n + 1):
         if reason := judging.stopped(context):

@@ -1,16 +1,32 @@
-"""The first stage: the user's images become shards, bad ones are put aside and counted."""
+"""Before the rounds: the models are looked after, the user's images become shards, bad ones are put aside."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 from cellsemi.configs.data import DataConfig
+from cellsemi.configs.models import WithWeights
+from cellsemi.configs.schema import Config
+from cellsemi.models import weights
+from cellsemi.models.base import family
+from cellsemi.models.catalogue import CATALOGUE
 from cellsemi.orchestrator.context import Context, finish_shards
 from cellsemi.rounds import run
 from cellsemi.rounds.ingest import IngestReport, ingest
 from cellsemi.rounds.run import SPLITS
+
+
+def check_models(config: Config) -> None:
+    """ModelError, before anything is begun, when a model lacks its framework or its weights are not as stated."""
+    for model in config.models:
+        wanted = {package for known in CATALOGUE if known.kind == model.kind for package in known.packages}
+        if any(find_spec(package) is None for package in wanted):
+            family(model.kind)  # says what is missing, and the line that installs it
+        if isinstance(model, WithWeights) and model.weights is not None:
+            weights.verify(model.weights, model.weights_sha256)
 
 
 def read_images(context: Context) -> None:

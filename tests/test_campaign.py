@@ -17,11 +17,11 @@ import pytest
 from fake_family import DIVERGES
 from PIL import Image
 
-from cellsemi.configs.errors import EngineError, RunError, TrainingDiverged
+from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.models import base
-from cellsemi.orchestrator import judging
+from cellsemi.orchestrator import judging, preparing
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
@@ -395,3 +395,19 @@ def poison(monkeypatch: pytest.MonkeyPatch, split: str, shard: int) -> None:
         return whole(self, item)
 
     monkeypatch.setattr(jobs._Predictor, "run", run_or_die)
+
+
+def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "w.pth"
+    file.write_bytes(b"x")
+    stated = f"weights: {file}, weights_sha256: {'a' * 64}"
+    config = config_at(tmp_path, f"models=[{{kind: torchvision-maskrcnn, name: r, {stated}}}]")
+    with pytest.raises(ModelError, match=r"w\.pth: sha256 is 2d71"):
+        bring(config, 0)
+    monkeypatch.setattr(preparing, "find_spec", lambda package: None)
+    monkeypatch.setitem(base.FAMILIES, "flow-unet", "cellsemi.models.no_such_module")
+    with pytest.raises(ModelError, match="flow-unet"):
+        bring(config_at(tmp_path, "run.name=other"), 0)
+    assert not list(tmp_path.glob("runs/*/data"))

@@ -37,8 +37,8 @@ def sum_of(path: Path) -> str:
 
 def test_a_path_is_found_with_and_without_a_stated_sum(home: Path) -> None:
     path = saved(home / "w.pth")
-    assert weights.weights_path(str(path), None) == path
-    assert weights.weights_path("w.pth", sum_of(path)) == path
+    assert weights.verify(str(path), None).path == path
+    assert weights.verify("w.pth", sum_of(path)).path == path
     found = weights.verify("w.pth")
     assert (found.sha256, found.bytes, found.compared) == (sum_of(path), path.stat().st_size, False)
     assert weights.verify("w.pth", sum_of(path)).compared
@@ -47,7 +47,7 @@ def test_a_path_is_found_with_and_without_a_stated_sum(home: Path) -> None:
 def test_another_sum_is_refused_with_both_sums_and_the_path(home: Path) -> None:
     path = saved(home / "w.pth")
     with pytest.raises(ModelError) as caught:
-        weights.weights_path(str(path), "0" * 64)
+        weights.verify(str(path), "0" * 64)
     assert all(word in str(caught.value) for word in (str(path), sum_of(path), "0" * 64, "stated"))
 
 
@@ -55,13 +55,13 @@ def test_another_sum_is_refused_with_both_sums_and_the_path(home: Path) -> None:
 def test_what_is_missing_is_refused_and_names_what_there_is(home: Path, name: str) -> None:
     weights.add(saved(home / "w.pth"), "mine")
     with pytest.raises(ModelError, match=r"nothing is downloaded.*there are: mine"):
-        weights.weights_path(name, None)
+        weights.verify(name, None)
 
 
 def test_a_name_stands_for_its_file_and_not_for_a_changed_one(home: Path) -> None:
     path = saved(home / "w.pth")
     entry = weights.add(Path("w.pth"), "mine", sha256=sum_of(path).upper(), licence="CC0")
-    assert weights.weights_path("mine", None) == path
+    assert weights.verify("mine", None).path == path
     assert weights.registered() == {"mine": entry} and entry.licence == "CC0" and entry.bytes == path.stat().st_size
     assert set(json.loads(weights.registry_path().read_text())["mine"]) == {
         "path", "sha256", "bytes", "added", "licence",
@@ -69,9 +69,9 @@ def test_a_name_stands_for_its_file_and_not_for_a_changed_one(home: Path) -> Non
     registered = sum_of(path)
     saved(path, {"b": torch.zeros(1)})
     with pytest.raises(ModelError, match=f"{sum_of(path)}, the registered one is {registered}"):
-        weights.weights_path("mine", None)
+        weights.verify("mine", None)
     with pytest.raises(ModelError, match="registered"):  # the config's own sum does not excuse it
-        weights.weights_path("mine", sum_of(path))
+        weights.verify("mine", sum_of(path))
 
 
 def test_a_name_is_not_taken_over_by_chance(home: Path) -> None:
@@ -80,15 +80,15 @@ def test_a_name_is_not_taken_over_by_chance(home: Path) -> None:
     weights.add(first, "mine")  # the same content again is no conflict
     with pytest.raises(UsageError, match="--force"):
         weights.add(second, "mine")
-    assert weights.weights_path("mine", None) == first
+    assert weights.verify("mine", None).path == first
     assert weights.add(second, "mine", replaces=True).licence == "CC0"
-    assert weights.weights_path("mine", None) == second
+    assert weights.verify("mine", None).path == second
 
 
 def test_a_registered_name_goes_before_a_file_of_that_name(home: Path) -> None:
     first, _ = saved(home / "a.pth"), saved(home / "mine", {"b": torch.zeros(1)})
     weights.add(first, "mine")
-    assert weights.weights_path("mine", None) == first
+    assert weights.verify("mine", None).path == first
 
 
 def test_bad_names_and_sums_register_nothing(home: Path) -> None:
