@@ -102,7 +102,7 @@ class RoundsConfig(Section):
         description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
     )
     stop_after: int | None = Field(
-        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+        None, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
     )
     drift_alarms: bool = Field(
         True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."

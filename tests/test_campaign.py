@@ -168,7 +168,7 @@ NEVER = ("rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0"
 
 
 def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path) -> None:
-    config = config_at(tmp_path, *NEVER)
+    config = config_at(tmp_path, *NEVER, "rounds.stop_after=2")
     paths, watcher = bring(config, 4)
     assert paths.finished_rounds() == [0, 1, 2]
     end = "the last 2 rounds were not promoted (rounds.stop_after)"
@@ -178,7 +178,7 @@ def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path)
     assert run.read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
     assert not paths.model(1, "control").exists()
     # What comes out is what a run of two rounds leaves, where the control is trained beside the students.
-    whole, _ = bring(config_at(tmp_path / "two", *NEVER), 2)
+    whole, _ = bring(config_at(tmp_path / "two", *NEVER, "rounds.stop_after=2"), 2)
     assert tables(paths) == tables(whole)
     _, later = bring(config, 6)
     assert later.begun == [] and any("rounds from 3 on are not run" in note for note in later.notes)
@@ -201,7 +201,7 @@ def control_rows(paths: RunPaths) -> list[tuple[int, str]]:
 
 
 def test_without_a_limit_rounds_go_on_however_bad(tmp_path: Path) -> None:
-    paths, _ = bring(config_at(tmp_path, *NEVER, "rounds.stop_after=null"), 3)
+    paths, _ = bring(config_at(tmp_path, *NEVER), 3)
     assert paths.finished_rounds() == [0, 1, 2, 3] and control_rows(paths) == [(3, "control")]
 
 
