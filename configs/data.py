@@ -134,6 +134,13 @@ class DataConfig(Section):
     shard_images: int = Field(
         16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
     )
+    suspects: str | None = Field(
+        None,
+        description=(
+            "Table of `cellsemi data suspects` (suspects.csv, .parquet): the labelled and val cells that it names are "
+            "ignored, neither learnt nor scored. Take out the rows of cells that are right."
+        ),
+    )
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Mending of the human masks, all counted.")
     generated: GeneratedConfig = Field(default_factory=GeneratedConfig, description="Sizes of the generated data set.")
 

@@ -80,6 +80,8 @@ class ModelBase(Section):
 
     name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
     seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
+    first_round: int = Field(0, ge=0, description="It takes part from this round on: 1 for a larger student.")
+    last_round: int | None = Field(None, ge=0, description="It takes part up to this round; null: to the end.")
     augment: AugmentConfig = Field(
         default_factory=AugmentConfig, description="Augmentation of this model's crops, or light, strong, sartorius."
     )
@@ -89,6 +91,10 @@ class ModelBase(Section):
     inference: InferenceConfig | None = Field(
         None, description="Inference settings of this model alone; what they do not name is taken from `inference`."
     )
+
+    def in_round(self, round: int) -> bool:
+        """Whether it is trained in a round."""
+        return self.first_round <= round and (self.last_round is None or round <= self.last_round)
 
     @field_validator("name")
     @classmethod

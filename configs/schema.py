@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.section import Fraction, Section, checked_name
-from cellsemi.configs.training import InferenceConfig, TrainingConfig
+from cellsemi.configs.training import InferenceConfig, LabellingConfig, TrainingConfig
 
 AUTO: Literal["auto"] = "auto"
 FusionMethod = Literal["vote", "weighted", "nms", "union"]
@@ -31,6 +31,10 @@ class FusionConfig(Section):
         "keep", description="`resolve`: no pixel twice, the better scored cell keeps it; `keep`: masks may overlap."
     )
     iou: Fraction = Field(0.5, description="Masks of different teachers with at least this IoU are one cell.")
+    calibrate: bool = Field(
+        True,
+        description="With several models: take the scores of each for what they were worth on val, per class, first.",
+    )
     min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
 
 
@@ -59,13 +63,32 @@ class ScreenConfig(Section):
     limits: dict[str, ClassLimits] | Literal["auto"] = Field(
         AUTO, description="`auto` (chosen on validation data, never on test) or fixed limits per class."
     )
-    f_beta: float = Field(
-        0.5, gt=0, description="`auto`: the accept limit maximises this F-beta; < 1 prefers precision."
+    objective: Literal["f-beta", "map"] = Field(
+        "f-beta",
+        description="`auto`: what the accept limit maximises on validation data, per class: `f-beta` of the accepted "
+        "masks at IoU > .5, or `map`, their mean score over the images.",
     )
+    f_beta: float = Field(0.5, gt=0, description="Objective `f-beta`: its beta; < 1 prefers precision.")
     min_precision: Fraction = Field(
         0.5, description="`auto`: accept limits below this calibrated confidence are not taken."
     )
-    reject_below: Fraction = Field(0.1, description="`auto`: calibrated confidence below which a mask is background.")
+    reject_below: Fraction | Literal["auto"] = Field(
+        0.1,
+        description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
+        "validation predictions are kept as there are labelled cells. Never above the accept limit.",
+    )
+    count_slack: float = Field(
+        1.5,
+        ge=1,
+        allow_inf_nan=False,
+        description="`auto`: limits that keep more than this many times the labelled cells of the class on validation "
+        "data, or fewer than one in this many, are not taken while there are others.",
+    )
+    areas: Literal["always", "if-better", "never"] = Field(
+        "always",
+        description="`auto`: limits on the area; `if-better`: the smallest and the largest area each only where they "
+        "raise the objective on validation data.",
+    )
     area_quantile: float = Field(
         0.005,
         ge=0,
@@ -73,6 +96,11 @@ class ScreenConfig(Section):
         description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, set the limits.",
     )
     area_slack: float = Field(2.0, ge=1, description="`auto`: the limits are widened by this factor both ways.")
+    quality: Literal["calibrated", "regressed"] = Field(
+        "calibrated",
+        description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
+        "that trees predict from score, shape and neighbours.",
+    )
     min_samples: int = Field(40, ge=1, description="Classes with fewer validation predictions share one calibration.")
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
@@ -88,12 +116,23 @@ class PromotionConfig(Section):
     min_probability: Fraction = Field(
         0.8, description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted."
     )
+    pool_sizes: bool = Field(
+        True,
+        description="With a zoom search: judge on the validation images at the sizes that the pool's cells were found to "
+        "have, in the shares of the pool, and not only as they are.",
+    )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
 
 
 class RoundsConfig(Section):
     """The campaign."""
 
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Cross-validation: train every model once per fold of the labelled and val images, and judge it on "
+        "the fold that it never saw; null: one hold-out, the val images.",
+    )
     control: bool = Field(
         True, description="Train a supervised control with as many steps in total as the last student's ancestry."
     )
@@ -151,10 +190,17 @@ class Config(Section):
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="The training loop.")
     inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Prediction.")
+    labelling: LabellingConfig = Field(
+        default_factory=LabellingConfig, description="Prediction of unlabelled images, where it differs."
+    )
     fusion: FusionConfig = Field(default_factory=FusionConfig, description="Several teachers, one set of masks.")
     screen: ScreenConfig = Field(default_factory=ScreenConfig, description="The filter of the pseudo-masks.")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="The campaign.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
+
+    def models_of(self, round: int) -> tuple[ModelConfig, ...]:
+        """The models that are trained in a round."""
+        return tuple(model for model in self.models if model.in_round(round))
 
     def model_called(self, name: str) -> ModelConfig:
         """The settings of a model by its name; any other name, such as the control's, is the first model."""
@@ -167,6 +213,11 @@ class Config(Section):
     def inference_of(self, model: ModelBase) -> InferenceConfig:
         """The inference settings of one of the models."""
         return model.inference or self.inference
+
+    def labelling_of(self, model: ModelBase) -> InferenceConfig:
+        """How one of the models looks at unlabelled images."""
+        own = {name: value for name, value in self.labelling if value is not None}
+        return self.inference_of(model).model_copy(update=own)
 
     @model_validator(mode="before")
     @classmethod
@@ -182,8 +233,15 @@ class Config(Section):
         reserved = {"ensemble", "control"}
         if len(set(names)) != len(names) or reserved & set(names):
             raise ValueError(f"models need distinct names other than {sorted(reserved)}, got {names}")
-        if self.fusion.min_votes > len(names):
-            raise ValueError(f"fusion.min_votes is {self.fusion.min_votes} but there are {len(names)} models")
+        ends = [model.last_round + 1 for model in self.models if model.last_round is not None]
+        for round in sorted({0, *ends}):
+            count = len(self.models_of(round))
+            if not count:
+                raise ValueError(f"no model takes part in round {round} (first_round, last_round)")
+            if self.fusion.min_votes > count:
+                raise ValueError(
+                    f"fusion.min_votes is {self.fusion.min_votes} but there are {count} models in round {round}"
+                )
         if isinstance(self.screen.limits, dict) and set(self.screen.limits) != set(self.data.classes):
             raise ValueError(
                 f"screen.limits must name every class of data.classes {sorted(self.data.classes)}, "

@@ -75,6 +75,28 @@ class TrainingConfig(Section):
         return self
 
 
+class LabellingConfig(Section):
+    """How teachers look at unlabelled images, where that is not as in `inference`: labels are worth more views."""
+
+    tta: tuple[View, ...] | None = Field(None, min_length=1, description="Test-time views; null: as in `inference`.")
+    scales: tuple[float, ...] | None = Field(None, min_length=1, description="Averaged zooms; null: as in `inference`.")
+    zoom_search: tuple[float, ...] | None = Field(
+        None, description="Zooms of which the best is kept for each image; null: as in `inference`."
+    )
+
+    @field_validator("scales", "zoom_search")
+    @classmethod
+    def _scales_are_zooms(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if value is None else checked_zooms(value)
+
+
+def checked_zooms(value: tuple[float, ...]) -> tuple[float, ...]:
+    """The zooms; ValueError when one is out of bounds."""
+    if any(not 0.1 <= scale <= 10 for scale in value):
+        raise ValueError(f"expected zooms from 0.1 to 10, got {list(value)}")
+    return value
+
+
 class GridConfig(Section):
     """Windows of a fixed grid: the image is cut into rows x columns, a window holds several cells of the grid."""
 
@@ -113,6 +135,13 @@ class InferenceConfig(Section):
     scales: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="Zooms at which each view is looked at; masks come back to the image's size."
     )
+    zoom_search: tuple[float, ...] = Field(
+        (),
+        description=(
+            "Zooms that are tried on each image, times `scales`; what is seen at the one where the cells score best "
+            "is kept. For images at magnifications that the labelled ones lack; in `labelling` for the pool alone."
+        ),
+    )
     tta_iou: Fraction = Field(
         0.5, description="Detectors: detections of different views with at least this IoU are one cell."
     )
@@ -126,6 +155,9 @@ class InferenceConfig(Section):
     flow_steps: int = Field(
         200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="`flow-unet`: arithmetic of the network; bfloat16 is faster where the hardware has it."
+    )
     threads: int = Field(1, ge=1, description="CPU threads per worker.")
 
     @field_validator("tile_px")
@@ -135,12 +167,14 @@ class InferenceConfig(Section):
             raise ValueError(f"expected tiles of at least 64 pixels a side, got {value}")
         return value
 
-    @field_validator("scales")
+    @field_validator("scales", "zoom_search")
     @classmethod
     def _scales_are_zooms(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0.1 <= scale <= 10 for scale in value):
-            raise ValueError(f"expected zooms from 0.1 to 10, got {list(value)}")
-        return value
+        return checked_zooms(value)
+
+    def zoomed(self, zoom: float) -> Self:
+        """The same for images that are first enlarged `zoom` times."""
+        return self.model_copy(update={"scales": tuple(scale * zoom for scale in self.scales)})
 
     @property
     def tile_size(self) -> tuple[int, int]:

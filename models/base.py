@@ -97,8 +97,11 @@ class Predictor(Protocol):
 
     told: Counter[str]
 
-    def predict(self, images: Sequence[Image]) -> list[Instances]:
-        """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+        """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
+
+        With a `zoom` the image is first enlarged so many times; the masks are of its own size all the same.
+        """
         ...
 
 
@@ -135,7 +138,10 @@ def family(kind: str) -> Family:
 
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     """The predictor of a trained folder, whatever its family."""
-    return family(read_model_file(folder)["kind"]).load(folder, inference, device)
+    from cellsemi.models.zooms import ZoomSearch
+
+    predictor = family(read_model_file(folder)["kind"]).load(folder, inference, device)
+    return ZoomSearch(predictor, inference.zoom_search) if inference.zoom_search else predictor
 
 
 def write_model_file(folder: Path, kind: str, weights: bytes, description: dict[str, Any]) -> None:

@@ -136,21 +136,21 @@ class CellposePredictor:
         self._inference, self._device, self._bsize = inference, device, bsize
         self._flow_threshold, self._one_class_per_image = flow_threshold, one_class_per_image
 
-    def predict(self, images: Sequence[Image]) -> list[Instances]:
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
 
         `inference.cell_probability` .5 is Cellpose's `cellprob_threshold` 0.
         """
         with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._predict(image) for image in images]
+            return [self._predict(image, zoom) for image in images]
 
-    def outputs(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
         pixels = cellpose_parts.cellpose_pixels(image)
-        return mean_of_views(pixels, self._inference, self._tiled)
+        return mean_of_views(pixels, self._inference.zoomed(zoom), self._tiled)
 
-    def _predict(self, image: Image) -> Instances:
-        mean, spread = self.outputs(image)
+    def _predict(self, image: Image, zoom: float) -> Instances:
+        mean, spread = self.outputs(image, zoom)
         cells = cells_of(mean, spread, self._inference, "diffusion", self._one_class_per_image)
         if not self._flow_threshold or not len(cells):
             return cells

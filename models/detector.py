@@ -94,14 +94,14 @@ class DetectorPredictor:
         self._detect, self._config, self._inference, self._device = detect, config, inference, device
         self._one_class_per_image = one_class_per_image
 
-    def predict(self, images: Sequence[Image]) -> list[Instances]:
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
 
         The score of a cell is its box score times the mean probability of its mask's pixels, averaged over
         the views (detections).
         """
         with compute_settings(self._inference.threads):
-            return [self._predict(image) for image in images]
+            return [self._predict(image, zoom) for image in images]
 
     def detect(self, pixels: NDArray[np.float32]) -> Instances:
         """The cells of one window (h, w, 3) in [0, 1]; `told` counts the caps that were reached."""
@@ -126,8 +126,8 @@ class DetectorPredictor:
             found.labels.cpu().numpy() - 1,
         )
 
-    def _predict(self, image: Image) -> Instances:
-        cells = detect_everywhere(normalise(image, 3), self._inference, self.detect)
+    def _predict(self, image: Image, zoom: float) -> Instances:
+        cells = detect_everywhere(normalise(image, 3), self._inference.zoomed(zoom), self.detect)
         if self._one_class_per_image and len(cells):
             votes = np.bincount(cells.class_id, weights=cells.area * cells.score)
             return cells.with_(class_id=votes.argmax())

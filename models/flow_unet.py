@@ -95,26 +95,28 @@ class FlowUnetPredictor:
         self._inference, self._device = inference, device
         self._target, self._one_class_per_image = target, one_class_per_image
 
-    def predict(self, images: Sequence[Image]) -> list[Instances]:
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
         with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._predict(image) for image in images]
+            return [self._predict(image, zoom) for image in images]
 
-    def outputs(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over the views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
-        return mean_of_views(normalise(image), self._inference, self._tiled)
+        return mean_of_views(normalise(image), self._inference.zoomed(zoom), self._tiled)
 
     def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return run_tiled(pixels, self._forward, self._inference, flow_net.STRIDE)
 
-    def _predict(self, image: Image) -> Instances:
-        mean, spread = self.outputs(image)
+    def _predict(self, image: Image, zoom: float) -> Instances:
+        mean, spread = self.outputs(image, zoom)
         return cells_of(mean, spread, self._inference, self._target, self._one_class_per_image)
 
     def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         images = torch.from_numpy(tiles)[:, None].to(self._device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            activated: NDArray[np.float32] = flow_net.activate(self._net(images)).cpu().numpy()
+        half = self._inference.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            raw = self._net(images)
+        activated: NDArray[np.float32] = flow_net.activate(raw.float()).cpu().numpy()
         return activated
 
 

@@ -89,7 +89,8 @@ def merge_views(found: Sequence[Instances], same_iou: float) -> Instances:
 
     Cells of different views with IoU >= `same_iou` are one; its pixels are voted for, its score is the sum of
     its scores over the number of all views (a view that did not see it counts 0) times the mean IoU of its
-    masks: what the views agree on stays, what one of four saw keeps a quarter. One view is left unchanged.
+    masks: what the views agree on stays, what one of four saw keeps a quarter. That mean IoU is `agreement`.
+    One view is left unchanged.
     """
     if len(found) == 1:
         return found[0]

@@ -1,7 +1,7 @@
 """Mask recovery: from cell probability and flow back to a label map.
 
-The pixels walk along the flow (`cellpose.dynamics`, Euler steps of one pixel) and those that end at the
-same point are one cell. Cellpose's own limits are not taken over silently: it removes masks larger than
+The pixels walk along the flow (`follow`, Euler steps of one pixel) and those that end at the same point are
+one cell (`cellpose.dynamics`). Cellpose's own limits are not taken over silently: it removes masks larger than
 40 % of the image (switched off here) and wants more than ten pixels at a point (mended here). Its slow
 check of the flow is replaced by `flow_agreement`, with the target the network was trained on.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellsemi.models.follow import follow_flows
 from cellsemi.models.flows import Target, flow_targets
 
 ITERATIONS = 200  # Euler steps of at most one pixel: the longest way from the tip of a cell to its centre
@@ -43,9 +44,11 @@ def recover_labels(
 
 def keep_large(labels: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]:
     """The label map without the labels of fewer than `min_area_px` pixels, renumbered 1..N in order."""
-    counts = np.bincount(labels.ravel())
+    inside = labels > 0
+    counts = np.bincount(labels[inside], minlength=1)
     kept = counts >= max(min_area_px, 1)
-    kept[0] = False
+    if kept[1:].all():
+        return labels
     new = np.zeros(len(counts), np.int32)
     new[kept] = np.arange(1, kept.sum() + 1)
     renumbered: NDArray[np.int32] = new[labels]
@@ -64,15 +67,16 @@ def flow_agreement(labels: NDArray[np.int32], flow: NDArray[np.float32], target:
         return np.zeros(0, np.float32)
     expected = flow_targets(labels, target)
     inside = labels > 0
-    squared = ((flow - expected) ** 2).sum(0)[inside]
+    squared = ((flow[:, inside] - expected[:, inside]) ** 2).sum(0)
     error = mean_inside(squared, labels[inside], n)
     return np.clip(1.0 - error / 2.0, 0.0, 1.0).astype(np.float32)
 
 
 def mean_inside(values: NDArray[Any], labels: NDArray[np.int32], n: int) -> NDArray[np.float64]:
     """float64 (n,): mean of `values` over the pixels of each label 1..n (each has at least one)."""
-    flat = labels.ravel()
-    total = np.bincount(flat, values.ravel().astype(np.float64), minlength=n + 1)[1:]
+    inside = labels > 0
+    flat = labels[inside]
+    total = np.bincount(flat, values[inside].astype(np.float64), minlength=n + 1)[1:]
     return total / np.maximum(np.bincount(flat, minlength=n + 1)[1:], 1)
 
 
@@ -85,7 +89,7 @@ def _converged(foreground: NDArray[np.bool_], flow: NDArray[np.float32], iterati
     inside = np.pad(foreground, 1)
     field = np.pad(flow * foreground, ((0, 0), (1, 1), (1, 1)))
     where = np.nonzero(inside)
-    ends = dynamics.follow_flows(field, inds=where, niter=iterations).int()
+    ends = torch.from_numpy(follow_flows(field, where, iterations)).int()
     if not _has_peak(ends, inside.shape):
         return np.zeros(foreground.shape, np.int32)
     # Said explicitly, or torch warns that sparse tensors are not checked (Cellpose builds one).
@@ -108,7 +112,7 @@ def _with_small_components(labels: NDArray[np.int32], foreground: NDArray[np.boo
     """
     components, n = ndimage.label(foreground, EIGHT)
     touched = np.zeros(n + 1, bool)
-    touched[np.unique(components[labels > 0])] = True
+    touched[components[labels > 0]] = True
     touched[0] = True
     missed = ~touched[components]
     if not missed.any():

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import drifting, fitting, judging, labelling, preparing, screening
+from cellsemi.orchestrator import drifting, fitting, folds, judging, labelling, preparing, screening, sizing
+from cellsemi.orchestrator.calibrating import calibrations
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.engine import Engine
 from cellsemi.orchestrator.fitting import Fit
@@ -31,6 +32,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     if finished <= n:
         preparing.check_models(config)
         preparing.read_images(context)
+        folds.divide(context)
     for round in range(finished, n + 1):
         if reason := judging.stopped(context):
             watcher.note(f"rounds from {round} on are not run: {reason}")
@@ -41,19 +43,22 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
 
 def play(context: Context, round: int, last: bool) -> None:
     """One round, from its teachers to its judgement."""
-    teachers = judging.standing(context.paths) if round else None
+    paths = context.paths
+    teachers = judging.standing(paths) if round else None
     if teachers is not None:
         label(context, round, teachers)
-    screening.build_training_set(context, round)
-    control = []
+    screening.build_training_sets(context, round)
+    control: list[Fit] = []
     if teachers is not None and context.config.rounds.control:
-        control = [fitting.control_of(context, teachers.ancestry + 1)]
+        control = fitting.control_of(context, round, teachers.steps + fitting.first_steps(context, round))
     names = train(context, round, fitting.students_of(context, round) + (control if last else []))
-    chosen = judging.choose_members(context, round, [name for name in names if name != CONTROL])
+    students = [name for name in names if name != CONTROL]
+    worth = calibrations(context, round, round, students, "val", paths.calibration(round))
+    chosen = judging.choose_members(context, round, students, worth)
     for split in labelling.EVALUATED:
-        labelling.fuse_members(context, round, round, list(chosen.members), split)
+        labelling.fuse_members(context, round, round, chosen.members, split, worth)
     found = judging.evaluate(context, round, names)
-    decision = judging.judge(context, round, found, teachers)
+    decision = judging.judge(context, round, found, chosen, worth, teachers)
     if control and not last and judging.stopped(context, decision):
         # That this round is the last one is known only now; its control is trained after its students.
         names += train(context, round, control)
@@ -72,10 +77,20 @@ def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
 
 
 def label(context: Context, round: int, teachers: Teachers) -> None:
-    """The teachers look at the unlabelled images; what they say together is screened."""
-    for name in teachers.names:
-        labelling.predict(context, round, teachers.round, name, "unlabelled")
-    labelling.fuse_members(context, round, teachers.round, list(teachers.names), "unlabelled")
+    """The teachers look at the unlabelled images; what they say together is screened.
+
+    What their labels are worth is seen on human labels that they look at in the same way.
+    """
+    trial = labelling.trial_of(context.config)
+    for split in dict.fromkeys((trial, labelling.POOL)):
+        for name in teachers.names:
+            labelling.predict(context, round, teachers.round, name, split)
+    sizing.measure(context, round, teachers.round, teachers.names)
+    worth = calibrations(
+        context, round, teachers.round, teachers.names, trial, context.paths.teachers_calibration(round)
+    )
+    for split in dict.fromkeys((trial, labelling.POOL)):
+        labelling.fuse_members(context, round, teachers.round, teachers.names, split, worth)
     screening.set_limits(context, round, teachers.round)
     screening.label(context, round, teachers.round)
     if context.config.rounds.drift_alarms:

@@ -20,8 +20,10 @@ import click
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, documented_yaml, load_config, preset_text
 from cellsemi.orchestrator import models_cli
+from cellsemi.orchestrator.ablate_cli import ablate
 from cellsemi.orchestrator.data_cli import data
 from cellsemi.orchestrator.options import Session, answer, config_options, debug_option, json_option
+from cellsemi.orchestrator.report_cli import report
 
 if TYPE_CHECKING:
     from cellsemi.rounds.run import RunPaths
@@ -74,6 +76,8 @@ def cli() -> None:
 
 
 cli.add_command(data)
+cli.add_command(ablate)
+cli.add_command(report)
 cli.add_command(models_cli.models)
 cli.add_command(models_cli.weights)
 

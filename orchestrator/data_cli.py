@@ -155,16 +155,19 @@ def export_command(
 
 @data.command("suspects")
 @click.argument("run", metavar="RUN")
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", help="Whose labels. Default: val.")
+@click.option(
+    "--split", type=click.Choice(["val", "test", "labelled"]), default="val", help="Whose labels. Default: val."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The new folder. Default: suspects-RUN.")
 @json_option
 @debug_option
 def suspects_command(run: str, split: str, out: Path | None, as_json: bool) -> None:
     """List human labels that the promoted models contradict.
 
-    RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: that is val,
-    and test. What is learnt from a look at test must not choose anything. Writes a table and pictures, the surest
-    first; nothing is changed or left out.
+    RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: val and test,
+    not labelled. What is learnt from a look at test must not choose anything. Writes a table and pictures, the
+    surest first; nothing is changed or left out. Another run with `data.suspects` set to the table ignores the
+    cells that are still in it; it takes none of test.
     """
     from cellsemi.orchestrator import data_show, data_suspects
 

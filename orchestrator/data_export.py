@@ -74,7 +74,7 @@ def _of_run(paths: RunPaths, wish: Wish) -> Choice:
             raise UsageError(f"--split {HUMAN} is what people drew: --model and --round do not apply")
         source = Source(shards.read_folder(_finished(paths.split(HUMAN), "the run has not read its images")), classes)
         return Choice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
-    round = _round(paths, wish.round)
+    round = finished_round(paths, wish.round)
     model = wish.model or ENSEMBLE
     folder = paths.predictions(round, model, split)
     _finished(folder, f"{model} of round {round} has not looked at the {split} images; {_known(paths, round, split)}")
@@ -92,6 +92,11 @@ def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
     """The screened pseudo-labels of a round: those that train, and those that are ignored."""
     if wish.model is not None or wish.split not in (None, "unlabelled"):
         raise UsageError("--pseudo takes the unlabelled images as all teachers saw them: no --model, no other --split")
+    if read_config(paths).rounds.folds is not None:
+        raise UsageError(
+            f"{paths.name} has folds, each with pseudo-labels of its own (round-NN/pseudo.fold-K); they train models "
+            "that judge each other's images, so there is no one set to export"
+        )
     done = [number for number in range(1, 1000) if (paths.pseudo(number) / MANIFEST).is_file()]
     round = wish.round if wish.round is not None else max(done, default=0)
     told = ", ".join(map(str, done)) or "none"
@@ -101,7 +106,7 @@ def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
     return Choice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
 
 
-def _round(paths: RunPaths, asked: int | None) -> int:
+def finished_round(paths: RunPaths, asked: int | None) -> int:
     """The round asked for, else the last that was promoted."""
     if not paths.finished_rounds():
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")

@@ -1,16 +1,17 @@
 """`cellsemi data suspects`: the human labels of a run that its promoted models contradict, as a list and pictures.
 
-Nothing of the run is changed: what is wrong is put right in the data set, by a person.
+Nothing of the run is changed: what is wrong is put right in the data set, by a person; or the table is handed to
+another run as `data.suspects`, which then ignores what it names.
 """
 
 from __future__ import annotations
 
 import csv
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from cellsemi.configs.errors import UsageError
+from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import config_hash
-from cellsemi.orchestrator.data_export import Wish, choose
+from cellsemi.orchestrator.data_export import Wish, choose, finished_round
+from cellsemi.orchestrator.labelling import judged
 from cellsemi.orchestrator.status import find_run
 from cellsemi.rounds import files, shards
+from cellsemi.rounds.merge import HUMAN_SPLIT
 from cellsemi.rounds.overlay import Panel, contact_sheet
-from cellsemi.rounds.run import RunPaths, read_config
+from cellsemi.rounds.run import ENSEMBLE, RunPaths, read_config
 from cellsemi.rounds.suspects import KINDS, Findings, Judged, Suspect, find_suspects
+from cellsemi.rounds.suspects_table import LEARNT
 from cellsemi.rounds.tables import SUSPECTS, ImageRecord
 
 PER_SHEET = 6  # suspects on a picture, each as drawn and as seen
@@ -35,10 +39,15 @@ SHOWN = 20  # suspects on the terminal; all are in the table
 OTHERS, SUSPECT = 0, 1
 MARKED = ("other cells", "to be looked at")
 
+Count = Callable[[str, int, int | None], None]  # what, done, of
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What was looked for and found; `unseen` images could not be predicted, or were never annotated."""
+    """What was looked for and found.
+
+    `unseen` images could not be predicted, or were never annotated; `splits` are those of the judged ones, by id.
+    """
 
     run: str
     split: str
@@ -48,6 +57,7 @@ class Search:
     cells: int
     unseen: int
     findings: Findings
+    splits: dict[str, str]
     out: Path
     sheets: int
 
@@ -63,7 +73,7 @@ class Search:
             "unseen_images": self.unseen,
             "sure_from": self.sure_from(),
             "sheets": self.sheets,
-            "suspects": _rows(self.findings.suspects),
+            "suspects": _rows(self.findings.suspects, self.splits),
         }
 
     def sure_from(self) -> dict[str, list[float] | None]:
@@ -76,32 +86,83 @@ class Search:
         return {name: [float(v.min()), float(v.max())] if len(v) else None for name, v in finite.items()}
 
 
-def search(name: str, split: str, out: Path | None, count: Callable[[str, int, int | None], None]) -> Search:
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """Who judges a split, in words, and the (predictions, images) folders in which they do, out of sample."""
+
+    by: str
+    folders: tuple[tuple[Path, Path], ...]
+
+
+def judged_split(paths: RunPaths, split: str) -> Judges:
+    """The promoted models on images that none of them learned from: one pair of folders, of the hold-out.
+
+    This is the one place that knows where such predictions lie. UsageError for labelled images, which the models
+    learned from; RunError when there are no predictions.
+    """
+    config = read_config(paths)
+    if config.rounds.folds is not None and split != "test":
+        round = finished_round(paths, None)
+        pairs = tuple(judged(config, paths, round, ENSEMBLE, "val"))
+        return Judges(f"{ENSEMBLE} of round {round} of {paths.name}, each fold by those who left it out", pairs)
+    if split == HUMAN_SPLIT:
+        raise UsageError(
+            f"--split {split}: the models of {paths.name} learned from these labels and would repeat them, wrong ones "
+            "too. Judge val, or make a run with rounds.folds, in which every label is judged by models that left it out"
+        )
+    choice = choose(str(paths.root), Wish(split=split, min_score=0.0))
+    round = finished_round(paths, None)
+    return Judges(choice.sentence, ((paths.predictions(round, ENSEMBLE, split), paths.split(split)),))
+
+
+def search(name: str, split: str, out: Path | None, count: Count) -> Search:
     """Find the suspects of a split of a run and write them as suspects.parquet, .csv and pictures.
 
-    `out` defaults to suspects-RUN here. UsageError when it holds something, or there is no such run; RunError
-    when no round is finished.
+    `out` defaults to suspects-RUN here. UsageError when it holds something, there is no such run, or its models
+    learned from the split; RunError when no round is finished.
     """
     paths = find_run(name)
-    choice = choose(str(paths.root), Wish(split=split, min_score=0.0))
+    judges = judged_split(paths, split)
     out = out or Path(f"suspects-{paths.name}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; name a new one with --out, or remove it first")
     judged: list[Judged] = []
+    splits: dict[str, str] = {}
     images = 0
-    for found, known in zip(choice.source.records, shards.read_folder(paths.split(split)), strict=True):
+    for found, known in _looked_at(judges):
         images += 1
         if found.instances is not None and known.instances is not None:
             judged.append((known.image_id, found.instances, known.instances))
+            splits[known.image_id] = known.split
         count("read images", images, None)
     config = read_config(paths)
     findings = find_suspects(judged, config.data.classes, config.screen.min_samples)
-    sheets = _write(out, paths, split, findings, config_hash(config), count)
+    rows = _rows(findings.suspects, splits)
+    sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, config_hash(config), count)
     cells = sum(truth.state.count("human") for _, _, truth in judged)
-    unseen = images - len(judged)
     return Search(
-        paths.name, split, choice.sentence, config.data.classes, len(judged), cells, unseen, findings, out, sheets
+        run=paths.name,
+        split=split,
+        by=judges.by,
+        classes=config.data.classes,
+        images=len(judged),
+        cells=cells,
+        unseen=images - len(judged),
+        findings=findings,
+        splits=splits,
+        out=out,
+        sheets=sheets,
     )
+
+
+def _looked_at(judges: Judges) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+    """(prediction, image with its labels) of every image; RunError when the two do not fit."""
+    for predictions, images in judges.folders:
+        pairs = zip_longest(shards.read_folder(predictions), shards.read_folder(images))
+        for found, known in pairs:
+            if found is None or known is None or found.image_id != known.image_id:
+                raise RunError(f"{predictions}: not of the images in {images}; the run was altered by hand")
+            yield found, known
 
 
 # --- files --------------------------------------------------------------------------------------------
@@ -109,36 +170,26 @@ def search(name: str, split: str, out: Path | None, count: Callable[[str, int, i
 
 def _write(
     out: Path,
-    paths: RunPaths,
-    split: str,
+    images: Sequence[Path],
     findings: Findings,
+    rows: Sequence[dict[str, Any]],
     hashed: str,
-    count: Callable[[str, int, int | None], None],
+    count: Count,
 ) -> int:
-    """Write into a folder beside `out`, which takes its name when all is written; returns the number of pictures."""
-    unfinished = out.with_name(f".{out.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a call that was killed
-    try:
-        with files.explained(out):
-            unfinished.mkdir(parents=True)
-            rows = _rows(findings.suspects)
-            shards.write_rows(unfinished / "suspects.parquet", rows, SUSPECTS, hashed)
-            files.write_text(unfinished / "suspects.csv", to_csv(rows))
-            sheets = 0
-            for sheets, picture in enumerate(_pictures(paths.split(split), findings), start=1):
-                files.write_bytes(unfinished / _sheet((sheets - 1) * PER_SHEET), picture)
-                count("draw", sheets, -(-len(rows) // PER_SHEET))
-            if out.is_dir():
-                out.rmdir()
-            unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    """Write the table and the pictures into the new folder `out`; returns the number of pictures."""
+    sheets = 0
+    with files.atomic_folder(out) as folder:
+        shards.write_rows(folder / "suspects.parquet", rows, SUSPECTS, hashed)
+        files.write_text(folder / "suspects.csv", to_csv(rows))
+        for sheets, picture in enumerate(_pictures(images, findings), start=1):
+            files.write_bytes(folder / _sheet((sheets - 1) * PER_SHEET), picture)
+            count("draw", sheets, -(-len(rows) // PER_SHEET))
     return sheets
 
 
-def _rows(suspects: Sequence[Suspect]) -> list[dict[str, Any]]:
-    """The rows of the SUSPECTS table, in its order."""
-    found = [suspect.to_row() | {"sheet": _sheet(i)} for i, suspect in enumerate(suspects)]
+def _rows(suspects: Sequence[Suspect], splits: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of the SUSPECTS table, in its order; `splits` are those of the images, by id."""
+    found = [s.to_row() | {"split": splits[s.image_id], "sheet": _sheet(i)} for i, s in enumerate(suspects)]
     return [{name: row[name] for name in SUSPECTS.names} for row in found]
 
 
@@ -159,10 +210,11 @@ def _sheet(index: int) -> str:
 # --- pictures -----------------------------------------------------------------------------------------
 
 
-def _pictures(images: Path, findings: Findings) -> Iterator[bytes]:
+def _pictures(images: Sequence[Path], findings: Findings) -> Iterator[bytes]:
     """PNGs of PER_SHEET suspects each, in their order: as people drew them, beside what the models are sure of."""
-    stored = shards.ShardSet(shards.shard_paths(images), cached_groups=2 * PER_SHEET)
-    place = {row["image_id"]: i for i, row in enumerate(shards.read_columns(images, ["image_id"]))}
+    stored = shards.ShardSet([path for each in images for path in shards.shard_paths(each)], 2 * PER_SHEET)
+    listed = (row["image_id"] for each in images for row in shards.read_columns(each, ["image_id"]))
+    place = {image_id: i for i, image_id in enumerate(listed)}
     for start in range(0, len(findings.suspects), PER_SHEET):
         some = findings.suspects[start : start + PER_SHEET]
         panels = [panel for s in some for panel in _panels(stored[place[s.image_id]], s, findings)]
@@ -214,3 +266,6 @@ def print_search(found: Search, console: Console | None = None) -> None:
     if len(suspects) > SHOWN:
         line(f"  and {len(suspects) - SHOWN} more")
     line(f"{found.out}: suspects.csv, suspects.parquet, {found.sheets} pictures. Nothing in the run was changed.")
+    if suspects and found.split in LEARNT:
+        line(f"Next: take out the rows of labels that are right; --set data.suspects={found.out / 'suspects.csv'}")
+        line("in another run (--run NAME) ignores those that are left.")

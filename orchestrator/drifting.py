@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from cellsemi.orchestrator.context import Context
-from cellsemi.orchestrator.screening import cells_of
+from cellsemi.orchestrator.folds import folds_of
+from cellsemi.orchestrator.records import cells_of
 from cellsemi.rounds import files, run
 from cellsemi.rounds.calibrate import Calibration
 from cellsemi.rounds.drift import Profile, alarms, calibration_alarms, profile
@@ -17,7 +18,7 @@ def watch(context: Context, round: int) -> None:
     """Compare the pseudo-labels of a round with the human labels of training and val, and the round before."""
     paths, title = context.paths, "look for drift"
     path = paths.drift(round)
-    inputs = [paths.split("labelled"), paths.split("val"), *(paths.pseudo(r) for r in (round - 1, round) if r)]
+    inputs = [*_human(context), *(folder for r in (round - 1, round) if r for folder in _pseudo(context, r))]
     screens = [files.read_json(paths.screen(r))["calibration"] for r in (round - 1, round) if r]
     fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in inputs], screens])
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
@@ -33,10 +34,17 @@ def watch(context: Context, round: int) -> None:
         context.watcher.note(f"round {round}: drift: {sentence}")
 
 
+def _human(context: Context) -> list[Path]:
+    """The folders of all human labels but test."""
+    return [context.paths.split(name) for name in folds_of(context.config)[0].human]
+
+
+def _pseudo(context: Context, round: int) -> list[Path]:
+    return [context.paths.pseudo(round, fold.suffix) for fold in folds_of(context.config)]
+
+
 def _compared(context: Context, round: int) -> dict[str, Any]:
-    paths = context.paths
-    drawn = chain(cells_of(paths.split("labelled")), cells_of(paths.split("val")))
-    human = profile(drawn, context.config.data.classes)
+    human = profile(cells_of(*_human(context)), context.config.data.classes)
     now = _screened(context, round)
     before = _screened(context, round - 1) if round > 1 else None
     found = alarms(now, human, "the human labels")
@@ -52,4 +60,4 @@ def _compared(context: Context, round: int) -> dict[str, Any]:
 def _screened(context: Context, round: int) -> Profile:
     paths, classes = context.paths, context.config.data.classes
     calibration = Calibration.from_json(files.read_json(paths.screen(round))["calibration"], classes)
-    return profile(cells_of(paths.pseudo(round)), classes, calibration)
+    return profile(cells_of(*_pseudo(context, round)), classes, calibration)

@@ -13,6 +13,7 @@ from cellsemi.configs.models import ModelConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask
 from cellsemi.orchestrator.context import Context, failed
 from cellsemi.orchestrator.engine import Failure
+from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import FitJob
 from cellsemi.rounds import files, run
 from cellsemi.rounds.run import CONTROL
@@ -22,51 +23,70 @@ from cellsemi.rounds.shards import shard_paths
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One model to train in a round: where it goes, from which shards, how long."""
+    """One model to train in a round, or in one fold of it: where it goes, from which shards, how long."""
 
     name: str
     model: ModelConfig
+    fold: Fold
     train_round: int  # the round whose training shards it learns from; 0 is human labels only
     seed_round: int
     steps: int
 
+    @property
+    def member(self) -> str:
+        """The name of what is trained: the model, and its fold."""
+        return self.fold.member(self.name)
+
 
 def students_of(context: Context, round: int) -> list[Fit]:
-    """The students of a round: every model of the config, from scratch."""
+    """The students of a round: every model that takes part, in every fold, from scratch."""
     config = context.config
-    return [Fit(model.name, model, round, round, config.training_of(model).steps) for model in config.models]
+    return [
+        Fit(model.name, model, fold, round, round, config.training_of(model).steps)
+        for model in config.models_of(round)
+        for fold in folds_of(config)
+    ]
 
 
-def control_of(context: Context, ancestry: int) -> Fit:
-    """The supervised control: the first model, human labels only, with the steps of a whole ancestry."""
-    model = context.config.models[0]
-    return Fit(CONTROL, model, 0, 0, context.config.training_of(model).steps * ancestry)
+def first_steps(context: Context, round: int) -> int:
+    """The steps of the first student of a round, which the control copies."""
+    return context.config.training_of(context.config.models_of(round)[0]).steps
+
+
+def control_of(context: Context, round: int, steps: int) -> list[Fit]:
+    """The supervised control of a round: its first model, human labels only, for as many steps."""
+    model = context.config.models_of(round)[0]
+    return [Fit(CONTROL, model, fold, 0, 0, steps) for fold in folds_of(context.config)]
 
 
 def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
-    """Train what is not trained yet; returns the names of the models that are there afterwards.
+    """Train what is not trained yet; returns the names of the models that are there afterwards, in every fold.
 
     A student whose training diverges is recorded and left out of the round, and said; the round fails
     when there are students among `fits` and none is left. What failed for another reason is tried again by
     the next call.
     """
-    title = "train " + ", ".join(item.name for item in fits)
-    folders = {item.name: context.paths.model(round, item.name) for item in fits}
-    prints = {item.name: _fingerprint(context, item) for item in fits}
-    todo = [item for item in fits if not run.is_done(folders[item.name], prints[item.name])]
+    title = "train " + ", ".join(item.member for item in fits)
+    folders = {item.member: context.paths.model(round, item.member) for item in fits}
+    prints = {item.member: _fingerprint(context, item) for item in fits}
+    todo = [item for item in fits if not run.is_done(folders[item.member], prints[item.member])]
     if todo:
         _train(context, round, title, todo, folders, prints)
     else:
         context.watcher.skipped(round, title)
-    manifests = {item.name: run.read_manifest(folders[item.name]) for item in fits}
-    for name, manifest in manifests.items():
+    diverged: dict[str, str] = {}
+    for item in fits:
+        manifest = run.read_manifest(folders[item.member])
         if "diverged" in manifest:
-            context.watcher.note(f"round {round}: {name} is left out, its training diverged: {manifest['diverged']}")
-    alive = [name for name, manifest in manifests.items() if "diverged" not in manifest]
-    if any(item.name != CONTROL for item in fits) and not [name for name in alive if name != CONTROL]:
+            diverged.setdefault(item.name, manifest["diverged"])
+            context.watcher.note(
+                f"round {round}: {item.name} is left out, its training diverged: {manifest['diverged']}"
+            )
+    names = list(dict.fromkeys(item.name for item in fits))
+    alive = [name for name in names if name not in diverged]
+    if any(name != CONTROL for name in names) and not [name for name in alive if name != CONTROL]:
         raise TrainingDiverged(
-            f"round {round}: no student is left: "
-            + "; ".join(f"{name}: {manifest['diverged']}" for name, manifest in manifests.items() if name not in alive)
+            f"round {round}: no student is left: " + "; ".join(f"{name}: {why}" for name, why in diverged.items())
         )
     return alive
 
@@ -77,14 +97,14 @@ def _train(
     context.check_space()
     started = time.monotonic()
     ordered = sorted(todo, key=lambda item: -item.steps)  # longest first: the shortest total on few workers
-    tasks = tuple(_task(context, item, folders[item.name]) for item in ordered)
+    tasks = tuple(_task(context, item, folders[item.member]) for item in ordered)
     context.watcher.stage(round, title, sum(item.steps for item in ordered), "steps")
 
     def tick() -> None:
-        context.watcher.advance(sum(_steps_done(folders[item.name], item.steps) for item in ordered))
+        context.watcher.advance(sum(_steps_done(folders[item.member], item.steps) for item in ordered))
 
     def on_done(item: int, record: dict[str, Any]) -> None:
-        name = ordered[item].name
+        name = ordered[item].member
         run.finish_stage(folders[name], prints[name], record["seconds"], **_stable(record))
         tick()
 
@@ -92,7 +112,7 @@ def _train(
     others = [f for f in outcome.failed if not _diverged(f)]
     for failure in outcome.failed:
         if _diverged(failure):
-            name = ordered[failure.item].name
+            name = ordered[failure.item].member
             run.finish_stage(folders[name], prints[name], 0.0, diverged=failure.error)
     if others:
         raise failed(title, others)
@@ -109,9 +129,9 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.screen.ignore_dilation_px,
-        shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round))),
+        shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round, item.fold.suffix))),
         out_dir=str(folder),
-        seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset),
+        seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=item.steps,
         device=config.engine.device,
         shared_dir=str(context.paths.precision),
@@ -124,10 +144,16 @@ def _fingerprint(context: Context, item: Fit) -> str:
             item.model.model_dump(mode="json"),
             item.seed_round,
             item.steps,
-            run.outputs_fingerprint(context.paths.train(item.train_round)),
+            run.outputs_fingerprint(context.paths.train(item.train_round, item.fold.suffix)),
+            item.fold.suffix,
             context.config_hash,
         ]
     )
+
+
+def _part(fold: Fold) -> tuple[str, ...]:
+    """What sets the seed of a fold's models apart; nothing where there is one."""
+    return (fold.suffix,) if fold.suffix else ()
 
 
 def _diverged(failure: Failure) -> bool:

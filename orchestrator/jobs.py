@@ -15,11 +15,16 @@ from typing import Any
 from cellsemi.configs.schema import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
+from cellsemi.models.zooms import ZoomSearch
 from cellsemi.orchestrator.engine import Worker
 from cellsemi.rounds import files, run, shards
+from cellsemi.rounds.calibrate import Calibration
 from cellsemi.rounds.fuse import fuse
 from cellsemi.rounds.images import decode_image
+from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
+
+ZOOMS = "zooms"  # in a commit of predictions: images by the zoom that a search kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class PredictJob:
     device: str
     max_pixels: int
     round: int
+    zoom: float  # images are enlarged so many times; masks are of their own size
     name: str
     uses_device: bool = True
 
@@ -71,40 +77,79 @@ class _Predictor:
         for record in job.stage.records(item):
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
-            (found,) = self._predictor.predict([image])
+            (found,) = self._predictor.predict([image], job.zoom)
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
-        told = dict(self._predictor.told)
+        more: dict[str, Any] = {"told": dict(self._predictor.told)}
         self._predictor.told.clear()
-        return job.stage.commit(item, out, told=told)
+        if isinstance(self._predictor, ZoomSearch):
+            more[ZOOMS] = {f"{zoom:g}": count for zoom, count in sorted(self._predictor.chosen.items())}
+            self._predictor.chosen.clear()
+        return job.stage.commit(item, out, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of an ensemble: the folder of its predictions, and what its scores are worth (None: as they are)."""
+
+    name: str
+    folder: str
+    calibration: dict[str, Any] | None  # Calibration.to_json()
 
 
 @dataclass(frozen=True, slots=True)
 class FuseJob:
-    """The masks of several models on the same images become one set."""
+    """The masks of several models on the same images become one set.
+
+    With `class_is_stated` the class that the data set states for an image, as file names do, comes before
+    what the models guess.
+    """
 
     stage: ShardStage
-    members: tuple[tuple[str, str], ...]  # (name, folder of predictions)
+    members: tuple[Member, ...]
     fusion: FusionConfig
+    classes: tuple[str, ...]
     one_class_per_image: bool
+    class_is_stated: bool
     name: str
     uses_device: bool = False
 
     def start(self) -> Worker:
-        """Nothing to load."""
-        return self
+        """Read the calibrations, once."""
+        return _Fuser(self)
+
+
+class _Fuser:
+    def __init__(self, job: FuseJob) -> None:
+        self._job = job
+        self._calibrations = {
+            member.name: Calibration.from_json(member.calibration, job.classes)
+            for member in job.members
+            if member.calibration is not None
+        }
 
     def run(self, item: int) -> dict[str, Any]:
         """Fuse shard `item`."""
-        names = [name for name, _ in self.members]
-        readers = [shards.read_shard(Path(folder) / shards.part_name(item)) for _, folder in self.members]
+        job = self._job
+        readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
         out = []
         for rows in zip(*readers, strict=True):
             if len({row.image_id for row in rows}) != 1:
-                raise AssertionError(f"{self.name}: prediction shards {item} do not hold the same images")
-            cells = {name: row.instances for name, row in zip(names, rows, strict=True) if row.instances is not None}
-            fused = fuse(cells, self.fusion, self.one_class_per_image) if cells else None
+                raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
+            said = {member.name: self._worth(member, row) for member, row in zip(job.members, rows, strict=True)}
+            cells = {name: found for name, found in said.items() if found is not None}
+            fused = fuse(cells, job.fusion, job.one_class_per_image) if cells else None
             out.append(rows[0].with_(instances=fused))
-        return self.stage.commit(item, out)
+        return job.stage.commit(item, out)
+
+    def _worth(self, member: Member, row: ImageRecord) -> Instances | None:
+        """What a member said of an image, in the stated class and with calibrated scores."""
+        cells = row.instances
+        if cells is None:
+            return None
+        if self._job.class_is_stated and row.cell_type is not None:
+            cells = cells.with_(class_id=self._job.classes.index(row.cell_type))
+        found = self._calibrations.get(member.name)
+        return cells if found is None else found.as_scores(cells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,21 +9,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator import reporting, sizing
+from cellsemi.orchestrator.calibrating import kept
 from cellsemi.orchestrator.context import Context
-from cellsemi.orchestrator.labelling import EVALUATED
-from cellsemi.orchestrator.screening import cells_of, paired, pseudo_counts, scored_pairs
+from cellsemi.orchestrator.fitting import first_steps
+from cellsemi.orchestrator.folds import folds_of
+from cellsemi.orchestrator.labelling import EVALUATED, Calibrations, judged
+from cellsemi.orchestrator.records import all_pairs, cells_of, paired
+from cellsemi.orchestrator.screening import pseudo_counts
 from cellsemi.rounds import files, leaderboard, run
+from cellsemi.rounds.calibrate import Calibration
 from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
 from cellsemi.rounds.fuse import fuse
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.leaderboard import Row
 from cellsemi.rounds.matching import scorable
 from cellsemi.rounds.metrics import best_threshold, score_image
-from cellsemi.rounds.promotion import Decision, decide, verdict
+from cellsemi.rounds.promotion import Decision, Sized, decide, verdict
 from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.selection import Selected, everyone, greedy, stop_reason
@@ -31,18 +38,18 @@ from cellsemi.rounds.selection import Selected, everyone, greedy, stop_reason
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """The students in the ensemble of the last promoted round teach now; `ancestry` counts the fits behind each."""
+    """The students in the ensemble of the last promoted round teach now; `steps` are those behind them in all."""
 
     round: int
     names: tuple[str, ...]
-    ancestry: int
+    steps: int
 
 
 def standing(paths: RunPaths) -> Teachers:
     """Who teaches now: the ensemble of the last promoted round; round 0 always is."""
     manifests = read_manifests(paths)
     last = max(number for number, manifest in manifests.items() if manifest["decision"]["promoted"])
-    return Teachers(last, tuple(manifests[last]["students"]), manifests[last]["ancestry"])
+    return Teachers(last, tuple(manifests[last]["students"]), manifests[last]["steps"])
 
 
 def stopped(context: Context, decision: Decision | None = None) -> str | None:
@@ -56,24 +63,26 @@ def read_manifests(paths: RunPaths) -> dict[int, dict[str, Any]]:
     return {number: files.read_json(paths.round_manifest(number)) for number in paths.finished_rounds()}
 
 
-def choose_members(context: Context, round: int, students: Sequence[str]) -> Selected:
+def choose_members(context: Context, round: int, students: Sequence[str], calibrations: Calibrations) -> Selected:
     """The students that form the round's ensemble: all, or those chosen on val, into members.json."""
     config, paths = context.config, context.paths
     if config.rounds.ensemble == "all":
         return everyone(students)
     path, title = paths.members(round), "choose the ensemble"
-    folders = {name: paths.predictions(round, name, "val") for name in students}
-    fingerprint = files.sha256_json(
-        [[name, run.outputs_fingerprint(folder)] for name, folder in folders.items()]
-        + [run.outputs_fingerprint(paths.split("val"))]
-    )
+    folders = {name: list(judged(context.config, context.paths, round, name, "val")) for name in students}
+    fingerprint = files.sha256_json([[name, _prints(pairs)] for name, pairs in folders.items()] + [calibrations])
     if path.is_file() and (content := files.read_json(path))["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
         return Selected(tuple(content["members"]), content["why"])
     started = time.monotonic()
     context.watcher.stage(round, title, len(students), "models")
-    said = {name: list(cells_of(folder)) for name, folder in folders.items()}
-    truth = list(cells_of(paths.split("val")))
+    classes = config.data.classes
+    worth = {name: Calibration.from_json(found, classes).as_scores for name, found in calibrations.items()}
+    said = {
+        name: [worth[name](cells) if name in worth else cells for cells in cells_of(*(pair[0] for pair in pairs))]
+        for name, pairs in folders.items()
+    }
+    truth = list(cells_of(*(images for _, images in folders[students[0]])))
 
     def score_of(members: tuple[str, ...]) -> float:
         return best_threshold(_fused(config, {name: said[name] for name in members}, truth)).map
@@ -83,6 +92,10 @@ def choose_members(context: Context, round: int, students: Sequence[str]) -> Sel
     context.watcher.advance(len(students))
     context.finish(round, time.monotonic() - started)
     return chosen
+
+
+def _prints(pairs: Sequence[tuple[Path, Path]]) -> list[list[str]]:
+    return [[run.outputs_fingerprint(folder) for folder in pair] for pair in pairs]
 
 
 def _fused(
@@ -95,16 +108,18 @@ def _fused(
 
 
 def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluation]:
-    """Score every model of the round, and its ensemble, on val and test, into the round's evaluation table."""
+    """Score every model of the round, and its ensemble, on val and test, into the round's evaluation table.
+
+    With folds, val are all human labels, each image as seen by those who never learned from it.
+    """
     paths, classes = context.paths, context.config.data.classes
     path, title = paths.evaluation(round), "evaluate"
     marker = path.with_suffix(".json")
     models = [*names, ENSEMBLE]
-    folders = {(m, split): paths.predictions(round, m, split) for m in models for split in EVALUATED}
-    fingerprint = files.sha256_json(
-        [[*key, run.outputs_fingerprint(folder)] for key, folder in folders.items()]
-        + [[split, run.outputs_fingerprint(paths.split(split))] for split in EVALUATED]
-    )
+    folders = {
+        (m, split): list(judged(context.config, paths, round, m, split)) for m in models for split in EVALUATED
+    }
+    fingerprint = files.sha256_json([[*key, _prints(pairs)] for key, pairs in folders.items()])
     if marker.is_file() and files.read_json(marker)["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
         return read_evaluations(path, classes)
@@ -112,9 +127,8 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluat
     context.watcher.stage(round, title, len(models), "models")
     found: list[Evaluation] = []
     for count, model in enumerate(models, start=1):
-        truth = paths.split("val")
-        threshold = best_threshold(scored_pairs(folders[model, "val"], truth)).value
-        found += _scored(round, model, threshold, {s: (folders[model, s], paths.split(s)) for s in EVALUATED})
+        threshold = best_threshold(all_pairs(folders[model, "val"])).value
+        found += [_scored(round, model, split, threshold, folders[model, split]) for split in EVALUATED]
         context.watcher.advance(count)
     write_evaluations(path, found, classes, context.config_hash)
     files.write_json(marker, {"fingerprint": fingerprint})
@@ -122,27 +136,38 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluat
     return found
 
 
-def _scored(round: int, model: str, threshold: float, folders: dict[str, tuple[Path, Path]]) -> Iterator[Evaluation]:
-    for split, (predicted, truth) in folders.items():
-        scores = tuple(
-            score_image(image_id, known, cells, threshold) for image_id, cells, known in paired(predicted, truth)
-        )
-        yield Evaluation(round, model, split, threshold, scores)
+def _scored(round: int, model: str, split: str, threshold: float, folders: Sequence[tuple[Path, Path]]) -> Evaluation:
+    images = chain.from_iterable(paired(*folder) for folder in folders)
+    scores = tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)
+    return Evaluation(round, model, split, threshold, scores)
 
 
-def judge(context: Context, round: int, found: Sequence[Evaluation], teachers: Teachers | None) -> Decision:
-    """Compare the round's ensemble with the standing one on the validation images.
+def judge(
+    context: Context,
+    round: int,
+    found: Sequence[Evaluation],
+    chosen: Selected,
+    worth: Calibrations,
+    teachers: Teachers | None,
+) -> Decision:
+    """Compare the round's ensemble with the standing one on the validation images, at the sizes of the pool.
 
     The reason also says when the rounds end with this one.
     """
-    config = context.config
+    config, paths = context.config, context.paths
+    candidate = find(found, ENSEMBLE, "val")
     best = None
+    sized: list[Sized] = []
     if teachers is not None:
-        earlier = read_evaluations(context.paths.evaluation(teachers.round), config.data.classes)
-        best = find(earlier, ENSEMBLE, "val").scores
-    candidate = find(found, ENSEMBLE, "val").scores
+        best = find(read_evaluations(paths.evaluation(teachers.round), config.data.classes), ENSEMBLE, "val")
+        known = kept(paths.calibration(teachers.round))
+        for size, share in sizing.shares(context, round).items():
+            new = sizing.scores_at(context, round, round, chosen.members, worth, size, candidate.threshold)
+            old = sizing.scores_at(context, round, teachers.round, teachers.names, known, size, best.threshold)
+            sized.append(Sized(size, share, new, old))
     seed = derive_seed(config.run.seed, "promotion", round)
-    decision = decide(candidate, best, config.data.classes, config.rounds.promotion, seed)
+    rival = None if best is None else best.scores
+    decision = decide(candidate.scores, rival, config.data.classes, config.rounds.promotion, seed, sized)
     end = stopped(context, decision)
     return replace(decision, reason=f"{decision.reason}; no further round is run: {end}") if end else decision
 
@@ -153,7 +178,7 @@ def rows_of(
     """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
     config, paths = context.config, context.paths
     found = read_evaluations(paths.evaluation(round), config.data.classes)
-    first = config.models[0].name
+    first = config.models_of(round)[0].name
     before = read_evaluations(paths.evaluation(0), config.data.classes) if round else []
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
@@ -170,7 +195,7 @@ def rows_of(
                 classes=config.data.classes,
                 counts=_counts_of(model, counts),
                 promoted=decision.promoted and model in (*chosen.members, ENSEMBLE),
-                seconds=_fit_seconds(paths, round, model) if model != ENSEMBLE else seconds,
+                seconds=_fit_seconds(context, round, model) if model != ENSEMBLE else seconds,
                 config=config.rounds.promotion,
                 seed=config.run.seed,
             )
@@ -183,9 +208,10 @@ def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
     return {state: 0 if model == CONTROL else counts.get(state, 0) for state in ("accepted", "ignored", "rejected")}
 
 
-def _fit_seconds(paths: RunPaths, round: int, model: str) -> float:
-    seconds: float = run.read_manifest(paths.model(round, model))["seconds"]
-    return seconds
+def _fit_seconds(context: Context, round: int, model: str) -> float:
+    """Seconds that the fits of a model took, in all folds."""
+    members = [context.paths.model(round, fold.member(model)) for fold in folds_of(context.config)]
+    return float(sum(run.read_manifest(folder)["seconds"] for folder in members))
 
 
 def finish_round(
@@ -207,13 +233,14 @@ def finish_round(
         "teachers_round": None if teachers is None else teachers.round,
         "students": list(chosen.members),
         "why_these_students": chosen.why,
-        "ancestry": 1 if teachers is None else teachers.ancestry + 1,
+        "steps": first_steps(context, round) + (teachers.steps if teachers else 0),
         "decision": asdict(decision),
         "seconds": seconds,
         "rows": [row.to_json() for row in rows_of(context, round, names, chosen, decision, seconds)],
     }
     files.write_json(paths.round_manifest(round), manifest)
     write_leaderboard(context)
+    reporting.write_report(context, round)
 
 
 def write_leaderboard(context: Context) -> None:

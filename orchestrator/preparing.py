@@ -17,6 +17,7 @@ from cellsemi.orchestrator.context import Context, finish_shards
 from cellsemi.rounds import run
 from cellsemi.rounds.ingest import IngestReport, ingest
 from cellsemi.rounds.run import SPLITS
+from cellsemi.rounds.suspected import inputs_fingerprint
 
 
 def check_models(config: Config) -> None:
@@ -32,7 +33,7 @@ def check_models(config: Config) -> None:
 def read_images(context: Context) -> None:
     """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
     paths, title = context.paths, "read images"
-    fingerprint = context.config_hash
+    fingerprint = inputs_fingerprint(context.config.data, context.config_hash)
     if run.is_done(paths.data, fingerprint):
         context.watcher.skipped(0, title)
         return

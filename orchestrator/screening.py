@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.context import Context, finish_shards, over_shards
 from cellsemi.orchestrator.engine import Worker
+from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import ShardStage
+from cellsemi.orchestrator.labelling import POOL, judged, trial_of
+from cellsemi.orchestrator.records import all_pairs, cells_of
 from cellsemi.rounds import files, run, shards
-from cellsemi.rounds.calibrate import Calibration, calibrate
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.limits import Limits, choose_limits
-from cellsemi.rounds.matching import scorable
 from cellsemi.rounds.merge import MergeCounts, merge, with_images
+from cellsemi.rounds.quality import Quality, fit_quality
 from cellsemi.rounds.run import ENSEMBLE
 from cellsemi.rounds.screen import count_reasons, count_states, screen
 from cellsemi.rounds.tables import ImageRecord
@@ -28,31 +30,31 @@ REASONS = "reasons"
 
 
 def set_limits(context: Context, round: int, teachers_round: int) -> None:
-    """Calibrate the teachers on validation images and choose the limits per class, into screen.json.
+    """Calibrate the teachers on out-of-sample images and choose the limits per class, into screen.json.
 
-    The teachers never trained on these images; test images are not opened here.
+    The teachers never trained on these images, and look at them as at the pool; test images are not opened here.
     """
     config, paths = context.config, context.paths
-    predicted = paths.predictions(teachers_round, ENSEMBLE, "val")
-    inputs = [run.outputs_fingerprint(predicted), run.outputs_fingerprint(paths.train(0)), context.config_hash]
-    fingerprint = files.sha256_json(inputs)
+    folders = list(judged(context.config, context.paths, teachers_round, ENSEMBLE, trial_of(config)))
+    # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
+    human = [paths.split(name) for name in folds_of(config)[0].human]
+    read = [*human, *(predicted for predicted, _ in folders)]
+    fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in read], context.config_hash])
     path = paths.screen(round)
     title = "calibrate and set limits"
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
         return
     started = time.monotonic()
-    pairs = list(scored_pairs(predicted, paths.split("val")))
+    pairs = all_pairs(folders)
     context.watcher.stage(round, title, len(pairs), "images")
-    found = calibrate(pairs, config.data.classes, config.screen.min_samples)
+    found = fit_quality(pairs, config.data.classes, config.screen)
     calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
-    labelled = (cells.in_state("human") for cells in cells_of(paths.train(0)))
-    # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
-    drawn = chain(labelled, (truth for _, truth in pairs))
+    drawn = (cells.in_state("human") for cells in cells_of(*human))
     limits = choose_limits(calibrated, drawn, config.data.classes, config.screen)
     content = {
         "fingerprint": fingerprint,
-        "calibration": found.to_json(),
+        **found.to_json(),
         "limits": limits.to_json(),
         "report": [*found.report(), *limits.report()],
     }
@@ -65,15 +67,16 @@ def label(context: Context, round: int, teachers_round: int) -> None:
     """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards."""
     config, paths = context.config, context.paths
     chosen = files.read_json(paths.screen(round))
-    over_shards(
-        context,
-        round=round,
-        title="screen pseudo-labels",
-        source=paths.predictions(teachers_round, ENSEMBLE, "unlabelled"),
-        out=paths.pseudo(round),
-        inputs=[chosen["calibration"], chosen["limits"], round],
-        make_job=lambda stage: ScreenJob(stage, str(paths.screen(round)), config, round),
-    )
+    for fold in folds_of(config):
+        over_shards(
+            context,
+            round=round,
+            title=f"screen {fold.member('pseudo-labels')}",
+            source=paths.predictions(teachers_round, fold.member(ENSEMBLE), POOL),
+            out=paths.pseudo(round, fold.suffix),
+            inputs=[chosen["calibration"], chosen["regressor"], chosen["limits"], round],
+            make_job=lambda stage: ScreenJob(stage, str(paths.screen(round)), config, round),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +99,22 @@ class _Screen:
     def __init__(self, job: ScreenJob) -> None:
         self._job = job
         chosen = files.read_json(Path(job.chosen))
-        self._calibration = Calibration.from_json(chosen["calibration"], job.config.data.classes)
+        self._quality = Quality.from_json(chosen, job.config.data.classes)
         self._limits = Limits.from_json(chosen["limits"], job.config.data.classes)
 
     def run(self, item: int) -> dict[str, Any]:
         reasons: Counter[str] = Counter()
         out = []
         for record in self._job.stage.records(item):
-            screened = None if record.instances is None else self._screen(self._known_class(record, record.instances))
+            screened = None if record.instances is None else self._screen(record.instances)
             reasons += Counter() if screened is None else count_reasons(screened)
             out.append(record.with_(instances=screened))
         return self._job.stage.commit(item, out, **{REASONS: dict(sorted(reasons.items()))})
 
-    def _known_class(self, record: ImageRecord, cells: Instances) -> Instances:
-        """The class that the data set states for an unlabelled image, as file names do, comes before a guess."""
-        data = self._job.config.data
-        if data.one_class_per_image and record.cell_type is not None:
-            return cells.with_(class_id=data.classes.index(record.cell_type))
-        return cells
-
     def _screen(self, cells: Instances) -> Instances:
         config = self._job.config
         return screen(
-            self._calibration.apply(cells),
+            self._quality.apply(cells),
             self._limits,
             config.fusion.min_votes,
             config.data.classes,
@@ -128,19 +124,26 @@ class _Screen:
 
 
 def pseudo_counts(context: Context, round: int) -> dict[str, int]:
-    """Accepted, ignored and rejected cells of a round, from the manifest of its pseudo-labels."""
+    """Accepted, ignored and rejected cells of a round, of all its folds, from the manifests of its pseudo-labels."""
     total: Counter[str] = Counter()
-    for shard in run.read_manifest(context.paths.pseudo(round))["shards"]:
-        total += Counter(shard[REASONS])
+    for fold in folds_of(context.config):
+        for shard in run.read_manifest(context.paths.pseudo(round, fold.suffix))["shards"]:
+            total += Counter(shard[REASONS])
     return count_states(total)
 
 
-def build_training_set(context: Context, round: int) -> None:
-    """Human labels and, from round 1 on, the screened pseudo-labels, into the round's training shards."""
+def build_training_sets(context: Context, round: int) -> None:
+    """Human labels and, from round 1 on, the screened pseudo-labels, into the round's training shards, per fold."""
+    for fold in folds_of(context.config):
+        _build(context, round, fold)
+
+
+def _build(context: Context, round: int, fold: Fold) -> None:
     paths = context.paths
-    sources = [paths.split("labelled")] + ([paths.pseudo(round)] if round else [])
+    human = [paths.split(name) for name in fold.train]
+    sources = human + ([paths.pseudo(round, fold.suffix)] if round else [])
     fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in sources], context.config_hash])
-    out, title = paths.train(round), "build the training set"
+    out, title = paths.train(round, fold.suffix), f"build {fold.member('the training set')}"
     if run.is_done(out, fingerprint):
         context.watcher.skipped(round, title)
         return
@@ -151,8 +154,8 @@ def build_training_set(context: Context, round: int) -> None:
     counts = MergeCounts()
     pseudo: Iterable[ImageRecord] = ()
     if round:
-        pseudo = with_images(shards.read_folder(paths.pseudo(round)), shards.read_folder(paths.split("unlabelled")))
-    records = merge(shards.read_folder(paths.split("labelled")), pseudo, counts)
+        pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(POOL)))
+    records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
     size = context.config.data.shard_images
     commits = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
     seconds = time.monotonic() - started
@@ -161,25 +164,3 @@ def build_training_set(context: Context, round: int) -> None:
         reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
         context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")
     context.finish(round, seconds)
-
-
-def cells_of(folder: Path) -> Iterator[Instances]:
-    """The cells of each image of a folder that was annotated or looked at."""
-    return (record.instances for record in shards.read_folder(folder) if record.instances is not None)
-
-
-def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Instances]]:
-    """(predictions, human cells) of each image of two folders that hold the same images in order."""
-    for _, cells, true in paired(predicted, truth):
-        yield cells, true
-
-
-def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Instances]]:
-    """(image id, predictions, human cells) of each image; ValueError when the folders do not fit.
-
-    What people marked to be ignored is neither missed nor found wrongly (`scorable`).
-    """
-    for found, known in zip(shards.read_folder(predicted), shards.read_folder(truth), strict=True):
-        if found.image_id != known.image_id or found.instances is None or known.instances is None:
-            raise ValueError(f"{predicted}: expected cells of {known.image_id!r}, got {found.image_id!r}")
-        yield known.image_id, *scorable(found.instances, known.instances)

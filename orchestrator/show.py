@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # each command imports only what it shows
     from cellsemi.orchestrator.doctor import Package, Report
     from cellsemi.orchestrator.flow_check import FlowResult
     from cellsemi.orchestrator.progress import Event
-    from cellsemi.orchestrator.status import Stage, Status
+    from cellsemi.orchestrator.stages import Stage
+    from cellsemi.orchestrator.status import Drift, Status
     from cellsemi.rounds.leaderboard import Row
     from cellsemi.rounds.run import RunPaths
 
@@ -150,10 +151,19 @@ def print_status(status: Status, console: Console | None = None) -> None:
         console.print(escape(decision), soft_wrap=True)
     if status.teachers:
         console.print(f"teachers of the next round: {escape(status.teachers)}")
+    if status.drift is not None:
+        _print_drift(status.drift, console)
     if status.quarantined is not None:
         console.print(f"quarantined images: {status.quarantined}")
     if status.last_event is not None:
         console.print(f"last event: {escape(_event_words(status.last_event))}", soft_wrap=True)
+
+
+def _print_drift(drift: Drift, console: Console) -> None:
+    for alarm in drift.alarms:
+        console.print(f"[yellow]drift in round {drift.round}:[/yellow] {escape(alarm)}", soft_wrap=True)
+    if not drift.alarms:
+        console.print(f"no drift alarm in round {drift.round}")
 
 
 def _event_words(event: Event) -> str:

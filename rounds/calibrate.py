@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.matching import hits
+from cellsemi.rounds.reliability import Bin, Bins, expected_calibration_error, reliability
 
 Kind = Literal["own", "pooled", "identity"]
 Floats = NDArray[np.float64]
 
 EPS = 1e-3  # no quality is closer to 0 or 1
 FOLDS = 5
-BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Curve:
     predictions of this class. `kind` says whose they are: the class's own, those of all classes
     (`pooled`), or none (`identity`: the score stays as it is). The expected calibration error, over ten
     bins, is of the score itself (`ece_before`) and of curves fitted without the image in question
-    (`ece_after`); None where there is no prediction, or only one image.
+    (`ece_after`); None where there is no prediction, or only one image. `before` and `after` are those bins.
     """
 
     x: tuple[float, ...]
@@ -44,6 +44,8 @@ class Curve:
     kind: Kind
     ece_before: float | None
     ece_after: float | None
+    before: Bins = ()
+    after: Bins = ()
 
     def __call__(self, score: NDArray[Any]) -> Floats:
         """Probability, float64, of scores of any shape."""
@@ -60,6 +62,11 @@ class Calibration:
         """Set `quality`, the probability of being a true cell of its class at IoU > .5, from the score."""
         return instances.with_(quality=_apply(list(self.curves.values()), instances.class_id, instances.score))
 
+    def as_scores(self, instances: Instances) -> Instances:
+        """Put that probability in the place of the score too, as several models are compared by it."""
+        worth = self.apply(instances)
+        return worth.with_(score=worth.quality)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same calibration."""
         return {name: asdict(curve) for name, curve in self.curves.items()}
@@ -71,7 +78,9 @@ class Calibration:
             curves = {}
             for name in classes:
                 values = dict(content[name])
-                curves[name] = Curve(**{**values, "x": tuple(values["x"]), "y": tuple(values["y"])})
+                knots = {axis: tuple(values[axis]) for axis in ("x", "y")}
+                bins = {when: tuple(Bin(*found) for found in values.get(when, ())) for when in ("before", "after")}
+                curves[name] = Curve(**{**values, **knots, **bins})
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"the calibration is damaged ({error}); remove its round's folder to make it again"
@@ -94,13 +103,15 @@ def calibrate(
     """
     data = _collect(validation)
     fitted = _fit_all(data, len(classes), min_samples)
-    before, after = _per_class_ece(data, len(classes), min_samples)
+    held_out = _held_out_quality(data, len(classes), min_samples)
     curves = {}
     for class_id, name in enumerate(classes):
         own = data.class_id == class_id
         x, y, kind = fitted[class_id]
-        positives = int(data.hit[own].sum())
-        curves[name] = Curve(x, y, int(own.sum()), positives, kind, before[class_id], after[class_id])
+        before = reliability(data.score[own], data.hit[own])
+        after = () if held_out is None else reliability(held_out[own], data.hit[own])
+        errors = expected_calibration_error(before), expected_calibration_error(after)
+        curves[name] = Curve(x, y, int(own.sum()), int(data.hit[own].sum()), kind, *errors, before, after)
     return Calibration(curves)
 
 
@@ -178,31 +189,6 @@ def _apply(curves: Sequence[Curve], class_id: NDArray[np.int32], score: NDArray[
 
 
 # --- how well it fits ---------------------------------------------------------------------------------
-
-
-def expected_calibration_error(confidence: NDArray[Any], hit: NDArray[np.bool_]) -> float:
-    """Mean distance between confidence and hit rate over ten equal bins, weighted by samples (Guo 2017).
-
-    >>> expected_calibration_error(np.full(4, .75), np.array([True, True, True, False]))
-    0.0
-    """
-    bins = np.minimum((np.asarray(confidence) * BINS).astype(int), BINS - 1)
-    gap = np.bincount(bins, weights=confidence, minlength=BINS) - np.bincount(bins, weights=hit, minlength=BINS)
-    return float(np.abs(gap).sum() / len(bins))
-
-
-def _per_class_ece(data: _Samples, n_classes: int, min_samples: int) -> tuple[list[float | None], list[float | None]]:
-    held_out = _held_out_quality(data, n_classes, min_samples)
-    before: list[float | None] = []
-    after: list[float | None] = []
-    for class_id in range(n_classes):
-        own = data.class_id == class_id
-        for column, quality in ((before, data.score), (after, held_out)):
-            if quality is None or not own.any():
-                column.append(None)
-            else:
-                column.append(expected_calibration_error(quality[own], data.hit[own]))
-    return before, after
 
 
 def _held_out_quality(data: _Samples, n_classes: int, min_samples: int) -> Floats | None:

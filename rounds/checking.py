@@ -85,6 +85,7 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
                 kept.append(_light(row))
                 counts["images"] += 1
                 counts["cells"] += len(row["instances"] or ())
+                counts += _ignored(row)
                 on_image(counts["images"])
     checked.problems += _between(kept)
     repeated = sum(duplicates(kept).values())
@@ -246,6 +247,12 @@ def measured(counts: np.ndarray[Any, np.dtype[np.int64]], height: int) -> tuple[
 
 
 # --- between rows -------------------------------------------------------------------------------------
+
+
+def _ignored(row: dict[str, Any]) -> Counter[str]:
+    """The ignored cells of a row by the reason, such as those of data.suspects."""
+    cells = [cell for cell in row["instances"] or () if cell is not None and cell["state"] == "ignored"]
+    return Counter(" ".join(["cells ignored", *([f"({cell['reason']})"] if cell["reason"] else [])]) for cell in cells)
 
 
 def _light(row: dict[str, Any]) -> ImageRecord:

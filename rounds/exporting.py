@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.rounds import shards
-from cellsemi.rounds.files import explained
+from cellsemi.rounds.files import atomic_folder
 from cellsemi.rounds.formats.base import Exported, Writer
 from cellsemi.rounds.formats.shard_folder import IMPORT_FILE, read_import
 from cellsemi.rounds.instances import Instances, State
@@ -131,16 +130,6 @@ def _check_out(name: str, out: Path, force: bool) -> None:
 
 
 def _into_folder(write: Writer, records: Iterator[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
-    """Write into a folder beside `out`, which takes its name when all is written."""
-    unfinished = out.with_name(f".{out.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
-    try:
-        with explained(out):
-            unfinished.mkdir(parents=True)
-            done = write(records, unfinished, classes)
-            if out.is_dir():
-                out.rmdir()
-            unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_folder(out) as folder:
+        done = write(records, folder, classes)
     return done

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename; hashes; free space."""
+"""Files and folders that are whole or absent: temporary name, fsync, rename; hashes; free space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from typing import Any, BinaryIO
 from cellsemi.configs.errors import RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+REFUSED = (
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -46,6 +49,29 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
         _fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into; it takes that name when the block ends without an error.
+
+    `path` is absent, or an empty folder. What a killed call left behind is removed. Raises RunError when it
+    holds something in the end, is the current folder, or cannot be written, and when the disk is full.
+    """
+    if path.resolve() == Path.cwd():
+        raise RunError(f"{path}: is the current folder; name a new one (for example {path / 'out'})")
+    unfinished = path.with_name(f".{path.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with explained(path):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if path.is_dir():
+                path.rmdir()
+            unfinished.replace(path)
+            _fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_text(path: Path, content: str) -> None:

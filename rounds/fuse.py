@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.schema import FusionConfig
-from cellsemi.rounds.fuse_methods import METHODS, Clusters, Crop, Links, Method
+from cellsemi.rounds.fuse_methods import METHODS, Clusters, Crop, Links, Method, mean_iou
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.masks import crops, from_crops, iou_matrix, without_overlaps
 
@@ -33,7 +33,8 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     """One set of cells from those of each teacher on the same image; state `predicted`, best score first.
 
     Cells of different teachers with IoU >= `config.iou` are linked. In each method a lone cell keeps its mask,
-    and `votes` counts the teachers in the cluster. A teacher that saw nothing there has no say on the pixels.
+    and `votes` counts the teachers in the cluster; `agreement` is the mean pairwise mask IoU of the members, that
+    of the cell itself where it is alone. A teacher that saw nothing there has no say on the pixels.
 
     - `vote`. Cluster: cells that are all linked to each other, best pair first. Mask: pixels of members with at
       least half of the cluster's score; only the largest connected part of them, unless they are exactly a
@@ -58,12 +59,17 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     pool = _pool(per_teacher)
     links = _links(pool, config.iou)
     clusters = method.clusters(pool.teacher, links)
-    believed = [method.believed(pool.cells, members, links, len(per_teacher)) for members in clusters]
+    agreed = [mean_iou(pool.cells, members, links) for members in clusters]
+    believed = [
+        method.believed(pool.cells, members, agreement, len(per_teacher))
+        for members, agreement in zip(clusters, agreed, strict=True)
+    ]
     fused = _drawn(pool.cells, clusters, method).with_(
         class_id=_classes(pool.cells, clusters, method, one_class_per_image),
         score=[score for score, _ in believed],
         quality=[quality for _, quality in believed],
         votes=[len(members) for members in clusters],
+        agreement=_agreement(pool.cells, clusters, agreed),
         round=[pool.cells.round[members].max() for members in clusters],
         weight=1.0,
         state="predicted",
@@ -86,7 +92,7 @@ def _pool(per_teacher: Mapping[str, Instances]) -> _Pool:
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:
     """What orders cells: best score first; then box, mask and whatever else reaches the result."""
-    columns = (-cells.score, cells.bbox, cells.class_id, -cells.quality, cells.votes, cells.round)
+    columns = (-cells.score, cells.bbox, cells.class_id, -cells.quality, -cells.agreement, cells.votes, cells.round)
     score, box, *others = (column.tolist() for column in columns)
     return list(zip(score, box, cells.rle, *others, strict=True))
 
@@ -118,6 +124,14 @@ def _classes(cells: Instances, clusters: Clusters, method: Method, one_class_per
     if one_class_per_image and len(cells):
         return np.full(len(clusters), voted(list(range(len(cells)))), dtype=np.int32)
     return np.array([voted(members) for members in clusters], dtype=np.int32)
+
+
+def _agreement(cells: Instances, clusters: Clusters, agreed: Sequence[float]) -> list[float]:
+    """The column: what a lone cell brings, as one merged from several views does, is kept."""
+    return [
+        float(cells.agreement[members[0]]) if len(members) == 1 else mean
+        for members, mean in zip(clusters, agreed, strict=True)
+    ]
 
 
 def _drawn(cells: Instances, clusters: Clusters, method: Method) -> Instances:

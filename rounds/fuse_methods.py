@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from cellsemi.configs.schema import FusionMethod
 from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.masks import Bitmap
+from cellsemi.rounds.masks import Bitmap, iou_matrix
 
 Links = dict[tuple[int, int], float]  # (i, j), i < j -> IoU of two cells of different teachers
 Clusters = list[list[int]]  # members in rising order: the best scored first
@@ -34,13 +34,14 @@ class Method:
     """One way to fuse. `clusters` gets the teacher of each cell, int64 (N,), and the links.
 
     `draw` gets the crops of two or more members and their weights; it returns the fused crop, or the index of
-    the member whose mask is the result. `believed` gives score and quality of a cluster, of N teachers in all.
-    `weigh_by` is the column that weighs the members, in `draw` and in the vote on the class.
+    the member whose mask is the result. `believed` gives score and quality of a cluster from its
+    agreement (`mean_iou`) and the number of all teachers. `weigh_by` is the column that weighs the members, in
+    `draw` and in the vote on the class.
     """
 
     clusters: Callable[[NDArray[np.int64], Links], Clusters]
     draw: Callable[[Sequence[Crop], Weights], int | Crop]
-    believed: Callable[[Instances, list[int], Links, int], tuple[float, float]]
+    believed: Callable[[Instances, list[int], float, int], tuple[float, float]]
     weigh_by: Literal["score", "quality"] = "score"
 
     def weights(self, cells: Instances, members: Sequence[int]) -> Weights:
@@ -149,28 +150,40 @@ def _largest_part(bitmap: Bitmap) -> Bitmap:
 # --- scores -------------------------------------------------------------------------------------------
 
 
-def agreement(cells: Instances, members: list[int], links: Links, teachers: int) -> tuple[float, float]:
-    """Twice the same: the sum of the scores over all teachers, times the mean pairwise IoU (1 for a lone member)."""
-    mean = float(cells.score[members].sum(dtype=np.float64)) / teachers
-    pairs = [links[pair] for pair in combinations(members, 2)]
-    score = mean * (sum(pairs) / len(pairs) if pairs else 1.0)
+def mean_iou(cells: Instances, members: list[int], links: Links) -> float:
+    """The agreement of a cluster: the mean pairwise mask IoU of its members, 1 for a lone one.
+
+    Members need not all be linked to each other (`greedy`); then the IoU is that of their masks all the same.
+    """
+    pairs = list(combinations(members, 2))
+    if not pairs:
+        return 1.0
+    if all(pair in links for pair in pairs):
+        return sum(links[pair] for pair in pairs) / len(pairs)
+    own = cells.select(members)
+    return float(iou_matrix(own, own)[np.triu_indices(len(own), 1)].mean())
+
+
+def agreed_score(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
+    """Twice the same: the sum of the scores over all teachers, times the agreement."""
+    score = float(cells.score[members].sum(dtype=np.float64)) / teachers * agreement
     return score, score
 
 
-def mean_quality(cells: Instances, members: list[int], links: Links, teachers: int) -> tuple[float, float]:
+def mean_quality(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
     """Twice the same: the sum of the qualities over all teachers (in the paper mean confidence x T / N)."""
     score = float(cells.quality[members].sum(dtype=np.float64)) / teachers
     return score, score
 
 
-def of_the_first(cells: Instances, members: list[int], links: Links, teachers: int) -> tuple[float, float]:
+def of_the_first(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
     """Score and quality of the first member."""
     return float(cells.score[members[0]]), float(cells.quality[members[0]])
 
 
 METHODS: Mapping[FusionMethod, Method] = {
-    "vote": Method(complete, majority, agreement),
+    "vote": Method(complete, majority, agreed_score),
     "weighted": Method(complete, majority, mean_quality, weigh_by="quality"),
     "nms": Method(greedy, first, of_the_first),
-    "union": Method(complete, union, agreement),
+    "union": Method(complete, union, agreed_score),
 }

@@ -19,6 +19,7 @@ from cellsemi.rounds.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.shards import shard_paths, write_folder, write_rows
 from cellsemi.rounds.sources import open_data
 from cellsemi.rounds.splits import draw_labelled, duplicates, leak_check
+from cellsemi.rounds.suspected import SuspectCounts, Suspected, open_suspected
 from cellsemi.rounds.tables import QUARANTINE, ImageRecord
 
 NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
@@ -52,7 +53,8 @@ class IngestReport:
     )  # cells, neither learnt nor scored
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
     cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
-    notes: list[str] = field(default_factory=list)  # what the format's reader found out
+    suspects: SuspectCounts | None = None  # what became of the rows of data.suspects
+    notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.suspects changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
@@ -75,10 +77,14 @@ def ingest(
     is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
-    `needed` has no image or no cell, or when the splits leak into each other.
+    `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.suspects`
+    does not fit.
     """
     started = time.monotonic()
+    suspected = open_suspected(config.data)
     opened = open_data(config)
+    if suspected is not None:
+        suspected.check_listed(opened.items)
     items, not_drawn = _draw(list(opened.items), config)
     report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
@@ -86,10 +92,13 @@ def ingest(
     kept: list[ImageRecord] = []
     for split in SPLITS:
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
-        records = _load(chosen, config.data, report, on_image)
+        records = _load(chosen, config.data, suspected, report, on_image)
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
+    if suspected is not None:
+        report.suspects = suspected.close(row.image_id for row in report.quarantined)
+        report.notes += report.suspects.sentences()
     _check(report, len(items), config, needed)
     leak_check(kept)
     report.duplicates |= duplicates(kept)
@@ -110,13 +119,16 @@ def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
     return kept, len(rest)
 
 
-def _load(items: Sequence[Item], data: DataConfig, report: IngestReport, on_image: OnImage) -> Iterator[ImageRecord]:
-    """The records that can be loaded; the others are noted in the report."""
+def _load(
+    items: Sequence[Item], data: DataConfig, suspected: Suspected | None, report: IngestReport, on_image: OnImage
+) -> Iterator[ImageRecord]:
+    """The records that can be loaded, suspects ignored; the others are noted in the report."""
     names = ClassNames(data)
     for done, item in enumerate(items, start=1):
         assert item.split is not None
         try:
-            yield read_record(item, names, report)
+            record = read_record(item, names, report)
+            yield record if suspected is None else suspected.apply(record)
         except ImageError as error:
             problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
             report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))

@@ -24,6 +24,7 @@ NUMERIC: dict[str, Any] = {
     "weight": np.float32,
     "area": np.int64,
     "votes": np.int32,
+    "agreement": np.float32,
     "round": np.int32,
 }
 
@@ -36,7 +37,9 @@ class Instances:
     (bytes, column-major); `class_id` int32; `score` float32 in [0, 1], what the model believes;
     `quality` float32 in [0, 1], the calibrated P(IoU > .5), equal to `score` before calibration;
     `weight` float32 >= 0, its weight in a loss; `area` int64 in pixels; `votes` int32, teachers that saw
-    it; `round` int32, the round whose teachers made it (0 for human labels); `state` and `reason` N strings.
+    it; `agreement` float32 in [0, 1], the mean pairwise mask IoU of what they saw (1 where there was one mask, and
+    for human labels); `round` int32, the round whose teachers made it (0 for human labels); `state` and `reason`
+    N strings.
     Masks may overlap. Raises ValueError, stating expected and got, when the arrays do not fit.
     """
 
@@ -48,6 +51,7 @@ class Instances:
     weight: NDArray[np.float32]
     area: NDArray[np.int64]
     votes: NDArray[np.int32]
+    agreement: NDArray[np.float32]
     round: NDArray[np.int32]
     bbox: NDArray[np.int32]
     rle: tuple[bytes, ...]
@@ -67,7 +71,7 @@ class Instances:
         unknown = set(self.state) - set(STATES)
         if unknown:
             raise ValueError(f"state: expected {STATES}, got {sorted(unknown)}")
-        for name in ("score", "quality"):
+        for name in ("score", "quality", "agreement"):
             value = getattr(self, name)
             if n and not (np.isfinite(value).all() and value.min() >= 0 and value.max() <= 1):
                 raise ValueError(f"{name}: expected finite values in [0, 1], got {value}")
@@ -118,6 +122,7 @@ class Instances:
         quality: Any = None,
         weight: Any = 1.0,
         votes: Any = 1,
+        agreement: Any = 1.0,
         round: Any = 0,
         state: State | Sequence[State] = "predicted",
         reason: str | Sequence[str] = "",
@@ -131,6 +136,7 @@ class Instances:
             "weight": weight,
             "area": area,
             "votes": votes,
+            "agreement": agreement,
             "round": round,
         }
         arrays: dict[str, Any] = {

@@ -204,11 +204,11 @@ def to_markdown(rows: Sequence[Row], sentence: str) -> str:
     """The verdict, the table, and how to read it."""
     header, cells = display_rows(rows)
     lines = ["# Leaderboard", "", sentence, ""]
-    lines += [_markdown_line(header), _markdown_line(["---"] * len(header)), *map(_markdown_line, cells), ""]
+    lines += [markdown_line(header), markdown_line(["---"] * len(header)), *map(markdown_line, cells), ""]
     return "\n".join([*lines, LEGEND])
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.schema import AUTO, ClassLimits, ScreenConfig
+from cellsemi.rounds.area_limits import AreaLimits, area_limits, areas_by_class
 from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import hits
+from cellsemi.rounds.limit_sweep import TIE, Choice, collect, count_band, sweep
+
+Ends = tuple[int, int | None]  # the smallest and the largest area in pixels
+ANY: Ends = (0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,35 @@ def choose_limits(
 ) -> Limits:
     """Fixed limits from the config, or limits from (calibrated predictions, truth) and labelled cells.
 
-    `auto` accepts from the confidence at which the kept validation predictions have the largest F-beta at
-    IoU > .5 within their class (recall counts all true cells), among confidences of at least
-    `min_precision`; of equal ones the strictest. It rejects below `reject_below`. Areas come from the
-    quantiles of the cells of `labelled`, which people drew on training and validation images, widened by
-    `area_slack` both ways.
+    `auto` takes the best accept and reject limit of an exact sweep over the confidences of the predictions,
+    among those whose count of cells stays near the labelled count; `limit_sweep.sweep` states what is
+    maximised and what is guaranteed. The guard of the count follows LabelMatch (Chen et al. 2022) and Noisy
+    Boundaries (Wang et al. 2022), which set thresholds by the labelled count per image of the pool; here it is
+    that of the labelled validation images themselves, because a pool may hold other images than were labelled.
 
-    A class with fewer than `min_samples` predictions takes the accept limit of all classes together, as it
-    takes their calibration. One with fewer labelled cells takes the wider of its own and the common area
-    limits at each end: a rare class must not lose its cells because the others are of another size.
+    Areas come from the quantiles of the cells of `labelled`, which people drew on training and validation
+    images (`area_limits`). With `areas: always` both ends hold and the sweep keeps only what fits. With
+    `if-better` the sweep is made with neither, either and both, and an end holds only where it raises the
+    objective strictly. With `never` there are none.
+
+    A class with fewer than `min_samples` predictions takes the confidences and the objective of all classes
+    together, as it takes their calibration.
     """
     if config.limits != AUTO:
         return Limits({name: _fixed(config.limits[name]) for name in classes})
-    samples = _collect(validation)
-    areas = _areas(labelled, len(classes))
-    return Limits({name: _auto(c, samples, areas, config) for c, name in enumerate(classes)})
+    samples = collect(validation)
+    areas = areas_by_class(labelled, len(classes))
+
+    @cache  # classes that share the sweep of all classes share its cost
+    def best(class_id: int | None, ends: Ends) -> Choice:
+        return sweep(samples, class_id, *ends, config)
+
+    limits = {}
+    for c, name in enumerate(classes):
+        thin = int((samples.class_id == c).sum()) < config.min_samples
+        tried = area_limits(c, areas, config)
+        limits[name] = _auto(partial(best, None if thin else c), tried, config, pooled=thin)
+    return Limits(limits)
 
 
 def _fixed(limits: ClassLimits) -> Limit:
@@ -87,86 +102,75 @@ def _fixed(limits: ClassLimits) -> Limit:
     )
 
 
-# --- confidence ---------------------------------------------------------------------------------------
+def _auto(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: ScreenConfig, pooled: bool) -> Limit:
+    ends, area_why = _ends(best, tried, config)
+    choice = best(ends)
+    why = [_accept_sentence(choice, config, " of all classes" if pooled else ""), _reject_sentence(choice, config)]
+    return Limit(_midway(choice, config), choice.reject, *ends, "; ".join([*why, area_why]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Samples:
-    """All validation predictions, and the class of every true cell."""
+def _midway(choice: Choice, config: ScreenConfig) -> float:
+    """The accept limit: midway from the least sure prediction that is kept to the next one, or to `min_precision`.
 
-    class_id: NDArray[np.int32]
-    quality: NDArray[np.float32]
-    hit: NDArray[np.bool_]
-    true_class: NDArray[np.int32]
-
-
-def _collect(validation: Sequence[tuple[Instances, Instances]]) -> _Samples:
-    none = Instances.empty(1, 1)
-    predictions, truths = [none, *(p for p, _ in validation)], [none, *(t for _, t in validation)]
-    return _Samples(
-        class_id=np.concatenate([p.class_id for p in predictions]),
-        quality=np.concatenate([p.quality for p in predictions]),
-        hit=np.concatenate([hits(p, t) for p, t in zip(predictions, truths, strict=True)]),
-        true_class=np.concatenate([t.class_id for t in truths]),
-    )
+    Few predictions leave wide gaps, and a limit at their upper end would refuse much of what is as good. It is
+    never below the reject limit.
+    """
+    return (choice.accept + min(choice.accept, max(choice.below, config.min_precision, choice.reject))) / 2
 
 
-def _auto(class_id: int, samples: _Samples, areas: list[NDArray[np.int64]], config: ScreenConfig) -> Limit:
-    own = samples.class_id == class_id
-    true = int((samples.true_class == class_id).sum())
-    whose = ""
-    if own.sum() < config.min_samples:
-        own, true, whose = np.ones(len(own), bool), len(samples.true_class), " of all classes"
-    accept, why = _accept(samples.quality[own], samples.hit[own], true, config, whose)
-    low, high, area_why = _area_limits(class_id, areas, config)
-    reject = min(config.reject_below, accept)
-    return Limit(accept, reject, low, high, f"{why}; rejected below {reject:.2f}; {area_why}")
+def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: ScreenConfig) -> tuple[Ends, str]:
+    """The area limits that hold, and what the report says of them."""
+    if config.areas == "never":
+        return ANY, "any area (screen.areas: never)"
+    if tried is None:
+        return ANY, "any area: there are no labelled cells"
+    low, high = tried.low, tried.high
+    if config.areas == "always":
+        return (low, high), f"area {low} to {high} px from {tried.whose}"
+    trials: dict[str, Ends] = {
+        "no area limit": ANY,
+        f"at least {low} px": (low, None),
+        f"at most {high} px": (0, high),
+        f"{low} to {high} px": (low, high),
+    }
+    values = {name: best(ends).value for name, ends in trials.items()}
+    taken = "no area limit"
+    for name, value in values.items():  # the fewest limits first: a further one must raise the objective
+        if value > values[taken] + TIE:
+            taken = name
+    tally = ", ".join(f"{value:.3f} with {name}" for name, value in values.items())
+    area = "any area" if taken == "no area limit" else f"area {taken}"
+    return trials[taken], f"{area}: {_objective(config)} {tally} (from {tried.whose})"
 
 
-def _accept(
-    quality: NDArray[np.float32], hit: NDArray[np.bool_], n_truth: int, config: ScreenConfig, whose: str
-) -> tuple[float, str]:
-    order = np.argsort(-quality, kind="stable")
-    quality, tp = quality[order], np.cumsum(hit[order])
-    last = np.flatnonzero(np.append(np.diff(quality) < 0, True)[: len(quality)])  # equal ones are kept together
-    last = last[quality[last] >= config.min_precision]
-    if not len(last):
+def _accept_sentence(choice: Choice, config: ScreenConfig, whose: str) -> str:
+    if not choice.sure:
         floor = config.min_precision
-        return floor, f"accepted from {floor:.2f} (min_precision): no validation prediction{whose} is as sure"
-    beta2 = config.f_beta**2
-    # F-beta = (1 + b2) TP / (b2 * (TP + FN) + (TP + FP)); Van Rijsbergen 1979.
-    score = (1 + beta2) * tp[last] / (beta2 * n_truth + last + 1)
-    best = last[int(np.argmax(score))]
-    kept = f"precision {tp[best] / (best + 1):.2f}, recall {tp[best] / n_truth if n_truth else 0:.2f}"
-    why = (
-        f"accepted from {quality[best]:.2f}: largest F{config.f_beta:g} ({score.max():.2f}; {kept}) "
-        f"on {len(quality)} validation predictions{whose}"
+        return f"accepted from {floor:.2f} (min_precision): no validation prediction{whose} is as sure"
+    precision = choice.hit / choice.kept if choice.kept else 0.0
+    recall = choice.hit / choice.truths if choice.truths else 0.0
+    return (
+        f"accepted from {_midway(choice, config):.2f}: largest {_objective(config)} ({choice.value:.2f}; "
+        f"precision {precision:.2f}, recall {recall:.2f}) on {choice.predictions} validation predictions{whose}"
     )
-    return float(quality[best]), why
 
 
-# --- size ---------------------------------------------------------------------------------------------
+def _reject_sentence(choice: Choice, config: ScreenConfig) -> str:
+    if config.reject_below == AUTO and not choice.predictions:
+        return "none rejected: there is no validation prediction to choose the limit on"
+    sentence = f"rejected below {choice.reject:.2f}"
+    low, high = count_band(choice.truths, config.count_slack)
+    kept = f", from where {choice.counted} cells are kept for {choice.truths} labelled ones"
+    wanted = f"{low} to {high} (count_slack {config.count_slack:g})"
+    if not choice.inside:
+        sentence += f"{kept}: no limits keep {wanted}, these are the nearest"
+    elif choice.ruled_out is not None or config.reject_below == AUTO:
+        sentence += kept
+    if choice.ruled_out is not None:
+        where = f"outside {wanted}" if choice.inside else "further off"
+        sentence += f"; {_objective(config)} {choice.ruled_out:.2f} was to be had, but with a count {where}"
+    return sentence
 
 
-def _areas(labelled: Iterable[Instances], n_classes: int) -> list[NDArray[np.int64]]:
-    """Areas of the labelled cells of each class; the images are read one by one."""
-    found: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64)] for _ in range(n_classes)]
-    for cells in labelled:
-        for class_id in np.unique(cells.class_id).tolist():
-            found[class_id].append(cells.area[cells.class_id == class_id])
-    return [np.concatenate(parts) for parts in found]
-
-
-def _area_limits(class_id: int, areas: list[NDArray[np.int64]], config: ScreenConfig) -> tuple[int, int | None, str]:
-    own, everyone = areas[class_id], np.concatenate(areas)
-    if not len(everyone):
-        return 0, None, "any area: there are no labelled cells"
-    groups = [group for group in (own, everyone) if len(group)]
-    if len(own) >= config.min_samples:
-        groups = [own]
-    quantiles = [config.area_quantile, 1 - config.area_quantile]
-    ends = np.array([np.quantile(group, quantiles) for group in groups])
-    low = math.floor(ends[:, 0].min() / config.area_slack)
-    high = math.ceil(ends[:, 1].max() * config.area_slack)
-    whose = f"{len(own)} labelled cells" + ("" if len(groups) == 1 and len(own) else " and those of all classes")
-    return low, high, f"area {low} to {high} px from {whose}"
+def _objective(config: ScreenConfig) -> str:
+    return f"F{config.f_beta:g}" if config.objective == "f-beta" else "mAP"

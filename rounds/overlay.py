@@ -165,7 +165,7 @@ def _draw_title(draw: ImageDraw.ImageDraw, panel: Panel, x: int, y: int) -> None
     if max(record.height, record.width) > part:
         shown += f" (a part of {part} px)"
     for line, text in enumerate((record.image_id, shown)):
-        _write(draw, text, x, y + line * 19, INK, PANEL_PX)
+        write(draw, text, x, y + line * 19, INK, PANEL_PX)
 
 
 def _legend(colour_of: dict[str, Colour], panels: Sequence[Panel]) -> list[tuple[str, Colour]]:
@@ -180,10 +180,10 @@ def _draw_legend(draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, Colour]]
     x = GAP_PX
     for name, colour in legend:
         draw.rectangle((x, y + 4, x + 12, y + 16), fill=colour)
-        x += 20 + _write(draw, name, x + 18, y, INK, PANEL_PX) + 16
+        x += 20 + write(draw, name, x + 18, y, INK, PANEL_PX) + 16
 
 
-def _write(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, colour: Colour, room: int) -> int:
+def write(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, colour: Colour, room: int) -> int:
     """Write a line, shortened in its middle to `room` pixels; what the font lacks becomes `?`. Returns its width."""
     font = ImageFont.load_default(15)
     plain = text.encode("latin-1", "replace").decode("latin-1")

@@ -13,6 +13,7 @@ from cellsemi.configs.schema import PromotionConfig
 from cellsemi.rounds import metrics
 from cellsemi.rounds.leaderboard import Interval, Row
 from cellsemi.rounds.metrics import ImageScore
+from cellsemi.rounds.pool_sizes import weighted
 from cellsemi.rounds.run import ENSEMBLE
 
 
@@ -25,21 +26,39 @@ class Decision:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The scores of the candidate and of the best so far on the validation images, enlarged so many times."""
+
+    enlargement: float
+    share: float  # of the pool whose cells have that size
+    candidate: Sequence[ImageScore]
+    best: Sequence[ImageScore]
+
+
 def decide(
     candidate: Sequence[ImageScore],
     best: Sequence[ImageScore] | None,
     classes: Sequence[str],
     config: PromotionConfig,
     seed: int,
+    sized: Sequence[Sized] = (),
 ) -> Decision:
     """Compare the ensemble of a round with the best so far (None: there is none) on the validation images.
 
     Promoted when the paired-bootstrap probability of a larger mAP is at least `min_probability`, and no
-    class falls by more than `class_margin`, measured on the images whose truth holds it.
+    class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
+    that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
     """
     if best is None:
         return Decision(True, None, "promoted: the first round has no rival")
     new, old = metrics.paired_values(candidate, best)
+    at = ""
+    if sized:
+        shares = [each.share for each in sized]
+        each_pair = [metrics.paired_values(each.candidate, each.best) for each in sized]
+        new, old = (weighted([pair[i] for pair in each_pair], shares) for i in (0, 1))
+        at = " at the pool's sizes (" + ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized) + ")"
     probability = metrics.paired_probability(new, old, config.bootstrap, seed)
     share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
     problems = [] if probability >= config.min_probability else ["not clearly better"]
@@ -48,7 +67,7 @@ def decide(
         fall = -float(differences.mean()) if len(differences) else 0.0
         if fall > config.class_margin + metrics.TIE:
             problems.append(f"class {name} fell by {fall:.3f}, at most {config.class_margin:.3f} is allowed")
-    scores = f"validation mAP {old.mean():.3f} -> {new.mean():.3f}, {share}"
+    scores = f"validation mAP{at} {old.mean():.3f} -> {new.mean():.3f}, {share}"
     if problems:
         return Decision(False, probability, f"not promoted: {'; '.join(problems)} ({scores})")
     return Decision(True, probability, f"promoted: {scores}")

@@ -88,12 +88,25 @@ class RunPaths:
     def round(self, round: int) -> Path:
         return self.root / f"round-{round:02d}"
 
-    def pseudo(self, round: int) -> Path:
-        return self.round(round) / "pseudo"
+    def pseudo(self, round: int, fold: str = "") -> Path:
+        """The screened labels of the pool; with folds, each has its own (`fold` is its suffix)."""
+        return self.round(round) / f"pseudo{fold}"
 
     def screen(self, round: int) -> Path:
         """Calibration and limits that the round's pseudo-labels were made with."""
         return self.round(round) / "screen.json"
+
+    def calibration(self, round: int) -> Path:
+        """What the scores of each of the round's models are worth, before they are fused."""
+        return self.round(round) / "calibration.json"
+
+    def teachers_calibration(self, round: int) -> Path:
+        """The same of the round's teachers, as they look at the pool."""
+        return self.round(round) / "teachers.json"
+
+    def sizes(self, round: int) -> Path:
+        """The sizes of the pool's cells beside the labelled ones, as the round's teachers zoomed."""
+        return self.round(round) / "sizes.json"
 
     def drift(self, round: int) -> Path:
         """How the round's pseudo-labels compare with human labels and with the round before."""
@@ -103,8 +116,9 @@ class RunPaths:
         """The students that were chosen for the round's ensemble, where not all are taken."""
         return self.round(round) / "members.json"
 
-    def train(self, round: int) -> Path:
-        return self.round(round) / "train"
+    def train(self, round: int, fold: str = "") -> Path:
+        """What the students of a round, or of one of its folds, learn from."""
+        return self.round(round) / f"train{fold}"
 
     def model(self, round: int, name: str) -> Path:
         """A trained model and all that it said; `control` is one of them."""

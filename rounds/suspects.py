@@ -4,7 +4,7 @@ Confident learning (Northcutt, Jiang and Chuang 2021, JAIR 70) finds wrong label
 sample: a prediction counts as sure from the mean confidence of those that agree with the labels of its class.
 There one sample has one class; here predictions and human cells are matched by IoU first, so that a label can be
 wrong by its class, by its outline, by standing where nothing is, or by not standing where something is. Nothing
-is changed or left out: the list is for a person.
+is changed or left out: the list is for a person, who may hand it to the next run (suspected.py).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Suspect:
     Findings.seen, None where there is none. `bbox` is x0, y0, x1, y1, half-open: of the human cell, else of the
     prediction. `iou`, with the prediction (of `not-found` and `not-drawn`: the largest there is). `confidence`
     in [0, 1]: the calibrated quality of the prediction; of a cell that was not found, how many of the human
-    cells of its class are.
+    cells of its class are. `rle` is the mask of the prediction where nobody drew one, else None.
     """
 
     image_id: str
@@ -52,11 +52,13 @@ class Suspect:
     iou: float
     confidence: float
     reason: str
+    rle: bytes | None
 
     def to_row(self) -> dict[str, Any]:
         """Flat plain values, named as in the SUSPECTS table."""
         values = asdict(self)
         values.pop("seen")
+        values["rle"] = None if self.rle is None else self.rle.decode("ascii")
         return values | dict(zip(("x0", "y0", "x1", "y1"), values.pop("bbox"), strict=True))
 
 
@@ -157,6 +159,7 @@ class _Image:
             iou=float(iou),
             confidence=float(confidence),
             reason=_reason(kind, drawn, seen, iou, confidence),
+            rle=None if row is not None else cells.rle[at],
         )
 
 

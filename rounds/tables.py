@@ -15,7 +15,7 @@ import pyarrow as pa
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.instances import COLUMNS, NUMERIC, Instances
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"cellsemi.schema_version"
 CONFIG_KEY = b"cellsemi.config_hash"
 
@@ -27,6 +27,7 @@ CELL = pa.struct(
         ("weight", pa.float32()),
         ("area", pa.int64()),
         ("votes", pa.int32()),
+        ("agreement", pa.float32()),
         ("round", pa.int32()),
         ("bbox", pa.list_(pa.int32(), 4)),
         ("rle", pa.binary()),
@@ -108,6 +109,7 @@ LEADERBOARD = pa.schema(
 SUSPECTS = pa.schema(
     [
         ("image_id", pa.string()),
+        ("split", pa.string()),  # of the image, in the run that judged it
         ("kind", pa.string()),  # one of suspects.KINDS
         ("cell", pa.int32()),  # index of the human cell in its image; null: nobody drew one
         *[(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")],  # its box, else that of the prediction; half-open
@@ -117,6 +119,7 @@ SUSPECTS = pa.schema(
         ("confidence", pa.float64()),
         ("reason", pa.string()),
         ("sheet", pa.string()),  # the picture that shows it
+        ("rle", pa.string()),  # mask that the models see where nobody drew one (COCO run lengths); null elsewhere
     ]
 )
 

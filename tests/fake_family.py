@@ -43,7 +43,7 @@ class FakePredictor:
         self._seed = seed
         self.told: Counter[str] = Counter()
 
-    def predict(self, images: Sequence[Image]) -> list[Instances]:
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]
 
     def _predict(self, image: np.ndarray) -> Instances:

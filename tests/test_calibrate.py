@@ -18,9 +18,9 @@ from cellsemi.rounds.calibrate import (
     Curve,
     _isotonic,
     calibrate,
-    expected_calibration_error,
 )
 from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.reliability import expected_calibration_error, reliability
 
 SIZE = 100
 SPOTS = [(x, y) for x in range(0, SIZE, 5) for y in range(0, SIZE, 5)]
@@ -130,17 +130,26 @@ def test_the_error_after_is_of_images_left_out():
     data = sampled(10, 30, lambda s: np.full(len(s), 0.5), seed=3)
     curve = calibrate(data, ["cell"], 40).curves["cell"]
     inside = expected_calibration_error(
-        np.concatenate([curve(p.score) for p, _ in data]),
-        np.concatenate([np.isin(p.rle, t.rle) for p, t in data]),
+        reliability(
+            np.concatenate([curve(p.score) for p, _ in data]),
+            np.concatenate([np.isin(p.rle, t.rle) for p, t in data]),
+        )
     )
     assert curve.ece_after is not None and curve.ece_after > inside
     assert calibrate(data[:1], ["cell"], 10).curves["cell"].ece_after is None
 
 
-def test_expected_calibration_error_of_a_known_case():
-    confidence = np.array([0.95, 0.95, 0.15, 0.15, 1.0])
-    hit = np.array([True, False, False, False, True])
-    assert expected_calibration_error(confidence, hit) == pytest.approx((abs(2.9 - 2) + 0.3) / 5)
+def test_a_curve_keeps_the_bins_that_its_errors_come_from():
+    data = [*sampled(4, 60, lambda s: s**2), *sampled(4, 60, lambda s: s, seed=1, class_id=1)]
+    for class_id, curve in enumerate(calibrate(data, ["a", "b", "c"], 40).curves.values()):
+        scores = np.concatenate([p.score[p.class_id == class_id] for p, _ in data])
+        right = np.concatenate([np.isin(p.rle, t.rle)[p.class_id == class_id] for p, t in data])
+        assert curve.before == reliability(scores, right)
+        assert sum(found.samples for found in curve.after) == curve.samples == len(scores)
+        assert sum(found.samples * found.hit_rate for found in curve.after) == pytest.approx(curve.positives)
+        assert curve.ece_before == expected_calibration_error(curve.before)
+        assert curve.ece_after == expected_calibration_error(curve.after)
+        assert (curve.after == ()) == (class_id == 2) == (curve.ece_after is None)
 
 
 def test_json_round_trip_in_any_key_order():

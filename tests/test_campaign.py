@@ -6,7 +6,6 @@ runs the same way in test_end_to_end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,93 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from campaigns import Notes, bring, config_at, tables
 from fake_family import DIVERGES
 from PIL import Image
 
 from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.schema import Config
 from cellsemi.models import base
 from cellsemi.orchestrator import judging, preparing
-from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.inline import InlineEngine
-from cellsemi.orchestrator.progress import SilentWatcher
 from cellsemi.rounds import leaderboard, run, shards
 from cellsemi.rounds.run import RunPaths
 
-SIZES = ("labelled=3", "unlabelled=5", "val=3", "test=3", "height_px=64", "width_px=80")
-SMALL = [f"data.generated.{size}" for size in SIZES]
-LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"
-SMALL += ["data.shard_images=2", "engine.min_free_mb=0", "rounds.promotion.bootstrap=100"]
-SMALL += [f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
-
-
-@pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(base.FAMILIES, "flow-unet", "fake_family")
-    monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time of these small runs
-
-
-def config_at(root: Path, *settings: str) -> Config:
-    return load_config("demo", [f"run.root={root}", *SMALL, *settings]).config
-
-
-class Notes(SilentWatcher):
-    """Keeps what the campaign says, and stops it at a chosen event."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.events = 0
-        self.stop_at = stop_at
-        self.notes: list[str] = []
-        self.begun: list[str] = []
-        self.skips: list[str] = []
-
-    def _event(self) -> None:
-        self.events += 1
-        if self.events == self.stop_at:
-            raise KeyboardInterrupt
-
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
-        self.begun.append(f"{round}: {name}")
-        self._event()
-
-    def advance(self, done: int) -> None:
-        self._event()
-
-    def finish(self, seconds: float) -> None:
-        self._event()
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def skipped(self, round: int, name: str) -> None:
-        self.skips.append(f"{round}: {name}")
-
-
-def bring(config: Config, n: int, watcher: Notes | None = None) -> tuple[RunPaths, Notes]:
-    watcher = watcher or Notes()
-    paths = run.open_run(config)
-    with InlineEngine(config.engine) as engine:
-        run_campaign(config, n, engine, paths, watcher)
-    return paths, watcher
-
-
-def tables(paths: RunPaths) -> dict[str, str]:
-    """Hash of every table and model of a run, without what is a time."""
-    found = {
-        str(path.relative_to(paths.root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for pattern in (
-            "part-*.parquet",
-            "evaluation.parquet",
-            "model.safetensors",
-            "screen.json",
-            "drift.json",
-            "members.json",
-        )
-        for path in paths.root.rglob(pattern)
-    }
-    rows = [{**row.to_json(), "seconds": 0} for row in leaderboard.read(paths.leaderboard)]
-    return {**found, "leaderboard": json.dumps(rows)}
+pytestmark = pytest.mark.usefixtures("fake_models")
 
 
 def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
@@ -137,8 +61,8 @@ def test_a_stated_class_of_an_unlabelled_image_comes_before_a_guess(tmp_path: Pa
     """The stand-in always says class 0; the generated pool, as Sartorius file names, states each image's class."""
     paths, _ = bring(config_at(tmp_path), 1)
     classes = ("shsy5y", "astro", "cort")
-    fused = list(shards.read_folder(paths.predictions(0, "ensemble", "unlabelled")))
-    assert {c for r in fused if r.instances is not None for c in r.instances.class_id.tolist()} == {0}
+    said = list(shards.read_folder(paths.predictions(0, "unet-a", "unlabelled")))
+    assert {c for r in said if r.instances is not None for c in r.instances.class_id.tolist()} == {0}
     for record in shards.read_folder(paths.pseudo(1)):
         assert record.cell_type is not None and record.instances is not None and len(record.instances)
         assert set(record.instances.class_id.tolist()) == {classes.index(record.cell_type)}
@@ -159,7 +83,7 @@ def test_a_round_that_is_not_promoted_keeps_the_old_teachers(tmp_path: Path) -> 
     paths, watcher = bring(config, 2)
     manifests = judging.read_manifests(paths)
     assert [manifests[r]["decision"]["promoted"] for r in (0, 1, 2)] == [True, False, False]
-    assert manifests[2]["teachers_round"] == 0 and manifests[2]["ancestry"] == 2
+    assert manifests[2]["teachers_round"] == 0 and manifests[2]["steps"] == 2 * config.training.steps
     assert "2: predict unlabelled with unet-a" in watcher.skips, "the same teachers need not look twice"
     assert "did not help" in judging.read_verdict(paths)
 

@@ -61,6 +61,7 @@ def test_the_command_line_is_this() -> None:
         "data": [],
         "models": sorted(shared),
         "weights": [],
+        "ablate": sorted([*shared, *configured, "--n", "--seed", "--part", "--list", "--run", "--engine", "--address"]),
         "round": sorted([*shared, *configured, "--n", "--run", "--engine", "--address"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),

@@ -158,7 +158,7 @@ def test_an_import_is_written_whole_and_read_by_the_command_that_it_prints(here:
     content = files.read_json(here / "my shards" / "import.json")
     assert (content["classes"], content["source"]) == (["x", "y"], "label-maps")
     assert content["settings"]["group_column"] == "well" and content["report"]["images"]["labelled"] == 2
-    assert content["shards"]["val"][0]["rows"] == 1 and content["schema_version"] == 2
+    assert content["shards"]["val"][0]["rows"] == 1 and content["schema_version"] == 3
     (image,) = shards.read_folder(here / "my shards" / "val")
     assert image.instances is not None and np.array_equal(masks.to_label_map(image.instances) > 0, labels(2) > 0)
     settings = ["data.source=shards", "data.root=my shards", 'data.classes=["x", "y"]']
@@ -311,7 +311,7 @@ def finished_run(here: Path) -> RunPaths:
     score = score_image("val", human, human)
     write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
     decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "ancestry": 1, "decision": decision, "rows": []}
+    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
     files.write_json(paths.round_manifest(0), manifest)
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))

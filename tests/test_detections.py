@@ -233,6 +233,15 @@ def test_every_view_of_a_detector_that_turns_along_says_the_same(setting: dict[s
     assert sorted(found.rle) == sorted(masks.encode(cell) for cell in truth)
     np.testing.assert_allclose(found.score, 0.75, rtol=1e-6)
     assert (found.votes == 1).all()
+    assert (found.agreement == 1).all()
+
+
+def test_the_agreement_of_the_views_is_the_mean_iou_of_their_masks() -> None:
+    drawn = [np.zeros((9, 16), bool) for _ in range(2)]
+    drawn[0][2:6, 0:8] = drawn[1][2:6, 2:10] = True
+    found = merge_views.merge_views([masks.from_crops(9, 16, [(d, 0, 0)], score=0.5) for d in drawn], 0.5)
+    assert found.agreement.tolist() == pytest.approx([24 / 40])
+    assert found.score.tolist() == pytest.approx([0.5 * 24 / 40]) and found.votes.tolist() == [1]
 
 
 def test_a_turn_that_is_off_by_a_pixel_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from campaigns import tables
 from terminal import MAIN, cellsemi
-from test_campaign import tables
 
 from cellsemi.rounds import leaderboard, run
 from cellsemi.rounds.run import RunPaths

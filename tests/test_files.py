@@ -61,3 +61,61 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="broken off"):
         half()
     assert list(tmp_path.iterdir()) == []
+
+
+# --- folders --------------------------------------------------------------------------------------------
+
+
+def written(out: Path, content: str, *, fails: bool = False) -> None:
+    with files.atomic_folder(out) as folder:
+        assert not any(folder.iterdir())
+        (folder / "a.txt").write_text(content, encoding="utf-8")
+        if fails:
+            raise ValueError("broken off")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_takes_its_name_when_all_is_in_it(tmp_path: Path, there: bool) -> None:
+    out = tmp_path / "x" / "out"
+    if there:
+        out.mkdir(parents=True)
+    with files.atomic_folder(out) as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+        assert out.exists() == there and not (out / "a.txt").exists()
+    assert (out / "a.txt").read_text(encoding="utf-8") == "1"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_breaks_off_leaves_nothing_and_what_was_killed_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "old.txt").write_text("of a call that was killed", encoding="utf-8")
+    with pytest.raises(ValueError, match="broken off"):
+        written(out, "1", fails=True)
+    assert list(tmp_path.iterdir()) == []
+    written(out, "2")
+    assert [path.name for path in out.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_that_holds_something_is_kept_and_said_to_be_in_the_way(tmp_path: Path) -> None:
+    written(tmp_path / "out", "old")
+    with pytest.raises(RunError, match=r"out: cannot be written \(Directory not empty\)"):
+        written(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "a.txt").read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_current_folder_is_not_replaced_under_the_user(here: Path) -> None:
+    with pytest.raises(RunError, match="is the current folder; name a new one"):
+        written(Path(), "1")
+    assert list(here.iterdir()) == []
+
+
+def test_a_full_disk_is_explained_for_a_folder_too(tmp_path: Path) -> None:
+    def write() -> None:
+        with files.atomic_folder(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match=r"out: no space left"):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.models.flows import Target, flow_targets, round_trip
-from cellsemi.models.recover import flow_agreement, recover_labels
+from cellsemi.models.recover import flow_agreement, keep_large, mean_inside, recover_labels
 
 Labels = NDArray[np.int32]
 
@@ -186,3 +186,21 @@ def test_agreement_falls_with_the_angle_and_with_a_wrong_mask() -> None:
     both = (labels > 0).astype(np.int32)
     assert flow_agreement(both, flow, "geodesic")[0] < 0.8
     assert flow_agreement(np.zeros((4, 4), np.int32), np.zeros((2, 4, 4), np.float32), "geodesic").shape == (0,)
+
+
+def test_means_and_areas_are_of_the_pixels_of_each_label() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 6, (20, 30)).astype(np.int32)
+    labels[labels == 4] = 0  # a gap: 4 is no cell
+    labels[0, :3], labels[labels == 2] = 2, 5
+    labels[5, :3] = 2
+    values = rng.random((20, 30), np.float32)
+    of_each = [values[labels == cell].astype(np.float64) for cell in range(1, 6)]
+    expected = [inside.mean() if inside.size else 0 for inside in of_each]
+    np.testing.assert_allclose(mean_inside(values, labels, 5), expected, rtol=1e-12)
+    np.testing.assert_array_equal(keep_large(labels, 4), np.array([0, 1, 0, 2, 0, 3])[labels])
+    np.testing.assert_array_equal(keep_large(labels, 1), np.array([0, 1, 2, 3, 0, 4])[labels])
+    without_gap = keep_large(labels, 1)
+    np.testing.assert_array_equal(keep_large(without_gap, 0), without_gap)
+    assert not keep_large(np.zeros((3, 4), np.int32), 1).any()
+    assert not keep_large(without_gap, 601).any()

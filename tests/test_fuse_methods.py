@@ -46,6 +46,7 @@ class Fused:
     votes: int
     score: Fraction
     quality: Fraction
+    agreement: Fraction
 
 
 def pixels_of(cells: Instances) -> list[Pixels]:
@@ -162,7 +163,7 @@ def fused_by_hand(per_teacher: dict[str, Instances], config: FusionConfig, lock:
         elif len(members) > 1:
             pixels = majority(members, weights_of(members, method))
         class_id = class_of(cells if lock else members, method)
-        found.append(Fused(pixels, class_id, len({c.teacher for c in members}), score, quality))
+        found.append(Fused(pixels, class_id, len({c.teacher for c in members}), score, quality, agreed))
     return found
 
 
@@ -219,6 +220,7 @@ def tied_teachers(draw: st.DrawFn) -> list[Instances]:
                 "quality": [0.0, 0.5],
                 "class_id": [0, 1],
                 "round": [1, 2],
+                "agreement": [0.5, 1.0],
             }.items()
         }
         kinds.append(cells_of(drawn, **column))
@@ -251,11 +253,11 @@ def test_every_method_is_what_the_reference_says(
     key = [(p, int(c), int(v)) for p, c, v in zip(pixels_of(found), found.class_id, found.votes, strict=True)]
     wanted = {id(f): (f.pixels, f.class_id, f.votes) for f in expected}
     assert sorted(map(repr, map(_plain, key))) == sorted(map(repr, map(_plain, wanted.values())))
-    believed = sorted(zip(key, found.score.tolist(), found.quality.tolist(), strict=True), key=_by_content)
-    by_hand = sorted(((wanted[id(f)], float(f.score), float(f.quality)) for f in expected), key=_by_content)
-    for (_, score, quality), (_, true_score, true_quality) in zip(believed, by_hand, strict=True):
-        assert score == pytest.approx(true_score, abs=1e-6)
-        assert quality == pytest.approx(true_quality, abs=1e-6)
+    columns = (found.score.tolist(), found.quality.tolist(), found.agreement.tolist())
+    believed = sorted(zip(key, *columns, strict=True), key=_by_content)
+    by_hand = [(wanted[id(f)], float(f.score), float(f.quality), float(f.agreement)) for f in expected]
+    for (_, *numbers), (_, *true_numbers) in zip(believed, sorted(by_hand, key=_by_content), strict=True):
+        assert numbers == pytest.approx(true_numbers, abs=1e-6)
     assert (np.diff(found.score) <= 0).all()
 
 
@@ -263,8 +265,8 @@ def _plain(row: tuple[Pixels, int, int]) -> tuple[Any, ...]:
     return (sorted(row[0]), *row[1:])
 
 
-def _by_content(row: tuple[tuple[Pixels, int, int], float, float]) -> tuple[Any, ...]:
-    return (*_plain(row[0]), round(row[1], 5), round(row[2], 5))
+def _by_content(row: tuple[tuple[Pixels, int, int], float, float, float]) -> tuple[Any, ...]:
+    return (*_plain(row[0]), *(round(number, 5) for number in row[1:]))
 
 
 @given(tied_teachers(), configs, st.booleans(), st.randoms(use_true_random=False))
@@ -368,6 +370,20 @@ def test_the_middle_of_a_chain_takes_both_ends_when_it_is_the_best() -> None:
     found = fuse(chain, FusionConfig(method="nms"), False)
     assert columns_of(found) == [(2, 8)]
     assert found.votes.tolist() == [3]
+
+
+def test_members_that_are_not_linked_count_in_the_agreement_too() -> None:
+    # IoU of the middle with each end 4/8, of the ends 2/10.
+    chain = {"a": wide(0, 0.7), "b": wide(2, 0.9), "c": wide(4, 0.8)}
+    found = fuse(chain, FusionConfig(method="nms"), False)
+    assert found.agreement.tolist() == pytest.approx([(0.5 + 0.5 + 0.2) / 3])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_lone_cell_keeps_the_agreement_of_its_views_and_loses_no_score_by_it(method: str) -> None:
+    found = fuse({"a": wide(0, 0.8, agreement=0.6)}, FusionConfig(method=method), False)
+    assert found.agreement.tolist() == pytest.approx([0.6])
+    assert found.score.tolist() == pytest.approx([0.8])
 
 
 def test_vote_weighs_by_score_and_weighted_by_quality() -> None:

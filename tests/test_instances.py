@@ -16,10 +16,15 @@ def test_columns_of_another_length_are_refused_with_expected_and_got() -> None:
         masks.from_label_map(LABELS, score=np.array([0.5, 0.5]))
 
 
+@pytest.mark.parametrize("name", ["score", "quality", "agreement"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
-def test_scores_lie_in_0_to_1(value: float) -> None:
-    with pytest.raises(ValueError, match=r"score: expected finite values in \[0, 1\]"):
-        masks.from_label_map(LABELS, score=value)
+def test_scores_lie_in_0_to_1(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: expected finite values in \[0, 1\]"):
+        masks.from_label_map(LABELS, **({"quality": 0.5} | {name: value}))
+
+
+def test_masks_drawn_once_agree_with_themselves() -> None:
+    assert masks.from_label_map(LABELS, state="human").agreement.tolist() == [1.0] * 3
 
 
 def test_an_unknown_state_is_refused() -> None:

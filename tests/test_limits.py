@@ -53,8 +53,10 @@ def test_accept_maximises_f_beta(samples, missed, beta):
         assert "no validation prediction" in limit.why
     else:
         best = max(map(f_beta, candidates))
-        assert f_beta(limit.accept) == pytest.approx(best)
-        assert limit.accept == max(c for c in candidates if f_beta(c) == pytest.approx(best))
+        strictest = max(c for c in candidates if f_beta(c) == pytest.approx(best))
+        below = max([float(q) for q in quality if q < strictest], default=0.0)
+        assert limit.accept == pytest.approx((strictest + max(below, 0.3)) / 2)  # midway to the next, or to the floor
+        assert f_beta(np.float32(limit.accept)) == pytest.approx(best)
     assert limit.reject == min(0.1, limit.accept)
 
 
@@ -62,7 +64,7 @@ def test_the_reason_states_the_figures():
     pair = image([0.9, 0.9, 0.9, 0.9, 0.6], [True, True, True, False, False], missed=2)
     limit = choose_limits([pair], [], ["c"], ScreenConfig(f_beta=0.5, min_samples=1)).by_class["c"]
     # Precision 3/4, recall 3/5: F = 1.25 * .75 * .6 / (.25 * .75 + .6) = .714
-    assert "accepted from 0.90: largest F0.5 (0.71; precision 0.75, recall 0.60) on 5" in limit.why
+    assert "accepted from 0.75: largest F0.5 (0.71; precision 0.75, recall 0.60) on 5" in limit.why
 
 
 def test_a_smaller_beta_is_stricter():
@@ -70,7 +72,7 @@ def test_a_smaller_beta_is_stricter():
     right = (np.arange(50) < 20) | (np.arange(50) % 2 == 1)
     pair = image(quality, right)
     accept = [choose_limits([pair], [], ["c"], ScreenConfig(f_beta=beta)).by_class["c"].accept for beta in (0.3, 3.0)]
-    assert accept[0] == pytest.approx(quality[19])  # the last before the errors begin
+    assert accept[0] == pytest.approx((quality[19] + quality[20]) / 2)  # after the last before the errors begin
     assert accept[1] < accept[0]
 
 
@@ -121,6 +123,86 @@ def test_a_rare_class_takes_the_wider_of_its_own_and_the_common_areas():
     # The quantile of all classes alone would have cut the rare one off.
     cut = choose_limits([], common + rare, ["a", "b"], ScreenConfig(area_quantile=0.1, area_slack=1.0)).by_class
     assert cut["b"].max_area_px == 25
+
+
+def specks(n_cells, n_specks, large=0):
+    """`n_cells` right cells of 16 px, `n_specks` wrong specks of 4 px and `large` wrong clumps of 36 px."""
+    sides = [4] * n_cells + [2] * n_specks + [6] * large
+    crops = [(np.ones((side, side), bool), x, y) for side, (x, y) in zip(sides, SPOTS, strict=False)]
+    everything = masks.from_crops(SIZE, SIZE, crops, score=0.8, quality=0.8)
+    return everything, everything.select(np.arange(n_cells))
+
+
+AREAS = {"area_quantile": 0.0, "area_slack": 1.5, "min_samples": 1, "count_slack": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("pair", "kept", "sentence"),
+    [
+        (specks(8, 0), (0, None), "any area: F0.5 1.000 with no area limit, 1.000 with at least 10 px, 1.000 with"),
+        (specks(8, 4), (10, None), "area at least 10 px: F0.5 0.714 with no area limit, 1.000 with at least 10 px, 0"),
+        (specks(8, 0, 4), (0, 24), "area at most 24 px: F0.5 0.714 with no area limit, 0.714 with at least 10 px, 1"),
+        (specks(8, 4, 2), (10, 24), "area 10 to 24 px: F0.5 0.625 with no area limit, "),
+    ],
+)
+def test_an_area_limit_stays_only_where_it_raises_the_objective(pair, kept, sentence):
+    config = ScreenConfig(areas="if-better", **AREAS)
+    limit = choose_limits([pair], [pair[1]], ["c"], config).by_class["c"]
+    assert (limit.min_area_px, limit.max_area_px) == kept
+    assert sentence in limit.why
+    assert limit.why.endswith("with 10 to 24 px (from 8 labelled cells)")
+
+
+@pytest.mark.parametrize("pair", [specks(8, 4, 2), specks(8, 0)])
+def test_areas_always_and_never_ask_nothing(pair):
+    always, never = (
+        choose_limits([pair], [pair[1]], ["c"], ScreenConfig(areas=areas, **AREAS)).by_class["c"]
+        for areas in ("always", "never")
+    )
+    assert (always.min_area_px, always.max_area_px) == (10, 24)
+    assert (never.min_area_px, never.max_area_px) == (0, None)
+    assert "precision 1.00, recall 1.00" in always.why  # of what fits
+    assert never.why.endswith("; any area (screen.areas: never)")
+
+
+def test_a_thin_class_tries_its_areas_on_the_predictions_of_all():
+    config = ScreenConfig(areas="if-better", **(AREAS | {"min_samples": 10}))
+    pair = specks(8, 4)
+    limits = choose_limits([pair], [pair[1]], ["a", "rare"], config).by_class
+    assert limits["rare"].min_area_px == limits["a"].min_area_px == 10
+    assert limits["rare"].accept == limits["a"].accept
+    assert "12 validation predictions of all classes" in limits["rare"].why
+
+
+def test_the_reason_names_the_objective():
+    pair = image([0.9, 0.6], [True, False])
+    limit = choose_limits([pair], [], ["c"], ScreenConfig(objective="map", min_samples=1, count_slack=2)).by_class["c"]
+    assert "accepted from 0.75: largest mAP (1.00; precision 1.00, recall 1.00) on 2" in limit.why
+
+
+def test_the_reason_tells_what_the_guard_of_the_count_did():
+    def reason(pair, **settings):
+        return choose_limits([pair], [], ["c"], ScreenConfig(min_samples=1, **settings)).by_class["c"].why
+
+    many = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
+    assert "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no limits keep 2 to 3 (" in reason(
+        many
+    )
+    assert "; rejected below 0.80, from where 2 cells are kept for 2 labelled ones; any" in reason(
+        many, reject_below="auto"
+    )
+    few = image([0.9, 0.9, 0.6, 0.6], [True, True, False, False], missed=3)
+    assert reason(few, reject_below=1.0).count("F0.5") == 2
+    assert "for 5 labelled ones; F0.5 0.77 was to be had, but with a count outside 4 to 7 (count_slack 1.5); any" in (
+        reason(few, reject_below=1.0)
+    )
+    assert "F0.5" not in reason(few).partition(";")[2]
+
+
+def test_auto_rejects_nothing_without_predictions():
+    limit = choose_limits([], [], ["c"], ScreenConfig(reject_below="auto")).by_class["c"]
+    assert limit.reject == 0.0
+    assert "none rejected: there is no validation prediction to choose the limit on" in limit.why
 
 
 def test_fixed_limits_are_taken_as_they_are():

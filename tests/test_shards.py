@@ -26,7 +26,9 @@ def some_cells(seed: int) -> Instances:
     labels = np.random.default_rng(seed).integers(0, 4, (8, 9)).astype(np.int32)
     n = len(np.unique(labels)) - 1
     scores = np.linspace(0, 1, n)
-    return masks.from_label_map(labels, score=scores, state="ignored", reason="uncertain", class_id=2, round=3)
+    return masks.from_label_map(
+        labels, score=scores, state="ignored", reason="uncertain", class_id=2, round=3, agreement=0.25
+    )
 
 
 def same(a: Instances, b: Instances) -> bool:

@@ -25,7 +25,7 @@ from cellsemi.rounds.run import RunPaths
 
 def finish_round(paths: RunPaths, round: int) -> None:
     decision = {"promoted": True, "probability": None, "reason": "the baseline"}
-    manifest = {"round": round, "students": ["unet-a"], "ancestry": 1, "decision": decision, "rows": []}
+    manifest = {"round": round, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
     files.write_json(paths.round_manifest(round), manifest)
 
 
@@ -80,6 +80,22 @@ def test_status_for_a_person_holds_the_same(here: Path) -> None:
 def test_status_sees_the_driver_at_work(here: Path) -> None:
     with run.driver_lock(begun_run()):
         assert json.loads(invoke("status", "--json").output)["working"] is True
+
+
+def test_status_tells_the_drift_alarms_of_the_last_labelled_round(here: Path) -> None:
+    paths = begun_run()
+    assert json.loads(invoke("status", "--json").output)["drift"] is None
+    assert "drift in round" not in (text := invoke("status").output) and "drift alarm" not in text
+    files.write_json(paths.drift(1), {"alarms": ["cort: none was [accepted]"]})
+    assert json.loads(invoke("status", "--json").output)["drift"] == {
+        "round": 1,
+        "alarms": ["cort: none was [accepted]"],
+    }
+    assert "drift in round 1: cort: none was [accepted]" in invoke("status").output
+    files.write_json(paths.drift(2), {"alarms": []})
+    assert json.loads(invoke("status", "--json").output)["drift"] == {"round": 2, "alarms": []}
+    text = invoke("status").output
+    assert "no drift alarm in round 2" in text and "cort" not in text
 
 
 def test_the_newest_run_is_the_one_worked_on_last(here: Path) -> None:

@@ -24,7 +24,9 @@ from cellsemi.rounds.images import decode_image, to_png
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.overlay import PALETTE, Panel
 from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.suspected import ignore
 from cellsemi.rounds.suspects import Findings, Suspect, find_suspects
+from cellsemi.rounds.suspects_table import read_table
 from cellsemi.rounds.tables import SUSPECTS, ImageRecord
 
 SIZE = 80
@@ -241,7 +243,7 @@ def finished_run(here: Path, count: int = 4) -> RunPaths:
         shards.write_folder(folder, records, 3, "h")
         run.finish_stage(folder, "f", 0.0, rows=count, shards=[])
     decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "ancestry": 1, "decision": decision, "rows": []}
+    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
     files.write_json(paths.round_manifest(0), manifest)
     return paths
 
@@ -312,8 +314,43 @@ def test_the_words_name_what_was_done_and_what_was_not(here: Path) -> None:
     done = invoke("data", "suspects", "runs/r", "--out", "s")
     for words in ("ensemble of round 0 of r on val: 12 human cells of 3 images looked at", "not judged: 1 images",
                   "2 to be looked at: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
-                  "s: suspects.csv, suspects.parquet, 1 pictures. Nothing in the run was changed."):  # fmt: skip
+                  "s: suspects.csv, suspects.parquet, 1 pictures. Nothing in the run was changed.",
+                  "--set data.suspects=s/suspects.csv"):  # fmt: skip
         assert words in done.output, (words, done.output)
+
+
+@pytest.mark.parametrize("name", ["suspects.csv", "suspects.parquet"])
+def test_the_table_ignores_in_the_labels_what_was_found(here: Path, name: str) -> None:
+    paths = finished_run(here)
+    assert invoke("data", "suspects", "r", "--out", "s").exit_code == 0
+    records = {record.image_id: record for record in shards.read_folder(paths.split("val"))}
+    rows = read_table(here / "s" / name)
+    assert [(row.image_id, row.kind, row.cell) for row in rows] == [("im0", "not-drawn", None), ("im1", "not-found", 4)]
+    for row in rows:
+        truth = records[row.image_id].instances
+        assert truth is not None
+        cells, counts, already = ignore(truth, [row])
+        assert (counts, already) == ({row.kind: 1}, 0)
+        (changed,) = (i for i, state in enumerate(cells.state) if state == "ignored")
+        assert tuple(cells.bbox[changed]) == (AGREED[0] if row.kind == "not-drawn" else (10, 10, 20, 20))
+        if row.kind == "not-drawn":
+            assert (changed, cells.rle[changed]) == (len(truth), seen(*AGREED).rle[0])
+
+
+def test_the_table_says_of_which_split_each_image_is(here: Path) -> None:
+    finished_run(here)
+    content = json.loads(invoke("data", "suspects", "r", "--out", "s", "--json").stdout)
+    assert [suspect["split"] for suspect in content["suspects"]] == ["val", "val"]
+    assert content["suspects"][1]["rle"] is None
+
+
+def test_predictions_that_are_not_of_the_images_are_refused(here: Path) -> None:
+    paths = finished_run(here)
+    folder = paths.predictions(0, "ensemble", "val")
+    shards.write_folder(folder, list(shards.read_folder(folder))[:2], 3, "h")
+    (folder / shards.part_name(1)).unlink()
+    done = invoke("data", "suspects", "r")
+    assert isinstance(done.exception, RunError) and "not of the images in" in str(done.exception)
 
 
 def test_a_folder_that_holds_something_and_a_run_without_rounds_are_refused(here: Path) -> None:
@@ -324,13 +361,15 @@ def test_a_folder_that_holds_something_and_a_run_without_rounds_are_refused(here
     assert isinstance(done.exception, UsageError) and "not an empty folder" in str(done.exception)
     done = invoke("data", "suspects", "r", "--split", "test")
     assert isinstance(done.exception, RunError) and "has not looked at the test images" in str(done.exception)
-    assert invoke("data", "suspects", "r", "--split", "labelled").exit_code == 2
+    done = invoke("data", "suspects", "r", "--split", "labelled")
+    assert isinstance(done.exception, UsageError) and "learned from these labels" in str(done.exception)
     paths.round_manifest(0).unlink()
     done = invoke("data", "suspects", "r")
     assert isinstance(done.exception, RunError) and "no round is finished" in str(done.exception)
     assert not (here / "suspects-r").exists()
 
 
-def test_a_row_holds_every_column_of_the_table_but_the_sheet() -> None:
-    row = Suspect("a", "class", 1, 2, (1, 2, 3, 4), "x", "y", 0.7, 0.9, "why").to_row()
-    assert sorted([*row, "sheet"]) == sorted(SUSPECTS.names) and (row["x0"], row["y1"]) == (1, 4)
+def test_a_row_holds_every_column_of_the_table_but_the_split_and_the_sheet() -> None:
+    row = Suspect("a", "class", 1, 2, (1, 2, 3, 4), "x", "y", 0.7, 0.9, "why", b"0A").to_row()
+    assert row["rle"] == "0A"
+    assert sorted([*row, "sheet", "split"]) == sorted(SUSPECTS.names) and (row["x0"], row["y1"]) == (1, 4)

@@ -1,0 +1,231 @@
+"""The data of the regimes of rounds.py: which images a seed labels, which are the pool, which the test.
+
+A regime on DSB2018 is a folder with links to the images and label maps and a manifest of its own. Labelled
+images are drawn from the splits `labelled` and `val`; those that are not drawn are left out. The pool is the
+split `unlabelled` and the test the split `test`, the same for every seed. A regime of generated cells is a
+folder of image shards: `run.seed` would draw another test with every seed, so the cells are made here, pool
+and test always from DATA_SEED, the labelled images from the seed.
+
+The ceiling of a regime (`all_of`) holds every image that is not test with its label, and the test as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellsemi.configs.data import DataConfig, GeneratedConfig
+from cellsemi.configs.errors import DataError
+from cellsemi.rounds import files, shards, synthetic
+from cellsemi.rounds.formats.label_maps import LabelMaps
+from cellsemi.rounds.formats.shard_folder import IMPORT_FILE
+from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.run import SPLITS
+from cellsemi.rounds.tables import SCHEMA_VERSION, ImageRecord
+
+Row = dict[str, str]  # one line of the manifest
+
+EVERY = ("fluorescence", "histology", "brightfield")
+NUCLEUS = ("nucleus",)
+NEURAL = ("shsy5y", "astro", "cort")
+GENERATED = GeneratedConfig(labelled=8, val=4, unlabelled=96, test=40)
+DATA_SEED = 0  # of the generated pool and test
+SHARD_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """What is labelled: images of each modality to train on and for val; `size` is that of the fluorescence ones.
+
+    `modalities` are those of the pool and of the test, none where the cells are generated; `ceiling` names
+    the data of line (e), which regimes of equal test share.
+    """
+
+    says: str
+    ceiling: str
+    classes: tuple[str, ...] = NUCLEUS
+    train: Mapping[str, int] | None = None
+    val: Mapping[str, int] | None = None
+    size: tuple[str, str] | None = None  # height, width as the manifest writes them
+    modalities: tuple[str, ...] = ("fluorescence",)
+
+
+REGIMES: dict[str, Regime] = {
+    "uncovered": Regime(
+        "8 labelled fluorescence images of 256x256 (5 train, 3 val); pool and test: fluorescence of all sizes",
+        ceiling="fluorescence",
+        train={"fluorescence": 5},
+        val={"fluorescence": 3},
+        size=("256", "256"),
+    ),
+    "mixed": Regime(
+        "6 labelled fluorescence images of 256x256 (4 train, 2 val) and 2 of histology (1 train, 1 val); pool and "
+        "test: every modality and size",
+        ceiling="mixed",
+        train={"fluorescence": 4, "histology": 1},
+        val={"fluorescence": 2, "histology": 1},
+        size=("256", "256"),
+        modalities=EVERY,
+    ),
+    "few": Regime(
+        "8 labelled fluorescence images of any size (5 train, 3 val); pool and test: fluorescence",
+        ceiling="fluorescence",
+        train={"fluorescence": 5},
+        val={"fluorescence": 3},
+    ),
+    "enough": Regime(
+        "24 labelled fluorescence images of any size (16 train, 8 val); pool and test: fluorescence",
+        ceiling="fluorescence",
+        train={"fluorescence": 16},
+        val={"fluorescence": 8},
+    ),
+    "classes": Regime(
+        f"generated cells of three classes, one class per image, {GENERATED.labelled} labelled to train and "
+        f"{GENERATED.val} for val, {GENERATED.unlabelled} in the pool, {GENERATED.test} in the test",
+        ceiling="classes",
+        classes=NEURAL,
+        modalities=(),
+    ),
+}
+
+
+# --- folders ------------------------------------------------------------------------------------------
+
+
+def build(name: str, seed: int, out: Path, root: Path, images: int | None = None) -> None:
+    """Write the data of a regime and seed into `out`, a folder that is there already only if it holds the same.
+
+    `root` is DSB2018; it is not looked at for generated cells. `images` keeps so many of the pool and of the
+    test only, to try the script out. DataError when `out` holds another draw.
+    """
+    regime = REGIMES[name]
+    if regime.modalities:
+        _write_manifest(draw(name, seed, read_rows(root), images), out, root)
+    else:
+        _write_shards(_generated(seed, images), out, f"{name}, seed {seed}, images {images}")
+
+
+def build_all(ceiling: str, seed: int, out: Path, root: Path, images: int | None = None) -> None:
+    """Write the data of line (e) into `out`: every image that is not test with its label. DataError as `build`."""
+    regime = of_ceiling(ceiling)
+    if regime.modalities:
+        _write_manifest(all_of(read_rows(root), regime.modalities, images), out, root)
+    else:
+        _write_shards(_with_labels(_generated(seed, images)), out, f"{ceiling}, all, seed {seed}, images {images}")
+
+
+def of_ceiling(ceiling: str) -> Regime:
+    """A regime with this ceiling: what its modalities and classes are."""
+    return next(regime for regime in REGIMES.values() if regime.ceiling == ceiling)
+
+
+def hidden_truth(name: str, root: Path) -> dict[str, Instances]:
+    """The cells of every image of the pool, by id: what no run was shown. `root`: DSB2018 itself."""
+    regime = REGIMES[name]
+    if not regime.modalities:
+        ids = synthetic.image_ids(GENERATED, "unlabelled")
+        return {key: synthetic.hidden_truth(GENERATED, regime.classes, DATA_SEED, key) for key in ids}
+    data = LabelMaps(DataConfig(source="label-maps", root=str(root), classes=regime.classes))
+    known = {row["id"] for row in read_rows(root) if row["modality"] in regime.modalities}
+    pool = [row for row in data.rows if row.split == "unlabelled" and row.image_id in known]
+    return {row.image_id: data.read_hidden_truth(data.load(row).record) for row in pool}
+
+
+# --- DSB2018 ------------------------------------------------------------------------------------------
+
+
+def read_rows(root: Path) -> list[Row]:
+    """The manifest of DSB2018: a dict for every image, in the order of the file."""
+    with (root / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def draw(name: str, seed: int, rows: Sequence[Row], images: int | None = None) -> list[Row]:
+    """The rows of a regime and seed: those drawn, as `labelled` or `val`, and the whole pool and test."""
+    regime = REGIMES[name]
+    assert regime.train is not None and regime.val is not None
+    rng = random.Random(f"{name}/{seed}")
+    split: dict[str, str] = {}
+    for modality, n_train in regime.train.items():
+        free = [row for row in rows if row["split"] in ("labelled", "val") and row["modality"] == modality]
+        if regime.size and modality == "fluorescence":
+            free = [row for row in free if (row["height"], row["width"]) == regime.size]
+        n_val = regime.val[modality]
+        drawn = [row["id"] for row in rng.sample(free, n_val + n_train)]
+        split |= dict.fromkeys(drawn[:n_val], "val") | dict.fromkeys(drawn[n_val:], "labelled")
+    rest = [row for row in rows if row["split"] in ("unlabelled", "test") and row["modality"] in regime.modalities]
+    rest = _first(rest, images)
+    kept = {row["id"] for row in rest}
+    return [{**row, "split": split.get(row["id"], row["split"])} for row in rows if row["id"] in kept | split.keys()]
+
+
+def all_of(rows: Sequence[Row], modalities: Sequence[str], images: int | None = None) -> list[Row]:
+    """The rows with every label: `unlabelled` becomes `labelled`; val and test stay as they are."""
+    kept = _first([row for row in rows if row["modality"] in modalities], images)
+    return [{**row, "split": "labelled" if row["split"] == "unlabelled" else row["split"]} for row in kept]
+
+
+def _first(rows: Sequence[Row], images: int | None) -> list[Row]:
+    """The first `images` rows of each split; None: all."""
+    return [row for split in SPLITS for row in [row for row in rows if row["split"] == split][:images]]
+
+
+def _write_manifest(rows: Sequence[Row], out: Path, root: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("images", "masks"):
+        (out / folder).unlink(missing_ok=True)
+        (out / folder).symlink_to((root / folder).resolve(), target_is_directory=True)
+    _write_once(out / "manifest.csv", text.getvalue())
+
+
+def _write_once(path: Path, text: str) -> bool:
+    """Write a file that is not there; False when it is there and the same, DataError when it is another."""
+    if not path.is_file():
+        files.write_text(path, text)
+        return True
+    if path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{path}: of another draw than this one; remove its folder and the runs, or give another --out")
+    return False
+
+
+# --- generated cells ----------------------------------------------------------------------------------
+
+
+def _generated(seed: int, images: int | None) -> Iterator[ImageRecord]:
+    """Labelled and val images of the seed; the pool and the test of DATA_SEED."""
+    for split in SPLITS:
+        shared = split in ("unlabelled", "test")
+        count = len(synthetic.image_ids(GENERATED, split))
+        for index in range(min(count, images or count) if shared else count):
+            yield synthetic.make(GENERATED, NEURAL, DATA_SEED if shared else seed, split, index)
+
+
+def _with_labels(records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
+    for record in records:
+        if record.split == "unlabelled":
+            cells = synthetic.hidden_truth(GENERATED, NEURAL, DATA_SEED, record.image_id)
+            yield record.with_(split="labelled", instances=cells)
+        else:
+            yield record
+
+
+def _write_shards(records: Iterator[ImageRecord], out: Path, what: str) -> None:
+    """Image shards of each split, and last the file that `data.source: shards` looks for."""
+    told = out / "drawn.txt"
+    _write_once(told, f"{what}, {GENERATED!r}, schema {SCHEMA_VERSION}\n")
+    if (out / IMPORT_FILE).is_file():
+        return
+    by_split: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
+    for record in records:
+        by_split[record.split].append(record)
+    for split, mine in by_split.items():
+        shards.write_folder(out / split, mine, SHARD_IMAGES, "")
+    files.write_json(out / IMPORT_FILE, {"classes": list(NEURAL), "source": "generated", "what": what})

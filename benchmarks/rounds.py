@@ -1,0 +1,325 @@
+"""What the rounds are worth: five regimes, three seeds, beside plain threshold-and-retrain; to rounds.md.
+
+    python benchmarks/rounds.py [--regime few ...] [--seed 0 ...] [--n 3] [--steps 300] [--jobs 2] [--ablate]
+
+Every line is an ordinary run of `cellsemi round` named REGIME-LINE-sSEED below --out, two at once in processes
+of their own. A run that exists is continued or reused, so the script can be stopped and called again;
+`--table-only` writes the table of what is finished. `--images 3` cuts the pool and the test, to try it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rounds_table as report
+from machine import DSB2018, describe
+from regimes import REGIMES, Regime, build, build_all, of_ceiling
+from rounds_runs import CONFIDENCE, SMALL_GAP, Line, Seed
+
+from cellsemi.configs.errors import DataError
+from cellsemi.rounds import files
+
+HERE = Path(__file__).parent
+Settings = Mapping[str, Any]
+PER_CLASS = "*"  # key of a value that stands for every class of the regime
+
+# The settings of every line, by the ceiling of the regime. One model: then it is the ensemble, and the control,
+# a copy of the first model, is its counterpart.
+_DSB2018: Settings = {
+    "data.where": {},  # the manifest of the regime says it all
+    "models": [{"kind": "flow-unet", "name": "unet"}],
+}
+COMMON: dict[str, tuple[str, Settings]] = {
+    "fluorescence": ("dsb2018", _DSB2018),
+    "mixed": ("dsb2018", _DSB2018),
+    "classes": (
+        "demo",
+        {
+            "data.source": "shards",
+            "models": [{"kind": "flow-unet", "name": "unet", "augment": {"scale_min": 0.75, "scale_max": 1.35}}],
+        },
+    ),
+}
+# (a), (b), (d), (e) and the ablations: what differs from the defaults.
+OURS: Settings = {}
+# (c): every part of ours off.
+PLAIN: Settings = {
+    "screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},  # no ignore band, no limit of area
+    "screen.weight_by_quality": False,
+    "rounds.promotion.min_probability": 0.0,
+    "rounds.promotion.class_margin": 1.0,
+    "rounds.stop_after": None,
+    "rounds.ensemble": "all",
+    "rounds.control": False,
+    "training.balance": "none",
+    "training.human_last_steps": 0,
+}
+# Ours in the regime ABLATED with one part off each; the control is that of ours.
+ABLATED = "uncovered"
+ABLATIONS: dict[str, Settings] = {
+    "ignore-band": {"screen.reject_below": 1.0},  # never above the accept limit: no room between the two
+    "weights": {"screen.weight_by_quality": False},
+    "chosen-limits": {"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}},
+    "area-limits": {"screen.area_quantile": 0.0, "screen.area_slack": 1000.0},
+    "promotion": {"rounds.promotion.min_probability": 0.0, "rounds.promotion.class_margin": 1.0},
+    "ema": {"training.ema": 0.0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run: its name, the data below OUT/data, the round to reach, its preset and settings."""
+
+    name: str
+    data: str
+    n: int
+    preset: str
+    settings: tuple[str, ...]
+
+    def command(self, out: Path) -> list[str]:
+        pairs = [f"data.root={out / 'data' / self.data}", f"run.root={out}", *self.settings]
+        sets = [part for pair in pairs for part in ("--set", pair)]
+        options = ["--config", self.preset, "--run", self.name, "--engine", "inline"]
+        return ["cellsemi", "round", "--n", str(self.n), *options, *sets]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was asked for on the command line."""
+
+    regimes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n: int
+    steps: int
+    root: Path
+    out: Path
+    settings: tuple[str, ...]
+    ablate: bool
+    images: int | None
+
+    @property
+    def most_steps(self) -> int:
+        """Those of line (e): as many as a control of N rounds can have."""
+        return self.steps * (self.n + 1)
+
+    def jobs(self) -> list[Job]:
+        """Every run once, lines (e) that regimes share too."""
+        found = [job for name in self.regimes for seed in self.seeds for job in self._lines(name, seed)]
+        if self.ablate:
+            found += [self._ablation(part, seed) for part in ABLATIONS for seed in self.seeds]
+            found += [self._rounds(ABLATED, "ours", seed, OURS) for seed in self.seeds]
+        return list({job.name: job for job in found}.values())
+
+    def _lines(self, name: str, seed: int) -> Iterator[Job]:
+        yield self._rounds(name, "ours", seed, OURS)
+        yield self._rounds(name, "plain", seed, PLAIN)
+        ceiling = REGIMES[name].ceiling
+        data = f"{ceiling}-all-s{seed}"
+        yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.most_steps, OURS))
+
+    def _rounds(self, name: str, line: str, seed: int, settings: Settings) -> Job:
+        common = self._settings(REGIMES[name], seed, self.steps, settings)
+        return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", self.n, *common)
+
+    def _ablation(self, part: str, seed: int) -> Job:
+        return self._rounds(ABLATED, f"without-{part}", seed, {**OURS, "rounds.control": False, **ABLATIONS[part]})
+
+    def _settings(self, regime: Regime, seed: int, steps: int, own: Settings) -> tuple[str, tuple[str, ...]]:
+        preset, common = COMMON[regime.ceiling]
+        values = {**common, "training.steps": steps, "run.seed": seed, **own}
+        return preset, (*as_sets(values, regime.classes), *self.settings)
+
+    def command(self) -> str:
+        """The command that was given, with placeholders for the folders."""
+        words = [f"--regime {name}" for name in self.regimes] + [f"--seed {seed}" for seed in self.seeds]
+        words += [f"--n {self.n} --steps {self.steps}", *(f"--set '{setting}'" for setting in self.settings)]
+        words += ["--ablate"] * self.ablate + ([] if self.images is None else [f"--images {self.images}"])
+        return f"python benchmarks/rounds.py {' '.join(words)}"
+
+
+def as_sets(settings: Settings, classes: Sequence[str]) -> list[str]:
+    """`key=value` as `--set` takes it; a value of PER_CLASS is given to every class."""
+    found = []
+    for key, value in settings.items():
+        spread = isinstance(value, dict) and PER_CLASS in value
+        found.append(f"{key}={json.dumps(dict.fromkeys(classes, value[PER_CLASS]) if spread else value)}")
+    return found
+
+
+# --- running ------------------------------------------------------------------------------------------
+
+
+def prepare(plan: Plan) -> None:
+    """Write the data of every run, DataError when another draw lies there."""
+    data = plan.out / "data"
+    for seed in plan.seeds:
+        for name in {*plan.regimes, *([ABLATED] if plan.ablate else [])}:
+            build(name, seed, data / f"{name}-s{seed}", plan.root, plan.images)
+        for ceiling in {REGIMES[name].ceiling for name in plan.regimes}:
+            build_all(ceiling, seed, data / f"{ceiling}-all-s{seed}", plan.root, plan.images)
+
+
+def run_all(jobs: Sequence[Job], out: Path, at_once: int) -> list[str]:
+    """Carry the runs out, each with one thread and a log of its own; returns the names of those that failed."""
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+    def work(job: Job) -> int:
+        print(f"begun: {job.name}\n", end="", flush=True)  # one write: two threads share the line
+        with (logs / f"{job.name}.txt").open("a", encoding="utf-8") as log:
+            environment = {**os.environ, **threads, "PATH": path}
+            done = subprocess.run(job.command(out), stdout=log, stderr=log, env=environment, check=False)
+        problem = f"FAILED ({done.returncode}), see {log.name}"
+        print(f"{problem if done.returncode else 'done'}: {job.name}\n", end="", flush=True)
+        return done.returncode
+
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        codes = list(pool.map(work, jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C the runs that wait are not begun
+    return [job.name for job, code in zip(jobs, codes, strict=True) if code]
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def read(plan: Plan) -> dict[str, list[Seed]]:
+    """What is finished of every regime that was asked for."""
+    found: dict[str, list[Seed]] = {}
+    for name in plan.regimes:
+        ceiling = REGIMES[name].ceiling
+        found[name] = [
+            Seed(
+                seed,
+                Line.read(plan.out / f"{name}-ours-s{seed}", plan.n),
+                Line.read(plan.out / f"{name}-plain-s{seed}", plan.n),
+                Line.read(plan.out / f"{ceiling}-all-s{seed}", 0),
+            )
+            for seed in plan.seeds
+        ]
+    return found
+
+
+def page(plan: Plan) -> str:
+    """The whole of rounds.md."""
+    results = read(plan)
+    parts = [_head(plan), "## The targets\n\nMeans over the seeds; computed from the tables below.\n"]
+    parts.append(report.table(["regime", "stated", "measured", "reached"], report.targets(results)))
+    for name, seeds in results.items():
+        parts += [f"\n## {name}\n\n{REGIMES[name].says}.\n", report.regime_table(seeds, plan.n)]
+        if len(REGIMES[name].classes) > 1:
+            parts += ["\nWithin each class, means over the seeds:\n", report.class_table(seeds, REGIMES[name].classes)]
+    parts += [PSEUDO, report.pseudo_table(results, plan.root, plan.n)]
+    whole = _ours(plan)
+    off = {part: _without(plan, part) for part in ABLATIONS}
+    if any(line for runs in off.values() for line in runs.values()):
+        settings = {part: " ".join(as_sets(values, REGIMES[ABLATED].classes)) for part, values in ABLATIONS.items()}
+        parts += [ABLATION, report.ablation_table(settings, off, whole)]
+    return "\n".join(parts) + "\n"
+
+
+def _ours(plan: Plan) -> dict[int, Line | None]:
+    return {seed: Line.read(plan.out / f"{ABLATED}-ours-s{seed}", plan.n) for seed in plan.seeds}
+
+
+def _without(plan: Plan, part: str) -> dict[int, Line | None]:
+    return {seed: Line.read(plan.out / f"{ABLATED}-without-{part}-s{seed}", plan.n) for seed in plan.seeds}
+
+
+PSEUDO = """
+## Pseudo-labels against the hidden labels
+
+Cells of the pool, one to one at IoU > .5 within the class. Precision and recall: accepted cells; accounted for: true
+cells that an accepted or ignored mask covers, so that they are not taught as background. Mean over the finished
+seeds, and each of them in brackets. No stage of a run sees these labels.
+"""
+ABLATION = f"""
+## Parts switched off, regime {ABLATED}
+
+Ours with one part off: test mAP of the last round and of the promoted one, means over the seeds named, and the
+difference from ours on the same seeds; per seed: promoted - ours.
+"""
+
+
+def _head(plan: Plan) -> str:
+    settings = {
+        "all lines, DSB2018": as_sets(COMMON["fluorescence"][1], ()),
+        "all lines, generated cells": as_sets(COMMON["classes"][1], ()),
+        "ours": as_sets(OURS, ()) or ["the defaults"],
+        "plain": [f"{key}={json.dumps(value)}" for key, value in PLAIN.items()],
+    }
+    lists = "\n".join(f"* {name}: `{'` `'.join(values)}`" for name, values in settings.items())
+    tried = "" if plan.images is None else f"\n**A try-out: {plan.images} images of the pool and of the test only.**\n"
+    return f"""# What the rounds are worth
+
+{describe()}.
+{tried}
+`{plan.command()}`
+
+DSB2018 (BBBC038), stage 1 train, with splits by image. A seed draws the labelled images and every initialisation; pool
+and test are the same for all seeds. Validation images count as labels: thresholds, limits and promotion are chosen on
+them. The test split is opened once per finished model and chooses nothing. Figures are test mAP (Kaggle Sartorius).
+
+* **a** round 0: the labelled images alone, {plan.steps} steps.
+* **b** supervised with equal steps: the same labels, trained for as many steps as the last student of (d) and its
+  ancestors together (the run's `control`; its steps in brackets).
+* **c** plain threshold-and-retrain, its last round: the same model, rounds and steps, every part of ours off.
+* **d** ours, each round; *promoted* is the round that stands in the end.
+* **e** every image that is not test with its label, val as the data set has it, {plan.most_steps} steps: as many as (b)
+  has when every round is promoted, so where fewer are the ceiling was trained for longer than (b).
+* **gap closed** (d promoted - b) / (e - b); in the row of the mean that of the means, not the mean of ratios; `-` when
+  e - b is below {SMALL_GAP}. **d - c** and **d - b** are of the promoted (d), in brackets the paired-bootstrap
+  interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished, or a mean that lacks a seed.
+
+Settings:
+
+{lists}
+"""
+
+
+@click.command()
+@click.option("--regime", "regimes", multiple=True, type=click.Choice(list(REGIMES)), default=tuple(REGIMES))
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2))
+@click.option("--n", type=click.IntRange(min=1), default=3, help="Rounds.")
+@click.option("--steps", type=click.IntRange(min=1), default=300, help="Steps of a student.")
+@click.option("--root", type=click.Path(path_type=Path), default=DSB2018, help="Folder of DSB2018.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs.")
+@click.option("--set", "settings", multiple=True, help="One more setting for every run.")
+@click.option("--jobs", "at_once", type=click.IntRange(min=1), default=2, help="Runs at once.")
+@click.option("--ablate", is_flag=True, help=f"Also ours in the regime {ABLATED} with one part off each.")
+@click.option("--images", type=click.IntRange(min=1), help="Only so many images of the pool and the test: a try-out.")
+@click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "rounds.md")
+@click.option("--table-only", is_flag=True, help="Only write the table of the runs that are there.")
+def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **asked: Any) -> None:
+    """Run and tabulate."""
+    plan = Plan(root=root.resolve(), out=out.resolve(), **asked)
+    if not root.is_dir() and any(REGIMES[name].modalities for name in plan.regimes):
+        sys.exit(f"skipped: no DSB2018 at {root}; give --root, or --regime classes alone")
+    failed: list[str] = []
+    if not table_only:
+        try:
+            prepare(plan)
+        except DataError as error:
+            sys.exit(str(error))
+        failed = run_all(plan.jobs(), plan.out, at_once)
+    files.write_text(target, page(plan))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; their logs are in {plan.out / 'logs'}")
+
+
+if __name__ == "__main__":
+    main()

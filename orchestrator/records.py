@@ -1,0 +1,39 @@
+"""Cells of folders of shards, side by side: what was predicted and what people drew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from cellsemi.rounds import shards
+from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.matching import scorable
+
+
+def cells_of(*folders: Path) -> Iterator[Instances]:
+    """The cells of each image of some folders that was annotated or looked at."""
+    records = chain.from_iterable(shards.read_folder(folder) for folder in folders)
+    return (record.instances for record in records if record.instances is not None)
+
+
+def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Instances]]:
+    """(image id, predictions, human cells) of each image; ValueError when the folders do not fit.
+
+    What people marked to be ignored is neither missed nor found wrongly (`scorable`).
+    """
+    for found, known in zip(shards.read_folder(predicted), shards.read_folder(truth), strict=True):
+        if found.image_id != known.image_id or found.instances is None or known.instances is None:
+            raise ValueError(f"{predicted}: expected cells of {known.image_id!r}, got {found.image_id!r}")
+        yield known.image_id, *scorable(found.instances, known.instances)
+
+
+def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Instances]]:
+    """(predictions, human cells) of each image of two folders that hold the same images in order."""
+    for _, cells, true in paired(predicted, truth):
+        yield cells, true
+
+
+def all_pairs(folders: Iterable[tuple[Path, Path]]) -> list[tuple[Instances, Instances]]:
+    """`scored_pairs` of several (predictions, images) folders, one after the other."""
+    return [pair for folder in folders for pair in scored_pairs(*folder)]

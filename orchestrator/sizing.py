@@ -1,0 +1,69 @@
+"""Which sizes the pool's cells have, and how the ensembles of two rounds do on validation images of these sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+from cellsemi.orchestrator import labelling
+from cellsemi.orchestrator.context import Context
+from cellsemi.orchestrator.folds import folds_of
+from cellsemi.orchestrator.jobs import ZOOMS
+from cellsemi.orchestrator.labelling import POOL, Calibrations
+from cellsemi.orchestrator.records import paired
+from cellsemi.rounds import files, run
+from cellsemi.rounds.metrics import ImageScore, score_image
+from cellsemi.rounds.pool_sizes import enlargements
+from cellsemi.rounds.run import ENSEMBLE
+
+
+def measure(context: Context, round: int, teachers_round: int, names: tuple[str, ...]) -> None:
+    """Compare the zooms that the teachers chose on the pool with those on val, into sizes.json; note what they say."""
+    trial = labelling.trial_of(context.config)
+    pool = _zooms(context, teachers_round, names, POOL)
+    found = enlargements(pool, _zooms(context, teachers_round, names, trial)) if pool else {1.0: 1.0}
+    files.write_json(context.paths.sizes(round), {"shares": {f"{size:g}": share for size, share in found.items()}})
+    if set(found) != {1.0}:
+        sizes = ", ".join(f"{share:.0%} are {size:g} times as large" for size, share in found.items())
+        context.watcher.note(f"round {round}: cells of the pool beside those of val: {sizes}")
+
+
+def _zooms(context: Context, model_round: int, names: tuple[str, ...], split: str) -> Counter[float]:
+    """Images by the zoom at which a model or its part in a fold kept them; empty where there was no search."""
+    counted: Counter[float] = Counter()
+    for name in names:
+        for fold in folds_of(context.config):
+            folder = context.paths.predictions(model_round, fold.member(name), split)
+            shards: list[dict[str, Any]] = run.read_manifest(folder)["shards"]
+            for zoom, count in chain.from_iterable(shard.get(ZOOMS, {}).items() for shard in shards):
+                counted[float(zoom)] += count
+    return counted
+
+
+def shares(context: Context, round: int) -> dict[float, float]:
+    """Enlargement of val images -> share of the pool, as `measure` found; nothing where they are all alike."""
+    path = context.paths.sizes(round)
+    if not (context.config.rounds.promotion.pool_sizes and path.is_file()):
+        return {}
+    found = {float(size): float(share) for size, share in files.read_json(path)["shares"].items()}
+    return {} if set(found) == {1.0} else found
+
+
+def scores_at(
+    context: Context,
+    round: int,
+    model_round: int,
+    names: tuple[str, ...],
+    worth: Calibrations,
+    enlargement: float,
+    threshold: float,
+) -> tuple[ImageScore, ...]:
+    """The scores of the ensemble of `names` of `model_round` on val images that are enlarged so many times."""
+    split = labelling.enlarged(enlargement)
+    for name in names:
+        labelling.predict(context, round, model_round, name, split)
+    labelling.fuse_members(context, round, model_round, names, split, worth)
+    pairs = labelling.judged(context.config, context.paths, model_round, ENSEMBLE, split)
+    images = chain.from_iterable(paired(*pair) for pair in pairs)
+    return tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)
