@@ -85,7 +85,7 @@ class ScreenConfig(Section):
         "data, or fewer than one in this many, are not taken while there are others.",
     )
     areas: Literal["always", "if-better", "never"] = Field(
-        "always",
+        "if-better",
         description="`auto`: limits on the area; `if-better`: the smallest and the largest area each only where they "
         "raise the objective on validation data.",
     )
@@ -141,7 +141,7 @@ class RoundsConfig(Section):
         description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
     )
     stop_after: int | None = Field(
-        None, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
     )
     drift_alarms: bool = Field(
         True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."

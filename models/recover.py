@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.models.follow import follow_flows
 from cellsemi.models.flows import Target, flow_targets
+from cellsemi.models.follow import follow_flows
 
 ITERATIONS = 200  # Euler steps of at most one pixel: the longest way from the tip of a cell to its centre
 EIGHT = np.ones((3, 3), bool)
@@ -66,9 +66,7 @@ def flow_agreement(labels: NDArray[np.int32], flow: NDArray[np.float32], target:
     if not n:
         return np.zeros(0, np.float32)
     expected = flow_targets(labels, target)
-    inside = labels > 0
-    squared = ((flow[:, inside] - expected[:, inside]) ** 2).sum(0)
-    error = mean_inside(squared, labels[inside], n)
+    error = mean_inside(((flow - expected) ** 2).sum(0), labels, n)
     return np.clip(1.0 - error / 2.0, 0.0, 1.0).astype(np.float32)
 
 

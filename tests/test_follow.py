@@ -59,7 +59,7 @@ def cells(index: int, target: Target) -> tuple[Flow, Flow]:
     return ndimage.gaussian_filter((labels > 0).astype(np.float32), 1), flow.astype(np.float32)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.integers(0, 9999), st.integers(2, 40), st.integers(2, 40), st.integers(0, 200))
 def test_smooth_fields_lead_where_cellpose_leads(seed: int, height: int, width: int, iterations: int) -> None:
     flow = random_field(seed, height, width, 1, 3)
