@@ -56,6 +56,13 @@ class Line:
         """The round whose ensemble stands in the end; 0 when none was promoted."""
         return max(number for number, row in self.ensemble.items() if number == 0 or row.promoted)
 
+    @property
+    def delivered(self) -> Row:
+        """What the run recommends: the promoted ensemble, or the control where it beat that on validation images."""
+        if self.control is not None and self.control.promoted and self.control.round >= self.promoted:
+            return self.control
+        return self.ensemble[self.promoted]
+
     def map_of(self, round: int) -> Value:
         """Test mAP of the ensemble of a round; None when the run stopped before it."""
         return self.ensemble[round].test_map.value if round in self.ensemble else None
@@ -76,7 +83,7 @@ class Seed:
     every: Line | None
 
     def row(self, letter: str) -> Row | None:
-        """The leaderboard row that line `a` to `e` is judged by: (c) its last round, (d) the promoted one."""
+        """The leaderboard row that line `a` to `e` is judged by: (c) its last round, (d) what is delivered."""
         ours, plain, every = self.ours, self.plain, self.every
         if letter == "c":
             return plain.ensemble[plain.last] if plain else None
@@ -84,7 +91,7 @@ class Seed:
             return every.ensemble[0] if every else None
         if ours is None:
             return None
-        return {"a": ours.ensemble[0], "b": ours.control, "d": ours.ensemble[ours.promoted]}[letter]
+        return {"a": ours.ensemble[0], "b": ours.control, "d": ours.delivered}[letter]
 
     def value(self, letter: str) -> Value:
         """Test mAP of a line."""
@@ -98,11 +105,20 @@ class Seed:
         folder = self.ours.paths.model(self.ours.control.round, CONTROL)
         return int(run.read_manifest(folder)["steps"])
 
+    @property
+    def change(self) -> Value:
+        """Test mAP of the worst model of ours that was promoted or delivered, less that of round 0."""
+        if not self.ours:
+            return None
+        promoted = [row for row in self.ours.ensemble.values() if row.promoted]
+        worst = min(row.test_map.value for row in [*promoted, self.ours.delivered])
+        return worst - self.ours.ensemble[0].test_map.value
+
     def over_b(self) -> tuple[float, float] | None:
-        """Paired-bootstrap interval of (d) promoted - (b) over the test images."""
+        """Paired-bootstrap interval of (d) delivered - (b) over the test images."""
         if not self.ours or not self.ours.control:
             return None
-        ours = self.ours.scores(self.ours.promoted, ENSEMBLE)
+        ours = self.ours.scores(self.ours.delivered.round, self.ours.delivered.model)
         mine, control = metrics.paired_values(ours, self.ours.scores(self.ours.control.round, CONTROL))
         seed = derive_seed(self.seed, "benchmark", "rounds")
         return metrics.bootstrap_interval(mine - control, RESAMPLES, CONFIDENCE, seed)

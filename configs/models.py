@@ -92,6 +92,11 @@ class ModelBase(Section):
         None, description="Inference settings of this model alone; what they do not name is taken from `inference`."
     )
 
+    @property
+    def has_cell_probability(self) -> bool:
+        """Whether it says of every pixel how likely it belongs to a cell, so that a limit is to be chosen."""
+        return False
+
     def in_round(self, round: int) -> bool:
         """Whether it is trained in a round."""
         return self.first_round <= round and (self.last_round is None or round <= self.last_round)
@@ -122,6 +127,11 @@ class FlowUnetConfig(ModelBase):
             "`geodesic`: shortest paths to an inner centre, holds for branching cells; or Cellpose's `diffusion`."
         ),
     )
+
+    @property
+    def has_cell_probability(self) -> bool:
+        """A flow model."""
+        return True
 
 
 class WithWeights(ModelBase):
@@ -196,6 +206,11 @@ class CellposeSamConfig(WithWeights):
         if self.weights is None:
             raise ValueError("weights is missing: cellpose-sam starts from a file that you have; nothing is downloaded")
         return self
+
+    @property
+    def has_cell_probability(self) -> bool:
+        """A flow model."""
+        return True
 
 
 ModelConfig = Annotated[

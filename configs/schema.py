@@ -118,8 +118,8 @@ class PromotionConfig(Section):
     )
     pool_sizes: bool = Field(
         True,
-        description="With a zoom search: judge on the validation images at the sizes that the pool's cells were found to "
-        "have, in the shares of the pool, and not only as they are.",
+        description="With a zoom search: judge on the validation images at the sizes that the pool's cells were found "
+        "to have, in the shares of the pool, and not only as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.section import Fraction, Section
 
+AUTO_PROBABILITY: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 
@@ -146,11 +147,10 @@ class InferenceConfig(Section):
         0.5, description="Detectors: detections of different views with at least this IoU are one cell."
     )
     min_area_px: int = Field(10, ge=1, description="Smaller predictions are noise and are not recorded.")
-    cell_probability: float = Field(
-        0.6,
-        gt=0,
-        lt=1,
-        description="Pixels above this probability belong to cells; crops show more cells than images do.",
+    cell_probability: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
+        AUTO_PROBABILITY,
+        description="Flow models: pixels above this probability belong to cells; `auto`: chosen for each trained model "
+        "on the human labels that it did not learn from.",
     )
     flow_steps: int = Field(
         200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
@@ -172,9 +172,18 @@ class InferenceConfig(Section):
     def _scales_are_zooms(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return checked_zooms(value)
 
+    def at_probability(self, probability: float) -> Self:
+        """The same with another cell probability."""
+        return self.model_copy(update={"cell_probability": probability})
+
     def zoomed(self, zoom: float) -> Self:
         """The same for images that are first enlarged `zoom` times."""
         return self.model_copy(update={"scales": tuple(scale * zoom for scale in self.scales)})
+
+    @property
+    def pixel_probability(self) -> float:
+        """`cell_probability`, .5 where it is still to be chosen."""
+        return 0.5 if self.cell_probability == AUTO_PROBABILITY else self.cell_probability
 
     @property
     def tile_size(self) -> tuple[int, int]:

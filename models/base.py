@@ -105,6 +105,14 @@ class Predictor(Protocol):
         ...
 
 
+class ProbabilityPredictor(Predictor, Protocol):
+    """A flow model, whose masks depend on how sure a pixel must be."""
+
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        """The cells of one image at each cell probability; the network looks at it once."""
+        ...
+
+
 class Family(Protocol):
     """A model family: how it is trained and how it is loaded."""
 

@@ -144,14 +144,22 @@ class CellposePredictor:
         with compute_settings(self._inference.threads), torch.inference_mode():
             return [self._predict(image, zoom) for image in images]
 
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        """The cells of one image at each cell probability; the network looks at it once."""
+        with compute_settings(self._inference.threads), torch.inference_mode():
+            outputs = self.outputs(image)
+            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
+
     def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
         pixels = cellpose_parts.cellpose_pixels(image)
         return mean_of_views(pixels, self._inference.zoomed(zoom), self._tiled)
 
     def _predict(self, image: Image, zoom: float) -> Instances:
-        mean, spread = self.outputs(image, zoom)
-        cells = cells_of(mean, spread, self._inference, "diffusion", self._one_class_per_image)
+        return self._cells(*self.outputs(image, zoom), self._inference)
+
+    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
+        cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image)
         if not self._flow_threshold or not len(cells):
             return cells
         errors = cellpose_parts.flow_errors(masks.to_label_map(cells), mean[1 : flow_net.FLOW_CHANNELS])

@@ -32,7 +32,7 @@ def cells_of(
     labels = recover_labels(
         probability,
         flow,
-        threshold=inference.cell_probability,
+        threshold=inference.pixel_probability,
         iterations=inference.flow_steps,
         min_area_px=inference.min_area_px,
     )

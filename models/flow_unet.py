@@ -100,6 +100,12 @@ class FlowUnetPredictor:
         with compute_settings(self._inference.threads), torch.inference_mode():
             return [self._predict(image, zoom) for image in images]
 
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        """The cells of one image at each cell probability; the network looks at it once."""
+        with compute_settings(self._inference.threads), torch.inference_mode():
+            outputs = self.outputs(image)
+            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
+
     def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over the views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
         return mean_of_views(normalise(image), self._inference.zoomed(zoom), self._tiled)
@@ -108,8 +114,10 @@ class FlowUnetPredictor:
         return run_tiled(pixels, self._forward, self._inference, flow_net.STRIDE)
 
     def _predict(self, image: Image, zoom: float) -> Instances:
-        mean, spread = self.outputs(image, zoom)
-        return cells_of(mean, spread, self._inference, self._target, self._one_class_per_image)
+        return self._cells(*self.outputs(image, zoom), self._inference)
+
+    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
+        return cells_of(mean, spread, inference, self._target, self._one_class_per_image)
 
     def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         images = torch.from_numpy(tiles)[:, None].to(self._device, memory_format=torch.channels_last)

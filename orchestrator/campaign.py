@@ -12,14 +12,26 @@ from __future__ import annotations
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import drifting, fitting, folds, judging, labelling, preparing, screening, sizing
+from cellsemi.orchestrator import (
+    drifting,
+    fitting,
+    folds,
+    judging,
+    labelling,
+    preparing,
+    probability,
+    screening,
+    sizing,
+)
 from cellsemi.orchestrator.calibrating import calibrations
+from cellsemi.orchestrator.contest import Contender
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.engine import Engine
 from cellsemi.orchestrator.fitting import Fit
 from cellsemi.orchestrator.judging import Teachers
 from cellsemi.orchestrator.progress import Watcher
-from cellsemi.rounds.run import CONTROL, RunPaths
+from cellsemi.rounds.evaluation import find
+from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
@@ -58,18 +70,24 @@ def play(context: Context, round: int, last: bool) -> None:
     for split in labelling.EVALUATED:
         labelling.fuse_members(context, round, round, chosen.members, split, worth)
     found = judging.evaluate(context, round, names)
-    decision = judging.judge(context, round, found, chosen, worth, teachers)
+    candidate = Contender(round, ENSEMBLE, chosen.members, worth, find(found, ENSEMBLE, "val"))
+    decision = judging.judge(context, round, candidate, teachers)
     if control and not last and judging.stopped(context, decision):
         # That this round is the last one is known only now; its control is trained after its students.
         names += train(context, round, control)
-        judging.evaluate(context, round, names)
-    judging.finish_round(context, round, names, chosen, teachers, decision)
+        found = judging.evaluate(context, round, names)
+    on_control = None
+    if teachers is not None and CONTROL in names:
+        on_control = judging.judge_control(context, round, found, candidate, decision, teachers)
+        context.watcher.note(f"round {round}: control: {on_control.reason}")
+    judging.finish_round(context, round, names, chosen, teachers, decision, on_control)
     context.watcher.note(f"round {round}: {decision.reason}")
 
 
 def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
     """Train models and let them look at val and test; returns the names of those that did not diverge."""
     names = fitting.fit(context, round, fits)
+    probability.choose(context, round, names)
     for split in labelling.EVALUATED:
         for name in names:
             labelling.predict(context, round, round, name, split)

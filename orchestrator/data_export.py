@@ -76,6 +76,8 @@ def _of_run(paths: RunPaths, wish: Wish) -> Choice:
         return Choice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
     round = finished_round(paths, wish.round)
     model = wish.model or ENSEMBLE
+    if wish.round is None and wish.model is None:
+        round, model = judging.delivered(paths)
     folder = paths.predictions(round, model, split)
     _finished(folder, f"{model} of round {round} has not looked at the {split} images; {_known(paths, round, split)}")
     sentence = f"{model} of round {round} of {paths.name} on {split}"

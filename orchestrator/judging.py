@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import reporting, sizing
+from cellsemi.orchestrator import reporting
 from cellsemi.orchestrator.calibrating import kept
+from cellsemi.orchestrator.contest import Contender, compare
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.fitting import first_steps
 from cellsemi.orchestrator.folds import folds_of
@@ -30,9 +31,8 @@ from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.leaderboard import Row
 from cellsemi.rounds.matching import scorable
 from cellsemi.rounds.metrics import best_threshold, score_image
-from cellsemi.rounds.promotion import Decision, Sized, decide, verdict
+from cellsemi.rounds.promotion import Decision, verdict
 from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
-from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.selection import Selected, everyone, greedy, stop_reason
 
 
@@ -116,9 +116,7 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluat
     path, title = paths.evaluation(round), "evaluate"
     marker = path.with_suffix(".json")
     models = [*names, ENSEMBLE]
-    folders = {
-        (m, split): list(judged(context.config, paths, round, m, split)) for m in models for split in EVALUATED
-    }
+    folders = {(m, split): list(judged(context.config, paths, round, m, split)) for m in models for split in EVALUATED}
     fingerprint = files.sha256_json([[*key, _prints(pairs)] for key, pairs in folders.items()])
     if marker.is_file() and files.read_json(marker)["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
@@ -142,38 +140,60 @@ def _scored(round: int, model: str, split: str, threshold: float, folders: Seque
     return Evaluation(round, model, split, threshold, scores)
 
 
-def judge(
-    context: Context,
-    round: int,
-    found: Sequence[Evaluation],
-    chosen: Selected,
-    worth: Calibrations,
-    teachers: Teachers | None,
-) -> Decision:
+def judge(context: Context, round: int, candidate: Contender, teachers: Teachers | None) -> Decision:
     """Compare the round's ensemble with the standing one on the validation images, at the sizes of the pool.
 
     The reason also says when the rounds end with this one.
     """
-    config, paths = context.config, context.paths
-    candidate = find(found, ENSEMBLE, "val")
-    best = None
-    sized: list[Sized] = []
-    if teachers is not None:
-        best = find(read_evaluations(paths.evaluation(teachers.round), config.data.classes), ENSEMBLE, "val")
-        known = kept(paths.calibration(teachers.round))
-        for size, share in sizing.shares(context, round).items():
-            new = sizing.scores_at(context, round, round, chosen.members, worth, size, candidate.threshold)
-            old = sizing.scores_at(context, round, teachers.round, teachers.names, known, size, best.threshold)
-            sized.append(Sized(size, share, new, old))
-    seed = derive_seed(config.run.seed, "promotion", round)
-    rival = None if best is None else best.scores
-    decision = decide(candidate.scores, rival, config.data.classes, config.rounds.promotion, seed, sized)
+    best = _contender(context, teachers) if teachers else None
+    decision = compare(context, round, candidate, best)
     end = stopped(context, decision)
     return replace(decision, reason=f"{decision.reason}; no further round is run: {end}") if end else decision
 
 
+def judge_control(
+    context: Context,
+    round: int,
+    found: Sequence[Evaluation],
+    candidate: Contender,
+    decision: Decision,
+    teachers: Teachers,
+) -> Decision:
+    """Whether longer training on the human labels beats the best ensemble so far: then it is what is delivered.
+
+    It teaches nobody: the rounds go on from the ensembles.
+    """
+    best = candidate if decision.promoted else _contender(context, teachers)
+    control = Contender(round, CONTROL, (CONTROL,), {}, find(found, CONTROL, "val"))
+    return compare(context, round, control, best)
+
+
+def _contender(context: Context, teachers: Teachers) -> Contender:
+    """The standing ensemble."""
+    paths = context.paths
+    val = find(read_evaluations(paths.evaluation(teachers.round), context.config.data.classes), ENSEMBLE, "val")
+    return Contender(teachers.round, ENSEMBLE, teachers.names, kept(paths.calibration(teachers.round)), val)
+
+
+def delivered(paths: RunPaths) -> tuple[int, str]:
+    """(round, model) that the run recommends: the last promoted ensemble, or the control that beat it."""
+    found = (0, ENSEMBLE)
+    for number, manifest in read_manifests(paths).items():
+        if manifest["decision"]["promoted"]:
+            found = (number, ENSEMBLE)
+        if manifest["control"] and manifest["control"]["promoted"]:
+            found = (number, CONTROL)
+    return found
+
+
 def rows_of(
-    context: Context, round: int, names: Sequence[str], chosen: Selected, decision: Decision, seconds: float
+    context: Context,
+    round: int,
+    names: Sequence[str],
+    chosen: Selected,
+    decision: Decision,
+    on_control: Decision | None,
+    seconds: float,
 ) -> list[Row]:
     """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
     config, paths = context.config, context.paths
@@ -183,6 +203,8 @@ def rows_of(
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
     control = find(found, CONTROL, "test") if CONTROL in names else None
+    winners = {*chosen.members, ENSEMBLE} if decision.promoted else set()
+    winners |= {CONTROL} if on_control and on_control.promoted else set()
     rows = []
     for model in [*(name for name in names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
         baseline = leaderboard.baseline_name(model, first)
@@ -194,7 +216,7 @@ def rows_of(
                 control=control if model == first else None,
                 classes=config.data.classes,
                 counts=_counts_of(model, counts),
-                promoted=decision.promoted and model in (*chosen.members, ENSEMBLE),
+                promoted=model in winners,
                 seconds=_fit_seconds(context, round, model) if model != ENSEMBLE else seconds,
                 config=config.rounds.promotion,
                 seed=config.run.seed,
@@ -221,6 +243,7 @@ def finish_round(
     chosen: Selected,
     teachers: Teachers | None,
     decision: Decision,
+    on_control: Decision | None,
 ) -> None:
     """Write the round's manifest, last, and the leaderboard of all rounds so far.
 
@@ -235,8 +258,9 @@ def finish_round(
         "why_these_students": chosen.why,
         "steps": first_steps(context, round) + (teachers.steps if teachers else 0),
         "decision": asdict(decision),
+        "control": asdict(on_control) if on_control else None,
         "seconds": seconds,
-        "rows": [row.to_json() for row in rows_of(context, round, names, chosen, decision, seconds)],
+        "rows": [row.to_json() for row in rows_of(context, round, names, chosen, decision, on_control, seconds)],
     }
     files.write_json(paths.round_manifest(round), manifest)
     write_leaderboard(context)
@@ -247,7 +271,7 @@ def write_leaderboard(context: Context) -> None:
     """The leaderboard of all finished rounds as Parquet, CSV and Markdown, with the verdict."""
     manifests = read_manifests(context.paths)
     rows = [Row.from_json(values) for manifest in manifests.values() for values in manifest["rows"]]
-    sentence = verdict(rows, decisions(manifests))
+    sentence = verdict(rows, decisions(manifests), delivered(context.paths))
     leaderboard.write(context.paths.leaderboard, rows, sentence, context.config_hash)
 
 
@@ -258,4 +282,4 @@ def decisions(manifests: dict[int, dict[str, Any]]) -> dict[int, Decision]:
 
 def read_verdict(paths: RunPaths) -> str:
     """The verdict of a run as it stands."""
-    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)))
+    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)), delivered(paths))

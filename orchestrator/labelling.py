@@ -16,6 +16,7 @@ from cellsemi.orchestrator.context import Context, over_shards
 from cellsemi.orchestrator.engine import Failure
 from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import FuseJob, Member, PredictJob, ShardStage
+from cellsemi.orchestrator.probability import resolved
 from cellsemi.rounds import run
 from cellsemi.rounds.run import ENSEMBLE, RunPaths
 
@@ -80,12 +81,13 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
     member = fold.member(name)
     model = paths.model(model_round, member)
     look = config.labelling_of if split in (POOL, TRIAL) else config.inference_of
+    inference = resolved(paths, model_round, member, look(config.model_called(name)))
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
             stage=stage,
             model=str(model),
-            inference=look(config.model_called(name)),
+            inference=inference,
             device=config.engine.device,
             max_pixels=config.data.max_pixels,
             round=model_round + 1,
@@ -106,7 +108,7 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
         title=f"predict {split} with {member}",
         source=images_of(paths, fold, split),
         out=out,
-        inputs=[run.outputs_fingerprint(model), model_round],
+        inputs=[run.outputs_fingerprint(model), model_round, inference.cell_probability],
         make_job=make_job,
         give_up=leave_out if split == POOL else None,
     )

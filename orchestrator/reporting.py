@@ -58,6 +58,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         run=paths.name,
         round=round,
         decision=Decision(**manifest["decision"]),
+        on_control=Decision(**manifest["control"]) if manifest["control"] else None,
         rows=[Row.from_json(values) for values in manifest["rows"]],
         students=manifest["students"],
         why_these_students=manifest["why_these_students"],

@@ -54,16 +54,18 @@ def scores_at(
     context: Context,
     round: int,
     model_round: int,
-    names: tuple[str, ...],
+    name: str,
+    members: tuple[str, ...],
     worth: Calibrations,
     enlargement: float,
     threshold: float,
 ) -> tuple[ImageScore, ...]:
-    """The scores of the ensemble of `names` of `model_round` on val images that are enlarged so many times."""
+    """The scores of a model, or of the ensemble of `members`, on val images that are enlarged so many times."""
     split = labelling.enlarged(enlargement)
-    for name in names:
-        labelling.predict(context, round, model_round, name, split)
-    labelling.fuse_members(context, round, model_round, names, split, worth)
-    pairs = labelling.judged(context.config, context.paths, model_round, ENSEMBLE, split)
+    for member in members:
+        labelling.predict(context, round, model_round, member, split)
+    if name == ENSEMBLE:
+        labelling.fuse_members(context, round, model_round, members, split, worth)
+    pairs = labelling.judged(context.config, context.paths, model_round, name, split)
     images = chain.from_iterable(paired(*pair) for pair in pairs)
     return tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)

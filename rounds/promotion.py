@@ -14,7 +14,7 @@ from cellsemi.rounds import metrics
 from cellsemi.rounds.leaderboard import Interval, Row
 from cellsemi.rounds.metrics import ImageScore
 from cellsemi.rounds.pool_sizes import weighted
-from cellsemi.rounds.run import ENSEMBLE
+from cellsemi.rounds.run import CONTROL, ENSEMBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ def decide(
 # --- the verdict --------------------------------------------------------------------------------------
 
 
-def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision]) -> str:
+def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str]) -> str:
     """One sentence: did the rounds help on the test images, and more than longer training would have?
 
     It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is
-    named with its reason.
+    named with its reason. `delivered` is the (round, model) to use: it is named when it is the control.
     """
     ensembles = {row.round: row for row in rows if row.model == ENSEMBLE}
     if not ensembles:
@@ -95,6 +95,8 @@ def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision]) -> str:
     sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
     if last.round in decisions and not decisions[last.round].promoted:
         sentence += f"; round {last.round} was {decisions[last.round].reason}"
+    if delivered[1] == CONTROL:
+        sentence += f"; on validation images longer training won: use the control of round {delivered[0]}"
     return sentence + "."
 
 

@@ -52,6 +52,7 @@ class Facts:
     run: str
     round: int
     decision: Decision
+    on_control: Decision | None
     rows: Sequence[Row]
     students: Sequence[str]
     why_these_students: str
@@ -118,6 +119,8 @@ def _help(facts: Facts) -> Iterator[str]:
         yield "- change: test mAP against round 0 on the same images."
     if any(row.vs_control is not None for row in facts.rows):
         yield "- vs control: test mAP against human labels alone with as many steps in total."
+    if facts.on_control is not None:
+        yield f"- The control, as a rival of the best ensemble so far: {_sentence(facts.on_control.reason)}"
     yield ""
     yield f"The ensemble of this round: {_names(facts.students)}. Why these: {_sentence(facts.why_these_students)}"
 

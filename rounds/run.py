@@ -124,6 +124,10 @@ class RunPaths:
         """A trained model and all that it said; `control` is one of them."""
         return self.round(round) / "students" / name
 
+    def cell_probability(self, round: int, name: str) -> Path:
+        """How sure a pixel must be for a flow model, chosen after its training."""
+        return self.model(round, name) / "cell_probability.json"
+
     def predictions(self, round: int, name: str, split: str) -> Path:
         return self.model(round, name) / "predictions" / split
 

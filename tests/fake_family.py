@@ -46,6 +46,9 @@ class FakePredictor:
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]
 
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        return self.predict([image]) * len(probabilities)
+
     def _predict(self, image: np.ndarray) -> Instances:
         rng = np.random.default_rng([self._seed, int(image.sum())])
         smooth = ndimage.gaussian_filter(image, 1.5)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from cellsemi.configs.loading import field_table
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base
-from cellsemi.models.base import FitResult, FitTask, Predictor
+from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
 from cellsemi.models.device import compute_settings
 from cellsemi.rounds import files
 from cellsemi.rounds.instances import Instances
@@ -68,6 +68,23 @@ def trained(entry: Entry, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fit
 @pytest.fixture(scope="module")
 def predictor(trained: tuple[FitTask, FitResult]) -> Predictor:
     return base.load_predictor(Path(trained[0].out_dir), EAGER, "cpu")
+
+
+def test_cells_at_a_probability_are_those_of_the_setting(
+    trained: tuple[FitTask, FitResult], predictor: Predictor
+) -> None:
+    task, _ = trained
+    if not task.model.has_cell_probability:
+        assert not hasattr(predictor, "at_probabilities")
+        pytest.skip("a detector: its pixels have no limit to choose")
+    image = picture(4)[0]
+    probabilities = (0.05, 0.5, 0.6)
+    found = cast(ProbabilityPredictor, predictor).at_probabilities(image, probabilities)
+    for probability, cells in zip(probabilities, found, strict=True):
+        told = base.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
+        (expected,) = told.predict([image])
+        assert (cells.rle, cells.score.tolist()) == (expected.rle, expected.score.tolist())
+    assert len({cells.rle for cells in found}) > 1
 
 
 def fit(entry: Entry, folder: Path, records: list[Any], steps: int = 1, **changes: Any) -> FitTask:
@@ -149,7 +166,7 @@ def test_cells_are_what_a_prediction_may_be(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (40, 70), (30, 30, 3)])
 def test_an_empty_image_has_no_cells(trained: tuple[FitTask, FitResult], shape: tuple[int, ...]) -> None:
-    predictor = base.load_predictor(Path(trained[0].out_dir), InferenceConfig(), "cpu")
+    predictor = base.load_predictor(Path(trained[0].out_dir), InferenceConfig(cell_probability=0.6), "cpu")
     for value in (0, 90):
         assert len(predictor.predict([np.full(shape, value, np.uint8)])[0]) == 0
     assert predictor.predict([]) == []

@@ -311,7 +311,7 @@ def finished_run(here: Path) -> RunPaths:
     score = score_image("val", human, human)
     write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
     decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
+    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
     files.write_json(paths.round_manifest(0), manifest)
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))

@@ -129,6 +129,7 @@ def test_the_first_round_has_no_rival_and_a_decision_survives_json():
 # --- verdict ------------------------------------------------------------------------------------------
 
 BASE = row(LOW)
+HELD = (0, "ensemble")
 REFUSED = {1: Decision(False, 0.3, "not promoted: not clearly better")}
 
 
@@ -165,21 +166,21 @@ def with_control(control):
     ],
 )
 def test_the_verdict_says_what_the_rows_say(rows, opening):
-    assert verdict(rows, {}).startswith(opening)
+    assert verdict(rows, {}, HELD).startswith(opening)
 
 
 def test_the_verdict_names_a_refused_round_and_speaks_of_the_standing_one():
-    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED)
+    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, HELD)
     assert none.startswith("The rounds did not help, none was promoted: test mAP 0.500 in round 0, 0.700 in round 1")
     assert none.endswith("; round 1 was not promoted: not clearly better.")
     rows = [BASE, row(HIGH, round=1, baseline=LOW), row(LOW, round=2, baseline=LOW, promoted=False)]
-    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")})
+    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")}, HELD)
     assert "0.700 in round 1, a change of +0.200 (95 % interval +0.200 to +0.200) on 20 images" in found
     assert "there is no supervised control of equal steps to compare with; round 2 was not promoted" in found
 
 
 def test_the_verdict_states_the_control():
-    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {})
+    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {}, HELD)
     assert "against a supervised control of as many steps, unet-a of round 1 differs by +0.200 (95 % in" in found
 
 

@@ -75,6 +75,9 @@ class Preferring:
         best = self._taste.get(int(np.asarray(images[0], np.int64).sum()), 1.0)
         return [cells.with_(score=cells.score if zoom == best else cells.score / 2)]
 
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        return self.predict([image]) * len(probabilities)
+
 
 def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_models: None

@@ -219,8 +219,10 @@ def test_every_run_has_a_valid_config_and_its_own_name(tmp_path: Path) -> None:
     configs = {job.name: load_config(job.preset, [*job.settings, "data.root=x"]).config for job in jobs}
     for job in jobs:
         config = configs[job.name]
-        assert len(config.models) == 1 and f"-s{config.run.seed}" in job.name
-        assert (job.n, config.training.steps) == ((0, 1200) if "-all-" in job.name else (3, 300))
+        assert f"-s{config.run.seed}" in job.name
+        assert (job.n, config.training.steps) == ((0, 1500) if "-all-" in job.name else (3, 300))
+        steps = [config.training_of(model).steps for round in range(4) for model in config.models_of(round)]
+        assert steps == [*[config.training.steps] * 3, 600], "one student a round, the last trained for longer"
         assert config.rounds.control == ("-ours-" in job.name or "-all-" in job.name)
 
 
@@ -237,7 +239,7 @@ def test_a_part_off_differs_from_ours_in_more_than_its_control(tmp_path: Path) -
     jobs = {job.name: set(job.settings) for job in plan_of(tmp_path, seeds=(0,)).jobs()}
     ours = jobs["uncovered-ours-s0"]
     for part in benchmark.ABLATIONS:
-        assert jobs[f"uncovered-without-{part}-s0"] - ours - {"rounds.control=false"}
+        assert jobs[f"uncovered-without-{benchmark.slug(part)}-s0"] - ours - {"rounds.control=false"}
 
 
 # --- figures ------------------------------------------------------------------------------------------
@@ -303,6 +305,10 @@ class Known:
     def value(self, letter: str) -> float | None:
         found: float | None = getattr(self, letter)
         return found
+
+    @property
+    def change(self) -> float | None:
+        return None if self.a is None or self.d is None else self.d - self.a
 
 
 def verdicts(results: dict[str, list[Known]]) -> dict[tuple[str, str], tuple[str, str]]:

@@ -25,7 +25,7 @@ from cellsemi.rounds.run import RunPaths
 
 def finish_round(paths: RunPaths, round: int) -> None:
     decision = {"promoted": True, "probability": None, "reason": "the baseline"}
-    manifest = {"round": round, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
+    manifest = {"round": round, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
     files.write_json(paths.round_manifest(round), manifest)
 
 

@@ -243,7 +243,7 @@ def finished_run(here: Path, count: int = 4) -> RunPaths:
         shards.write_folder(folder, records, 3, "h")
         run.finish_stage(folder, "f", 0.0, rows=count, shards=[])
     decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "rows": []}
+    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
     files.write_json(paths.round_manifest(0), manifest)
     return paths
 
