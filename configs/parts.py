@@ -47,13 +47,68 @@ class Part:
     moot: Callable[[Config], str] = _nothing
 
 
+def _no_zooms(config: Config) -> str:
+    searched = any(config.labelling_of(model).zoom_search for model in config.models)
+    return "" if searched else "the pool is looked at at one zoom"
+
+
+def _no_flow_model(config: Config) -> str:
+    return "" if any(model.has_cell_probability for model in config.models) else "there is no flow model"
+
+
 _ALL = (
+    Part(
+        "zoom-search",
+        "Teachers look at an unlabelled image at several zooms and keep the one they are surest at; off: at one.",
+        "data distillation, Radosavovic et al. 2018, with one zoom kept in the place of the mean",
+        on={"labelling.zoom_search": [0.5, 0.71, 1.0, 1.41]},
+        off={"labelling.zoom_search": None},
+    ),
+    Part(
+        "pool-sizes",
+        "Rounds are judged on val images at the cell sizes of the pool; off: as they are.",
+        "importance-weighted validation, Sugiyama et al. 2007",
+        on={"rounds.promotion.pool_sizes": True},
+        off={"rounds.promotion.pool_sizes": False},
+        moot=_no_zooms,
+    ),
+    Part(
+        "cell-probability",
+        "How sure a pixel must be to belong to a cell is chosen on val for each model; off: .5.",
+        "the cell probability threshold of Cellpose, Stringer et al. 2021",
+        on={"inference.cell_probability": AUTO},
+        off={"inference.cell_probability": 0.5},
+        moot=_no_flow_model,
+    ),
+    Part(
+        "calibration",
+        "Scores of each teacher become what they were worth on val before they are fused; off: as they are.",
+        "isotonic regression, Zadrozny and Elkan 2002",
+        on={"fusion.calibrate": True},
+        off={"fusion.calibrate": False},
+        moot=_one_model,
+    ),
+    Part(
+        "quality",
+        "The quality of a pseudo-mask is foretold from score, votes, agreement and shape; off: from its score alone.",
+        "Mask Scoring R-CNN, Huang et al. 2019",
+        on={"screen.quality": "regressed"},
+        off={"screen.quality": "calibrated"},
+    ),
+    Part(
+        "folds",
+        "Three lineages, each judged on the third of the labels that it never saw; off: one hold-out.",
+        "cross-validation, Stone 1974",
+        on={"rounds.folds": 3},
+        off={"rounds.folds": None},
+    ),
     Part(
         "ignore-band",
         "Pseudo-masks that are neither sure nor hopeless leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
-        on={"screen.reject_below": 0.1},
-        off={"screen.reject_below": 1.0},  # never above the accept limit: no room between the two
+        on={"screen.reject_below": 0.1, "screen.count_slack": 1.5},
+        # Never above the accept limit: no room between the two. The guard would then count accepted cells alone.
+        off={"screen.reject_below": 1.0, "screen.count_slack": 1e6},
         moot=_fixed_limits,
     ),
     Part(

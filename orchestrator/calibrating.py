@@ -22,11 +22,11 @@ def calibrations(
 ) -> Calibrations:
     """The calibration of each model of `model_round` by what it said of `split` (val or TRIAL), kept in `path`.
 
-    Empty with a single model, whose scores meet no others, and without `fusion.calibrate`. `round` is the one
-    at work.
+    Empty where the round has a single model, whose scores meet no others, and without `fusion.calibrate`. `round`
+    is the one at work.
     """
     config = context.config
-    if len(config.models) < 2 or not config.fusion.calibrate:
+    if len(config.models_of(model_round)) < 2 or not config.fusion.calibrate:
         return {}
     title = "calibrate " + ", ".join(names)
     folders = {name: list(judged(context.config, context.paths, model_round, name, split)) for name in names}
