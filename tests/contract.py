@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from pictures import discs, grid, row, task_in
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import (
     AugmentConfig,
     CellposeSamConfig,
@@ -26,7 +27,7 @@ from cellsemi.configs.models import (
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitTask
-from cellsemi.rounds import masks, shards
+from cellsemi.models.device import compute_settings
 from cellsemi.rounds.tables import ImageRecord
 
 SIDE = 64  # of pictures and crops, and of the tiles that the tiny network of test_cellpose_sam takes
@@ -109,19 +110,24 @@ ENTRIES = (
 ONE_EACH = tuple({entry.kind: entry for entry in reversed(ENTRIES)}.values())
 
 
+@contextlib.contextmanager
+def prepared(entry: Entry) -> Iterator[Entry]:
+    """The entry, its network made small; skipped when its framework is not installed."""
+    try:
+        base.family(entry.kind)
+    except ModelError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch, compute_settings(1):
+        entry.prepare(patch)
+        patch.setattr("os.fsync", lambda handle: None)  # much of the time of these small fits
+        yield entry
+
+
 def picture(
     seed: int, side: int = SIDE, step: int = 20, radius: int = 7
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Discs on a grid, a little out of line, and their label map; those with even numbers are dimmer."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((side, side), np.int32)
-    yy, xx = np.mgrid[:side, :side]
-    places = range(step // 2, side - radius, step)
-    for i, (y, x) in enumerate((y, x) for y in places for x in places):
-        dy, dx = rng.integers(-1, 2, 2)
-        labels[(yy - y - dy) ** 2 + (xx - x - dx) ** 2 < radius**2] = i + 1
-    light = np.where(labels == 0, 30, np.where(labels % 2, 200, 120)) + rng.normal(0, 5, labels.shape)
-    return light.clip(0, 255).astype(np.uint8), labels
+    """Discs on a grid and their label map."""
+    return discs(seed, side, grid(side, step, radius))
 
 
 def record(seed: int, split: str = "labelled", labels: NDArray[np.int32] | None = None, **columns: Any) -> ImageRecord:
@@ -130,33 +136,12 @@ def record(seed: int, split: str = "labelled", labels: NDArray[np.int32] | None 
     return row(f"im{seed}", pixels, own if labels is None else labels, split, **columns)
 
 
-def row(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int32], split: str, **columns: Any) -> ImageRecord:
-    """A row of a shard with these pixels and cells."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    numbers = np.setdiff1d(labels, [0])
-    given = {"state": "human", "class_id": (numbers % 2 == 0).astype(int), **columns}
-    return ImageRecord(name, *labels.shape, split, buffer.getvalue(), instances=masks.from_label_map(labels, **given))
-
-
 def task_of(entry: Entry, folder: Path, records: list[ImageRecord], steps: int, **changes: Any) -> FitTask:
     """A task for this family in `folder`; `training` among the changes adds to TRAINING."""
-    shard = folder / "data" / "part-00000.parquet"
-    shards.write_shard(shard, records, "x")
+    folder.mkdir(parents=True, exist_ok=True)
     training = TRAINING.model_copy(update={"lr": entry.lr, **changes.pop("training", {})})
-    task = FitTask(
-        model=entry.model(folder),
-        training=training,
-        classes=("bright", "dim"),
-        one_class_per_image=False,
-        ignore_dilation_px=0,
-        shards=(str(shard),),
-        out_dir=str(folder / "out"),
-        seed=0,
-        steps=steps,
-        device="cpu",
-    )
-    return replace(task, **changes)
+    given = {"classes": ("bright", "dim"), "ignore_dilation_px": 0, **changes}
+    return task_in(folder, records, steps, model=entry.model(folder), training=training, **given)
 
 
 def losses(task: FitTask) -> list[float]:
@@ -171,7 +156,3 @@ def learnt(task: FitTask) -> dict[str, NDArray[Any]]:
 
     tensors: dict[str, NDArray[Any]] = load(base.read_weights(Path(task.out_dir)))
     return {name: value for name, value in tensors.items() if not name.endswith(NOT_LEARNT)}
-
-
-def quiet(step: int, steps: int) -> None:
-    """Progress that nobody watches."""

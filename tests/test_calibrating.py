@@ -43,7 +43,7 @@ def test_each_model_is_calibrated_by_its_own_predictions_and_fused_by_them(tmp_p
     for name in NAMES:
         said = cells(paths.predictions(0, name, "val"))
         pairs = [(said[image], truth[image]) for image in truth]
-        assert found[name] == calibrate(pairs, classes, config.screen.min_samples).to_json()
+        assert Calibration.from_json(found[name], classes) == calibrate(pairs, classes, config.screen.min_samples)
         assert sum(curve["samples"] for curve in found[name].values()) == sum(map(len, said.values()))
     assert any(curve["kind"] != "identity" for curve in found["unet-a"].values())
     for split in ("val", "test"):

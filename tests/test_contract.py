@@ -5,7 +5,6 @@ What a family cannot show here (a framework that is not installed) is skipped wi
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,8 +14,9 @@ from typing import Any, cast, get_args
 import numpy as np
 import pytest
 import torch
-from contract import ENTRIES, ONE_EACH, SIDE, Entry, learnt, losses, picture, quiet, record, row, task_of
+from contract import ENTRIES, ONE_EACH, SIDE, Entry, learnt, losses, picture, prepared, record, task_of
 from numpy.typing import NDArray
+from pictures import quiet, row
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.loading import field_table
@@ -24,25 +24,11 @@ from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
-from cellsemi.models.device import compute_settings
 from cellsemi.rounds import files
 from cellsemi.rounds.instances import Instances
 
 # So low that networks after three steps find something to look at.
 EAGER = InferenceConfig(tile_px=64, tta=("identity", "flip_x"), cell_probability=0.05, min_area_px=1)
-
-
-@contextlib.contextmanager
-def prepared(entry: Entry) -> Iterator[Entry]:
-    """The entry, its network made small; skipped when its framework is not installed."""
-    try:
-        base.family(entry.kind)
-    except ModelError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch, compute_settings(1):
-        entry.prepare(patch)
-        patch.setattr("os.fsync", lambda handle: None)  # much of the time of these small fits
-        yield entry
 
 
 @pytest.fixture(scope="module", params=ENTRIES, ids=lambda entry: entry.name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,19 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
-from contract import ONE_EACH, Entry, task_of
+from contract import ONE_EACH, Entry, prepared, task_of
 from contract import record as small_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import quiet, record
 from pydantic import ValidationError
 
-from cellsemi.configs.errors import ImageError, ModelError
+from cellsemi.configs.errors import ImageError
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig, FlowUnetConfig
 from cellsemi.configs.training import Balance, TrainingConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops import CropSource
-from cellsemi.models.device import compute_settings
 from cellsemi.models.image_draws import ImageDraws, chances
 from cellsemi.rounds import shards
 from cellsemi.rounds.instances import Instances
@@ -78,17 +76,6 @@ def test_there_is_a_step_left_for_pseudo_labels() -> None:
     assert TrainingConfig(steps=5, human_last_steps=4).human_last_steps == 4
     with pytest.raises(ValidationError, match=r"human_last_steps \(5\) must be less than steps \(5\)"):
         TrainingConfig(steps=5, human_last_steps=5)
-
-
-@contextlib.contextmanager
-def prepared(entry: Entry) -> Iterator[None]:
-    try:
-        base.family(entry.kind)
-    except ModelError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch, compute_settings(1):
-        entry.prepare(patch)
-        yield
 
 
 @pytest.mark.parametrize("entry", ONE_EACH, ids=lambda entry: entry.kind)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from campaigns import bring, config_at, tables
 
-from cellsemi.configs.errors import DataError
+from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.models import base
+from cellsemi.orchestrator.data_export import Wish, choose
+from cellsemi.orchestrator.data_suspects import judged_split
 from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.status import read_status
 from cellsemi.rounds import leaderboard, run, shards
@@ -113,6 +115,25 @@ def test_a_second_call_changes_nothing_and_status_names_every_stage(folded: tupl
                 f"predict test with {fold.member('unet-b')}"} <= stages  # fmt: skip
     assert {"fuse test", "fuse test of unet-a"} <= stages
     assert {stage.state for stage in read_status(paths).stages} == {"done"}
+
+
+def test_every_label_is_judged_by_models_that_left_it_out(folded: tuple[RunPaths, Config]) -> None:
+    """Suspects of labelled images: without folds they are refused, for their models learned from them."""
+    paths, config = folded
+    judges = judged_split(paths, "labelled")
+    human = ids(paths.split("labelled")) | ids(paths.split("val"))
+    assert sorted(image for _, images in judges.folders for image in ids(images)) == sorted(human)
+    for (predicted, images), fold in zip(judges.folders, folds_of(config), strict=True):
+        assert (
+            ids(predicted)
+            == ids(images)
+            == human - {r.image_id for r in shards.read_folder(paths.train(0, fold.suffix)) if r.split == "labelled"}
+        )
+
+
+def test_pseudo_labels_of_folds_are_not_one_set(folded: tuple[RunPaths, Config]) -> None:
+    with pytest.raises(UsageError, match="no one set to export"):
+        choose(str(folded[0].root), Wish(pseudo=True))
 
 
 def test_more_folds_than_groups_are_refused(tmp_path: Path) -> None:
