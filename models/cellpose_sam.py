@@ -10,8 +10,7 @@ together are the rotation by 180 degrees, so the six `View`s are all of them.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from cellsemi.models.device import compute_settings, pick_device, seeded
 from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
+from cellsemi.models.flow_predictor import FlowPredictor
 from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
-from cellsemi.models.views import mean_of_views
 from cellsemi.rounds import files, masks
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
@@ -118,8 +117,11 @@ def pretrained(model: CellposeSamConfig, inference: InferenceConfig, device: str
     )
 
 
-class CellposePredictor:
-    """A network with its way of looking at images; see models.base.Predictor."""
+class CellposePredictor(FlowPredictor):
+    """A network with its way of looking at images; see models.base.Predictor.
+
+    `inference.cell_probability` .5 is Cellpose's `cellprob_threshold` 0.
+    """
 
     def __init__(
         self,
@@ -131,32 +133,13 @@ class CellposePredictor:
         flow_threshold: float,
         one_class_per_image: bool,
     ) -> None:
-        self.told: Counter[str] = Counter()
+        super().__init__(inference)
         self._net = net.to(device).eval()
-        self._inference, self._device, self._bsize = inference, device, bsize
+        self._device, self._bsize = device, bsize
         self._flow_threshold, self._one_class_per_image = flow_threshold, one_class_per_image
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
-        """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
-
-        `inference.cell_probability` .5 is Cellpose's `cellprob_threshold` 0.
-        """
-        with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._predict(image, zoom) for image in images]
-
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell probability; the network looks at it once."""
-        with compute_settings(self._inference.threads), torch.inference_mode():
-            outputs = self.outputs(image)
-            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
-
-    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
-        pixels = cellpose_parts.cellpose_pixels(image)
-        return mean_of_views(pixels, self._inference.zoomed(zoom), self._tiled)
-
-    def _predict(self, image: Image, zoom: float) -> Instances:
-        return self._cells(*self.outputs(image, zoom), self._inference)
+    def _pixels(self, image: Image) -> NDArray[np.float32]:
+        return cellpose_parts.cellpose_pixels(image)
 
     def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
         cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image)

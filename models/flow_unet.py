@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,12 @@ from cellsemi.models.finish import write_result
 from cellsemi.models.flow_batch import flow_batch
 from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_loss import flow_loss
+from cellsemi.models.flow_predictor import FlowPredictor
 from cellsemi.models.flows import Target
 from cellsemi.models.normalise import normalise
 from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
-from cellsemi.models.views import mean_of_views
 from cellsemi.rounds.instances import Instances
 
 KIND = "flow-unet"
@@ -78,7 +77,7 @@ class FlowUnetFamily:
         )
 
 
-class FlowUnetPredictor:
+class FlowUnetPredictor(FlowPredictor):
     """A trained network with its way of looking at images; see models.base.Predictor."""
 
     def __init__(
@@ -90,31 +89,16 @@ class FlowUnetPredictor:
         target: Target,
         one_class_per_image: bool,
     ) -> None:
-        self.told: Counter[str] = Counter()
+        super().__init__(inference)
         self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._inference, self._device = inference, device
+        self._device = device
         self._target, self._one_class_per_image = target, one_class_per_image
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
-        """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
-        with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._predict(image, zoom) for image in images]
-
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell probability; the network looks at it once."""
-        with compute_settings(self._inference.threads), torch.inference_mode():
-            outputs = self.outputs(image)
-            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
-
-    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean over the views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
-        return mean_of_views(normalise(image), self._inference.zoomed(zoom), self._tiled)
+    def _pixels(self, image: Image) -> NDArray[np.float32]:
+        return normalise(image)
 
     def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return run_tiled(pixels, self._forward, self._inference, flow_net.STRIDE)
-
-    def _predict(self, image: Image, zoom: float) -> Instances:
-        return self._cells(*self.outputs(image, zoom), self._inference)
 
     def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
         return cells_of(mean, spread, inference, self._target, self._one_class_per_image)

@@ -30,7 +30,6 @@ from cellsemi.models import base, cellpose_parts, weights
 from cellsemi.models.base import FitTask
 from cellsemi.models.cellpose_parts import CellposeCrops, CellposeNet, cellpose_loss, cellpose_pixels
 from cellsemi.models.cellpose_sam import FAMILY, CellposePredictor, export_cellpose, pretrained
-from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flows import diffusion_flows
@@ -236,59 +235,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_a_fit_leaves_a_whole_folder_and_lowers_the_loss(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} == {base.MODEL_FILE, base.WEIGHTS_FILE, LOSS_FILE}
+def test_every_part_of_the_loss_falls_and_the_start_is_recorded(trained: Path) -> None:
     loss = pq.read_table(trained / LOSS_FILE)
     for name in ("loss", "prob_loss", "flow_loss", "class_loss"):
         values = loss[name].to_numpy()
         assert values[-8:].mean() < 0.9 * values[:3].mean(), name
     about = base.read_model_file(trained)
-    assert about["kind"] == "cellpose-sam" and about["classes"] == ["a", "b"] and about["bsize"] == SIDE
+    assert about["bsize"] == SIDE
     assert len(about["started_from"]["sha256"]) == 64 and about["started_from"]["unused"] == []
-
-
-def test_the_same_cells_after_loading_again_and_one_by_one(trained: Path) -> None:
-    inference = InferenceConfig(tta=("identity", "rot90"), cell_probability=0.3)
-    images = [discs(7)[0], discs(8, 130)[0], np.stack([discs(9)[0]] * 3, -1)]
-    model = base.load_predictor(trained, inference, "cpu")
-    together = model.predict(images)
-    assert sum(map(len, together)) > 0
-    again = base.load_predictor(trained, inference, "cpu")
-    for image, cells in zip(images, together, strict=True):
-        (alone,) = again.predict([image])
-        assert alone.rle == cells.rle and np.array_equal(alone.score, cells.score)
-        assert cells.score.min(initial=0) >= 0 and cells.score.max(initial=0) <= 1
-        assert set(cells.class_id.tolist()) <= {0, 1}
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (64, 64), (70, 150), (33, 47, 3)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_awkward_images_are_predicted(trained: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    predictor = FAMILY.load(trained, InferenceConfig(tta=("identity", "rot90"), scales=(1.0, 0.3, 1.5)), "cpu")
-    rng = np.random.default_rng(0)
-    for image in (np.zeros(shape, dtype), (rng.random(shape) * 255).astype(dtype)):
-        (found,) = predictor.predict([image])
-        assert (found.height, found.width) == shape[:2]
-    assert predictor.predict([]) == []
-
-
-def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
-    records = [record(0), record(1, "unlabelled", state="accepted", weight=0.6)]
-    task = task_in(tmp_path, records, steps=12, classes=("a", "b"))
-    FAMILY.fit(task, quiet)
-    whole = base.read_weights(tmp_path / "out")
-
-    def interrupt(step: int, steps: int) -> None:
-        if step == 10:
-            raise KeyboardInterrupt
-
-    again = replace(task, out_dir=str(tmp_path / "again"))
-    with pytest.raises(KeyboardInterrupt):
-        FAMILY.fit(again, interrupt)
-    assert (tmp_path / "again" / CHECKPOINT_FILE).is_file()
-    torch.manual_seed(99)  # what others draw in between does not matter
-    assert FAMILY.fit(again, quiet).resumed_at == 10
-    assert base.read_weights(tmp_path / "again") == whole
 
 
 def test_a_checkpoint_of_other_start_weights_is_not_continued(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Detectron2 from shards to cells: it learns, resumes to the bit, says when a cap is reached, goes in and out."""
+"""Detectron2 from shards to cells, beyond the contract: it learns, says when a cap is reached, goes in and out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, detectron2_net
-from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.detector import DetectorPredictor
 from cellsemi.models.detectron2_api import get_cfg
 from cellsemi.models.detectron2_rcnn import FAMILY
@@ -119,27 +118,14 @@ def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
     assert hits / total > 0.6
 
 
-def test_a_fit_leaves_a_whole_folder(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} == {base.MODEL_FILE, base.WEIGHTS_FILE, LOSS_FILE}
+def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> None:
     table = pq.read_table(trained / LOSS_FILE)
     assert set(table.column_names) == {"step", "loss", "lr", "grad_norm", *(f"{part}_loss" for part in PARTS)}
-    loss = table["loss"].to_numpy()
-    assert loss[-5:].mean() < 0.8 * loss[:5].mean()
-    np.testing.assert_allclose(sum(table[f"{part}_loss"].to_numpy() for part in PARTS), loss, rtol=1e-5)
+    summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
+    np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
     about = base.read_model_file(trained)
-    assert about["kind"] == "detectron2-maskrcnn" and about["classes"] == ["a", "b"] and about["started_from"] is None
+    assert about["started_from"] is None
     assert Detectron2Config.model_validate(about["model"]) == SMALL
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (33, 47, 3), (70, 130)])
-def test_awkward_images_are_predicted(trained: Path, shape: tuple[int, ...]) -> None:
-    inference = InferenceConfig(tile_px=96, tta=("identity", "flip_y"), scales=(0.85, 1.19))
-    predictor = FAMILY.load(trained, inference, "cpu")
-    light = np.random.default_rng(0).random(shape)
-    for image in (np.zeros(shape, np.uint8), (light * 60000).astype(np.uint16), light.astype(np.float32)):
-        (found,) = predictor.predict([image])
-        assert (found.height, found.width) == shape[:2]
-    assert predictor.predict([]) == [] and not len(predictor.predict([np.full(shape, 7, np.uint8)])[0])
 
 
 def test_a_window_of_any_size_is_detected_and_may_be_without_a_proposal(trained: Path) -> None:
@@ -149,14 +135,6 @@ def test_a_window_of_any_size_is_detected_and_may_be_without_a_proposal(trained:
         assert (found.height, found.width) == shape[:2]
     predictor = predictor_of(trained, score_threshold=0.999)
     assert not len(predictor.detect(np.zeros((40, 40, 3), np.float32)))
-
-
-def test_a_batch_is_predicted_as_its_images_are_one_by_one(trained: Path) -> None:
-    images = [discs(200)[0], discs(201)[0][:40], discs(202)[0]]
-    together = FAMILY.load(trained, ONE_VIEW, "cpu").predict(images)
-    for image, cells in zip(images, together, strict=True):
-        (alone,) = FAMILY.load(trained, ONE_VIEW, "cpu").predict([image])
-        assert alone.rle == cells.rle and np.array_equal(alone.score, cells.score)
 
 
 def test_scales_and_flips_still_find_the_cells(trained: Path) -> None:
@@ -217,30 +195,6 @@ def test_a_cell_has_one_class(trained: Path) -> None:
     assert len(found) >= 4 and (iou - np.eye(len(found))).max() < 0.9
 
 
-def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
-    records = [record(0), record(1, "unlabelled", state="accepted", weight=0.6)]
-    training = TRAINING.model_copy(update={"checkpoint_every": 2})
-    task = task_in(tmp_path, records, 4, training=training)
-    FAMILY.fit(task, quiet)
-    whole = base.read_weights(tmp_path / "out")
-
-    def interrupt(step: int, steps: int) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    again = replace(task, out_dir=str(tmp_path / "again"))
-    with pytest.raises(KeyboardInterrupt):
-        FAMILY.fit(again, interrupt)
-    assert (tmp_path / "again" / CHECKPOINT_FILE).is_file()
-    torch.manual_seed(77)
-    before = torch.get_rng_state()
-    assert FAMILY.fit(again, quiet).resumed_at == 2
-    assert torch.equal(torch.get_rng_state(), before)
-    assert base.read_weights(tmp_path / "again") == whole
-    FAMILY.fit(replace(task, out_dir=str(tmp_path / "other"), seed=1), quiet)
-    assert base.read_weights(tmp_path / "other") != whole
-
-
 def test_a_cascade_is_trained_and_predicts(tmp_path: Path) -> None:
     task = task_in(tmp_path, [record(0)], 3, model=SMALL.model_copy(update={"cascade": True}))
     FAMILY.fit(task, quiet)
@@ -250,14 +204,12 @@ def test_a_cascade_is_trained_and_predicts(tmp_path: Path) -> None:
     assert len(found)
 
 
-def test_it_trains_in_bfloat16_and_from_images_without_cells(tmp_path: Path) -> None:
+def test_it_trains_in_bfloat16_from_images_without_cells(tmp_path: Path) -> None:
     empty = record(0)
     assert empty.instances is not None
     empty = replace(empty, instances=empty.instances.select([]))
     training = TRAINING.model_copy(update={"precision": "bfloat16"})
-    for name, records in (("cells", [record(0)]), ("none", [empty])):
-        result = FAMILY.fit(task_in(tmp_path / name, records, 2, training=training), quiet)
-        assert np.isfinite(result.loss)
+    assert np.isfinite(FAMILY.fit(task_in(tmp_path, [empty], 2, training=training), quiet).loss)
 
 
 def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(given: Path, tmp_path: Path) -> None:
@@ -316,13 +268,3 @@ def test_only_its_own_models_are_exported(trained: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="flow-unet"):
         export_detectron2(tmp_path / "unet", tmp_path / "model.pth")
     assert not (tmp_path / "model.pth").exists() and not (tmp_path / "model.yaml").exists()
-
-
-def test_altered_weights_are_refused(trained: Path, tmp_path: Path) -> None:
-    for name in (base.MODEL_FILE, base.WEIGHTS_FILE):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    content = bytearray((trained / base.WEIGHTS_FILE).read_bytes())
-    content[-1] ^= 1
-    (tmp_path / base.WEIGHTS_FILE).write_bytes(content)
-    with pytest.raises(ModelError, match="altered"):
-        FAMILY.load(tmp_path, ONE_VIEW, "cpu")

@@ -1,4 +1,4 @@
-"""Mask R-CNN from shards to cells: it learns, resumes to the bit, says when a cap is reached, refuses what is wrong."""
+"""Mask R-CNN from shards to cells, beyond the contract: it learns, says when a cap is reached, starts from weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import base, rcnn_net
-from cellsemi.models.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.detector import DetectorPredictor
 from cellsemi.models.device import compute_settings
 from cellsemi.models.finish import LOSS_FILE
@@ -79,36 +78,16 @@ def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
     assert hits / total > 0.6
 
 
-def test_a_fit_leaves_a_whole_folder(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} == {base.MODEL_FILE, base.WEIGHTS_FILE, LOSS_FILE}
+def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> None:
     table = pq.read_table(trained / LOSS_FILE)
     assert table.column_names == ["step", "loss", *(f"{part}_loss" for part in PARTS), "lr", "grad_norm"]
-    loss = table["loss"].to_numpy()
-    assert loss[-5:].mean() < 0.7 * loss[:5].mean()
-    np.testing.assert_allclose(sum(table[f"{part}_loss"].to_numpy() for part in PARTS), loss, rtol=1e-5)
+    summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
+    np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
     about = base.read_model_file(trained)
-    assert about["kind"] == "torchvision-maskrcnn" and about["classes"] == ["a", "b"] and about["started_from"] is None
+    assert about["started_from"] is None
     assert MaskRcnnConfig.model_validate(about["model"]) == MODEL
     built = rcnn_net.build(MODEL, 2, 0)
     assert about["training"]["parameters"] == sum(p.numel() for p in built.parameters())
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (33, 47, 3), (70, 130)])
-def test_awkward_images_are_predicted(trained: Path, shape: tuple[int, ...]) -> None:
-    predictor = FAMILY.load(trained, InferenceConfig(tile_px=96, tta=("identity", "flip_x")), "cpu")
-    light = np.random.default_rng(0).random(shape)
-    for image in (np.zeros(shape, np.uint8), (light * 60000).astype(np.uint16), light.astype(np.float32)):
-        (found,) = predictor.predict([image])
-        assert (found.height, found.width) == shape[:2]
-    assert predictor.predict([]) == [] and not len(predictor.predict([np.full(shape, 7, np.uint8)])[0])
-
-
-def test_a_batch_is_predicted_as_its_images_are_one_by_one(trained: Path) -> None:
-    images = [discs(200)[0], discs(201)[0][:40], discs(202)[0]]
-    together = FAMILY.load(trained, ONE_VIEW, "cpu").predict(images)
-    for image, cells in zip(images, together, strict=True):
-        (alone,) = FAMILY.load(trained, ONE_VIEW, "cpu").predict([image])
-        assert alone.rle == cells.rle and np.array_equal(alone.score, cells.score)
 
 
 def network_of(trained: Path, **changes: Any) -> rcnn_net.MaskRcnn:
@@ -161,8 +140,7 @@ def test_one_class_per_image_is_the_class_of_most_of_what_was_seen(
         assert found.class_id.tolist() == expected and found.rle == cells.rle
 
 
-def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """In two stages, with the extra heads: the sampling of boxes is a function of the step."""
+def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_same_weights(tmp_path: Path) -> None:
     records = [record(0), record(1, "unlabelled", state="accepted", weight=0.6)]
     task = task_in(
         tmp_path,
@@ -171,7 +149,6 @@ def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
         model=MODEL.model_copy(update={"centre_head": True, "boundary_head": True}),
         training=TRAINING.model_copy(update={"frozen_steps": 1, "checkpoint_every": 2, "backbone_lr": 1e-4}),
     )
-    torch.manual_seed(1)
     FAMILY.fit(task, quiet)
     whole = base.read_weights(tmp_path / "out")
 
@@ -181,8 +158,6 @@ def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
     again = replace(task, out_dir=str(tmp_path / "again"))
     with pytest.raises(KeyboardInterrupt):
         FAMILY.fit(again, interrupt)
-    assert (tmp_path / "again" / CHECKPOINT_FILE).is_file()
-    torch.manual_seed(2)
     assert FAMILY.fit(again, quiet).resumed_at == 2
     assert base.read_weights(tmp_path / "again") == whole
     table = pq.read_table(tmp_path / "out" / LOSS_FILE)
