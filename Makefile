@@ -8,10 +8,10 @@ BIN := $(abspath $(VENV))/bin
 PACKAGES := configs rounds models orchestrator
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint style types bench docs clean
+.PHONY: help demo test slow lint style types bench bench-rounds docs clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1  \2/p' Makefile
 
 demo: $(VENV)/.installed ## three rounds on generated cells, then the leaderboard
 	$(BIN)/cellsemi round --n $(N)
@@ -34,8 +34,12 @@ types: $(VENV)/.installed-lint
 	for package in $(PACKAGES); do ln -sfn ../../$$package .lint/cellsemi/$$package; done
 	cd .lint && MYPYPATH=. $(BIN)/python -m mypy --config-file ../pyproject.toml cellsemi
 
-bench: $(VENV)/.installed ## every benchmark, one after another
-	set -e; for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(VENV)/.installed ## every benchmark but rounds.py, one after another
+	set -e; for script in $$(grep -l __main__ benchmarks/*.py | grep -v /rounds.py); do echo "== $$script"; $(BIN)/python $$script; done
+
+# Hours: hundreds of fits. Called again it goes on where it stopped.
+bench-rounds: $(VENV)/.installed ## the benchmark of the rounds, with parts switched off: hours
+	$(BIN)/python benchmarks/rounds.py --ablate
 
 docs: $(VENV)/.installed ## write docs/config.md anew from the settings
 	$(BIN)/python docs/make_config.py

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cellsemi.orchestrator.engine import Engine
     from cellsemi.rounds.ablation import Table
 
+# What is kept when the terminal is narrow; the lines below the table say what was switched.
+PRIORITY = ("part", "promoted mAP", "last mAP", "change", "last change", "switched", "by seed", "last by seed")
+
 
 @click.command()
 @click.option("--n", "target", type=click.IntRange(min=0), help="The round that every run comes to.")
@@ -114,8 +117,8 @@ def print_table(table: Table, written: list[Path], console: Console | None = Non
 
     console = console or Console(highlight=False)
     header, cells = display_rows(table.rows)
-    narrow = [row[:-1] for row in cells]  # the settings have their own lines below
-    shown, missing = show.fit_columns(header[:-1], narrow, console.width)
+    narrow = [[show.short(cell) for cell in row[:-1]] for row in cells]  # the settings have their own lines below
+    shown, missing = show.fit_columns(header[:-1], narrow, console.width, PRIORITY)
     made = show.table(*shown)
     for name, column in zip(shown, made.columns, strict=True):
         column.justify = "left" if name in ("part", "switched") else "right"
@@ -129,7 +132,7 @@ def print_table(table: Table, written: list[Path], console: Console | None = Non
         console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
     for line in table.failures:
         console.print(f"[red]failed:[/red] {escape(line)}", soft_wrap=True)
-    console.print(escape(table.legend), style="dim", soft_wrap=True)
+    console.print(escape(" ".join(table.legend.split())), style="dim")
     if missing:
         console.print(f"Not shown at this width: {', '.join(missing)}.")
     names = ", ".join(path.name for path in written)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # each command imports only what it shows
 GAP = 2  # blanks between two columns of a table
 SUFFIXES = (".md", ".csv", ".parquet")
 LEADING_ZERO = re.compile(r"(?<!\d)0(?=\.\d)\.")
-# What is kept when the terminal is narrow; columns that are not listed come last.
+# What is kept of the leaderboard when the terminal is narrow; columns that are not listed come last.
 PRIORITY = (
     "round",
     "model",
@@ -81,7 +81,7 @@ def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     rows, sentence = read_leaderboard(paths)
     header, cells = display_rows(rows)
-    shown, missing = fit_columns(header, [[_short(cell) for cell in row] for row in cells], console.width)
+    shown, missing = fit_columns(header, [[short(cell) for cell in row] for row in cells], console.width)
     made = table(*shown)
     for name, column in zip(shown, made.columns, strict=True):
         column.justify = "left" if name == "model" else "right"
@@ -98,9 +98,9 @@ def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
 
 
 def fit_columns(
-    header: Sequence[str], rows: Sequence[Sequence[str]], width: int
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, priority: Sequence[str] = PRIORITY
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The columns that fit into `width`, the most telling first, and the names of the rest.
+    """The columns that fit into `width`, those of `priority` first, and the names of the rest.
 
     Columns come back in the order of `header`. A column that is too wide with its intervals is tried
     without them, and is then among the rest as "intervals of NAME".
@@ -109,7 +109,7 @@ def fit_columns(
     chosen: dict[str, list[str]] = {}
     missing = []
     used = 2  # the table's own edges
-    for name in sorted(header, key=lambda name: PRIORITY.index(name) if name in PRIORITY else len(PRIORITY)):
+    for name in sorted(header, key=lambda name: priority.index(name) if name in priority else len(priority)):
         full = columns[name]
         bare = [cell.split(" (")[0] for cell in full]
         for cells in (full, bare):
@@ -123,7 +123,7 @@ def fit_columns(
     return {name: chosen[name] for name in header if name in chosen}, missing
 
 
-def _short(cell: str) -> str:
+def short(cell: str) -> str:
     """`0.431 (0.390..0.470)` as `.431 (.390, .470)`: there are many figures and few columns."""
     return LEADING_ZERO.sub(".", cell.replace("..", ", "))
 

@@ -86,7 +86,7 @@ class Regressor:
 
 def _one_thread() -> AbstractContextManager[Any]:
     """Work of milliseconds: on a busy machine its threads would wait for each other a hundred times as long."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="openmp")
     return limits

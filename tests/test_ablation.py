@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from cellsemi.configs.parts import PARTS
 from cellsemi.configs.schema import PromotionConfig
+from cellsemi.orchestrator.ablate_cli import print_table
 from cellsemi.rounds.ablation import RunResult, Table, Variant, display_rows, make_rows, pooled_interval
 from cellsemi.rounds.metrics import ImageScore, Tally
 
@@ -117,6 +120,24 @@ def test_text_says_what_the_rows_say() -> None:
     markdown = made.to_markdown()
     assert "| " + " | ".join(ema) + " |" in markdown and "## ema, switched off\n\n- `a.b: 1 -> 0`\n" in markdown
     assert "95% bootstrap" in " ".join(markdown.split())
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_shows_what_a_part_is_worth(width: int) -> None:
+    made = table(BASE, variant(max(PARTS, key=len), dict(EMA.results)))
+    stream = StringIO()
+    print_table(made, [Path("out/demo-ablation.md")], Console(file=stream, width=width))
+    lines = stream.getvalue().splitlines()
+    (head,) = (line for line in lines if "promoted mAP" in line)
+    assert {"part", "promoted mAP", "last mAP", "change"} <= {name.strip() for name in head.split("  ")}
+    row = next(line for line in lines if line.split()[:1] == [made.rows[1].part])
+    change = made.rows[1].promoted_change
+    assert change is not None
+    interval = f" ({change.low:+.3f}, {change.high:+.3f})".replace("0.", ".")
+    assert row.count(".650") == 2 and "+.150" in row
+    assert (interval in row) is ("last change" in head) is (width == 80)
+    assert all(len(line) <= width for line in lines)
+    assert "Not shown at this width: " in " ".join(lines)
 
 
 def test_the_files_hold_all_digits(tmp_path: Path) -> None:
