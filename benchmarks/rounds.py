@@ -266,7 +266,7 @@ def _head(plan: Plan) -> str:
     settings = {
         "all lines, DSB2018": as_sets(COMMON["fluorescence"][1], ()),
         "all lines, generated cells": as_sets(COMMON["classes"][1], ()),
-        "ours": as_sets(OURS, ()) or ["the defaults"],
+        "ours": as_sets(OURS, ()) or ["nothing else"],
         "plain": [f"{key}={json.dumps(value)}" for key, value in PLAIN.items()],
     }
     lists = "\n".join(f"* {name}: `{'` `'.join(values)}`" for name, values in settings.items())
@@ -294,7 +294,8 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   e - b is below {SMALL_GAP}. **d - c** and **d - b** are of the delivered (d), in brackets the paired-bootstrap
   interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished, or a mean that lacks a seed.
 
-Settings:
+Settings, on top of the presets `dsb2018` (whose `labelling.zoom_search` is ours, too) and, for generated cells, `demo`;
+every model is a flow U-Net, one a round:
 
 {lists}
 """

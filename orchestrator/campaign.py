@@ -19,7 +19,6 @@ from cellsemi.orchestrator import (
     judging,
     labelling,
     preparing,
-    probability,
     screening,
     sizing,
 )
@@ -87,7 +86,6 @@ def play(context: Context, round: int, last: bool) -> None:
 def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
     """Train models and let them look at val and test; returns the names of those that did not diverge."""
     names = fitting.fit(context, round, fits)
-    probability.choose(context, round, names)
     for split in labelling.EVALUATED:
         for name in names:
             labelling.predict(context, round, round, name, split)
@@ -103,7 +101,8 @@ def label(context: Context, round: int, teachers: Teachers) -> None:
     for split in dict.fromkeys((trial, labelling.POOL)):
         for name in teachers.names:
             labelling.predict(context, round, teachers.round, name, split)
-    sizing.measure(context, round, teachers.round, teachers.names)
+    if round == 1:
+        sizing.measure(context, teachers.names)
     worth = calibrations(
         context, round, teachers.round, teachers.names, trial, context.paths.teachers_calibration(round)
     )

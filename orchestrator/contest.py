@@ -24,11 +24,11 @@ class Contender:
 
 
 def compare(context: Context, round: int, candidate: Contender, best: Contender | None) -> Decision:
-    """Whether the candidate beats the best so far (None: there is none), at the sizes of the pool of `round`."""
+    """Whether the candidate beats the best so far (None: there is none), at the sizes of the pool."""
     config = context.config
     sized: list[Sized] = []
     if best is not None:
-        for size, share in sizing.shares(context, round).items():
+        for size, share in sizing.shares(context).items():
             new, old = (
                 sizing.scores_at(
                     context, round, each.round, each.name, each.members, each.worth, size, each.val.threshold

@@ -10,11 +10,13 @@ from typing import Any
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
+from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import PROGRESS_FILE, FitTask
 from cellsemi.orchestrator.context import Context, failed
 from cellsemi.orchestrator.engine import Failure
 from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import FitJob
+from cellsemi.orchestrator.probability import Choice
 from cellsemi.rounds import files, run
 from cellsemi.rounds.run import CONTROL
 from cellsemi.rounds.seeds import derive_seed
@@ -108,7 +110,9 @@ def _train(
         run.finish_stage(folders[name], prints[name], record["seconds"], **_stable(record))
         tick()
 
-    outcome = context.engine.tasks(FitJob(tasks, name=title), range(len(tasks)), on_done, tick)
+    outcome = context.engine.tasks(
+        FitJob(tasks, tuple(_choice(context, item) for item in ordered), name=title), range(len(tasks)), on_done, tick
+    )
     others = [f for f in outcome.failed if not _diverged(f)]
     for failure in outcome.failed:
         if _diverged(failure):
@@ -138,6 +142,15 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     )
 
 
+def _choice(context: Context, item: Fit) -> Choice | None:
+    """What is chosen on the human labels of the fold that the model leaves out; None where nothing is left open."""
+    config, inference = context.config, context.config.inference_of(item.model)
+    if not item.model.has_cell_probability or inference.cell_probability != AUTO_PROBABILITY:
+        return None
+    images = context.paths.split(item.fold.val)
+    return Choice(str(images), inference, config.engine.device, config.data.max_pixels)
+
+
 def _fingerprint(context: Context, item: Fit) -> str:
     return files.sha256_json(
         [
@@ -146,6 +159,7 @@ def _fingerprint(context: Context, item: Fit) -> str:
             item.steps,
             run.outputs_fingerprint(context.paths.train(item.train_round, item.fold.suffix)),
             item.fold.suffix,
+            run.outputs_fingerprint(context.paths.split(item.fold.val)),
             context.config_hash,
         ]
     )

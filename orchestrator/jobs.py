@@ -16,6 +16,7 @@ from cellsemi.configs.schema import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
 from cellsemi.models.zooms import ZoomSearch
+from cellsemi.orchestrator import probability
 from cellsemi.orchestrator.engine import Worker
 from cellsemi.rounds import files, run, shards
 from cellsemi.rounds.calibrate import Calibration
@@ -154,9 +155,10 @@ class _Fuser:
 
 @dataclass(frozen=True, slots=True)
 class FitJob:
-    """Train students; item i is task i."""
+    """Train students; item i is task i, and `choices` i what is chosen for its model afterwards, if anything."""
 
     tasks: tuple[FitTask, ...]
+    choices: tuple[probability.Choice | None, ...]
     name: str
     uses_device: bool = True
 
@@ -166,7 +168,7 @@ class FitJob:
 
     def run(self, item: int) -> dict[str, Any]:
         """Train one student to its end."""
-        task = self.tasks[item]
+        task, choice = self.tasks[item], self.choices[item]
         folder = Path(task.out_dir)
         started = time.monotonic()
 
@@ -174,4 +176,7 @@ class FitJob:
             files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
         result = family(task.model.kind).fit(task, progress)
-        return {**asdict(result), "seconds": round(time.monotonic() - started, 2)}
+        record = asdict(result)
+        if choice is not None:
+            record[probability.KEY] = probability.choose(choice, folder)
+        return {**record, "seconds": round(time.monotonic() - started, 2)}

@@ -81,7 +81,7 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
     member = fold.member(name)
     model = paths.model(model_round, member)
     look = config.labelling_of if split in (POOL, TRIAL) else config.inference_of
-    inference = resolved(paths, model_round, member, look(config.model_called(name)))
+    inference = resolved(run.read_manifest(model), look(config.model_called(name)))
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
@@ -108,7 +108,7 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
         title=f"predict {split} with {member}",
         source=images_of(paths, fold, split),
         out=out,
-        inputs=[run.outputs_fingerprint(model), model_round, inference.cell_probability],
+        inputs=[run.outputs_fingerprint(model), model_round],
         make_job=make_job,
         give_up=leave_out if split == POOL else None,
     )

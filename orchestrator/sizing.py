@@ -18,32 +18,36 @@ from cellsemi.rounds.pool_sizes import enlargements
 from cellsemi.rounds.run import ENSEMBLE
 
 
-def measure(context: Context, round: int, teachers_round: int, names: tuple[str, ...]) -> None:
-    """Compare the zooms that the teachers chose on the pool with those on val, into sizes.json; note what they say."""
+def measure(context: Context, names: tuple[str, ...]) -> None:
+    """Compare the zooms that the models of round 0 chose on the pool with those on val, into sizes.json; note it.
+
+    They learned from human labels alone and are surest at the sizes of these; later teachers have learned
+    the sizes of the pool, and their zooms say less.
+    """
     trial = labelling.trial_of(context.config)
-    pool = _zooms(context, teachers_round, names, POOL)
-    found = enlargements(pool, _zooms(context, teachers_round, names, trial)) if pool else {1.0: 1.0}
-    files.write_json(context.paths.sizes(round), {"shares": {f"{size:g}": share for size, share in found.items()}})
+    pool = _zooms(context, names, POOL)
+    found = enlargements(pool, _zooms(context, names, trial)) if pool else {1.0: 1.0}
+    files.write_json(context.paths.sizes, {"shares": {f"{size:g}": share for size, share in found.items()}})
     if set(found) != {1.0}:
         sizes = ", ".join(f"{share:.0%} are {size:g} times as large" for size, share in found.items())
-        context.watcher.note(f"round {round}: cells of the pool beside those of val: {sizes}")
+        context.watcher.note(f"round 1: cells of the pool beside those of val: {sizes}")
 
 
-def _zooms(context: Context, model_round: int, names: tuple[str, ...], split: str) -> Counter[float]:
-    """Images by the zoom at which a model or its part in a fold kept them; empty where there was no search."""
+def _zooms(context: Context, names: tuple[str, ...], split: str) -> Counter[float]:
+    """Images by the zoom at which a model of round 0 kept them; empty where there was no search."""
     counted: Counter[float] = Counter()
     for name in names:
         for fold in folds_of(context.config):
-            folder = context.paths.predictions(model_round, fold.member(name), split)
+            folder = context.paths.predictions(0, fold.member(name), split)
             shards: list[dict[str, Any]] = run.read_manifest(folder)["shards"]
             for zoom, count in chain.from_iterable(shard.get(ZOOMS, {}).items() for shard in shards):
                 counted[float(zoom)] += count
     return counted
 
 
-def shares(context: Context, round: int) -> dict[float, float]:
+def shares(context: Context) -> dict[float, float]:
     """Enlargement of val images -> share of the pool, as `measure` found; nothing where they are all alike."""
-    path = context.paths.sizes(round)
+    path = context.paths.sizes
     if not (context.config.rounds.promotion.pool_sizes and path.is_file()):
         return {}
     found = {float(size): float(share) for size, share in files.read_json(path)["shares"].items()}

@@ -104,9 +104,10 @@ class RunPaths:
         """The same of the round's teachers, as they look at the pool."""
         return self.round(round) / "teachers.json"
 
-    def sizes(self, round: int) -> Path:
-        """The sizes of the pool's cells beside the labelled ones, as the round's teachers zoomed."""
-        return self.round(round) / "sizes.json"
+    @property
+    def sizes(self) -> Path:
+        """The sizes of the pool's cells beside the labelled ones, as the teachers of round 1 zoomed."""
+        return self.round(1) / "sizes.json"
 
     def drift(self, round: int) -> Path:
         """How the round's pseudo-labels compare with human labels and with the round before."""
@@ -123,10 +124,6 @@ class RunPaths:
     def model(self, round: int, name: str) -> Path:
         """A trained model and all that it said; `control` is one of them."""
         return self.round(round) / "students" / name
-
-    def cell_probability(self, round: int, name: str) -> Path:
-        """How sure a pixel must be for a flow model, chosen after its training."""
-        return self.model(round, name) / "cell_probability.json"
 
     def predictions(self, round: int, name: str, split: str) -> Path:
         return self.model(round, name) / "predictions" / split

@@ -65,6 +65,7 @@ def test_the_command_line_is_this() -> None:
         "round": sorted([*shared, *configured, "--n", "--run", "--engine", "--address"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),
+        "report": sorted([*shared, "run"]),
         "init": sorted(["--debug", "--out", "--set", "--force", "preset"]),
         "doctor": sorted([*shared, "--measure"]),
         "flows": sorted([*shared, *configured, "--limit", "folder"]),

@@ -98,7 +98,7 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
     monkeypatch.setattr(fake_family.FakeFamily, "load", lambda *args: Preferring(load(*args), taste))
 
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
-    assert files.read_json(paths.sizes(1)) == {"shares": {"2": 1.0}}
+    assert files.read_json(paths.sizes) == {"shares": {"2": 1.0}}
     zooms = [shard["zooms"] for shard in run.read_manifest(paths.predictions(0, "unet-a", "unlabelled"))["shards"]]
     assert sum((Counter(each) for each in zooms), Counter()) == {"0.5": 5}
     assert "round 1: cells of the pool beside those of val: 100% are 2 times as large" in watcher.notes

@@ -17,7 +17,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.probability import GRID, best_of
-from cellsemi.rounds import files, run, shards
+from cellsemi.rounds import run, shards
 from cellsemi.rounds.images import decode_image
 from cellsemi.rounds.instances import Instances
 
@@ -65,28 +65,26 @@ def knowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Knowing]:
 
 
 def test_what_is_best_on_val_is_used_from_then_on(tmp_path: Path, knowing: type[Knowing]) -> None:
-    paths, watcher = bring(config_at(tmp_path), 0)
-    content = files.read_json(paths.cell_probability(0, "unet-a"))
+    paths, _ = bring(config_at(tmp_path), 0)
+    content = run.read_manifest(paths.model(0, "unet-a"))["cell_probability"]
     assert content["chosen"] == 0.4 and content["scores"]["0.4"] == 1 and content["scores"]["0.5"] == 0
-    assert "0: choose the cell probability of unet-a" in watcher.begun
     used = {probability for name, probability in knowing.loaded if name == "unet-a" and probability != "auto"}
     assert used == {0.4}
-    again, watcher = bring(config_at(tmp_path), 1)
+    again, _ = bring(config_at(tmp_path), 1)
     assert again == paths
-    assert files.read_json(paths.cell_probability(1, "control"))["chosen"] == 0.4
+    assert run.read_manifest(paths.model(1, "control"))["cell_probability"]["chosen"] == 0.4
 
 
 def test_a_stated_probability_is_not_touched(tmp_path: Path, knowing: type[Knowing]) -> None:
     paths, _ = bring(config_at(tmp_path, "inference.cell_probability=0.55"), 0)
-    assert not paths.cell_probability(0, "unet-a").exists()
+    assert "cell_probability" not in run.read_manifest(paths.model(0, "unet-a"))
     assert {probability for _, probability in knowing.loaded} == {0.55}
 
 
 def test_each_fold_chooses_on_the_images_that_it_left_out(tmp_path: Path, knowing: type[Knowing]) -> None:
     config = config_at(tmp_path, "rounds.folds=2")
-    paths, watcher = bring(config, 0)
+    paths, _ = bring(config, 0)
     for fold in folds_of(config):
         member = fold.member("unet-b")
-        assert f"0: choose the cell probability of {member}" in watcher.begun
-        assert files.read_json(paths.cell_probability(0, member))["chosen"] == 0.4
+        assert run.read_manifest(paths.model(0, member))["cell_probability"]["chosen"] == 0.4
         assert run.read_manifest(paths.predictions(0, member, "val"))["rows"] == 3
