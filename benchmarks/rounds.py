@@ -224,12 +224,15 @@ def read(plan: Plan) -> dict[str, list[Seed]]:
 def page(plan: Plan) -> str:
     """The whole of rounds.md."""
     results = read(plan)
-    parts = [_head(plan), "## The targets\n\nMeans over the seeds; computed from the tables below.\n"]
+    parts = [_head(plan), "## The targets\n\nMeans over the finished seeds; computed from the tables below.\n"]
     parts.append(report.table(["regime", "stated", "measured", "reached"], report.targets(results)))
     for name, seeds in results.items():
         parts += [f"\n## {name}\n\n{REGIMES[name].says}.\n", report.regime_table(seeds, plan.n)]
         if len(REGIMES[name].classes) > 1:
-            parts += ["\nWithin each class, means over the seeds:\n", report.class_table(seeds, REGIMES[name].classes)]
+            parts += [
+                "\nWithin each class, means over the finished seeds:\n",
+                report.class_table(seeds, REGIMES[name].classes),
+            ]
     parts += [PSEUDO, report.pseudo_table(results, plan.root, plan.n)]
     whole = _ours(plan)
     off = {part: _without(plan, part) for part in ABLATIONS}
@@ -292,7 +295,7 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   has when every round is promoted, so where fewer are the ceiling was trained for longer than (b).
 * **gap closed** (d delivered - b) / (e - b); in the row of the mean that of the means, not the mean of ratios; `-` when
   e - b is below {SMALL_GAP}. **d - c** and **d - b** are of the delivered (d), in brackets the paired-bootstrap
-  interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished, or a mean that lacks a seed.
+  interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished.
 
 Settings, on top of the presets `dsb2018` (whose `labelling.zoom_search` is ours, too) and, for generated cells, `demo`;
 every model is a flow U-Net, one a round:

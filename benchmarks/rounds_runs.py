@@ -82,6 +82,11 @@ class Seed:
     plain: Line | None
     every: Line | None
 
+    @property
+    def complete(self) -> bool:
+        """Whether every line is finished."""
+        return all((self.ours, self.plain, self.every))
+
     def row(self, letter: str) -> Row | None:
         """The leaderboard row that line `a` to `e` is judged by: (c) its last round, (d) what is delivered."""
         ours, plain, every = self.ours, self.plain, self.every
