@@ -104,10 +104,12 @@ def test_validation_images_of_another_size_and_none_at_all():
 
 def test_areas_are_widened_quantiles_of_the_labelled_cells():
     labelled = [cells(60, side=4), cells(40, side=5)]
-    config = ScreenConfig(area_quantile=0.0, area_slack=2.0)
+    config = ScreenConfig(areas="always", area_quantile=0.0, area_slack=2.0)
     limit = choose_limits([], labelled, ["c"], config).by_class["c"]
     assert (limit.min_area_px, limit.max_area_px) == (8, 50)
-    narrow = choose_limits([], labelled, ["c"], ScreenConfig(area_quantile=0.45, area_slack=1.0)).by_class["c"]
+    narrow = choose_limits(
+        [], labelled, ["c"], ScreenConfig(areas="always", area_quantile=0.45, area_slack=1.0)
+    ).by_class["c"]
     assert (narrow.min_area_px, narrow.max_area_px) == (16, 16)
     assert "100 labelled cells" in limit.why
 
@@ -115,13 +117,15 @@ def test_areas_are_widened_quantiles_of_the_labelled_cells():
 def test_a_rare_class_takes_the_wider_of_its_own_and_the_common_areas():
     common = [cells(400, side=2, class_id=0)]
     rare = [cells(3, side=5, class_id=1)]
-    config = ScreenConfig(area_quantile=0.0, area_slack=1.0)
+    config = ScreenConfig(areas="always", area_quantile=0.0, area_slack=1.0)
     limits = choose_limits([], common + rare, ["a", "b", "c"], config).by_class
     assert (limits["a"].min_area_px, limits["a"].max_area_px) == (4, 4)
     assert (limits["b"].min_area_px, limits["b"].max_area_px) == (4, 25)
     assert (limits["c"].min_area_px, limits["c"].max_area_px) == (4, 25)  # never labelled: those of all
     # The quantile of all classes alone would have cut the rare one off.
-    cut = choose_limits([], common + rare, ["a", "b"], ScreenConfig(area_quantile=0.1, area_slack=1.0)).by_class
+    cut = choose_limits(
+        [], common + rare, ["a", "b"], ScreenConfig(areas="always", area_quantile=0.1, area_slack=1.0)
+    ).by_class
     assert cut["b"].max_area_px == 25
 
 
