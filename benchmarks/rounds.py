@@ -1,6 +1,6 @@
 """What the rounds are worth: five regimes, three seeds, beside plain threshold-and-retrain; to rounds.md.
 
-    python benchmarks/rounds.py [--regime few ...] [--seed 0 ...] [--n 2] [--steps 300] [--jobs 2] [--ablate]
+    python benchmarks/rounds.py [--regime few ...] [--seed 0 ...] [--n 1] [--steps 300] [--jobs 2] [--ablate]
 
 Every line is an ordinary run of `cellsemi round` named REGIME-LINE-sSEED below --out, two at once in processes
 of their own. A run that exists is continued or reused, so the script can be stopped and called again;
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 Settings = Mapping[str, Any]
 PER_CLASS = "*"  # key of a value that stands for every class of the regime
 
-LONG = 2  # the student of the last round is trained for so many times the steps of the others
+TOTAL = 4  # round 0 and the students after it have so many times --steps together; (b) and (e) have them alone
 
 # The settings of every line, by the ceiling of the regime. One model a round: then it is the ensemble, and the
 # control, a copy of the first model, is its counterpart.
@@ -49,6 +49,8 @@ AUGMENT: dict[str, Settings] = {"classes": {"augment": {"scale_min": 0.75, "scal
 OURS: Settings = {}
 # (c): every part of ours off. Scores are taken as they are, what is below .5 is background, and every round teaches.
 PLAIN: Settings = {
+    "training.human_fraction": 0.5,
+    "training.human_last": 0.0,
     "inference.cell_probability": 0.5,
     "labelling.zoom_search": None,
     "screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},
@@ -65,12 +67,14 @@ ABLATED = "uncovered"
 ABLATIONS: dict[str, Settings] = {
     "cell probability chosen on val": {"inference.cell_probability": 0.5},
     "zoom search": {"labelling.zoom_search": None},
-    "judging at the pool's sizes": {"rounds.promotion.pool_sizes": False},
     "limits chosen on val": {"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}},
     "area limits only where they pay": {"screen.areas": "always"},
     "ignore band": {"screen.reject_below": 1.0, "screen.count_slack": 1e6},
     "weights": {"screen.weight_by_quality": False},
+    "a quarter of human crops, not half": {"training.human_fraction": 0.5},
+    "last phase on human labels": {"training.human_last": 0.0},
 }
+MORE_ROUNDS = "one round, not two of as many steps"  # ours with n + 1 rounds, beside the ablations
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +110,24 @@ class Plan:
 
     @property
     def most_steps(self) -> int:
-        """Those of line (e): as many as a control of N rounds can have."""
-        return self.steps * (self.n + LONG)
+        """Those of line (e): as many as a control can have."""
+        return self.steps * TOTAL
+
+    @property
+    def parts(self) -> list[str]:
+        """The ablations."""
+        return [*ABLATIONS, MORE_ROUNDS]
+
+    def rounds_without(self, part: str) -> int:
+        """The rounds of an ablation."""
+        return self.n + (part == MORE_ROUNDS)
 
     def jobs(self) -> list[Job]:
         """Every run once, lines (e) that regimes share too."""
         # One seed of everything first: what is finished can be tabulated.
         found = [job for seed in self.seeds for name in self.regimes for job in self._lines(name, seed)]
         if self.ablate:
-            found += [self._ablation(part, seed) for seed in self.seeds for part in ABLATIONS]
+            found += [self._ablation(part, seed) for seed in self.seeds for part in self.parts]
             found += [self._rounds(ABLATED, "ours", seed, OURS) for seed in self.seeds]
         return list({job.name: job for job in found}.values())
 
@@ -123,22 +136,22 @@ class Plan:
         yield self._rounds(name, "plain", seed, PLAIN)
         ceiling = REGIMES[name].ceiling
         data = f"{ceiling}-all-s{seed}"
-        yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.most_steps, OURS))
+        yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.n, self.most_steps, OURS))
 
-    def _rounds(self, name: str, line: str, seed: int, settings: Settings) -> Job:
-        common = self._settings(REGIMES[name], seed, self.steps, settings)
-        return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", self.n, *common)
+    def _rounds(self, name: str, line: str, seed: int, settings: Settings, more: int = 0) -> Job:
+        n = self.n + more
+        common = self._settings(REGIMES[name], seed, n, self.steps, settings)
+        return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", n, *common)
 
     def _ablation(self, part: str, seed: int) -> Job:
-        return self._rounds(
-            ABLATED, f"without-{slug(part)}", seed, {**OURS, "rounds.control": False, **ABLATIONS[part]}
-        )
+        settings = {**OURS, "rounds.control": False, **ABLATIONS.get(part, {})}
+        return self._rounds(ABLATED, f"without-{slug(part)}", seed, settings, self.rounds_without(part) - self.n)
 
-    def _settings(self, regime: Regime, seed: int, steps: int, own: Settings) -> tuple[str, tuple[str, ...]]:
+    def _settings(self, regime: Regime, seed: int, n: int, steps: int, own: Settings) -> tuple[str, tuple[str, ...]]:
         preset, common = COMMON[regime.ceiling]
         model = {"kind": "flow-unet", **AUGMENT.get(regime.ceiling, {})}
-        last = {**model, "name": "unet-long", "first_round": self.n, "training": {"steps": LONG * self.steps}}
-        models = [{**model, "name": "unet", "last_round": self.n - 1}, last]
+        last = {**model, "name": "unet-long", "first_round": n, "training": {"steps": (TOTAL - n) * self.steps}}
+        models = [{**model, "name": "unet", "last_round": n - 1}, last]
         values = {**common, "models": models, "training.steps": steps, "run.seed": seed, **own}
         return preset, (*as_sets(values, regime.classes), *self.settings)
 
@@ -235,9 +248,10 @@ def page(plan: Plan) -> str:
             ]
     parts += [PSEUDO, report.pseudo_table(results, plan.root, plan.n)]
     whole = _ours(plan)
-    off = {part: _without(plan, part) for part in ABLATIONS}
+    off = {part: _without(plan, part) for part in plan.parts}
     if any(line for runs in off.values() for line in runs.values()):
         settings = {part: " ".join(as_sets(values, REGIMES[ABLATED].classes)) for part, values in ABLATIONS.items()}
+        settings[MORE_ROUNDS] = f"--n {plan.n + 1}"
         parts += [ABLATION, report.ablation_table(settings, off, whole)]
     return "\n".join(parts) + "\n"
 
@@ -247,7 +261,8 @@ def _ours(plan: Plan) -> dict[int, Line | None]:
 
 
 def _without(plan: Plan, part: str) -> dict[int, Line | None]:
-    return {seed: Line.read(plan.out / f"{ABLATED}-without-{slug(part)}-s{seed}", plan.n) for seed in plan.seeds}
+    run, n = f"{ABLATED}-without-{slug(part)}", plan.rounds_without(part)
+    return {seed: Line.read(plan.out / f"{run}-s{seed}", n) for seed in plan.seeds}
 
 
 PSEUDO = """
@@ -289,8 +304,8 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   ancestors together (the run's `control`; its steps in brackets).
 * **c** plain threshold-and-retrain, its last round: the same model, rounds and steps, every part of ours off.
 * **d** ours, each round; *delivered* is what the run recommends in the end: the last round that was promoted, or the
-  control where it beat that on validation images. The student of the last round is trained for {LONG * plan.steps}
-  steps, the others for {plan.steps}; so in (c).
+  control where it beat that on validation images. Round 0 and the students after it have {plan.most_steps} steps
+  together, that of the last round {(TOTAL - plan.n) * plan.steps} of them; so in (c).
 * **e** every image that is not test with its label, val as the data set has it, {plan.most_steps} steps: as many as (b)
   has when every round is promoted, so where fewer are the ceiling was trained for longer than (b).
 * **gap closed** (d delivered - b) / (e - b); in the row of the mean that of the means, not the mean of ratios; `-` when
@@ -307,7 +322,7 @@ every model is a flow U-Net, one a round:
 @click.command()
 @click.option("--regime", "regimes", multiple=True, type=click.Choice(list(REGIMES)), default=tuple(REGIMES))
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2))
-@click.option("--n", type=click.IntRange(min=1), default=2, help="Rounds.")
+@click.option("--n", type=click.IntRange(1, TOTAL - 2), default=1, help="Rounds.")
 @click.option("--steps", type=click.IntRange(min=1), default=300, help="Steps of a student.")
 @click.option("--root", type=click.Path(path_type=Path), default=DSB2018, help="Folder of DSB2018.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs.")

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from cellsemi.configs.errors import ConfigError, UsageError
+from cellsemi.configs.models import AUGMENT_PRESETS
 from cellsemi.configs.schema import Config
 
 LOCAL_FILE = Path("cellsemi.yaml")
@@ -161,7 +162,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         elif isinstance(node, dict):
             index = key
             if not last and not isinstance(node.get(key), dict | list):
-                node[key] = _default_node(keys[: position + 1])
+                node[key] = _section_of(node.get(key), keys[: position + 1], override)
         else:
             raise ConfigError(f"--set {override}: {'.'.join(keys[:position])} is a value, not a section")
         if last:
@@ -170,11 +171,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
             node = node[index]
 
 
-def _default_node(keys: Sequence[str]) -> dict[str, Any] | list[Any]:
-    """What an override steps into when the file does not hold it: the default list, or an empty section."""
-    if keys == ["models"]:
-        return [model.model_dump(mode="json") for model in Config().models]
-    return {}
+def _section_of(value: Any, keys: Sequence[str], override: str) -> dict[str, Any] | list[Any]:
+    """What an override steps into where the file holds no section: the default list, a named preset, or an empty one.
+
+    ConfigError when the file holds a plain value there, which the override would throw away.
+    """
+    if isinstance(value, str) and keys[-1] == "augment" and value in AUGMENT_PRESETS:
+        return AUGMENT_PRESETS[value].model_dump(mode="json")
+    if value is not None:
+        where = ".".join(keys)
+        raise ConfigError(f"--set {override}: {where} is the value {value!r}, not a section; give all of {where}")
+    return [model.model_dump(mode="json") for model in Config().models] if keys == ["models"] else {}
 
 
 # --- explaining -------------------------------------------------------------------------------------

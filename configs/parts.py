@@ -151,17 +151,17 @@ _ALL = (
     ),
     Part(
         "human-fraction",
-        "Half of the crops of a student come from human labels; off: a tenth.",
+        "A quarter of the crops of a student comes from human labels; off: half.",
         "the ratio of labelled to unlabelled in a batch, FixMatch, Sohn et al. 2020",
-        on={"training.human_fraction": 0.5},
-        off={"training.human_fraction": 0.1},
+        on={"training.human_fraction": 0.25},
+        off={"training.human_fraction": 0.5},
     ),
     Part(
         "human-last",
-        "The last 100 steps of a student see human labels only; off: pseudo-labels to the end.",
+        "The last sixth of a student's steps sees human labels only; off: pseudo-labels to the end.",
         "Yalniz et al. 2019",
-        on={"training.human_last_steps": 100},
-        off={"training.human_last_steps": 0},
+        on={"training.human_last": 0.17},
+        off={"training.human_last": 0.0},
     ),
     Part(
         "promotion",

@@ -44,9 +44,9 @@ class TrainingConfig(Section):
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
     grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
-    human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
-    human_last_steps: int = Field(
-        0, ge=0, description="The last so many of the steps draw crops from human-labelled images only."
+    human_fraction: Fraction = Field(0.25, description="Share of crops from human-labelled images in rounds 1 and up.")
+    human_last: float = Field(
+        0.17, ge=0, lt=1, description="The last share of the steps draws crops from human-labelled images only."
     )
     balance: Balance = Field(
         "none",
@@ -68,12 +68,6 @@ class TrainingConfig(Section):
         if list(value) != sorted(set(value)) or any(not 0 < share < 1 for share in value):
             raise ValueError(f"expected rising shares between 0 and 1, got {list(value)}")
         return value
-
-    @model_validator(mode="after")
-    def _pseudo_labels_have_their_steps(self) -> Self:
-        if self.human_last_steps >= self.steps:
-            raise ValueError(f"human_last_steps ({self.human_last_steps}) must be less than steps ({self.steps})")
-        return self
 
 
 class LabellingConfig(Section):

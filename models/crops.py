@@ -149,7 +149,7 @@ class CropSource:
             augment=augment,
             seed=task.seed,
             channels=channels,
-            human_from=task.steps - training.human_last_steps,
+            human_from=math.ceil(task.steps * (1 - training.human_last)),
             balance=training.balance,
             classes=task.classes,
         )

@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import settings
 
 settings.register_profile("cellsemi", deadline=None)  # a slow machine is not a failure
 settings.load_profile("cellsemi")
+# Ray starts its workers at nice 15, where tests beside them would leave them nothing of two cores.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture

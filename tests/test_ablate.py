@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,9 @@ def test_progress_says_which_run_of_how_many(capfd: pytest.CaptureFixture[str]) 
 
 def test_without_names_all_parts_are_taken_and_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablating, "run_campaign", _not_carried_out)
-    done = ablate("--n", "0", settings=("training.steps=50",))
+    unfit = replace(PARTS["human-last"], on={"training.human_last": 1.0}, off={"training.human_last": 1.0})
+    monkeypatch.setitem(PARTS, "human-last", unfit)
+    done = ablate("--n", "0")
     assert done.exit_code == 1
     content = json.loads(Path("out/demo-ablation.json").read_text())
     left_out = [name for name in PARTS if any(f"part '{name}'" in note for note in content["notes"])]

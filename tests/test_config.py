@@ -20,6 +20,7 @@ from cellsemi.configs.loading import (
     preset_text,
     to_yaml,
 )
+from cellsemi.configs.models import AUGMENT_PRESETS
 from cellsemi.configs.schema import Config
 
 # A preset for a data set of the user's own needs to be told where it lies.
@@ -174,6 +175,13 @@ def test_set_steps_into_the_default_models() -> None:
     assert [model.width for model in config.models] == [Config().models[0].width, 8]
 
 
+def test_set_changes_a_named_augmentation_and_keeps_the_rest_of_it() -> None:
+    model = load_config("demo", ["models.0.augment=strong", "models.0.augment.blur=0.5"]).config.models[0]
+    assert model.augment == AUGMENT_PRESETS["strong"].model_copy(update={"blur": 0.5})
+    with pytest.raises(UsageError, match=r"models\.0\.augment is the value 'mild', not a section"):
+        load_config("demo", ["models.0.augment=mild", "models.0.augment.blur=0.5"])
+
+
 def test_later_settings_win() -> None:
     assert load_config("demo", ["run.seed=1", "run.seed=2"]).config.run.seed == 2
 
@@ -185,7 +193,7 @@ def test_later_settings_win() -> None:
         ("=3", "expected KEY=VALUE"),
         ("training.steps=[", "not valid YAML"),
         ("models.7.width=8", "not an index below 2"),
-        ("run.name.first=x", "unknown key|Input should be"),
+        ("run.name.first=x", r"run\.name is the value 'demo', not a section; give all of run\.name"),
         ("training.step=3", "did you mean 'training.steps'"),
     ],
 )

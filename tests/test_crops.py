@@ -29,7 +29,7 @@ from cellsemi.rounds import shards
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.tables import ImageRecord
 
-TRAINING = TrainingConfig(steps=8, batch=40, crop_px=32, precision="float32")
+TRAINING = TrainingConfig(steps=8, batch=40, crop_px=32, precision="float32", human_last=0)
 DRAWS = 6000
 task_in = partial(pictures.task_in, model=FlowUnetConfig(name="m", width=4), training=TRAINING)
 
@@ -52,38 +52,39 @@ def human_shares(source: CropSource) -> list[float]:
 
 def test_the_last_steps_see_human_labels_only(tmp_path: Path) -> None:
     records = [record(0), *(pseudo(i) for i in range(1, 4))]
-    shares = human_shares(crops_of(tmp_path, records, human_fraction=0.25, human_last_steps=3))
+    shares = human_shares(crops_of(tmp_path, records, human_fraction=0.25, human_last=0.375))
     assert shares[5:] == [1, 1, 1] and min(shares[:5]) > 0 and max(shares[:5]) < 0.6
     assert max(human_shares(crops_of(tmp_path, records, human_fraction=0.25))) < 0.6
 
 
 def test_what_is_pasted_in_the_last_steps_is_human_too(tmp_path: Path) -> None:
     pasting = AugmentConfig(copy_paste=CopyPasteConfig(probability=1.0))
-    source = crops_of(tmp_path, [record(0), pseudo(1)], pasting, human_last_steps=3)
+    source = crops_of(tmp_path, [record(0), pseudo(1)], pasting, human_last=0.375)
     weights = [{float(weight) for crop in source(step) for weight in crop.cell_weight[1:]} for step in range(8)]
     assert weights == [{1, 0.5}] * 5 + [{1}] * 3
 
 
 @pytest.mark.parametrize("records", [[record(0), record(1)], [pseudo(0), pseudo(1)]], ids=["human", "pseudo"])
 def test_with_images_of_one_kind_the_last_steps_are_like_the_others(tmp_path: Path, records: list[ImageRecord]) -> None:
-    plain, ending = crops_of(tmp_path, records, batch=4), crops_of(tmp_path, records, batch=4, human_last_steps=3)
+    plain, ending = crops_of(tmp_path, records, batch=4), crops_of(tmp_path, records, batch=4, human_last=0.375)
     for step in range(8):
         for one, other in zip(plain(step), ending(step), strict=True):
             assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.marks, other.marks)
 
 
-def test_there_is_a_step_left_for_pseudo_labels() -> None:
-    assert TrainingConfig(steps=5, human_last_steps=4).human_last_steps == 4
-    with pytest.raises(ValidationError, match=r"human_last_steps \(5\) must be less than steps \(5\)"):
-        TrainingConfig(steps=5, human_last_steps=5)
+def test_there_is_a_step_left_for_pseudo_labels(tmp_path: Path) -> None:
+    shares = human_shares(crops_of(tmp_path, [record(0), pseudo(1)], human_fraction=0.0, human_last=0.99))
+    assert shares == [0] + [1] * 7
+    with pytest.raises(ValidationError, match="human_last"):
+        TrainingConfig(human_last=1)
 
 
 @pytest.mark.parametrize("entry", ONE_EACH, ids=lambda entry: entry.kind)
 def test_no_family_opens_a_pseudo_labelled_image_in_the_last_steps(tmp_path: Path, entry: Entry) -> None:
     broken = replace(small_record(1, "unlabelled", state="accepted"), image=b"no image")
 
-    def task(last: int) -> FitTask:
-        training = {"human_fraction": 0.0, "human_last_steps": last}
+    def task(last: float) -> FitTask:
+        training = {"human_fraction": 0.0, "human_last": last}
         return task_of(entry, tmp_path, [small_record(0), broken], 1, training=training)
 
     with prepared(entry):

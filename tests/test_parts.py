@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cellsemi.configs.errors import ConfigError, UsageError
@@ -75,7 +77,7 @@ def test_a_switch_says_what_it_changes() -> None:
 
 
 def test_a_setting_reaches_every_model_and_its_own_training() -> None:
-    base = demo("models.1.training={ema: 0.9, steps: 7}", "training.human_last_steps=0")
+    base = demo("models.1.training={ema: 0.9, steps: 7}", "training.human_last=0")
     config = switch(base, PARTS["ema"]).config
     own = config.models[1].training
     assert config.training.ema == 0 and own is not None and own.ema == 0 and own.steps == 7
@@ -103,8 +105,8 @@ def test_a_part_that_can_change_nothing_is_refused(name: str, setting: str, word
 
 
 def test_a_part_that_does_not_fit_the_config_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"part 'human-last'(.|\n)*human_last_steps \(100\) must be less than steps"):
-        switch(demo("training.steps=80"), PARTS["human-last"])
+    with pytest.raises(ConfigError, match=r"part 'human-last'(.|\n)*training\.human_last: Input should be less than 1"):
+        switch(demo(), replace(PARTS["human-last"], on={"training.human_last": 1.0}))
 
 
 def test_parts_are_found_by_name_once_and_a_wrong_name_gets_the_nearest() -> None:
