@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regimes import hidden_truth
+from regimes import REGIMES, hidden_truth
 from rounds_runs import LETTERS, SMALL_GAP, Line, Means, Seed, Value, gap_closed, less, mean
 
 from cellsemi.rounds import shards
@@ -65,13 +65,23 @@ def _seed_line(seed: Seed, n: int) -> list[str]:
 
 
 def class_table(seeds: Sequence[Seed], classes: Sequence[str]) -> str:
-    """Test mAP within each class, means over the finished seeds."""
-    lines = []
-    for name in classes:
-        rows = {letter: [seed.row(letter) for seed in seeds if seed.complete] for letter in LETTERS}
-        values = [mean(row.test_class_map[name] if row else None for row in rows[letter]) for letter in LETTERS]
-        lines.append([name, *map(plain, values), percent(gap_closed(values[1], values[3], values[4]))])
-    return table(["class", "a", "b", "c", "d delivered", "e", "gap closed"], lines)
+    """Test mAP within each class, means over the finished seeds, and the mean of the classes, also by seed."""
+    done = [seed for seed in seeds if seed.complete]
+    lines = [_class_line(name, {letter: _within(done, letter, [name]) for letter in LETTERS}) for name in classes]
+    lines += [_class_line(f"all, seed {seed.seed}", {x: _within([seed], x, classes) for x in LETTERS}) for seed in done]
+    lines.append(_class_line("all", {letter: _within(done, letter, classes) for letter in LETTERS}))
+    return table(["class", "a", "b", "c", "d delivered", "e", "gap closed", "d - c", "d - b"], lines)
+
+
+def _within(seeds: Sequence[Seed], letter: str, classes: Sequence[str]) -> Value:
+    """The mean over seeds and classes of the test mAP within a class."""
+    rows = [seed.row(letter) for seed in seeds]
+    return mean(row.test_class_map[name] if row else None for row in rows for name in classes)
+
+
+def _class_line(name: str, value: Mapping[str, Value]) -> list[str]:
+    a, b, c, d, e = (value[letter] for letter in LETTERS)
+    return [name, *map(plain, (a, b, c, d, e)), percent(gap_closed(b, d, e)), signed(less(d, c)), signed(less(d, b))]
 
 
 # --- the targets --------------------------------------------------------------------------------------
@@ -101,6 +111,11 @@ def targets(results: Mapping[str, Sequence[Seed]]) -> list[Target]:
         if name in means:
             value = means[name].d_c
             add(name, "(d) above (c)", f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
+            if len(REGIMES[name].classes) > 1:
+                done = [seed for seed in results[name] if seed.complete]
+                value = less(*(_within(done, letter, REGIMES[name].classes) for letter in "dc"))
+                stated = "the same within each class, mean of the classes"
+                add(name, stated, f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
     return [*found, _guard(results)] if results else found
 
 

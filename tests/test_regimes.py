@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -335,6 +335,20 @@ def test_a_gap_that_is_hardly_there_is_not_divided_by() -> None:
     assert rounds_runs.gap_closed(0.5, 0.6, 0.505) is None
 
 
+class ByClass(Known):
+    """A seed whose test mAP within the classes is that of all cells, but for (d): nothing in the last class."""
+
+    def row(self, letter: str) -> Any:
+        within = dict.fromkeys(regimes.NEURAL, self.value(letter))
+        return SimpleNamespace(test_class_map=within | ({regimes.NEURAL[-1]: 0.0} if letter == "d" else {}))
+
+
+def test_classes_are_compared_class_by_class() -> None:
+    found = verdicts({"classes": [ByClass(0.1, 0.2, 0.3, 0.33, 0.9)]})
+    assert found["classes", "(d) above"] == ("d - c +0.030", "yes")
+    assert found["classes", "the same "] == ("d - c -0.080", "**no**")
+
+
 def test_the_guard_names_the_seed_that_fell() -> None:
     found = verdicts({"enough": [Known(0.5, 0.4, 0.3, 0.49, 0.6, seed=2), Known(0.5, 0.4, 0.3, 0.5, 0.6)]})
     assert found["all", "no promot"] == ("1 of 2 runs below: enough seed 2 -0.010", "**no**")
@@ -394,9 +408,9 @@ def test_the_lines_of_a_seed_are_read_from_its_runs(tmp_path: Path) -> None:
     assert (seed.ours.promoted, seed.ours.last, seed.b_steps) == (1, 2, 900)
     assert seed.over_b() == pytest.approx((0.0, 0.2))  # differences of the two images: .2 and .0
     assert [missing.value(letter) for letter in "abcde"] == [None] * 5
-    assert rounds_table.class_table([seed], ["cell"]).splitlines()[2] == (
-        "| cell | 0.400 | 0.550 | 0.400 | 0.650 | 0.800 | +40% |"
-    )
+    figures = "| 0.400 | 0.550 | 0.400 | 0.650 | 0.800 | +40% | +0.250 | +0.100 |"
+    lines = rounds_table.class_table([seed], ["cell"]).splitlines()[2:]
+    assert lines == [f"| {name} {figures}" for name in ("cell", "all, seed 0", "all")]
     lines = rounds_table.regime_table([seed], 2).splitlines()
     assert lines[2].startswith("| 0 | 0.400 | 0.550 (900) | 0.400 | 0.650 | 0.500 | 0.650 (round 1) | 0.800 | +40% |")
     means = rounds_table.regime_table([seed, missing], 2).splitlines()[-1]
