@@ -22,7 +22,7 @@ from cellsemi.rounds import leaderboard, run
 
 FEW = GeneratedConfig(labelled=9, unlabelled=1, val=2, test=2, height_px=64, width_px=96)
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1", "rounds.control=false"]
-POOL = ["data.labelled_limit=3", "data.limit_rest=pool"]
+POOL = ["data.labelled_limit=7", "data.limit_rest=pool"]
 NO_DETECTRON2 = "Detectron2 is not installed; `cellsemi doctor` says how"
 
 
