@@ -36,6 +36,9 @@ def stages(paths: RunPaths, folds: Sequence[Fold]) -> Iterator[Stage]:
     """
     for split in run.SPLITS:
         yield from _shard_stage(0, f"read {split}", paths.split(split), None)
+    for fold in folds:
+        if fold.val not in run.SPLITS:
+            yield from _shard_stage(0, f"divide into folds: {fold.val}", paths.split(fold.val), None)
     for folder in sorted(paths.root.glob("round-*")):
         round = int(folder.name.removeprefix("round-"))
         for split in (TRIAL, POOL):

@@ -114,6 +114,10 @@ def test_a_second_call_changes_nothing_and_status_names_every_stage(folded: tupl
                 f"screen {fold.member('pseudo-labels')}", f"build {fold.member('the training set')}",
                 f"predict test with {fold.member('unet-b')}"} <= stages  # fmt: skip
     assert {"fuse test", "fuse test of unet-a"} <= stages
+    divided = [stage for stage in read_status(paths).stages if stage.name.startswith("divide into folds: ")]
+    assert [stage.done for stage in divided] == [
+        len(list(shards.read_folder(paths.split(fold.val)))) for fold in folds_of(config)
+    ]
     assert {stage.state for stage in read_status(paths).stages} == {"done"}
 
 
