@@ -313,10 +313,9 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished.
 
 What had been seen before: zoom search, judging at the pool's sizes and the choice of the cell probability were
-developed on seed 0 of `uncovered`, `mixed` and `few` and seed 1 of `uncovered`, with their test figures in sight: take
-those for optimistic. The ratio of human crops, the last phase on human labels and the number of rounds were chosen on
-other draws, with the images of the splits `labelled` and `val` that were not drawn as their test. No other seed had
-been run.
+developed with the test figures of seed 0 of every regime and of seed 1 of `uncovered` in sight: take those for
+optimistic. The ratio of human crops, the last phase on human labels and the number of rounds were chosen on other
+draws, with the images of the splits `labelled` and `val` that were not drawn as their test.
 
 Settings, on top of the presets `dsb2018` (whose `labelling.zoom_search` is ours, too) and, for generated cells, `demo`;
 every model is a flow U-Net, one a round:
