@@ -62,19 +62,34 @@ PLAIN: Settings = {
     "rounds.stop_after": None,
     "rounds.control": False,
 }
-# Ours in the regime ABLATED with one part off each; the control is that of ours.
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """Ours with one part off: the settings that do it, and the rounds beyond those of ours, of as many steps in all."""
+
+    settings: Settings
+    more_rounds: int = 0
+
+    def words(self, n: int, classes: Sequence[str]) -> str:
+        """As it is given on the command line, where ours has `n` rounds."""
+        rounds = [f"--n {n + self.more_rounds}"] if self.more_rounds else []
+        return " ".join([*as_sets(self.settings, classes), *rounds])
+
+
+# In the regime ABLATED; the control is that of ours.
 ABLATED = "uncovered"
-ABLATIONS: dict[str, Settings] = {
-    "cell probability chosen on val": {"inference.cell_probability": 0.5},
-    "zoom search": {"labelling.zoom_search": None},
-    "limits chosen on val": {"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}},
-    "area limits only where they pay": {"screen.areas": "always"},
-    "ignore band": {"screen.reject_below": 1.0, "screen.count_slack": 1e6},
-    "weights": {"screen.weight_by_quality": False},
-    "a quarter of human crops, not half": {"training.human_fraction": 0.5},
-    "last phase on human labels": {"training.human_last": 0.0},
+ABLATIONS: dict[str, Off] = {
+    "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
+    "zoom search": Off({"labelling.zoom_search": None}),
+    "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
+    "area limits only where they pay": Off({"screen.areas": "always"}),
+    "ignore band": Off({"screen.reject_below": 1.0, "screen.count_slack": 1e6}),
+    "weights": Off({"screen.weight_by_quality": False}),
+    "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
+    "last phase on human labels": Off({"training.human_last": 0.0}),
+    "one round, not two of as many steps": Off({}, more_rounds=1),
 }
-MORE_ROUNDS = "one round, not two of as many steps"  # ours with n + 1 rounds, beside the ablations
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +128,12 @@ class Plan:
         """Those of line (e): as many as a control can have."""
         return self.steps * TOTAL
 
-    @property
-    def parts(self) -> list[str]:
-        """The ablations."""
-        return [*ABLATIONS, MORE_ROUNDS]
-
-    def rounds_without(self, part: str) -> int:
-        """The rounds of an ablation."""
-        return self.n + (part == MORE_ROUNDS)
-
     def jobs(self) -> list[Job]:
         """Every run once, lines (e) that regimes share too."""
         # One seed of everything first: what is finished can be tabulated.
         found = [job for seed in self.seeds for name in self.regimes for job in self._lines(name, seed)]
         if self.ablate:
-            found += [self._ablation(part, seed) for seed in self.seeds for part in self.parts]
+            found += [self._ablation(part, seed) for seed in self.seeds for part in ABLATIONS]
             found += [self._rounds(ABLATED, "ours", seed, OURS) for seed in self.seeds]
         return list({job.name: job for job in found}.values())
 
@@ -138,14 +144,15 @@ class Plan:
         data = f"{ceiling}-all-s{seed}"
         yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.n, self.most_steps, OURS))
 
-    def _rounds(self, name: str, line: str, seed: int, settings: Settings, more: int = 0) -> Job:
-        n = self.n + more
+    def _rounds(self, name: str, line: str, seed: int, settings: Settings, more_rounds: int = 0) -> Job:
+        n = self.n + more_rounds
         common = self._settings(REGIMES[name], seed, n, self.steps, settings)
         return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", n, *common)
 
     def _ablation(self, part: str, seed: int) -> Job:
-        settings = {**OURS, "rounds.control": False, **ABLATIONS.get(part, {})}
-        return self._rounds(ABLATED, f"without-{slug(part)}", seed, settings, self.rounds_without(part) - self.n)
+        off = ABLATIONS[part]
+        settings = {**OURS, "rounds.control": False, **off.settings}
+        return self._rounds(ABLATED, f"without-{slug(part)}", seed, settings, off.more_rounds)
 
     def _settings(self, regime: Regime, seed: int, n: int, steps: int, own: Settings) -> tuple[str, tuple[str, ...]]:
         preset, common = COMMON[regime.ceiling]
@@ -248,11 +255,10 @@ def page(plan: Plan) -> str:
             ]
     parts += [PSEUDO, report.pseudo_table(results, plan.root, plan.n)]
     whole = _ours(plan)
-    off = {part: _without(plan, part) for part in plan.parts}
-    if any(line for runs in off.values() for line in runs.values()):
-        settings = {part: " ".join(as_sets(values, REGIMES[ABLATED].classes)) for part, values in ABLATIONS.items()}
-        settings[MORE_ROUNDS] = f"--n {plan.n + 1}"
-        parts += [ABLATION, report.ablation_table(settings, off, whole)]
+    without = {part: _without(plan, part) for part in ABLATIONS}
+    if any(line for runs in without.values() for line in runs.values()):
+        settings = {part: off.words(plan.n, REGIMES[ABLATED].classes) for part, off in ABLATIONS.items()}
+        parts += [ABLATION, report.ablation_table(settings, without, whole)]
     return "\n".join(parts) + "\n"
 
 
@@ -261,7 +267,7 @@ def _ours(plan: Plan) -> dict[int, Line | None]:
 
 
 def _without(plan: Plan, part: str) -> dict[int, Line | None]:
-    run, n = f"{ABLATED}-without-{slug(part)}", plan.rounds_without(part)
+    run, n = f"{ABLATED}-without-{slug(part)}", plan.n + ABLATIONS[part].more_rounds
     return {seed: Line.read(plan.out / f"{run}-s{seed}", n) for seed in plan.seeds}
 
 

@@ -129,6 +129,11 @@ class Seed:
         return metrics.bootstrap_interval(mine - control, RESAMPLES, CONFIDENCE, seed)
 
 
+def finished(seeds: Iterable[Seed]) -> list[Seed]:
+    """The seeds of which every line is finished: those that count in means."""
+    return [seed for seed in seeds if seed.complete]
+
+
 def mean(values: Iterable[Value]) -> Value:
     """The mean; None when one is missing, for a mean over fewer seeds is another figure."""
     known = list(values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regimes import REGIMES, hidden_truth
-from rounds_runs import LETTERS, SMALL_GAP, Line, Means, Seed, Value, gap_closed, less, mean
+from rounds_runs import LETTERS, SMALL_GAP, Line, Means, Seed, Value, finished, gap_closed, less, mean
 
 from cellsemi.rounds import shards
 from cellsemi.rounds.instances import Instances
@@ -41,7 +41,7 @@ def regime_table(seeds: Sequence[Seed], n: int) -> str:
     rounds = range(1, n + 1)
     header = ["seed", "a", "b (steps)", "c", *(f"d r{r}" for r in rounds), "d delivered", "e", "gap closed"]
     lines = [_seed_line(seed, n) for seed in seeds]
-    done = [seed for seed in seeds if seed.complete]
+    done = finished(seeds)
     means = Means.of(done)
     over = [mean(seed.ours.map_of(r) if seed.ours else None for seed in done) for r in rounds]
     figures = [*map(plain, (means.a, means.b, means.c, *over, means.d, means.e))]
@@ -66,7 +66,7 @@ def _seed_line(seed: Seed, n: int) -> list[str]:
 
 def class_table(seeds: Sequence[Seed], classes: Sequence[str]) -> str:
     """Test mAP within each class, means over the finished seeds, and the mean of the classes, also by seed."""
-    done = [seed for seed in seeds if seed.complete]
+    done = finished(seeds)
     lines = [_class_line(name, {letter: _within(done, letter, [name]) for letter in LETTERS}) for name in classes]
     lines += [_class_line(f"all, seed {seed.seed}", {x: _within([seed], x, classes) for x in LETTERS}) for seed in done]
     lines.append(_class_line("all", {letter: _within(done, letter, classes) for letter in LETTERS}))
@@ -92,14 +92,15 @@ Target = tuple[str, str, str, str]  # regime, what was stated, what was measured
 def targets(results: Mapping[str, Sequence[Seed]]) -> list[Target]:
     """What the work set out to reach in these regimes, and whether it did; open while seeds are missing."""
     found: list[Target] = []
+    done = {name: finished(seeds) for name, seeds in results.items()}
+    means = {name: Means.of(seeds) for name, seeds in done.items()}
 
     def add(name: str, stated: str, measured: str, reached: str) -> None:
-        done, asked = sum(seed.complete for seed in results[name]), len(results[name])
-        if done < asked:
-            measured, reached = f"{measured} on {done} of {asked} seeds", "open" if done else "not measured"
+        count, asked = len(done[name]), len(results[name])
+        if count < asked:
+            measured, reached = f"{measured} on {count} of {asked} seeds", "open" if count else "not measured"
         found.append((name, stated, measured, reached))
 
-    means = {name: Means.of([seed for seed in seeds if seed.complete]) for name, seeds in results.items()}
     for name, share, words in (("uncovered", 1 / 2, "half"), ("mixed", 1 / 2, "half"), ("few", 1 / 3, "a third")):
         if name in means:
             add(name, f"{words} of the gap from (b) to (e) closed", *_gap_verdict(means[name], share))
@@ -112,8 +113,7 @@ def targets(results: Mapping[str, Sequence[Seed]]) -> list[Target]:
             value = means[name].d_c
             add(name, "(d) above (c)", f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
             if len(REGIMES[name].classes) > 1:
-                done = [seed for seed in results[name] if seed.complete]
-                value = less(*(_within(done, letter, REGIMES[name].classes) for letter in "dc"))
+                value = less(*(_within(done[name], letter, REGIMES[name].classes) for letter in "dc"))
                 stated = "the same within each class, mean of the classes"
                 add(name, stated, f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
     return [*found, _guard(results)] if results else found
