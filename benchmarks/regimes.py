@@ -6,6 +6,9 @@ split `unlabelled` and the test the split `test`, the same for every seed. A reg
 folder of image shards: `run.seed` would draw another test with every seed, so the cells are made here, pool
 and test always from DATA_SEED, the labelled images from the seed.
 
+A development draw on DSB2018 is for choices: it draws other images, its test are the images of the splits
+`labelled` and `val` that were not drawn, and the split `test` is left out.
+
 The ceiling of a regime (`all_of`) holds every image that is not test with its label, and the test as it is.
 """
 
@@ -30,6 +33,7 @@ from cellsemi.rounds.tables import SCHEMA_VERSION, ImageRecord
 Row = dict[str, str]  # one line of the manifest
 
 EVERY = ("fluorescence", "histology", "brightfield")
+DRAWN = ("labelled", "val")  # splits of DSB2018 that labelled images are drawn from
 NUCLEUS = ("nucleus",)
 NEURAL = ("shsy5y", "astro", "cort")
 GENERATED = GeneratedConfig(labelled=8, val=4, unlabelled=96, test=40)
@@ -96,15 +100,20 @@ REGIMES: dict[str, Regime] = {
 # --- folders ------------------------------------------------------------------------------------------
 
 
-def build(name: str, seed: int, out: Path, root: Path, images: int | None = None) -> None:
+def build(name: str, seed: int, out: Path, root: Path, images: int | None = None, *, development: bool = False) -> None:
     """Write the data of a regime and seed into `out`, a folder that is there already only if it holds the same.
 
     `root` is DSB2018; it is not looked at for generated cells. `images` keeps so many of the pool and of the
-    test only, to try the script out. DataError when `out` holds another draw.
+    test only, to try the script out. DataError when `out` holds another draw, ValueError for a development draw of
+    generated cells.
     """
     regime = REGIMES[name]
     if regime.modalities:
-        _write_manifest(draw(name, seed, read_rows(root), images), out, root)
+        rows = read_rows(root)
+        drawn = draw_development(name, seed, rows, images) if development else draw(name, seed, rows, images)
+        _write_manifest(drawn, out, root)
+    elif development:
+        raise ValueError(f"{name}: its cells are generated; take another seed for development")
     else:
         _write_shards(_generated(seed, images), out, f"{name}, seed {seed}, images {images}")
 
@@ -146,20 +155,38 @@ def read_rows(root: Path) -> list[Row]:
 
 def draw(name: str, seed: int, rows: Sequence[Row], images: int | None = None) -> list[Row]:
     """The rows of a regime and seed: those drawn, as `labelled` or `val`, and the whole pool and test."""
-    regime = REGIMES[name]
+    drawn = _drawn(REGIMES[name], f"{name}/{seed}", rows)
+    return _with_drawn(drawn, [row for row in rows if row["split"] in ("unlabelled", "test")], name, rows, images)
+
+
+def draw_development(name: str, seed: int, rows: Sequence[Row], images: int | None = None) -> list[Row]:
+    """The rows of a development draw: the test is what was not drawn of `labelled` and `val`."""
+    drawn = _drawn(REGIMES[name], f"dev/{name}/{seed}", rows)
+    known = [{**row, "split": "test"} if row["split"] in DRAWN else row for row in rows if row["split"] != "test"]
+    rest = [row for row in known if row["id"] not in drawn]
+    return _with_drawn(drawn, rest, name, known, images)
+
+
+def _drawn(regime: Regime, key: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Id of each image that is drawn -> `labelled` or `val`; a key always draws the same."""
     assert regime.train is not None and regime.val is not None
-    rng = random.Random(f"{name}/{seed}")
+    rng = random.Random(key)
     split: dict[str, str] = {}
     for modality, n_train in regime.train.items():
-        free = [row for row in rows if row["split"] in ("labelled", "val") and row["modality"] == modality]
+        free = [row for row in rows if row["split"] in DRAWN and row["modality"] == modality]
         if regime.size and modality == "fluorescence":
             free = [row for row in free if (row["height"], row["width"]) == regime.size]
         n_val = regime.val[modality]
         drawn = [row["id"] for row in rng.sample(free, n_val + n_train)]
         split |= dict.fromkeys(drawn[:n_val], "val") | dict.fromkeys(drawn[n_val:], "labelled")
-    rest = [row for row in rows if row["split"] in ("unlabelled", "test") and row["modality"] in regime.modalities]
-    rest = _first(rest, images)
-    kept = {row["id"] for row in rest}
+    return split
+
+
+def _with_drawn(
+    split: Mapping[str, str], rest: Sequence[Row], name: str, rows: Sequence[Row], images: int | None
+) -> list[Row]:
+    """Those drawn and the `rest` of the regime's modalities, in the order of `rows`."""
+    kept = {row["id"] for row in _first([row for row in rest if row["modality"] in REGIMES[name].modalities], images)}
     return [{**row, "split": split.get(row["id"], row["split"])} for row in rows if row["id"] in kept | split.keys()]
 
 

@@ -5,6 +5,9 @@
 Every line is an ordinary run of `cellsemi round` named REGIME-LINE-sSEED below --out, two at once in processes
 of their own. A run that exists is continued or reused, so the script can be stopped and called again;
 `--table-only` writes the table of what is finished. `--images 3` cuts the pool and the test, to try it out.
+
+To choose a setting, `--development --out FOLDER`: ours and plain on draws apart from these, without a look at the
+test split and without a page; their leaderboards and promotion.py say how they did.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,7 @@ class Plan:
     settings: tuple[str, ...]
     ablate: bool
     images: int | None
+    development: bool = False
 
     @property
     def most_steps(self) -> int:
@@ -140,6 +144,8 @@ class Plan:
     def _lines(self, name: str, seed: int) -> Iterator[Job]:
         yield self._rounds(name, "ours", seed, OURS)
         yield self._rounds(name, "plain", seed, PLAIN)
+        if self.development:
+            return
         ceiling = REGIMES[name].ceiling
         data = f"{ceiling}-all-s{seed}"
         yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.n, self.most_steps, OURS))
@@ -192,8 +198,8 @@ def prepare(plan: Plan) -> None:
     data = plan.out / "data"
     for seed in plan.seeds:
         for name in {*plan.regimes, *([ABLATED] if plan.ablate else [])}:
-            build(name, seed, data / f"{name}-s{seed}", plan.root, plan.images)
-        for ceiling in {REGIMES[name].ceiling for name in plan.regimes}:
+            build(name, seed, data / f"{name}-s{seed}", plan.root, plan.images, development=plan.development)
+        for ceiling in {REGIMES[name].ceiling for name in plan.regimes if not plan.development}:
             build_all(ceiling, seed, data / f"{ceiling}-all-s{seed}", plan.root, plan.images)
 
 
@@ -341,6 +347,7 @@ every model is a flow U-Net, one a round:
 @click.option("--jobs", "at_once", type=click.IntRange(min=1), default=2, help="Runs at once.")
 @click.option("--ablate", is_flag=True, help=f"Also ours in the regime {ABLATED} with one part off each.")
 @click.option("--images", type=click.IntRange(min=1), help="Only so many images of the pool and the test: a try-out.")
+@click.option("--development", is_flag=True, help="Draws to choose settings on, DSB2018 only; writes no page.")
 @click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "rounds.md")
 @click.option("--table-only", is_flag=True, help="Only write the table of the runs that are there.")
 def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **asked: Any) -> None:
@@ -348,6 +355,10 @@ def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **
     plan = Plan(root=root.resolve(), out=out.resolve(), **asked)
     if not root.is_dir() and any(REGIMES[name].modalities for name in plan.regimes):
         sys.exit(f"skipped: no DSB2018 at {root}; give --root, or --regime classes alone")
+    generated = [name for name in plan.regimes if not REGIMES[name].modalities]
+    if plan.development and generated:
+        plan = replace(plan, regimes=tuple(name for name in plan.regimes if name not in generated))
+        print(f"left out, for their cells are generated: {', '.join(generated)}; take other seeds to choose on")
     failed: list[str] = []
     if not table_only:
         try:
@@ -355,7 +366,8 @@ def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **
         except DataError as error:
             sys.exit(str(error))
         failed = run_all(plan.jobs(), plan.out, at_once)
-    files.write_text(target, page(plan))
+    if not plan.development:
+        files.write_text(target, page(plan))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; their logs are in {plan.out / 'logs'}")
 

@@ -167,7 +167,7 @@ _ALL = (
         "promotion",
         "A round teaches the next only if it beats the best so far; off: every round does.",
         "paired bootstrap, Efron and Tibshirani 1993",
-        on={"rounds.promotion.min_probability": 0.8, "rounds.promotion.class_margin": 0.05},
+        on={"rounds.promotion.min_probability": 0.6, "rounds.promotion.class_margin": 0.05},
         off={"rounds.promotion.min_probability": 0.0, "rounds.promotion.class_margin": 1.0},
     ),
     Part(

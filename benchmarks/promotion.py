@@ -1,0 +1,179 @@
+"""How sure a round must be before it is promoted, by the number of validation images; to promotion.md.
+
+    python benchmarks/promotion.py [FOLDER]
+
+FOLDER holds finished runs on development draws: `python benchmarks/rounds.py --development --out FOLDER`. Their test
+images are many. A few of them drawn at random, of sizes that the run's own validation images have, stand for the
+validation images of a decision between two models, and all the others say which of the two is better.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import describe
+from rounds_table import NONE, table
+
+from cellsemi.configs.schema import PromotionConfig
+from cellsemi.rounds import files, metrics, run, shards
+from cellsemi.rounds.evaluation import read_evaluations
+from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
+
+HERE = Path(__file__).parent
+COUNTS = (3, 5, 10)  # validation images
+ASKED = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95)  # values of rounds.promotion.min_probability
+RESAMPLES = 500
+ALIKE = 0.01  # test mAP that two models may differ by and count as equally good
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The models of all runs on the same images: the test scores of each, float64 (N,), in one order of images.
+
+    `like_val` says which of the images have a size that a validation image has, bool (N,).
+    """
+
+    name: str
+    models: Mapping[str, Floats]
+    like_val: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One decision: a candidate on so many images, and what it is worth on the others."""
+
+    images: int
+    probability: float
+    gain: float
+    later: bool  # the candidate is of a later round, or the control; the rival is of round 0
+
+
+def read(folder: Path) -> list[Draw]:
+    """The draws of the runs in a folder; runs on the same data make one."""
+    by_data: dict[str, dict[str, Floats]] = {}
+    images: dict[str, tuple[list[str], NDArray[np.bool_]]] = {}
+    for paths in map(RunPaths, sorted(path.parent for path in folder.glob("*/run.yaml"))):
+        config = run.read_config(paths)
+        for number in paths.finished_rounds():
+            for found in read_evaluations(paths.evaluation(number), config.data.classes):
+                if found.split != "test" or found.model not in (ENSEMBLE, CONTROL):
+                    continue
+                root = config.data.root
+                ids, _ = images.setdefault(root, _images(paths, [score.image_id for score in found.scores]))
+                if [score.image_id for score in found.scores] != ids:
+                    sys.exit(f"{paths.root}: other test images than another run on {root}")
+                # Round 0 is the same in all runs of a draw unless their settings make it another one.
+                name = f"{paths.name}, round {number}, {found.model}" if number else "round 0"
+                by_data.setdefault(root, {})[name] = metrics.image_values(found.scores)
+    return [Draw(Path(root).name, models, images[root][1]) for root, models in by_data.items()]
+
+
+def _images(paths: RunPaths, ids: list[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    columns = ["image_id", "height", "width"]
+    known = {(row["height"], row["width"]) for row in shards.read_columns(paths.split("val"), columns)}
+    sizes = {
+        row["image_id"]: (row["height"], row["width"]) for row in shards.read_columns(paths.split("test"), columns)
+    }
+    return ids, np.array([sizes[image_id] in known for image_id in ids])
+
+
+def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
+    """Decisions between every two models of a draw, in both orders, `repeats` for each number of images."""
+    generator = np.random.default_rng(seed)
+    eligible = np.flatnonzero(draw.like_val)
+    for candidate, rival in permutations(draw.models, 2):
+        difference = draw.models[candidate] - draw.models[rival]
+        for count in COUNTS:
+            for _ in range(repeats if len(eligible) > count and len(difference) > 2 * count else 0):
+                seen = generator.choice(eligible, count, replace=False)
+                unseen = np.delete(difference, seen)
+                chance = metrics.paired_probability(
+                    difference[seen], np.zeros(count), RESAMPLES, int(generator.integers(2**31))
+                )
+                yield Trial(count, chance, float(unseen.mean()), rival == "round 0")
+
+
+def lines(found: Sequence[Trial]) -> list[list[str]]:
+    """The rows of the table: for each number of images and asked probability what becomes of the candidates."""
+    rows = []
+    for count in COUNTS:
+        here = [trial for trial in found if trial.images == count]
+        gain = np.array([trial.gain for trial in here])
+        chance = np.array([trial.probability for trial in here])
+        later = np.array([trial.later for trial in here], bool)
+        for asked in ASKED:
+            passed = chance >= asked
+            shares = [_mean(passed[which]) for which in (gain > ALIKE, np.abs(gain) <= ALIKE, gain < -ALIKE)]
+            delivered = np.where(passed, gain, 0.0)
+            gains = [_mean(delivered[later]), _mean(delivered)]
+            mark = " (default)" if asked == PromotionConfig().min_probability else ""
+            figures = [*(NONE if share is None else f"{share:.0%}" for share in shares)]
+            figures += [NONE if value is None else f"{value:+.4f}" for value in gains]
+            rows.append([str(count), f"{asked:g}{mark}", *figures])
+    return rows
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+HEADER = ["val images", "asked", "better", "alike", "worse", "students: gain", "any order: gain"]
+
+
+def page(draws: Sequence[Draw], found: Sequence[Trial], command: str) -> str:
+    """The whole of promotion.md."""
+    models = "\n".join(f"* {draw.name}: {len(draw.models)} models, {len(draw.like_val)} images" for draw in draws)
+    return f"""# How sure a round must be
+
+{describe()}.
+
+`{command}`
+
+Which `rounds.promotion.min_probability` to ask for. A few images, drawn from those that the models never saw, stand for
+validation images; the candidate is promoted when the paired bootstrap over them gives at least the probability asked.
+What it is worth is its mean mAP less the rival's over the images that were not drawn. No image of the benchmark's test
+split is among them.
+
+* **better**, **alike**, **worse**: share promoted of the candidates that are better by more than {ALIKE}, within
+  {ALIKE}, worse by more than {ALIKE}; every two models of a draw in both orders, so as many are worse as are better.
+* **students: gain**: mean gain in mAP of following the rule where the rival is round 0 and the candidate is what was
+  trained after it, as in life. **any order: gain**: the same over every two models in both orders.
+
+Decisions of one row share images and models; the figures have no interval.
+
+{models}
+
+{table(HEADER, lines(found))}
+"""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs/development"))
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=100, help="Decisions for each pair and number of images."
+)
+@click.option("--seed", type=int, default=0)
+@click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "promotion.md")
+def main(folder: Path, repeats: int, seed: int, target: Path) -> None:
+    """Read the runs, decide, tabulate."""
+    draws = read(folder)
+    if not draws:
+        sys.exit(f"skipped: no runs in {folder}; make them with benchmarks/rounds.py --development --out {folder}")
+    found = [trial for draw in draws for trial in trials(draw, repeats, seed)]
+    files.write_text(target, page(draws, found, f"python benchmarks/promotion.py --repeats {repeats} --seed {seed}"))
+
+
+if __name__ == "__main__":
+    main()
