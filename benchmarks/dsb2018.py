@@ -17,7 +17,7 @@ import click
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machine import DSB2018, describe
+from machine import DSB2018, describe, skip
 
 HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Run and tabulate."""
     if not root.is_dir() and not table_only:
-        sys.exit(f"skipped: no DSB2018 at {root}; give --root")
+        skip(f"no DSB2018 at {root}; give --root")
     commands = {}
     for limit, seed in itertools.product(limits, seeds):
         name = f"dsb2018-{limit}-s{seed}"

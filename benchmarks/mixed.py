@@ -17,7 +17,7 @@ from cellsemi.rounds import files
 from cellsemi.rounds.run import RunPaths
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machine import DSB2018, describe
+from machine import DSB2018, describe, skip
 
 HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 def main(limit: int, seed: int, n: int, root: Path, out: Path) -> None:
     """Run and tabulate."""
     if not root.is_dir():
-        sys.exit(f"skipped: no DSB2018 at {root}; give --root")
+        skip(f"no DSB2018 at {root}; give --root")
     name = f"mixed-{limit}-s{seed}"
     pairs = [f"data.root={root}", f"data.labelled_limit={limit}", f"run.seed={seed}", f"run.root={out}"]
     sets = [part for pair in pairs for part in ("--set", pair)]

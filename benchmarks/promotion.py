@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machine import describe
+from machine import describe, skip
 from rounds_table import NONE, table
 
 from cellsemi.configs.schema import PromotionConfig
@@ -134,7 +134,11 @@ HEADER = ["val images", "asked", "better", "alike", "worse", "students: gain", "
 
 def page(draws: Sequence[Draw], found: Sequence[Trial], command: str) -> str:
     """The whole of promotion.md."""
-    models = "\n".join(f"* {draw.name}: {len(draw.models)} models, {len(draw.like_val)} images" for draw in draws)
+    models = "\n".join(
+        f"* {draw.name}, {len(draw.like_val)} images, {draw.like_val.sum()} of them like the validation images, "
+        f"{len(draw.models)} models: {'; '.join(draw.models)}"
+        for draw in draws
+    )
     return f"""# How sure a round must be
 
 {describe()}.
@@ -151,7 +155,8 @@ split is among them.
 * **students: gain**: mean gain in mAP of following the rule where the rival is round 0 and the candidate is what was
   trained after it, as in life. **any order: gain**: the same over every two models in both orders.
 
-Decisions of one row share images and models; the figures have no interval.
+Decisions of one row share images and models; the figures have no interval. Decisions of a run with a zoom search also
+see their validation images at the sizes of the pool; these here do not.
 
 {models}
 
@@ -170,7 +175,7 @@ def main(folder: Path, repeats: int, seed: int, target: Path) -> None:
     """Read the runs, decide, tabulate."""
     draws = read(folder)
     if not draws:
-        sys.exit(f"skipped: no runs in {folder}; make them with benchmarks/rounds.py --development --out {folder}")
+        skip(f"no runs in {folder}; make them with benchmarks/rounds.py --development --out {folder}")
     found = [trial for draw in draws for trial in trials(draw, repeats, seed)]
     files.write_text(target, page(draws, found, f"python benchmarks/promotion.py --repeats {repeats} --seed {seed}"))
 

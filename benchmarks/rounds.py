@@ -16,9 +16,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,169 +26,15 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rounds_table as report
-from machine import DSB2018, describe
-from regimes import REGIMES, Regime, build, build_all, of_ceiling
+from machine import DSB2018, describe, skip
+from regimes import REGIMES, build, build_all
+from rounds_plan import ABLATED, ABLATIONS, COMMON, OURS, PLAIN, TOTAL, Job, Plan, as_sets, slug
 from rounds_runs import CONFIDENCE, SMALL_GAP, Line, Seed
 
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds import files
 
 HERE = Path(__file__).parent
-Settings = Mapping[str, Any]
-PER_CLASS = "*"  # key of a value that stands for every class of the regime
-
-TOTAL = 4  # round 0 and the students after it have so many times --steps together; (b) and (e) have them alone
-
-# The settings of every line, by the ceiling of the regime. One model a round: then it is the ensemble, and the
-# control, a copy of the first model, is its counterpart.
-_ALL: Settings = {"inference.precision": "bfloat16"}
-COMMON: dict[str, tuple[str, Settings]] = {
-    "fluorescence": ("dsb2018", {**_ALL, "data.where": {}}),  # the manifest of the regime says it all
-    "mixed": ("dsb2018", {**_ALL, "data.where": {}}),
-    "classes": ("demo", {**_ALL, "data.source": "shards"}),
-}
-AUGMENT: dict[str, Settings] = {"classes": {"augment": {"scale_min": 0.75, "scale_max": 1.35}}}
-# (a), (b), (d), (e) and the ablations: what differs from the preset.
-OURS: Settings = {}
-# (c): every part of ours off. Scores are taken as they are, what is below .5 is background, and every round teaches.
-PLAIN: Settings = {
-    "training.human_fraction": 0.5,
-    "training.human_last": 0.0,
-    "inference.cell_probability": 0.5,
-    "labelling.zoom_search": None,
-    "screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},
-    "screen.min_samples": 10**9,
-    "screen.weight_by_quality": False,
-    "rounds.promotion.min_probability": 0.0,
-    "rounds.promotion.class_margin": 1.0,
-    "rounds.promotion.pool_sizes": False,
-    "rounds.stop_after": None,
-    "rounds.control": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Off:
-    """Ours with one part off: the settings that do it, and the rounds beyond those of ours, of as many steps in all."""
-
-    settings: Settings
-    more_rounds: int = 0
-
-    def words(self, n: int, classes: Sequence[str]) -> str:
-        """As it is given on the command line, where ours has `n` rounds."""
-        rounds = [f"--n {n + self.more_rounds}"] if self.more_rounds else []
-        return " ".join([*as_sets(self.settings, classes), *rounds])
-
-
-# In the regime ABLATED; the control is that of ours.
-ABLATED = "uncovered"
-ABLATIONS: dict[str, Off] = {
-    "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
-    "zoom search": Off({"labelling.zoom_search": None}),
-    "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
-    "area limits only where they pay": Off({"screen.areas": "always"}),
-    "ignore band": Off({"screen.reject_below": 1.0, "screen.count_slack": 1e6}),
-    "weights": Off({"screen.weight_by_quality": False}),
-    "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
-    "last phase on human labels": Off({"training.human_last": 0.0}),
-    "one round, not two of as many steps": Off({}, more_rounds=1),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run: its name, the data below OUT/data, the round to reach, its preset and settings."""
-
-    name: str
-    data: str
-    n: int
-    preset: str
-    settings: tuple[str, ...]
-
-    def command(self, out: Path) -> list[str]:
-        pairs = [f"data.root={out / 'data' / self.data}", f"run.root={out}", *self.settings]
-        sets = [part for pair in pairs for part in ("--set", pair)]
-        options = ["--config", self.preset, "--run", self.name, "--engine", "inline"]
-        return ["cellsemi", "round", "--n", str(self.n), *options, *sets]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What was asked for on the command line."""
-
-    regimes: tuple[str, ...]
-    seeds: tuple[int, ...]
-    n: int
-    steps: int
-    root: Path
-    out: Path
-    settings: tuple[str, ...]
-    ablate: bool
-    images: int | None
-    development: bool = False
-
-    @property
-    def most_steps(self) -> int:
-        """Those of line (e): as many as a control can have."""
-        return self.steps * TOTAL
-
-    def jobs(self) -> list[Job]:
-        """Every run once, lines (e) that regimes share too."""
-        # One seed of everything first: what is finished can be tabulated.
-        found = [job for seed in self.seeds for name in self.regimes for job in self._lines(name, seed)]
-        if self.ablate:
-            found += [self._ablation(part, seed) for seed in self.seeds for part in ABLATIONS]
-            found += [self._rounds(ABLATED, "ours", seed, OURS) for seed in self.seeds]
-        return list({job.name: job for job in found}.values())
-
-    def _lines(self, name: str, seed: int) -> Iterator[Job]:
-        yield self._rounds(name, "ours", seed, OURS)
-        yield self._rounds(name, "plain", seed, PLAIN)
-        if self.development:
-            return
-        ceiling = REGIMES[name].ceiling
-        data = f"{ceiling}-all-s{seed}"
-        yield Job(data, data, 0, *self._settings(of_ceiling(ceiling), seed, self.n, self.most_steps, OURS))
-
-    def _rounds(self, name: str, line: str, seed: int, settings: Settings, more_rounds: int = 0) -> Job:
-        n = self.n + more_rounds
-        common = self._settings(REGIMES[name], seed, n, self.steps, settings)
-        return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", n, *common)
-
-    def _ablation(self, part: str, seed: int) -> Job:
-        off = ABLATIONS[part]
-        settings = {**OURS, "rounds.control": False, **off.settings}
-        return self._rounds(ABLATED, f"without-{slug(part)}", seed, settings, off.more_rounds)
-
-    def _settings(self, regime: Regime, seed: int, n: int, steps: int, own: Settings) -> tuple[str, tuple[str, ...]]:
-        preset, common = COMMON[regime.ceiling]
-        model = {"kind": "flow-unet", **AUGMENT.get(regime.ceiling, {})}
-        last = {**model, "name": "unet-long", "first_round": n, "training": {"steps": (TOTAL - n) * self.steps}}
-        models = [{**model, "name": "unet", "last_round": n - 1}, last]
-        values = {**common, "models": models, "training.steps": steps, "run.seed": seed, **own}
-        return preset, (*as_sets(values, regime.classes), *self.settings)
-
-    def command(self) -> str:
-        """The command that was given, with placeholders for the folders."""
-        words = [f"--regime {name}" for name in self.regimes] + [f"--seed {seed}" for seed in self.seeds]
-        words += [f"--n {self.n} --steps {self.steps}", *(f"--set '{setting}'" for setting in self.settings)]
-        words += ["--ablate"] * self.ablate + ([] if self.images is None else [f"--images {self.images}"])
-        return f"python benchmarks/rounds.py {' '.join(words)}"
-
-
-def slug(part: str) -> str:
-    """The name of a part as part of a run's name."""
-    return "".join(letter if letter.isalnum() else "-" for letter in part)
-
-
-def as_sets(settings: Settings, classes: Sequence[str]) -> list[str]:
-    """`key=value` as `--set` takes it; a value of PER_CLASS is given to every class."""
-    found = []
-    for key, value in settings.items():
-        spread = isinstance(value, dict) and PER_CLASS in value
-        found.append(f"{key}={json.dumps(dict.fromkeys(classes, value[PER_CLASS]) if spread else value)}")
-    return found
-
 
 # --- running ------------------------------------------------------------------------------------------
 
@@ -287,8 +133,8 @@ seeds, and each of them in brackets. No stage of a run sees these labels.
 ABLATION = f"""
 ## Parts switched off, regime {ABLATED}
 
-Ours with one part off: test mAP of the last round and of the promoted one, means over the seeds named, and the
-difference from ours on the same seeds; per seed: promoted - ours.
+Ours with one part off, or, where the name says what ours is not, that in its place: test mAP of the last round and of
+the promoted one, means over the seeds named, and the difference from ours on the same seeds; per seed: promoted - ours.
 """
 
 
@@ -354,7 +200,7 @@ def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **
     """Run and tabulate."""
     plan = Plan(root=root.resolve(), out=out.resolve(), **asked)
     if not root.is_dir() and any(REGIMES[name].modalities for name in plan.regimes):
-        sys.exit(f"skipped: no DSB2018 at {root}; give --root, or --regime classes alone")
+        skip(f"no DSB2018 at {root}; give --root, or --regime classes alone")
     generated = [name for name in plan.regimes if not REGIMES[name].modalities]
     if plan.development and generated:
         plan = replace(plan, regimes=tuple(name for name in plan.regimes if name not in generated))

@@ -115,9 +115,9 @@ class PromotionConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
-        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. The "
-        "default has the largest mean gain of those tried (benchmarks/promotion.md); .95 asks for near certainty, "
-        "which a few validation images hardly ever give.",
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. Less "
+        "gains no more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images seldom "
+        "give.",
     )
     pool_sizes: bool = Field(
         True,

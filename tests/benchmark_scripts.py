@@ -32,10 +32,12 @@ def script(name: str) -> ModuleType:
 rounds = script("rounds")
 promotion = script("promotion")
 # What rounds.py imports beside itself, by the names that it has there.
-regimes, rounds_runs, rounds_table = (sys.modules[name] for name in ("regimes", "rounds_runs", "rounds_table"))
+regimes, rounds_plan, rounds_runs, rounds_table = (
+    sys.modules[name] for name in ("regimes", "rounds_plan", "rounds_runs", "rounds_table")
+)
 
 
 def plan_of(out: Path, **changes: Any) -> Any:
     asked: dict[str, Any] = {"regimes": tuple(regimes.REGIMES), "seeds": SEEDS, "n": 1, "steps": 300, "root": out}
     asked |= {"out": out, "settings": (), "ablate": True, "images": None}
-    return rounds.Plan(**(asked | changes))
+    return rounds_plan.Plan(**(asked | changes))

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmark_scripts import DATA, NEEDS_DATA, SEEDS, plan_of, regimes, rounds
+from benchmark_scripts import DATA, NEEDS_DATA, SEEDS, plan_of, regimes, rounds_plan
 
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.errors import DataError
@@ -190,7 +190,7 @@ def test_the_generated_regime_has_twelve_labels() -> None:
 def test_every_run_has_a_valid_config_and_its_own_name(tmp_path: Path) -> None:
     jobs = plan_of(tmp_path).jobs()
     names = [job.name for job in jobs]
-    assert len(names) == len(set(names)) == 3 * (5 * 2 + 3 + len(rounds.ABLATIONS))
+    assert len(names) == len(set(names)) == 3 * (5 * 2 + 3 + len(rounds_plan.ABLATIONS))
     configs = {job.name: load_config(job.preset, [*job.settings, "data.root=x"]).config for job in jobs}
     for job in jobs:
         config = configs[job.name]
@@ -198,7 +198,8 @@ def test_every_run_has_a_valid_config_and_its_own_name(tmp_path: Path) -> None:
         n = 0 if "-all-" in job.name else 1 + ("two-of-as-many-steps" in job.name)
         assert (job.n, config.training.steps) == (n, 300 if n else 1200)
         steps = [config.training_of(model).steps for round in range(n + 1) for model in config.models_of(round)]
-        assert len(steps) == n + 1 and sum(steps) == 1200, "one student a round, together as long as the ceiling"
+        assert len(steps) == n + 1 + ("not-two-fused" in job.name), "one student a round"
+        assert sum(steps) == 1200, "together as long as the ceiling"
         assert config.rounds.control == ("-ours-" in job.name or "-all-" in job.name)
 
 
@@ -221,5 +222,8 @@ def test_plain_takes_one_threshold_and_every_round(tmp_path: Path) -> None:
 def test_a_part_off_differs_from_ours_in_more_than_its_control(tmp_path: Path) -> None:
     jobs = {job.name: set(job.settings) for job in plan_of(tmp_path, seeds=(0,)).jobs()}
     ours = jobs["uncovered-ours-s0"]
-    for part in rounds.ABLATIONS:
-        assert jobs[f"uncovered-without-{rounds.slug(part)}-s0"] - ours - {"rounds.control=false"}
+    for part in rounds_plan.ABLATIONS:
+        own = jobs[f"uncovered-without-{rounds_plan.slug(part)}-s0"] - ours - {"rounds.control=false"}
+        assert own, "the settings that switch it"
+        words = rounds_plan.ABLATIONS[part].words(1, ("nucleus",))
+        assert all(setting in words for setting in own if not setting.startswith("models=")), "and the page names them"
