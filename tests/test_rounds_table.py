@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_scripts import plan_of, regimes, rounds, rounds_runs, rounds_table
+from benchmark_scripts import BENCHMARKS, plan_of, regimes, rounds, rounds_runs, rounds_table
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -201,3 +201,16 @@ def test_a_run_on_its_way_counts_as_missing(tmp_path: Path) -> None:
     assert rounds_runs.Line.read(tmp_path / "nothing", 3) is None
     line = rounds_runs.Line.read(tmp_path / "run", 1)
     assert line is not None and line.last == 1
+
+
+# --- what is quoted -----------------------------------------------------------------------------------
+
+
+def test_the_readme_quotes_the_means_of_the_page() -> None:
+    page = (BENCHMARKS / "rounds.md").read_text(encoding="utf-8")
+    means = [line.split("|")[2:8] for line in page.splitlines() if line.startswith("| mean ")]
+    assert len(means) == len(regimes.REGIMES)
+    expected = [[f".{round(1000 * float(cell)):03d}" for cell in cells] for cells in means]
+    readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| labels | round 0 |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip() for cell in line.split("|")[2:8]] for line in table] == expected
