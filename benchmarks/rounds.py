@@ -135,6 +135,8 @@ ABLATION = f"""
 
 Ours with one part off, or, where the name says what ours is not, that in its place: test mAP of the last round and of
 the promoted one, means over the seeds named, and the difference from ours on the same seeds; per seed: promoted - ours.
++0.000 is a part that had nothing to change: with fewer than `screen.min_samples` predictions on the validation images,
+as seed 0 has, scores stay as they are, calibrated or regressed or not.
 """
 
 
