@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rounds_table as report
 from machine import DSB2018, describe, skip
 from regimes import REGIMES, build, build_all
-from rounds_plan import ABLATED, ABLATIONS, COMMON, OURS, PLAIN, TOTAL, Job, Plan, as_sets, slug
+from rounds_plan import ABLATIONS, COMMON, OURS, PLAIN, TOTAL, Job, Plan, as_sets, slug
 from rounds_runs import CONFIDENCE, SMALL_GAP, Line, Seed
 
 from cellsemi.configs.errors import DataError
@@ -43,7 +43,7 @@ def prepare(plan: Plan) -> None:
     """Write the data of every run, DataError when another draw lies there."""
     data = plan.out / "data"
     for seed in plan.seeds:
-        for name in {*plan.regimes, *([ABLATED] if plan.ablate else [])}:
+        for name in {*plan.regimes, *(ABLATIONS if plan.ablate else ())}:
             build(name, seed, data / f"{name}-s{seed}", plan.root, plan.images, development=plan.development)
         for ceiling in {REGIMES[name].ceiling for name in plan.regimes if not plan.development}:
             build_all(ceiling, seed, data / f"{ceiling}-all-s{seed}", plan.root, plan.images)
@@ -106,20 +106,20 @@ def page(plan: Plan) -> str:
                 report.class_table(seeds, REGIMES[name].classes),
             ]
     parts += [PSEUDO, report.pseudo_table(results, plan.root, plan.n)]
-    whole = _ours(plan)
-    without = {part: _without(plan, part) for part in ABLATIONS}
-    if any(line for runs in without.values() for line in runs.values()):
-        settings = {part: off.words(plan.n, REGIMES[ABLATED].classes) for part, off in ABLATIONS.items()}
-        parts += [ABLATION, report.ablation_table(settings, without, whole)]
+    for name, offs in ABLATIONS.items():
+        without = {part: _without(plan, name, part) for part in offs}
+        if any(line for runs in without.values() for line in runs.values()):
+            settings = {part: off.words(plan.n, REGIMES[name].classes) for part, off in offs.items()}
+            parts += [ABLATION.format(name=name), report.ablation_table(settings, without, _ours(plan, name))]
     return "\n".join(parts) + "\n"
 
 
-def _ours(plan: Plan) -> dict[int, Line | None]:
-    return {seed: Line.read(plan.out / f"{ABLATED}-ours-s{seed}", plan.n) for seed in plan.seeds}
+def _ours(plan: Plan, name: str) -> dict[int, Line | None]:
+    return {seed: Line.read(plan.out / f"{name}-ours-s{seed}", plan.n) for seed in plan.seeds}
 
 
-def _without(plan: Plan, part: str) -> dict[int, Line | None]:
-    run, n = f"{ABLATED}-without-{slug(part)}", plan.n + ABLATIONS[part].more_rounds
+def _without(plan: Plan, name: str, part: str) -> dict[int, Line | None]:
+    run, n = f"{name}-without-{slug(part)}", plan.n + ABLATIONS[name][part].more_rounds
     return {seed: Line.read(plan.out / f"{run}-s{seed}", n) for seed in plan.seeds}
 
 
@@ -130,13 +130,13 @@ Cells of the pool, one to one at IoU > .5 within the class. Precision and recall
 cells that an accepted or ignored mask covers, so that they are not taught as background. Mean over the finished
 seeds, and each of them in brackets. No stage of a run sees these labels.
 """
-ABLATION = f"""
-## Parts switched off, regime {ABLATED}
+ABLATION = """
+## Parts switched off, regime {name}
 
 Ours with one part off, or, where the name says what ours is not, that in its place: test mAP of the last round and of
 the promoted one, means over the seeds named, and the difference from ours on the same seeds; per seed: promoted - ours.
 +0.000 is a part that had nothing to change: with fewer than `screen.min_samples` predictions on the validation images,
-as seed 0 has, scores stay as they are, calibrated or regressed or not.
+as some seeds have, scores stay as they are, with calibration or without.
 """
 
 
@@ -176,8 +176,8 @@ What had been seen before: zoom search, judging at the pool's sizes and the choi
 developed with the test figures of seed 0 of every regime and of seed 1 of `uncovered` in sight: take those for
 optimistic. The ratio of human crops, the last phase on human labels and the number of rounds were chosen on other
 draws (`--development`), with the images of the splits `labelled` and `val` that were not drawn as their test. So was
-how sure a round must be (`promotion.md`), but the question was asked because .8 had refused students of `uncovered` seed
-2 and `mixed` seed 1 that were better on test by .113 and .139: of those two the delivered figure is optimistic.
+how sure a round must be (`promotion.md`), but the question was asked because .8 had refused students of `uncovered`
+seed 2 and `mixed` seed 1 that were better on test by .113 and .139: of those two the delivered figure is optimistic.
 
 Settings, on top of the presets `dsb2018` (whose `labelling.zoom_search` is ours, too) and, for generated cells, `demo`;
 every model is a flow U-Net, one a round:
@@ -195,7 +195,7 @@ every model is a flow U-Net, one a round:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs.")
 @click.option("--set", "settings", multiple=True, help="One more setting for every run.")
 @click.option("--jobs", "at_once", type=click.IntRange(min=1), default=2, help="Runs at once.")
-@click.option("--ablate", is_flag=True, help=f"Also ours in the regime {ABLATED} with one part off each.")
+@click.option("--ablate", is_flag=True, help=f"Also ours with one part off each: {', '.join(ABLATIONS)}.")
 @click.option("--images", type=click.IntRange(min=1), help="Only so many images of the pool and the test: a try-out.")
 @click.option("--development", is_flag=True, help="Draws to choose settings on, DSB2018 only; writes no page.")
 @click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "rounds.md")

@@ -61,24 +61,30 @@ class Off:
         return " ".join([*as_sets(self.settings, classes), *rounds, *teachers])
 
 
-# In the regime ABLATED; the control is that of ours.
-ABLATED = "uncovered"
-ABLATIONS: dict[str, Off] = {
-    "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
-    "zoom search": Off({"labelling.zoom_search": None}),
-    "calibration": Off({"screen.min_samples": 10**9}),  # fewer leave the scores as they are
-    "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
-    "area limits only where they pay": Off({"screen.areas": "always"}),
-    "quality from the score, not regressed": Off({"screen.quality": "regressed"}),
-    "one teacher, not two fused": Off({}, more_teachers=1),
-    "ignore band": Off({"screen.reject_below": 1.0, "screen.count_slack": 1e6}),
-    "weights": Off({"screen.weight_by_quality": False}),
-    "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
-    "last phase on human labels": Off({"training.human_last": 0.0}),
-    "averaged weights (EMA)": Off({"training.ema": 0.0}),
-    "default augmentation, not strong": Off({"models.1.augment": "strong"}),
-    "no copy-paste": Off({"models.1.augment.copy_paste.probability": 0.5}),
-    "one round, not two of as many steps": Off({}, more_rounds=1),
+UNCALIBRATED = Off({"screen.min_samples": 10**9})  # fewer predictions than this leave the scores as they are
+# By regime; the control is that of ours.
+ABLATIONS: dict[str, dict[str, Off]] = {
+    "uncovered": {
+        "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
+        "zoom search": Off({"labelling.zoom_search": None}),
+        "calibration": UNCALIBRATED,
+        "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
+        "area limits only where they pay": Off({"screen.areas": "always"}),
+        "one teacher, not two fused": Off({}, more_teachers=1),
+        "ignore band": Off({"screen.reject_below": 1.0, "screen.count_slack": 1e6}),
+        "weights": Off({"screen.weight_by_quality": False}),
+        "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
+        "last phase on human labels": Off({"training.human_last": 0.0}),
+        "averaged weights (EMA)": Off({"training.ema": 0.0}),
+        "default augmentation, not strong": Off({"models.1.augment": "strong"}),
+        "no copy-paste": Off({"models.1.augment.copy_paste.probability": 0.5}),
+        "one round, not two of as many steps": Off({}, more_rounds=1),
+    },
+    # Parts that need more predictions on validation images than three images hold.
+    "enough": {
+        "calibration": UNCALIBRATED,
+        "quality from the score, not regressed": Off({"screen.quality": "regressed"}),
+    },
 }
 NOTHING_OFF = Off({})
 
@@ -125,8 +131,9 @@ class Plan:
         # One seed of everything first: what is finished can be tabulated.
         found = [job for seed in self.seeds for name in self.regimes for job in self._lines(name, seed)]
         if self.ablate:
-            found += [self._ablation(part, seed) for seed in self.seeds for part in ABLATIONS]
-            found += [self._rounds(ABLATED, "ours", seed, OURS) for seed in self.seeds]
+            every = [(name, part) for name, parts in ABLATIONS.items() for part in parts]
+            found += [self._ablation(name, part, seed) for seed in self.seeds for name, part in every]
+            found += [self._rounds(name, "ours", seed, OURS) for seed in self.seeds for name in ABLATIONS]
         return list({job.name: job for job in found}.values())
 
     def _lines(self, name: str, seed: int) -> Iterator[Job]:
@@ -143,9 +150,9 @@ class Plan:
         common = self._settings(REGIMES[name], seed, n, self.steps, {**settings, **off.settings}, off.more_teachers)
         return Job(f"{name}-{line}-s{seed}", f"{name}-s{seed}", n, *common)
 
-    def _ablation(self, part: str, seed: int) -> Job:
+    def _ablation(self, name: str, part: str, seed: int) -> Job:
         settings = {**OURS, "rounds.control": False}
-        return self._rounds(ABLATED, f"without-{slug(part)}", seed, settings, ABLATIONS[part])
+        return self._rounds(name, f"without-{slug(part)}", seed, settings, ABLATIONS[name][part])
 
     def _settings(
         self, regime: Regime, seed: int, n: int, steps: int, own: Settings, more_teachers: int = 0

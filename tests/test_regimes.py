@@ -190,7 +190,7 @@ def test_the_generated_regime_has_twelve_labels() -> None:
 def test_every_run_has_a_valid_config_and_its_own_name(tmp_path: Path) -> None:
     jobs = plan_of(tmp_path).jobs()
     names = [job.name for job in jobs]
-    assert len(names) == len(set(names)) == 3 * (5 * 2 + 3 + len(rounds_plan.ABLATIONS))
+    assert len(names) == len(set(names)) == 3 * (5 * 2 + 3 + sum(map(len, rounds_plan.ABLATIONS.values())))
     configs = {job.name: load_config(job.preset, [*job.settings, "data.root=x"]).config for job in jobs}
     for job in jobs:
         config = configs[job.name]
@@ -221,9 +221,8 @@ def test_plain_takes_one_threshold_and_every_round(tmp_path: Path) -> None:
 
 def test_a_part_off_differs_from_ours_in_more_than_its_control(tmp_path: Path) -> None:
     jobs = {job.name: set(job.settings) for job in plan_of(tmp_path, seeds=(0,)).jobs()}
-    ours = jobs["uncovered-ours-s0"]
-    for part in rounds_plan.ABLATIONS:
-        own = jobs[f"uncovered-without-{rounds_plan.slug(part)}-s0"] - ours - {"rounds.control=false"}
+    for name, part, off in [(name, *item) for name, offs in rounds_plan.ABLATIONS.items() for item in offs.items()]:
+        own = jobs[f"{name}-without-{rounds_plan.slug(part)}-s0"] - jobs[f"{name}-ours-s0"] - {"rounds.control=false"}
         assert own, "the settings that switch it"
-        words = rounds_plan.ABLATIONS[part].words(1, ("nucleus",))
+        words = off.words(1, ("nucleus",))
         assert all(setting in words for setting in own if not setting.startswith("models=")), "and the page names them"
