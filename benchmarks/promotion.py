@@ -10,7 +10,7 @@ validation images of a decision between two models, and all the others say which
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 COUNTS = (3, 5, 10)  # validation images
 ASKED = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95)  # values of rounds.promotion.min_probability
 RESAMPLES = 500
+FIRST = "round 0"
 ALIKE = 0.01  # test mAP that two models may differ by and count as equally good
 
 Floats = NDArray[np.float64]
@@ -46,7 +47,7 @@ class Draw:
     """
 
     name: str
-    models: Mapping[str, Floats]
+    models: dict[str, Floats]
     like_val: NDArray[np.bool_]
 
 
@@ -62,31 +63,46 @@ class Trial:
 
 def read(folder: Path) -> list[Draw]:
     """The draws of the runs in a folder; runs on the same data make one."""
-    by_data: dict[str, dict[str, Floats]] = {}
-    images: dict[str, tuple[list[str], NDArray[np.bool_]]] = {}
+    draws: dict[str, Draw] = {}
+    images: dict[str, list[str]] = {}
     for paths in map(RunPaths, sorted(path.parent for path in folder.glob("*/run.yaml"))):
         config = run.read_config(paths)
+        root = config.data.root
         for number in paths.finished_rounds():
             for found in read_evaluations(paths.evaluation(number), config.data.classes):
                 if found.split != "test" or found.model not in (ENSEMBLE, CONTROL):
                     continue
-                root = config.data.root
-                ids, _ = images.setdefault(root, _images(paths, [score.image_id for score in found.scores]))
-                if [score.image_id for score in found.scores] != ids:
+                ids = [score.image_id for score in found.scores]
+                if root not in draws:
+                    draws[root], images[root] = Draw(Path(root).name, {}, _like_val(paths, ids)), ids
+                if ids != images[root]:
                     sys.exit(f"{paths.root}: other test images than another run on {root}")
-                # Round 0 is the same in all runs of a draw unless their settings make it another one.
-                name = f"{paths.name}, round {number}, {found.model}" if number else "round 0"
-                by_data.setdefault(root, {})[name] = metrics.image_values(found.scores)
-    return [Draw(Path(root).name, models, images[root][1]) for root, models in by_data.items()]
+                label = f"round {number}, {found.model}" if number else FIRST
+                add(draws[root].models, paths.name, label, metrics.image_values(found.scores))
+    return list(draws.values())
 
 
-def _images(paths: RunPaths, ids: list[str]) -> tuple[list[str], NDArray[np.bool_]]:
-    columns = ["image_id", "height", "width"]
-    known = {(row["height"], row["width"]) for row in shards.read_columns(paths.split("val"), columns)}
-    sizes = {
-        row["image_id"]: (row["height"], row["width"]) for row in shards.read_columns(paths.split("test"), columns)
-    }
-    return ids, np.array([sizes[image_id] in known for image_id in ids])
+def add(models: dict[str, Floats], name: str, label: str, scores: Floats) -> None:
+    """Add a model of the run `name`. A round 0 that is there already, from another run of the draw, is one model."""
+    first = [values for key, values in models.items() if is_first(key)]
+    if label == FIRST and any(np.array_equal(scores, values) for values in first):
+        return
+    models[FIRST if label == FIRST and not first else f"{name}, {label}"] = scores
+
+
+def is_first(model: str) -> bool:
+    """Whether a model is of round 0."""
+    return model.endswith(FIRST)
+
+
+def _like_val(paths: RunPaths, ids: Sequence[str]) -> NDArray[np.bool_]:
+    val, test = (_sizes(paths, split) for split in ("val", "test"))
+    return np.array([test[image_id] in val.values() for image_id in ids])
+
+
+def _sizes(paths: RunPaths, split: str) -> dict[str, tuple[int, int]]:
+    rows = shards.read_columns(paths.split(split), ["image_id", "height", "width"])
+    return {row["image_id"]: (row["height"], row["width"]) for row in rows}
 
 
 def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
@@ -95,6 +111,7 @@ def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
     eligible = np.flatnonzero(draw.like_val)
     for candidate, rival in permutations(draw.models, 2):
         difference = draw.models[candidate] - draw.models[rival]
+        later = is_first(rival) and not is_first(candidate)
         for count in COUNTS:
             for _ in range(repeats if len(eligible) > count and len(difference) > 2 * count else 0):
                 seen = generator.choice(eligible, count, replace=False)
@@ -102,7 +119,7 @@ def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
                 chance = metrics.paired_probability(
                     difference[seen], np.zeros(count), RESAMPLES, int(generator.integers(2**31))
                 )
-                yield Trial(count, chance, float(unseen.mean()), rival == "round 0")
+                yield Trial(count, chance, float(unseen.mean()), later)
 
 
 def lines(found: Sequence[Trial]) -> list[list[str]]:

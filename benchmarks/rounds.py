@@ -43,7 +43,7 @@ def prepare(plan: Plan) -> None:
     """Write the data of every run, DataError when another draw lies there."""
     data = plan.out / "data"
     for seed in plan.seeds:
-        for name in {*plan.regimes, *(ABLATIONS if plan.ablate else ())}:
+        for name in plan.drawn:
             build(name, seed, data / f"{name}-s{seed}", plan.root, plan.images, development=plan.development)
         for ceiling in {REGIMES[name].ceiling for name in plan.regimes if not plan.development}:
             build_all(ceiling, seed, data / f"{ceiling}-all-s{seed}", plan.root, plan.images)
@@ -203,8 +203,8 @@ every model is a flow U-Net, one a round:
 def main(target: Path, at_once: int, table_only: bool, root: Path, out: Path, **asked: Any) -> None:
     """Run and tabulate."""
     plan = Plan(root=root.resolve(), out=out.resolve(), **asked)
-    if not root.is_dir() and any(REGIMES[name].modalities for name in plan.regimes):
-        skip(f"no DSB2018 at {root}; give --root, or --regime classes alone")
+    if not root.is_dir() and any(REGIMES[name].modalities for name in plan.drawn):
+        skip(f"no DSB2018 at {root}; give --root, or --regime classes alone, without --ablate")
     generated = [name for name in plan.regimes if not REGIMES[name].modalities]
     if plan.development and generated:
         plan = replace(plan, regimes=tuple(name for name in plan.regimes if name not in generated))

@@ -24,6 +24,7 @@ COMMON: dict[str, tuple[str, Settings]] = {
     "classes": ("demo", {**_ALL, "data.source": "shards"}),
 }
 AUGMENT: dict[str, Settings] = {"classes": {"augment": {"scale_min": 0.75, "scale_max": 1.35}}}
+NO_CALIBRATION: Settings = {"screen.min_samples": 10**9}  # fewer predictions than this leave the scores as they are
 # (a), (b), (d), (e) and the ablations: what differs from the preset.
 OURS: Settings = {}
 # (c): every part of ours off. Scores are taken as they are, what is below .5 is background, and every round teaches.
@@ -33,7 +34,7 @@ PLAIN: Settings = {
     "inference.cell_probability": 0.5,
     "labelling.zoom_search": None,
     "screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},
-    "screen.min_samples": 10**9,
+    **NO_CALIBRATION,
     "screen.weight_by_quality": False,
     "rounds.promotion.min_probability": 0.0,
     "rounds.promotion.class_margin": 1.0,
@@ -61,13 +62,12 @@ class Off:
         return " ".join([*as_sets(self.settings, classes), *rounds, *teachers])
 
 
-UNCALIBRATED = Off({"screen.min_samples": 10**9})  # fewer predictions than this leave the scores as they are
 # By regime; the control is that of ours.
 ABLATIONS: dict[str, dict[str, Off]] = {
     "uncovered": {
         "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
         "zoom search": Off({"labelling.zoom_search": None}),
-        "calibration": UNCALIBRATED,
+        "calibration": Off(NO_CALIBRATION),
         "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
         "area limits only where they pay": Off({"screen.areas": "always"}),
         "one teacher, not two fused": Off({}, more_teachers=1),
@@ -82,7 +82,7 @@ ABLATIONS: dict[str, dict[str, Off]] = {
     },
     # Parts that need more predictions on validation images than three images hold.
     "enough": {
-        "calibration": UNCALIBRATED,
+        "calibration": Off(NO_CALIBRATION),
         "quality from the score, not regressed": Off({"screen.quality": "regressed"}),
     },
 }
@@ -125,6 +125,11 @@ class Plan:
     def most_steps(self) -> int:
         """Those of line (e): as many as a control can have."""
         return self.steps * TOTAL
+
+    @property
+    def drawn(self) -> set[str]:
+        """The regimes whose data the runs need: those asked for, and those of the ablations."""
+        return {*self.regimes, *(ABLATIONS if self.ablate else ())}
 
     def jobs(self) -> list[Job]:
         """Every run once, lines (e) that regimes share too."""

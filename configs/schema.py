@@ -116,8 +116,8 @@ class PromotionConfig(Section):
     min_probability: Fraction = Field(
         0.6,
         description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. Less "
-        "gains no more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images seldom "
-        "give.",
+        "gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images "
+        "seldom give.",
     )
     pool_sizes: bool = Field(
         True,

@@ -50,6 +50,18 @@ def test_a_row_counts_candidates_by_what_they_are_worth() -> None:
     assert rows["10", "0.95"] == ["0%", "0%", "0%", "+0.0000", "+0.0000"]
 
 
+def test_a_round_0_of_other_settings_does_not_take_the_place_of_the_first() -> None:
+    models: dict[str, np.ndarray] = {}
+    for name, worth in (("ours", 0.4), ("again", 0.4), ("plain", 0.3)):
+        promotion.add(models, name, "round 0", np.full(40, worth))
+        promotion.add(models, name, "round 1, ensemble", np.full(40, 0.6))
+    rounds = [f"{name}, round 1, ensemble" for name in ("ours", "again", "plain")]
+    assert sorted(models) == sorted(["round 0", "plain, round 0", *rounds])
+    assert models["round 0"][0] == 0.4
+    found = promotion.trials(promotion.Draw("made", models, np.ones(40, bool)), 1, 0)
+    assert sum(trial.later for trial in found) == 3 * 2 * len(promotion.COUNTS), "students against each round 0"
+
+
 def test_runs_on_the_same_images_make_one_draw(tmp_path: Path) -> None:
     for name in ("one", "two"):
         config = config_at(tmp_path, f"run.name={name}", "data.root=cells", "training.steps=1")
