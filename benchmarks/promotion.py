@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import describe, skip
 from rounds_table import NONE, table
 
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import files, metrics, run, shards
 from cellsemi.rounds.evaluation import read_evaluations
 from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.section import Fraction, Section
+from cellsemi.configs.base import Fraction, Section
 
 Split = Literal["labelled", "unlabelled", "val", "test"]
 Source = Literal["generated", "label-maps", "paired", "class-files", "rle-csv", "dsb2018", "coco", "shards"]

@@ -9,27 +9,26 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
-import types
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from cellsemi.configs.errors import ConfigError, UsageError
+from cellsemi.configs.explain import explanations
 from cellsemi.configs.models import AUGMENT_PRESETS
 from cellsemi.configs.schema import Config
 
 LOCAL_FILE = Path("cellsemi.yaml")
-ALTERNATIVES = ("dict[", "literal[", "function-", "int", "tuple[")  # pydantic's names for them in a path
+
+
 DEFAULT_PRESET = "demo"
+
+
 # Not part of what a run is: where it runs may change between two calls of the same run.
 IDENTITY_EXCLUDES: Any = {"engine": True, "run": {"root"}}
 
@@ -72,7 +71,7 @@ def build_config(data: Mapping[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {line}" for line in _explanations(error.errors())]
+        lines = [f"  {line}" for line in explanations(error.errors())]
         raise ConfigError(f"{origin}: the config is not valid\n" + "\n".join(lines)) from None
 
 
@@ -97,16 +96,6 @@ def config_difference(old: Config, new: Config) -> list[str]:
         for key in keys
         if before.get(key, "absent") != after.get(key, "absent")
     ]
-
-
-def documented_yaml(config: Config) -> str:
-    """The config as YAML with each field's description as a comment: what `cellsemi init` writes."""
-    return "\n".join(_documented(config, 0)) + "\n"
-
-
-def field_table() -> list[tuple[str, str, str, str]]:
-    """(dotted path, type, default, description) of every setting, in order: the source of docs/config.md."""
-    return list(_walk_fields(Config.model_fields, ""))
 
 
 # --- finding and parsing ---------------------------------------------------------------------------
@@ -184,80 +173,6 @@ def _section_of(value: Any, keys: Sequence[str], override: str) -> dict[str, Any
     return [model.model_dump(mode="json") for model in Config().models] if keys == ["models"] else {}
 
 
-# --- explaining -------------------------------------------------------------------------------------
-
-
-def _explanations(details: Sequence[ErrorDetails]) -> Iterator[str]:
-    """One line for each wrong place: what its parent says about it only repeats it."""
-    by_path: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
-    for detail in details:
-        by_path.setdefault(_path(detail), []).append(detail)
-    for path, found in by_path.items():
-        if not any(len(other) > len(path) and other[: len(path)] == path for other in by_path):
-            yield _explain(path, found)
-
-
-def _path(detail: ErrorDetails) -> tuple[str | int, ...]:
-    """Where the error is, without pydantic's names for the alternatives of a union."""
-    return tuple(part for part in detail["loc"] if part not in KINDS and not str(part).startswith(ALTERNATIVES))
-
-
-def _explain(path: Sequence[str | int], details: Sequence[ErrorDetails]) -> str:
-    dotted = ".".join(str(part) for part in path)
-    if details[0]["type"] == "extra_forbidden":
-        known = valid_keys(details[0]["loc"][:-1])
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        prefix = ".".join(str(p) for p in path[:-1])
-        nearest = f"{prefix}.{near[0]}" if prefix and near else "".join(near)
-        hint = f"did you mean {nearest!r}?" if near else f"valid here: {', '.join(known)}"
-        return f"{dotted}: unknown key; {hint}"
-    message = " or ".join(_message(detail) for detail in details).replace(" or Input should be ", " or ")
-    given = details[0].get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) and repr(given) not in message else ""
-    return f"{dotted}: {message}{shown}" if dotted else message
-
-
-def _message(detail: ErrorDetails) -> str:
-    if detail["type"] in ("dict_type", "model_type"):
-        return "Input should be a section of keys"
-    return detail["msg"].removeprefix("Value error, ")
-
-
-def valid_keys(path: Sequence[str | int]) -> list[str]:
-    """The keys that the config knows below a path, for example ('data', 'generated').
-
-    Below an entry of `models` the path may hold its kind: ('models', 0, 'flow-unet').
-    """
-    known: dict[str, type[BaseModel]] = {"": Config}
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if part in known:
-            known = {"": known[part]}
-            continue
-        fields = next(iter(known.values())).model_fields if known else {}
-        known = _sections(fields[part].annotation) if part in fields else known
-    return list(next(iter(known.values())).model_fields) if known else []
-
-
-def _sections(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The config sections inside an annotation such as tuple[Section, ...] or dict[str, Section] | Literal.
-
-    Those of a union are named by their `kind`, a single one by the empty string.
-    """
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        kind = annotation.model_fields.get("kind")
-        return {kind.default if kind else "": annotation}
-    found: dict[str, type[BaseModel]] = {}
-    if typing.get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
-        for argument in typing.get_args(annotation):
-            found |= _sections(argument)
-    return found
-
-
-KINDS = tuple(_sections(Config.model_fields["models"].annotation))  # of the models
-
-
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
@@ -267,75 +182,3 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flatten(item, f"{prefix}.{index}")
     else:
         yield prefix, value
-
-
-def _documented(section: BaseModel, depth: int) -> Iterator[str]:
-    indent = "  " * depth
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if depth == 0:
-            yield ""
-        if field.description:
-            yield f"{indent}# {field.description}"
-        yield from _documented_value(name, value, indent, depth)
-
-
-def _documented_value(name: str, value: Any, indent: str, depth: int) -> Iterable[str]:
-    if isinstance(value, BaseModel):
-        return [f"{indent}{name}:", *_documented(value, depth + 1)]
-    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-        lines = [f"{indent}{name}:"]
-        for item in value:
-            body = [line for line in _documented(item, depth + 2) if line.strip()]
-            lines += [f"{indent}  -", *body]
-        return lines
-    plain = value
-    if isinstance(value, dict):
-        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
-    elif isinstance(value, tuple):
-        plain = list(value)
-    return [f"{indent}{name}: {json.dumps(plain, ensure_ascii=False)}"]
-
-
-Fields = Mapping[str, FieldInfo]
-Described = tuple[str, str, str, str]
-
-
-def _walk_fields(fields: Fields, prefix: str) -> Iterator[Described]:
-    for name, field in fields.items():
-        dotted = f"{prefix}.{name}" if prefix else name
-        sections = _sections(field.annotation)
-        alone = bool(sections) and isinstance(field.annotation, type)
-        default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
-        shown = "section" if alone else _type_name(field.annotation)
-        yield dotted, shown, "" if alone else default, field.description or ""
-        if prefix and name in Config.model_fields:
-            continue  # a model's own `training` or `inference`: the common section again
-        if len(sections) > 1:
-            yield from _walk_alternatives({kind: section.model_fields for kind, section in sections.items()}, dotted)
-        for section in sections.values() if len(sections) == 1 else ():
-            inner = dotted + (".CLASS" if "dict[" in str(field.annotation) else "")
-            yield from _walk_fields(section.model_fields, inner)
-
-
-def _walk_alternatives(kinds: Mapping[str, Fields], dotted: str) -> Iterator[Described]:
-    """What all kinds share, once, then what each has beside it."""
-    first = next(iter(kinds.values()))
-    shared = {name for name in first if name != "kind" and all(name in fields for fields in kinds.values())}
-    yield from _walk_fields({name: field for name, field in first.items() if name in shared}, f"{dotted}.N")
-    for kind, fields in kinds.items():
-        own = {name: field for name, field in fields.items() if name not in shared}
-        yield from _walk_fields(own, f"{dotted}.N ({kind})")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=lambda item: item.model_dump(mode="json", exclude_defaults=True))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _type_name(annotation: Any) -> str:
-    sections = _sections(annotation)
-    if len(sections) > 1:
-        return f"list of {', '.join(sections)}"
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"cellsemi\.configs\.\w+\.", "", text.replace("typing.", "")).replace("NoneType", "None")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.section import Fraction, Section, checked_name
+from cellsemi.configs.base import Fraction, Section, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 

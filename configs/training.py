@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.section import Fraction, Section
+from cellsemi.configs.base import Fraction, Section
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]

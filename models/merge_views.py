@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import View
 from cellsemi.models.tta import turn, turn_back
 from cellsemi.rounds import masks

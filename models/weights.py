@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellsemi.configs.base import checked_name
 from cellsemi.configs.errors import ModelError, UsageError
-from cellsemi.configs.section import checked_name
 from cellsemi.rounds import files
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def ablate(
     named = {"run.name": name, "engine.kind": engine, "engine.address": address}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded = load_config(source, [*settings, *overrides])
-    from cellsemi.configs.parts import PARTS, find_parts
+    from cellsemi.configs.ablation_parts import PARTS, find_parts
     from cellsemi.orchestrator.ablating import make_plan
 
     parts = find_parts(names or tuple(PARTS))
@@ -140,7 +140,7 @@ def print_table(table: Table, written: list[Path], console: Console | None = Non
 
 
 def _parts_json() -> list[dict[str, Any]]:
-    from cellsemi.configs.parts import PARTS
+    from cellsemi.configs.ablation_parts import PARTS
 
     return [
         {"name": part.name, "sentence": part.sentence, "source": part.source, "on": part.on, "off": part.off}
@@ -149,7 +149,7 @@ def _parts_json() -> list[dict[str, Any]]:
 
 
 def _print_parts() -> None:
-    from cellsemi.configs.parts import PARTS
+    from cellsemi.configs.ablation_parts import PARTS
 
     width = max(map(len, PARTS))
     for part in PARTS.values():

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellsemi.configs.ablation_parts import Part, Switch, switch
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import build_config
-from cellsemi.configs.parts import Part, Switch, switch
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator import judging
 from cellsemi.orchestrator.campaign import run_campaign

@@ -12,16 +12,7 @@ from __future__ import annotations
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import (
-    drifting,
-    fitting,
-    folds,
-    judging,
-    labelling,
-    preparing,
-    screening,
-    sizing,
-)
+from cellsemi.orchestrator import drifting, fitting, folds, judging, labelling, preparing, screening, sizing
 from cellsemi.orchestrator.calibrating import calibrations
 from cellsemi.orchestrator.contest import Contender
 from cellsemi.orchestrator.context import Context

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cellsemi.configs.schema import AUTO, EngineConfig
+from cellsemi.configs.rounds import AUTO
+from cellsemi.configs.schema import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)

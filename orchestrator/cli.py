@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from cellsemi.configs.describe import documented_yaml
 from cellsemi.configs.errors import CellsemiError, UsageError
-from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, documented_yaml, load_config, preset_text
+from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, load_config, preset_text
 from cellsemi.orchestrator import models_cli
 from cellsemi.orchestrator.ablate_cli import ablate
 from cellsemi.orchestrator.data_cli import data

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
 from cellsemi.models.zooms import ZoomSearch

@@ -23,17 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.claims import Claim, claim_of, counted
-from cellsemi.orchestrator.engine import (
-    Fault,
-    Job,
-    OnDone,
-    Outcome,
-    Record,
-    Tick,
-    Worker,
-    attempt,
-    in_one_line,
-)
+from cellsemi.orchestrator.engine import Fault, Job, OnDone, Outcome, Record, Tick, Worker, attempt, in_one_line
 from cellsemi.orchestrator.pool import Command, Kill, Pool, Rules, Send, Spawn, map_rules, task_rules
 from cellsemi.orchestrator.ray_start import SHARED_HELP, Probe, Session, alive_nodes, folder_problem
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import files, metrics
 from cellsemi.rounds.leaderboard import Interval, markdown_line
 from cellsemi.rounds.metrics import ImageScore

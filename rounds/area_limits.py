@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import ScreenConfig
+from cellsemi.configs.rounds import ScreenConfig
 from cellsemi.rounds.instances import Instances
 
 

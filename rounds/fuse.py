@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.fuse_methods import METHODS, Clusters, Crop, Links, Method, mean_iou
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.masks import crops, from_crops, iou_matrix, without_overlaps

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.configs.schema import FusionMethod
+from cellsemi.configs.rounds import FusionMethod
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.masks import Bitmap, iou_matrix
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import files, metrics, shards
 from cellsemi.rounds.evaluation import Evaluation
 from cellsemi.rounds.run import CONTROL

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.schema import AUTO, ScreenConfig
+from cellsemi.configs.rounds import AUTO, ScreenConfig
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.matching import HALF, TWENTIETHS, gains, overlap
 from cellsemi.rounds.metrics import Tally

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import AUTO, ClassLimits, ScreenConfig
+from cellsemi.configs.rounds import AUTO, ClassLimits, ScreenConfig
 from cellsemi.rounds.area_limits import AreaLimits, area_limits, areas_by_class
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.limit_sweep import TIE, Choice, collect, count_band, sweep

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import metrics
 from cellsemi.rounds.leaderboard import Interval, Row
 from cellsemi.rounds.metrics import ImageScore

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import ScreenConfig
+from cellsemi.configs.rounds import ScreenConfig
 from cellsemi.rounds.calibrate import FOLDS, Calibration, calibrate
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.iou_regressor import Regressor, out_of_fold

@@ -14,8 +14,8 @@ from click.testing import Result
 from fake_family import DIVERGES
 from terminal import invoke
 
+from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.parts import PARTS
 from cellsemi.models import base
 from cellsemi.orchestrator import ablate_cli, ablating, campaign
 from cellsemi.rounds import run
@@ -157,7 +157,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(monkeypatch: pytest.M
     broken = PARTS["ema"].__class__(
         "ema", "Breaks; off: works.", "-", {"training.lr": 0.004}, {"training.lr": DIVERGES}
     )
-    monkeypatch.setattr("cellsemi.configs.parts.PARTS", {"ema": broken, "weights": PARTS["weights"]})
+    monkeypatch.setattr("cellsemi.configs.ablation_parts.PARTS", {"ema": broken, "weights": PARTS["weights"]})
     done = ablate("--n", "0", "--part", "ema", "--part", "weights")
     assert done.exit_code == 1
     assert "failed: ema, seed 0: " in " ".join(done.stdout.split()) and "loss is nan" in done.stdout

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cellsemi.configs.parts import PARTS
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.ablation_parts import PARTS
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.orchestrator.ablate_cli import print_table
 from cellsemi.rounds.ablation import RunResult, Table, Variant, display_rows, make_rows, pooled_interval
 from cellsemi.rounds.metrics import ImageScore, Tally

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds import masks
-from cellsemi.rounds.calibrate import (
-    EPS,
-    Calibration,
-    Curve,
-    _isotonic,
-    calibrate,
-)
+from cellsemi.rounds.calibrate import EPS, Calibration, Curve, _isotonic, calibrate
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.reliability import expected_calibration_error, reliability
 

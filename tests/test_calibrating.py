@@ -26,7 +26,7 @@ def cells(folder: Path) -> dict[str, Instances]:
 def fused_by_hand(paths: RunPaths, classes: tuple[str, ...], split: str, file: Path) -> dict[str, Instances]:
     worth = {name: Calibration.from_json(files.read_json(file)["members"][name], classes) for name in NAMES}
     said = {name: cells(paths.predictions(0, name, split)) for name in NAMES}
-    from cellsemi.configs.schema import FusionConfig
+    from cellsemi.configs.rounds import FusionConfig
 
     return {
         image: fuse({name: worth[name].as_scores(said[name][image]) for name in NAMES}, FusionConfig(), True)

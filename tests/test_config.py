@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cellsemi.configs.describe import documented_yaml, field_table
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.loading import (
     build_config,
     config_difference,
     config_hash,
-    documented_yaml,
-    field_table,
     load_config,
     preset_names,
     preset_text,

@@ -18,8 +18,8 @@ from contract import ENTRIES, ONE_EACH, SIDE, Entry, learnt, losses, picture, pr
 from numpy.typing import NDArray
 from pictures import quiet, row
 
+from cellsemi.configs.describe import field_table
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.loading import field_table
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.fuse import fuse
 from cellsemi.rounds.instances import Instances

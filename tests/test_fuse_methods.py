@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 from pydantic import ValidationError
 
-from cellsemi.configs.schema import FusionConfig
+from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.fuse import fuse
 from cellsemi.rounds.instances import COLUMNS, Instances

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import leaderboard
 from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
 from cellsemi.rounds.leaderboard import Row, baseline_name, display_rows, make_row

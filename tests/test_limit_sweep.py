@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsemi.configs.schema import ScreenConfig
+from cellsemi.configs.rounds import ScreenConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.instances import Instances
 from cellsemi.rounds.limit_sweep import collect, count_band, sweep

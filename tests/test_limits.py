@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import ClassLimits, ScreenConfig
+from cellsemi.configs.rounds import ClassLimits, ScreenConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.limits import Limit, Limits, choose_limits
 

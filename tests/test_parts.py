@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cellsemi.configs.ablation_parts import PARTS, Part, find_parts, switch, with_settings
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.loading import config_difference, load_config
-from cellsemi.configs.parts import PARTS, Part, find_parts, switch, with_settings
 from cellsemi.configs.schema import Config
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.schema import ScreenConfig
+from cellsemi.configs.rounds import ScreenConfig
 from cellsemi.rounds import masks
 from cellsemi.rounds.calibrate import calibrate
 from cellsemi.rounds.instances import COLUMNS, Instances

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.schema import PromotionConfig
+from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds import files, leaderboard, masks
 from cellsemi.rounds.evaluation import Evaluation, write_evaluations
 from cellsemi.rounds.instances import Instances

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import build_config, config_difference
-from cellsemi.configs.schema import AUTO, Config
+from cellsemi.configs.rounds import AUTO
+from cellsemi.configs.schema import Config
 
 EACH_MODEL = "models[]"
 OWN_SECTIONS = ("training", "inference")  # a model may have its own

@@ -1,0 +1,147 @@
+"""Defines the settings of the rounds themselves: fusion, filter, promotion, the campaign."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cellsemi.configs.base import Fraction, Section
+
+AUTO: Literal["auto"] = "auto"
+
+
+FusionMethod = Literal["vote", "weighted", "nms", "union"]
+
+
+class FusionConfig(Section):
+    """How the masks of several teachers become one set."""
+
+    method: FusionMethod = Field(
+        "vote",
+        description="Mask of a cluster: `vote` pixels with half of the score, `weighted` those with half of the "
+        "quality (the calibrated score where there is one), `nms` the best scored mask as it is, `union` all pixels.",
+    )
+    overlaps: Literal["keep", "resolve"] = Field(
+        "keep", description="`resolve`: no pixel twice, the better scored cell keeps it; `keep`: masks may overlap."
+    )
+    iou: Fraction = Field(0.5, description="Masks of different teachers with at least this IoU are one cell.")
+    calibrate: bool = Field(
+        True,
+        description="With several models: take the scores of each for what they were worth on val, per class, first.",
+    )
+    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
+
+
+class ClassLimits(Section):
+    """Fixed limits of one class, instead of those chosen on validation data."""
+
+    accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
+    reject: Fraction = Field(description="Confidence below which a pseudo-mask is background; between: ignored.")
+    min_area_px: int = Field(0, ge=0, description="Smaller masks are rejected, or ignored when the teachers are sure.")
+    max_area_px: int | None = Field(
+        None, ge=1, description="Larger masks leave the loss: a clump holds real cells; null means no limit."
+    )
+
+    @model_validator(mode="after")
+    def _band_is_ordered(self) -> Self:
+        if self.reject > self.accept:
+            raise ValueError(f"reject ({self.reject}) must not be larger than accept ({self.accept})")
+        if self.max_area_px is not None and self.max_area_px < self.min_area_px:
+            raise ValueError(f"max_area_px ({self.max_area_px}) is below min_area_px ({self.min_area_px})")
+        return self
+
+
+class ScreenConfig(Section):
+    """Which pseudo-masks train the students, which leave the loss, and which count as background."""
+
+    limits: dict[str, ClassLimits] | Literal["auto"] = Field(
+        AUTO, description="`auto` (chosen on validation data, never on test) or fixed limits per class."
+    )
+    objective: Literal["f-beta", "map"] = Field(
+        "f-beta",
+        description="`auto`: what the accept limit maximises on validation data, per class: `f-beta` of the accepted "
+        "masks at IoU > .5, or `map`, their mean score over the images.",
+    )
+    f_beta: float = Field(0.5, gt=0, description="Objective `f-beta`: its beta; < 1 prefers precision.")
+    min_precision: Fraction = Field(
+        0.5, description="`auto`: accept limits below this calibrated confidence are not taken."
+    )
+    reject_below: Fraction | Literal["auto"] = Field(
+        0.1,
+        description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
+        "validation predictions are kept as there are labelled cells. Never above the accept limit.",
+    )
+    count_slack: float = Field(
+        1.5,
+        ge=1,
+        allow_inf_nan=False,
+        description="`auto`: limits that keep more than this many times the labelled cells of the class on validation "
+        "data, or fewer than one in this many, are not taken while there are others.",
+    )
+    areas: Literal["always", "if-better", "never"] = Field(
+        "if-better",
+        description="`auto`: limits on the area; `if-better`: the smallest and the largest area each only where they "
+        "raise the objective on validation data.",
+    )
+    area_quantile: float = Field(
+        0.005,
+        ge=0,
+        lt=0.5,
+        description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, set the limits.",
+    )
+    area_slack: float = Field(2.0, ge=1, description="`auto`: the limits are widened by this factor both ways.")
+    quality: Literal["calibrated", "regressed"] = Field(
+        "calibrated",
+        description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
+        "that trees predict from score, shape and neighbours.",
+    )
+    min_samples: int = Field(40, ge=1, description="Classes with fewer validation predictions share one calibration.")
+    ignore_dilation_px: int = Field(
+        2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
+    )
+    weight_by_quality: bool = Field(True, description="Accepted masks weigh their calibrated confidence in the loss.")
+
+
+class PromotionConfig(Section):
+    """When a round's students become the teachers of the next."""
+
+    bootstrap: int = Field(2000, ge=100, description="Resamples of the validation images.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
+    min_probability: Fraction = Field(
+        0.6,
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. Less "
+        "gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images "
+        "seldom give.",
+    )
+    pool_sizes: bool = Field(
+        True,
+        description="With a zoom search: judge on the validation images at the sizes that the pool's cells were found "
+        "to have, in the shares of the pool, and not only as they are.",
+    )
+    class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
+
+
+class RoundsConfig(Section):
+    """The campaign."""
+
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Cross-validation: train every model once per fold of the labelled and val images, and judge it on "
+        "the fold that it never saw; null: one hold-out, the val images.",
+    )
+    control: bool = Field(
+        True, description="Train a supervised control with as many steps in total as the last student's ancestry."
+    )
+    ensemble: Literal["all", "greedy"] = Field(
+        "all",
+        description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
+    )
+    stop_after: int | None = Field(
+        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+    )
+    drift_alarms: bool = Field(
+        True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."
+    )
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The judge.")
