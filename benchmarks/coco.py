@@ -29,10 +29,10 @@ from pycocotools.coco import COCO
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.ingest import ingest
-from cellsemi.rounds.run import versions
-from cellsemi.rounds.sources import open_data
+from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.run import versions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import describe

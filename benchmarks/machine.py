@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from cellsemi.rounds.run import versions
+from cellsemi.rounds.store.run import versions
 
 DSB2018 = Path(__file__).resolve().parents[2] / "shared" / "data" / "dsb2018"  # where a checkout may have it
 SHOWN = ("cellsemi", "torch", "cellpose", "ray", "numpy", "numba")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from cellsemi.rounds import files
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.run import RunPaths
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import DSB2018, describe, skip

@@ -25,9 +25,11 @@ from machine import describe, skip
 from rounds_table import NONE, table
 
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.rounds import files, metrics, run, shards
-from cellsemi.rounds.evaluation import read_evaluations
-from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.evaluation.bootstrap import paired_probability
+from cellsemi.rounds.evaluation.evaluation_table import read_evaluations
+from cellsemi.rounds.evaluation.metrics import image_values
+from cellsemi.rounds.store import files, run, shards
+from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 HERE = Path(__file__).parent
 COUNTS = (3, 5, 10)  # validation images
@@ -78,7 +80,7 @@ def read(folder: Path) -> list[Draw]:
                 if ids != images[root]:
                     sys.exit(f"{paths.root}: other test images than another run on {root}")
                 label = f"round {number}, {found.model}" if number else FIRST
-                add(draws[root].models, paths.name, label, metrics.image_values(found.scores))
+                add(draws[root].models, paths.name, label, image_values(found.scores))
     return list(draws.values())
 
 
@@ -116,7 +118,7 @@ def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
             for _ in range(repeats if len(eligible) > count and len(difference) > 2 * count else 0):
                 seen = generator.choice(eligible, count, replace=False)
                 unseen = np.delete(difference, seen)
-                chance = metrics.paired_probability(
+                chance = paired_probability(
                     difference[seen], np.zeros(count), RESAMPLES, int(generator.integers(2**31))
                 )
                 yield Trial(count, chance, float(unseen.mean()), later)

@@ -23,12 +23,13 @@ from pathlib import Path
 
 from cellsemi.configs.data import DataConfig, GeneratedConfig
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds import files, shards, synthetic
-from cellsemi.rounds.formats.label_maps import LabelMaps
-from cellsemi.rounds.formats.shard_folder import IMPORT_FILE
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.run import SPLITS
-from cellsemi.rounds.tables import SCHEMA_VERSION, ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.datasets import synthetic
+from cellsemi.rounds.formats.label_map.reader import LabelMaps
+from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.schemas import SCHEMA_VERSION, ImageRecord
 
 Row = dict[str, str]  # one line of the manifest
 

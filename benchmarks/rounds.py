@@ -32,7 +32,7 @@ from rounds_plan import ABLATIONS, COMMON, OURS, PLAIN, TOTAL, Job, Plan, as_set
 from rounds_runs import CONFIDENCE, SMALL_GAP, Line, Seed
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 HERE = Path(__file__).parent
 

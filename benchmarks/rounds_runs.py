@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Self
 
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import leaderboard, metrics, run
-from cellsemi.rounds.evaluation import find, read_evaluations
-from cellsemi.rounds.leaderboard import Row
-from cellsemi.rounds.metrics import ImageScore
-from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
+from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.metrics import ImageScore, paired_values
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.selection import stop_reason
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths, read_config
 
 SMALL_GAP = 0.01  # a gap from (b) to (e) below this is none that could be closed
 RESAMPLES, CONFIDENCE = 2000, 0.95
@@ -38,7 +40,7 @@ class Line:
         paths = RunPaths(folder)
         if not paths.leaderboard.with_suffix(".parquet").is_file():
             return None
-        config = run.read_config(paths)
+        config = read_config(paths)
         rows = [row for row in leaderboard.read(paths.leaderboard) if row.round <= n]
         ensemble = {row.round: row for row in rows if row.model == ENSEMBLE}
         ended = stop_reason([row.promoted for row in ensemble.values()], config.rounds.stop_after)
@@ -108,7 +110,7 @@ class Seed:
         if not self.ours or not self.ours.control:
             return None
         folder = self.ours.paths.model(self.ours.control.round, CONTROL)
-        return int(run.read_manifest(folder)["steps"])
+        return int(read_manifest(folder)["steps"])
 
     @property
     def change(self) -> Value:
@@ -124,9 +126,9 @@ class Seed:
         if not self.ours or not self.ours.control:
             return None
         ours = self.ours.scores(self.ours.delivered.round, self.ours.delivered.model)
-        mine, control = metrics.paired_values(ours, self.ours.scores(self.ours.control.round, CONTROL))
+        mine, control = paired_values(ours, self.ours.scores(self.ours.control.round, CONTROL))
         seed = derive_seed(self.seed, "benchmark", "rounds")
-        return metrics.bootstrap_interval(mine - control, RESAMPLES, CONFIDENCE, seed)
+        return bootstrap_interval(mine - control, RESAMPLES, CONFIDENCE, seed)
 
 
 def finished(seeds: Iterable[Seed]) -> list[Seed]:

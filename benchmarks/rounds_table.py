@@ -9,11 +9,11 @@ from pathlib import Path
 from regimes import REGIMES, hidden_truth
 from rounds_runs import LETTERS, SMALL_GAP, Line, Means, Seed, Value, finished, gap_closed, less, mean
 
-from cellsemi.rounds import shards
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import hits
-from cellsemi.rounds.metrics import TIE
-from cellsemi.rounds.run import CONTROL, RunPaths
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import hits
+from cellsemi.rounds.evaluation.bootstrap import TIE
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.run import CONTROL, RunPaths
 
 NONE = "-"
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelBase, ModelConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.rounds import files
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import files
 
 FAMILIES: dict[str, str] = {
     "flow-unet": "cellsemi.models.flow_unet",

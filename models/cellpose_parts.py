@@ -25,7 +25,7 @@ from cellsemi.models.flows import flow_targets
 from cellsemi.models.losses import weighted_mean
 from cellsemi.models.recover import mean_inside
 from cellsemi.models.training import LossParts
-from cellsemi.rounds.images import intensity_range
+from cellsemi.rounds.store.image_codec import intensity_range
 
 TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
 FLOW_SCALE = 5.0  # the network says unit vectors times this

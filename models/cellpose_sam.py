@@ -33,9 +33,10 @@ from cellsemi.models.flow_predictor import FlowPredictor
 from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
-from cellsemi.rounds import files, masks
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
+from cellsemi.rounds.store import files
 
 KIND = "cellpose-sam"
 

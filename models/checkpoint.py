@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cellsemi.models.precision import Precision
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 

@@ -24,10 +24,10 @@ from cellsemi.models.base import FitTask
 from cellsemi.models.copy_paste import paste, pasteable
 from cellsemi.models.image_draws import LABELS, ImageDraws, learnt_cells
 from cellsemi.models.normalise import Channels, normalise
-from cellsemi.rounds import masks
-from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.shards import ShardSet
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
 CACHE_MB = 512  # decoded images that are kept; the least recently used make room

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.merge_views import look, look_back, merge_views
 from cellsemi.models.windows import Span, Window, windows
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.masks import Bitmap
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.rle import Bitmap
 
 Detect = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
 Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0

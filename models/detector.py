@@ -25,7 +25,7 @@ from cellsemi.models.precision import choose_precision
 from cellsemi.models.rcnn_parts import Detections
 from cellsemi.models.rcnn_targets import Batch, MapMaker, batch_of, zoomed
 from cellsemi.models.training import Loop, LossParts
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
 Config = MaskRcnnConfig | Detectron2Config

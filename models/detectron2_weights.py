@@ -16,7 +16,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.models import base, weights
 from cellsemi.models.detectron2_net import Network, settings
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 KIND = "detectron2-maskrcnn"
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes

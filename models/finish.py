@@ -15,7 +15,7 @@ from safetensors.torch import save
 from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask
 from cellsemi.models.training import Trained
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 LOSS_FILE = "loss.parquet"
 

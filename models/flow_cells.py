@@ -9,8 +9,8 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.flow_net import FLOW_CHANNELS
 from cellsemi.models.flows import Target
 from cellsemi.models.recover import flow_agreement, mean_inside, recover_labels
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 
 
 def cells_of(

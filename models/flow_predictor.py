@@ -14,7 +14,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.models.device import compute_settings
 from cellsemi.models.views import mean_of_views
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
 
 Outputs = NDArray[np.float32]
 

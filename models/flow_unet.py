@@ -27,7 +27,7 @@ from cellsemi.models.normalise import normalise
 from cellsemi.models.precision import choose_precision
 from cellsemi.models.tiling import run_tiled
 from cellsemi.models.training import Loop, LossParts
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
 
 KIND = "flow-unet"
 

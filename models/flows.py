@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cellsemi.rounds import masks
+from cellsemi.rounds.cells import masks
 
 Target = Literal["geodesic", "diffusion"]
 Flow = NDArray[np.float32]

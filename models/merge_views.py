@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import View
 from cellsemi.models.tta import turn, turn_back
-from cellsemi.rounds import masks
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.masks import Bitmap
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 
 def look(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.float32]:

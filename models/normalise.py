@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.rounds.images import grey, intensity_range
+from cellsemi.rounds.store.image_codec import grey, intensity_range
 
 Channels = Literal[1, 3]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 
 THRESHOLD = 0.5  # pixels above this probability belong to the cell
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 Precision = Literal["float32", "bfloat16"]
 Wanted = Literal["auto", "float32", "bfloat16"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellsemi.configs.base import checked_name
 from cellsemi.configs.errors import ModelError, UsageError
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cellsemi.models.base import Image, Predictor
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
 
 
 class ZoomSearch:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cellsemi.orchestrator.ablating import Plan
     from cellsemi.orchestrator.engine import Engine
-    from cellsemi.rounds.ablation import Table
+    from cellsemi.rounds.evaluation.ablation_table import Table
 
 # What is kept when the terminal is narrow; the lines below the table say what was switched.
 PRIORITY = ("part", "promoted mAP", "last mAP", "change", "last change", "switched", "by seed", "last by seed")
@@ -84,7 +84,7 @@ def _drive(loaded: LoadedConfig, plan: Plan, log: Path, silent: bool) -> Table:
     from cellsemi.orchestrator.ablating import carry_out, gather
     from cellsemi.orchestrator.progress import open_watcher
     from cellsemi.orchestrator.quiet import quiet_output
-    from cellsemi.rounds.ablation import Table, make_rows
+    from cellsemi.rounds.evaluation.ablation_table import Table, make_rows
 
     with quiet_output(log) as stream:
         if not silent:
@@ -113,7 +113,7 @@ def print_table(table: Table, written: list[Path], console: Console | None = Non
     from rich.markup import escape
 
     from cellsemi.orchestrator import show
-    from cellsemi.rounds.ablation import display_rows
+    from cellsemi.rounds.evaluation.ablation_table import display_rows
 
     console = console or Console(highlight=False)
     header, cells = display_rows(table.rows)

@@ -17,12 +17,12 @@ from cellsemi.orchestrator import judging
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.engine import Engine, in_one_line
 from cellsemi.orchestrator.progress import EventLog, Watcher
-from cellsemi.rounds import run
-from cellsemi.rounds.ablation import BASE, RunResult, Variant
-from cellsemi.rounds.evaluation import find, read_evaluations
-from cellsemi.rounds.metrics import ImageScore
-from cellsemi.rounds.run import ENSEMBLE, RunPaths
-from cellsemi.rounds.selection import stop_reason
+from cellsemi.rounds.evaluation.ablation_table import BASE, RunResult, Variant
+from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.evaluation.metrics import ImageScore
+from cellsemi.rounds.store.lock import driver_lock
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, open_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def make_plan(base: Config, target: int, parts: Sequence[Part], seeds: Sequence[
     each = tuple(dict.fromkeys(seeds))
     configs = [(BASE, base), *((made.part, made.config) for made in switches)]
     named = [(part, seed, _as_run(config, part, seed)) for seed in each for part, config in configs]
-    runs = [Planned(part, seed, config, run.open_run(config)) for part, seed, config in named]
+    runs = [Planned(part, seed, config, open_run(config)) for part, seed, config in named]
     return Plan(base, target, each, tuple(switches), tuple(runs), tuple(notes))
 
 
@@ -106,7 +106,7 @@ def carry_out(plan: Plan, engine: Callable[[], Engine], watcher: Watcher) -> dic
             if done:
                 continue
             try:
-                with run.driver_lock(planned.paths):
+                with driver_lock(planned.paths):
                     log = EventLog(watcher, planned.paths.events)
                     run_campaign(planned.config, plan.target, started, planned.paths, log)
             except CellsemiError as error:

@@ -13,8 +13,9 @@ from pathlib import Path
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.labelling import Calibrations, judged
 from cellsemi.orchestrator.records import all_pairs
-from cellsemi.rounds import files, run
-from cellsemi.rounds.calibrate import calibrate
+from cellsemi.rounds.evaluation.calibration import calibrate
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import outputs_fingerprint
 
 
 def calibrations(
@@ -31,10 +32,7 @@ def calibrations(
     title = "calibrate " + ", ".join(names)
     folders = {name: list(judged(context.config, context.paths, model_round, name, split)) for name in names}
     fingerprint = files.sha256_json(
-        [
-            [name, [run.outputs_fingerprint(folder) for pair in pairs for folder in pair]]
-            for name, pairs in folders.items()
-        ]
+        [[name, [outputs_fingerprint(folder) for pair in pairs for folder in pair]] for name, pairs in folders.items()]
         + [context.config_hash]
     )
     if path.is_file() and (content := files.read_json(path))["fingerprint"] == fingerprint:

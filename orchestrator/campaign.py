@@ -20,8 +20,8 @@ from cellsemi.orchestrator.engine import Engine
 from cellsemi.orchestrator.fitting import Fit
 from cellsemi.orchestrator.judging import Teachers
 from cellsemi.orchestrator.progress import Watcher
-from cellsemi.rounds.evaluation import find
-from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.evaluation.evaluation_table import find
+from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:

@@ -27,7 +27,7 @@ from cellsemi.orchestrator.options import Session, answer, config_options, debug
 from cellsemi.orchestrator.report_cli import report
 
 if TYPE_CHECKING:
-    from cellsemi.rounds.run import RunPaths
+    from cellsemi.rounds.store.run import RunPaths
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TERMINATED = 143  # 128 + SIGTERM, what a batch system sends
@@ -118,7 +118,7 @@ def round(
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded = load_config(source, [*settings, *overrides])
     from cellsemi.orchestrator import show
-    from cellsemi.rounds.run import open_run
+    from cellsemi.rounds.store.run import open_run
 
     paths = open_run(loaded.config)
     session.log = paths.log
@@ -173,7 +173,7 @@ def init(preset: str, out: Path, settings: tuple[str, ...], force: bool) -> None
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it, --out FILE writes another")
     text = documented_yaml(load_config(preset, settings).config)
-    from cellsemi.rounds.files import write_text
+    from cellsemi.rounds.store.files import write_text
 
     write_text(out, text)
     where = "" if out == LOCAL_FILE else f" --config {out}"
@@ -224,7 +224,7 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
     from cellsemi.orchestrator.engine import open_engine
     from cellsemi.orchestrator.progress import EventLog, open_watcher
     from cellsemi.orchestrator.quiet import quiet_output
-    from cellsemi.rounds.run import driver_lock
+    from cellsemi.rounds.store.lock import driver_lock
 
     with driver_lock(paths), quiet_output(paths.log) as stream:
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from cellsemi.orchestrator import sizing
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.labelling import Calibrations
-from cellsemi.rounds.evaluation import Evaluation
-from cellsemi.rounds.promotion import Decision, Sized, decide
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation
+from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
 from cellsemi.rounds.seeds import derive_seed
 
 

@@ -13,8 +13,16 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine import Engine, Failure, Job
 from cellsemi.orchestrator.jobs import ShardStage
 from cellsemi.orchestrator.progress import Watcher
-from cellsemi.rounds import files, run
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import (
+    finish_stage,
+    is_done,
+    outputs_fingerprint,
+    read_commits,
+    read_manifest,
+    shard_items,
+)
+from cellsemi.rounds.store.run import RunPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +67,16 @@ def over_shards(
     are kept. A shard that failed on every attempt goes to `give_up`, which writes what can be said of
     it and returns its commit; without it, EngineError.
     """
-    fingerprint = files.sha256_json([inputs, run.outputs_fingerprint(source), context.config_hash])
-    if run.is_done(out, fingerprint):
+    fingerprint = files.sha256_json([inputs, outputs_fingerprint(source), context.config_hash])
+    if is_done(out, fingerprint):
         context.watcher.skipped(round, title)
         return
     context.check_space()
     started = time.monotonic()
     stage = ShardStage(str(source), str(out), fingerprint, context.config_hash)
-    rows = {i: shard["rows"] for i, shard in enumerate(run.read_manifest(source)["shards"])}
-    commits = run.read_commits(out, fingerprint)
-    todo = [item for item in run.shard_items(source) if item not in commits]
+    rows = {i: shard["rows"] for i, shard in enumerate(read_manifest(source)["shards"])}
+    commits = read_commits(out, fingerprint)
+    todo = [item for item in shard_items(source) if item not in commits]
     done = sum(rows[item] for item in commits)
     context.watcher.stage(round, title, sum(rows.values()), "images")
     context.watcher.advance(done)
@@ -91,7 +99,7 @@ def finish_shards(out: Path, fingerprint: str, seconds: float, commits: Sequence
     """Write the manifest of a folder of shards from their commit records."""
     listed = [{key: value for key, value in commit.items() if key not in ("item", "fingerprint")} for commit in commits]
     totals = {name: sum(commit[name] for commit in commits) for name in ("rows", "cells")}
-    run.finish_stage(out, fingerprint, seconds, shards=listed, **totals, **more)
+    finish_stage(out, fingerprint, seconds, shards=listed, **totals, **more)
 
 
 def failed(title: str, failures: Sequence[Failure]) -> EngineError:

@@ -14,7 +14,7 @@ from cellsemi.configs.data import Split
 from cellsemi.orchestrator.options import Command, answer, debug_option, json_option
 
 if TYPE_CHECKING:
-    from cellsemi.rounds.instances import State
+    from cellsemi.rounds.cells.instances import State
 
 FORMATS = (
     "coco", "geojson", "imagej-rois", "kaggle", "kaggle-columns", "label-maps", "measurements", "seg-npy",
@@ -94,7 +94,7 @@ def import_command(
     are put aside and counted. `data.source: shards` then reads the folder.
     """
     from cellsemi.orchestrator import data_show, data_source
-    from cellsemi.rounds.importing import import_data, told
+    from cellsemi.rounds.datasets.import_shards import import_data, told
 
     described = data_source.describe(path, source, settings)
     with data_show.counting(as_json) as count:
@@ -137,7 +137,7 @@ def export_command(
     """
     from cellsemi.orchestrator import data_show
     from cellsemi.orchestrator.data_export import Wish, choose
-    from cellsemi.rounds.exporting import export
+    from cellsemi.rounds.datasets.export import export
 
     choice = choose(what, Wish(split, model, number, min_score, states, pseudo))
     done = export(choice.source, choice.cells, kind, out, force)
@@ -191,7 +191,7 @@ def check_command(context: click.Context, path: Path, order: Literal["row", "col
     when something is wrong.
     """
     from cellsemi.orchestrator import data_show
-    from cellsemi.rounds.checking_files import check_path
+    from cellsemi.rounds.datasets.check_files import check_path
 
     with data_show.counting(as_json) as count:
         checked = check_path(path, order, lambda done: count("check images", done, None))

@@ -9,14 +9,15 @@ from pathlib import Path
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.orchestrator import judging
 from cellsemi.orchestrator.status import find_run
-from cellsemi.rounds import shards
-from cellsemi.rounds.evaluation import find, read_evaluations
-from cellsemi.rounds.exporting import EXPORTED, Cells, Source, of_folder
-from cellsemi.rounds.formats.shard_folder import IMPORT_FILE
-from cellsemi.rounds.instances import State
-from cellsemi.rounds.merge import with_images
-from cellsemi.rounds.run import ENSEMBLE, MANIFEST, SPLITS, RunPaths, read_config
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import State
+from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.pseudo_labels.training_set import with_images
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import MANIFEST
+from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths, read_config
+from cellsemi.rounds.store.schemas import ImageRecord
 
 HUMAN = "labelled"  # the split of a run whose cells are people's, not predictions
 

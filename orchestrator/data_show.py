@@ -20,18 +20,18 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.orchestrator.preparing import sentences
 from cellsemi.orchestrator.progress import duration
 from cellsemi.orchestrator.show import table
-from cellsemi.rounds.detect import as_yaml
-from cellsemi.rounds.inspection import ClassFigures, Range
-from cellsemi.rounds.run import QUARANTINE_FILE, SPLITS
+from cellsemi.rounds.inspect.detect import as_yaml
+from cellsemi.rounds.inspect.statistics import ClassFigures, Range
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 
 if TYPE_CHECKING:
     from cellsemi.configs.data import DataConfig
     from cellsemi.orchestrator.data_source import Look
-    from cellsemi.rounds.checking import Checked
-    from cellsemi.rounds.detect_rules import Detected
+    from cellsemi.rounds.datasets.check_shards import Checked
+    from cellsemi.rounds.datasets.ingest_report import IngestReport, Quarantined
     from cellsemi.rounds.formats.base import Exported
-    from cellsemi.rounds.ingest import IngestReport, Quarantined
-    from cellsemi.rounds.inspection import Inspection
+    from cellsemi.rounds.inspect.rules import Detected
+    from cellsemi.rounds.inspect.statistics import Inspection
 
 EVERY_S = 3.0  # between two lines of progress
 SHOWN = 5  # images that cannot be used; all of them are counted

@@ -12,14 +12,14 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.configs.loading import DEFAULT_PRESET, load_config
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import files
-from cellsemi.rounds.detect import detect
-from cellsemi.rounds.detect_rules import Detected
+from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.formats.base import Item
-from cellsemi.rounds.hints import hints
-from cellsemi.rounds.inspection import ONLY_CLASS, Inspection, discover_classes, inspect
-from cellsemi.rounds.overlay import Panel, contact_sheet
-from cellsemi.rounds.sources import list_data
+from cellsemi.rounds.inspect.advice import hints
+from cellsemi.rounds.inspect.detect import detect
+from cellsemi.rounds.inspect.rules import Detected
+from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.store import files
 
 Count = Callable[[str, int, int], None]  # what, done, of
 

@@ -24,13 +24,13 @@ from cellsemi.configs.loading import config_hash
 from cellsemi.orchestrator.data_export import Wish, choose, finished_round
 from cellsemi.orchestrator.labelling import judged
 from cellsemi.orchestrator.status import find_run
-from cellsemi.rounds import files, shards
-from cellsemi.rounds.merge import HUMAN_SPLIT
-from cellsemi.rounds.overlay import Panel, contact_sheet
-from cellsemi.rounds.run import ENSEMBLE, RunPaths, read_config
-from cellsemi.rounds.suspects import KINDS, Findings, Judged, Suspect, find_suspects
-from cellsemi.rounds.suspects_table import LEARNT
-from cellsemi.rounds.tables import SUSPECTS, ImageRecord
+from cellsemi.rounds.datasets.label_issue_file import LEARNT
+from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, Suspect, find_suspects
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.folds import HUMAN_SPLIT
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
+from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
 
 PER_SHEET = 6  # suspects on a picture, each as drawn and as seen
 AROUND = 3  # a picture shows so many times the larger side of the box,

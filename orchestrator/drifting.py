@@ -9,9 +9,10 @@ from typing import Any
 from cellsemi.orchestrator.context import Context
 from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.records import cells_of
-from cellsemi.rounds import files, run
-from cellsemi.rounds.calibrate import Calibration
-from cellsemi.rounds.drift import Profile, alarms, calibration_alarms, profile
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
 
 
 def watch(context: Context, round: int) -> None:
@@ -20,12 +21,12 @@ def watch(context: Context, round: int) -> None:
     path = paths.drift(round)
     inputs = [*_human(context), *(folder for r in (round - 1, round) if r for folder in _pseudo(context, r))]
     screens = [files.read_json(paths.screen(r))["calibration"] for r in (round - 1, round) if r]
-    fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in inputs], screens])
+    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in inputs], screens])
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
     else:
         started = time.monotonic()
-        total = sum(run.read_manifest(folder)["rows"] for folder in inputs)
+        total = sum(read_manifest(folder)["rows"] for folder in inputs)
         context.watcher.stage(round, title, total, "images")
         files.write_json(path, {"fingerprint": fingerprint, **_compared(context, round)})
         context.watcher.advance(total)

@@ -17,10 +17,11 @@ from cellsemi.orchestrator.engine import Failure
 from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import FitJob
 from cellsemi.orchestrator.probability import Choice
-from cellsemi.rounds import files, run
-from cellsemi.rounds.run import CONTROL
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.shards import shard_paths
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import MANIFEST, finish_stage, is_done, outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.run import CONTROL
+from cellsemi.rounds.store.shards import shard_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,14 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     title = "train " + ", ".join(item.member for item in fits)
     folders = {item.member: context.paths.model(round, item.member) for item in fits}
     prints = {item.member: _fingerprint(context, item) for item in fits}
-    todo = [item for item in fits if not run.is_done(folders[item.member], prints[item.member])]
+    todo = [item for item in fits if not is_done(folders[item.member], prints[item.member])]
     if todo:
         _train(context, round, title, todo, folders, prints)
     else:
         context.watcher.skipped(round, title)
     diverged: dict[str, str] = {}
     for item in fits:
-        manifest = run.read_manifest(folders[item.member])
+        manifest = read_manifest(folders[item.member])
         if "diverged" in manifest:
             diverged.setdefault(item.name, manifest["diverged"])
             context.watcher.note(
@@ -107,7 +108,7 @@ def _train(
 
     def on_done(item: int, record: dict[str, Any]) -> None:
         name = ordered[item].member
-        run.finish_stage(folders[name], prints[name], record["seconds"], **_stable(record))
+        finish_stage(folders[name], prints[name], record["seconds"], **_stable(record))
         tick()
 
     outcome = context.engine.tasks(
@@ -117,7 +118,7 @@ def _train(
     for failure in outcome.failed:
         if _diverged(failure):
             name = ordered[failure.item].member
-            run.finish_stage(folders[name], prints[name], 0.0, diverged=failure.error)
+            finish_stage(folders[name], prints[name], 0.0, diverged=failure.error)
     if others:
         raise failed(title, others)
     if len(outcome.done) + len(outcome.failed) != len(tasks):
@@ -157,9 +158,9 @@ def _fingerprint(context: Context, item: Fit) -> str:
             item.model.model_dump(mode="json"),
             item.seed_round,
             item.steps,
-            run.outputs_fingerprint(context.paths.train(item.train_round, item.fold.suffix)),
+            outputs_fingerprint(context.paths.train(item.train_round, item.fold.suffix)),
             item.fold.suffix,
-            run.outputs_fingerprint(context.paths.split(item.fold.val)),
+            outputs_fingerprint(context.paths.split(item.fold.val)),
             context.config_hash,
         ]
     )
@@ -181,7 +182,7 @@ def _stable(record: dict[str, Any]) -> dict[str, Any]:
 
 def _steps_done(folder: Path, steps: int) -> int:
     """Steps of one student so far, from the file that it writes now and then."""
-    if (folder / run.MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
         return steps
     path = folder / PROGRESS_FILE
     return int(files.read_json(path)["step"]) if path.is_file() else 0

@@ -17,10 +17,10 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.models.flows import RoundTrip, Target, round_trip
-from cellsemi.rounds import masks
-from cellsemi.rounds.ingest import ingest
-from cellsemi.rounds.shards import ShardSet, shard_paths
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.shards import ShardSet, shard_paths
 
 LOOKED_AT = ("labelled", "val")  # never test: nothing is chosen by looking at it
 

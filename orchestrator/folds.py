@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.context import Context, finish_shards
-from cellsemi.rounds import files, run, shards, splits
-from cellsemi.rounds.merge import HUMAN_SPLIT
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.datasets import splits
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.folds import HUMAN_SPLIT
+from cellsemi.rounds.store.manifest import is_done, outputs_fingerprint
+from cellsemi.rounds.store.schemas import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ def divide(context: Context) -> None:
     config, paths = context.config, context.paths
     if config.rounds.folds is None:
         return
-    fingerprint = files.sha256_json([run.outputs_fingerprint(paths.data), context.config_hash])
+    fingerprint = files.sha256_json([outputs_fingerprint(paths.data), context.config_hash])
     names = [fold.val for fold in folds_of(config)]
-    if all(run.is_done(paths.split(name), fingerprint) for name in names):
+    if all(is_done(paths.split(name), fingerprint) for name in names):
         context.watcher.skipped(0, "divide into folds")
         return
     started = time.monotonic()

@@ -18,12 +18,13 @@ from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
 from cellsemi.models.zooms import ZoomSearch
 from cellsemi.orchestrator import probability
 from cellsemi.orchestrator.engine import Worker
-from cellsemi.rounds import files, run, shards
-from cellsemi.rounds.calibrate import Calibration
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.manifest import write_commit
+from cellsemi.rounds.store.schemas import ImageRecord
 
 ZOOMS = "zooms"  # in a commit of predictions: images by the zoom that a search kept
 
@@ -45,7 +46,7 @@ class ShardStage:
         """Write the shard, then its commit record, to which `more` is added."""
         out = Path(self.out)
         written = shards.write_shard(out / shards.part_name(item), records, self.config_hash)
-        return run.write_commit(out, item, self.fingerprint, {**written, **more})
+        return write_commit(out, item, self.fingerprint, {**written, **more})
 
 
 @dataclass(frozen=True, slots=True)

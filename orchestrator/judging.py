@@ -23,17 +23,20 @@ from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.labelling import EVALUATED, Calibrations, judged
 from cellsemi.orchestrator.records import all_pairs, cells_of, paired
 from cellsemi.orchestrator.screening import pseudo_counts
-from cellsemi.rounds import files, leaderboard, run
-from cellsemi.rounds.calibrate import Calibration
-from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.leaderboard import Row
-from cellsemi.rounds.matching import scorable
-from cellsemi.rounds.metrics import best_threshold, score_image
-from cellsemi.rounds.promotion import Decision, verdict
-from cellsemi.rounds.run import CONTROL, ENSEMBLE, RunPaths
-from cellsemi.rounds.selection import Selected, everyone, greedy, stop_reason
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy, stop_reason
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.evaluation.verdict import verdict
+from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def choose_members(context: Context, round: int, students: Sequence[str], calibr
 
 
 def _prints(pairs: Sequence[tuple[Path, Path]]) -> list[list[str]]:
-    return [[run.outputs_fingerprint(folder) for folder in pair] for pair in pairs]
+    return [[outputs_fingerprint(folder) for folder in pair] for pair in pairs]
 
 
 def _fused(
@@ -233,7 +236,7 @@ def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
 def _fit_seconds(context: Context, round: int, model: str) -> float:
     """Seconds that the fits of a model took, in all folds."""
     members = [context.paths.model(round, fold.member(model)) for fold in folds_of(context.config)]
-    return float(sum(run.read_manifest(folder)["seconds"] for folder in members))
+    return float(sum(read_manifest(folder)["seconds"] for folder in members))
 
 
 def finish_round(

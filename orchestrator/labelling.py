@@ -17,8 +17,8 @@ from cellsemi.orchestrator.engine import Failure
 from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import FuseJob, Member, PredictJob, ShardStage
 from cellsemi.orchestrator.probability import resolved
-from cellsemi.rounds import run
-from cellsemi.rounds.run import ENSEMBLE, RunPaths
+from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 
 EVALUATED = ("val", "test")
 Calibrations = Mapping[str, dict[str, Any]]  # model -> Calibration.to_json()
@@ -81,7 +81,7 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
     member = fold.member(name)
     model = paths.model(model_round, member)
     look = config.labelling_of if split in (POOL, TRIAL) else config.inference_of
-    inference = resolved(run.read_manifest(model), look(config.model_called(name)))
+    inference = resolved(read_manifest(model), look(config.model_called(name)))
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
@@ -108,12 +108,12 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
         title=f"predict {split} with {member}",
         source=images_of(paths, fold, split),
         out=out,
-        inputs=[run.outputs_fingerprint(model), model_round],
+        inputs=[outputs_fingerprint(model), model_round],
         make_job=make_job,
         give_up=leave_out if split == POOL else None,
     )
     told: Counter[str] = Counter()
-    for shard in run.read_manifest(out)["shards"]:
+    for shard in read_manifest(out)["shards"]:
         told += Counter(shard.get("told", {}))
     for sentence, times in sorted(told.items()):
         context.watcher.note(f"{member} on {split}, {times} times: {sentence}")
@@ -170,6 +170,6 @@ def _fuse(
         title=title,
         source=images_of(paths, folds[0], split),
         out=paths.predictions(model_round, out, split),
-        inputs=[[each.name, run.outputs_fingerprint(Path(each.folder)), each.calibration] for each in members],
+        inputs=[[each.name, outputs_fingerprint(Path(each.folder)), each.calibration] for each in members],
         make_job=make_job,
     )

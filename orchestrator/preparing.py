@@ -14,10 +14,11 @@ from cellsemi.models import weights
 from cellsemi.models.base import family
 from cellsemi.models.catalogue import CATALOGUE
 from cellsemi.orchestrator.context import Context, finish_shards
-from cellsemi.rounds import run
-from cellsemi.rounds.ingest import IngestReport, ingest
-from cellsemi.rounds.run import SPLITS
-from cellsemi.rounds.suspected import inputs_fingerprint
+from cellsemi.rounds.datasets.ignore_label_issues import inputs_fingerprint
+from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.store.manifest import finish_stage, is_done
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 
 
 def check_models(config: Config) -> None:
@@ -34,7 +35,7 @@ def read_images(context: Context) -> None:
     """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
     paths, title = context.paths, "read images"
     fingerprint = inputs_fingerprint(context.config.data, context.config_hash)
-    if run.is_done(paths.data, fingerprint):
+    if is_done(paths.data, fingerprint):
         context.watcher.skipped(0, title)
         return
     context.check_space()
@@ -51,7 +52,7 @@ def read_images(context: Context) -> None:
     report = ingest(context.config, paths.data, context.config_hash, on_image)
     for split in SPLITS:
         finish_shards(paths.split(split), fingerprint, 0.0, report.shards[split])
-    run.finish_stage(paths.data, fingerprint, report.seconds, report=_told(report))
+    finish_stage(paths.data, fingerprint, report.seconds, report=_told(report))
     for line in sentences(report, context.config.data):
         context.watcher.note(line)
 
@@ -76,7 +77,7 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     if sum(report.ignored.values()):
         lines.append(f"{sum(report.ignored.values())} cells are marked to be ignored: neither learnt nor scored")
     if report.quarantined:
-        lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{run.QUARANTINE_FILE}):")
+        lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
     if report.labelled_not_drawn:
         fate = "left out" if data.limit_rest == "leave out" else "in the pool, their labels hidden"

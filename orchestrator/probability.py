@@ -17,10 +17,10 @@ import numpy as np
 
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
 from cellsemi.models.base import ProbabilityPredictor, load_predictor
-from cellsemi.rounds import shards
-from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.matching import scorable
-from cellsemi.rounds.metrics import score_image
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.evaluation.metrics import score_image
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.image_codec import decode_image
 
 KEY = "cell_probability"  # in the manifest of a fit
 GRID = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # .30 to .70

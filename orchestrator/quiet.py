@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from cellsemi.rounds.files import explained
+from cellsemi.rounds.store.files import explained
 
 STDOUT, STDERR = 1, 2
 

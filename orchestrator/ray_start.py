@@ -26,7 +26,7 @@ from typing import Any
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.orchestrator.doctor import cpu_count
 from cellsemi.orchestrator.engine import in_one_line
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels; Ray's least is 75 MB
 PROBE_FILE = ".shared-folder-probe"

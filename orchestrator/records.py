@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from cellsemi.rounds import shards
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import scorable
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.store import shards
 
 
 def cells_of(*folders: Path) -> Iterator[Instances]:

@@ -20,7 +20,7 @@ def report(run: str | None, as_json: bool) -> None:
     from cellsemi.configs.errors import RunError
     from cellsemi.orchestrator import reporting
     from cellsemi.orchestrator.status import find_run
-    from cellsemi.rounds.run import read_config
+    from cellsemi.rounds.store.run import read_config
 
     paths = find_run(run)
     config = read_config(paths)

@@ -16,15 +16,17 @@ from cellsemi.orchestrator.labelling import EVALUATED, POOL, TRIAL
 from cellsemi.orchestrator.progress import duration
 from cellsemi.orchestrator.records import cells_of
 from cellsemi.orchestrator.stages import Stage, models_of, quarantined, stages
-from cellsemi.rounds import files, report, run
-from cellsemi.rounds.calibrate import Calibration
-from cellsemi.rounds.leaderboard import Row
-from cellsemi.rounds.limits import Limits
-from cellsemi.rounds.promotion import Decision
-from cellsemi.rounds.reliability import picture
-from cellsemi.rounds.report import Facts, Scored, TrainingSet
-from cellsemi.rounds.run import ENSEMBLE, MANIFEST, RunPaths
-from cellsemi.rounds.screen import count_reasons
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.pseudo_labels.filter import count_reasons
+from cellsemi.rounds.pseudo_labels.thresholds import Limits
+from cellsemi.rounds.report import round_report
+from cellsemi.rounds.report.reliability_diagram import picture
+from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import MANIFEST, read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 
 NAME = "report.md"
 
@@ -41,9 +43,9 @@ def write(config: Config, paths: RunPaths, round: int) -> Path:
     """
     facts = collect(config, paths, round)
     path = paths.round(round) / NAME
-    if shown := report.diagrams(facts):
-        files.write_bytes(path.with_name(report.PICTURE), picture(shown))
-    files.write_text(path, report.to_markdown(facts))
+    if shown := round_report.diagrams(facts):
+        files.write_bytes(path.with_name(round_report.PICTURE), picture(shown))
+    files.write_text(path, round_report.to_markdown(facts))
     return path
 
 
@@ -65,7 +67,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         teachers_round=teachers_round,
         teachers=files.read_json(paths.round_manifest(teachers_round))["students"] if taught else (),
         training=[_training_set(paths, round, fold) for fold in folds],
-        pool=run.read_manifest(paths.pseudo(round, folds[0].suffix))["rows"] if taught else 0,
+        pool=read_manifest(paths.pseudo(round, folds[0].suffix))["rows"] if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},
         scored=list(_scored(config, paths, round)),
         limits=_limits(config, paths, round) if taught else None,
@@ -77,7 +79,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
 
 
 def _training_set(paths: RunPaths, round: int, fold: Fold) -> TrainingSet:
-    merged = run.read_manifest(paths.train(round, fold.suffix))["merged"]
+    merged = read_manifest(paths.train(round, fold.suffix))["merged"]
     images, cells = merged["human_images"], merged["human_cells"]
     return TrainingSet(fold.suffix.lstrip("."), images, cells, merged["pseudo_images"], merged["left_out"])
 
@@ -121,7 +123,7 @@ def _problems(paths: RunPaths, round: int, teachers_round: int | None) -> Iterat
         yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
     for model in models_of(paths, round):
         folder = paths.model(round, model)
-        if (folder / MANIFEST).is_file() and (why := run.read_manifest(folder).get("diverged")):
+        if (folder / MANIFEST).is_file() and (why := read_manifest(folder).get("diverged")):
             yield f"the training of {model} diverged: {why}"
     looked = [(round, split) for split in EVALUATED]
     looked += [] if teachers_round is None else [(teachers_round, split) for split in (TRIAL, POOL)]
@@ -134,7 +136,7 @@ def _told(folder: Path, who: str) -> Iterator[str]:
     if not (folder / MANIFEST).is_file():
         return
     told: Counter[str] = Counter()
-    for shard in run.read_manifest(folder)["shards"]:
+    for shard in read_manifest(folder)["shards"]:
         told += Counter(shard.get("told", {}))
         if why := shard.get("given_up"):
             yield f"{who}: the {shard['rows']} images of {shard['file']} were given up: {why}"

@@ -17,14 +17,15 @@ from cellsemi.orchestrator.folds import Fold, folds_of
 from cellsemi.orchestrator.jobs import ShardStage
 from cellsemi.orchestrator.labelling import POOL, judged, trial_of
 from cellsemi.orchestrator.records import all_pairs, cells_of
-from cellsemi.rounds import files, run, shards
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.limits import Limits, choose_limits
-from cellsemi.rounds.merge import MergeCounts, merge, with_images
-from cellsemi.rounds.quality import Quality, fit_quality
-from cellsemi.rounds.run import ENSEMBLE
-from cellsemi.rounds.screen import count_reasons, count_states, screen
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, screen
+from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
+from cellsemi.rounds.pseudo_labels.thresholds import Limits, choose_limits
+from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.manifest import is_done, outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE
+from cellsemi.rounds.store.schemas import ImageRecord
 
 REASONS = "reasons"
 
@@ -39,7 +40,7 @@ def set_limits(context: Context, round: int, teachers_round: int) -> None:
     # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
     human = [paths.split(name) for name in folds_of(config)[0].human]
     read = [*human, *(predicted for predicted, _ in folders)]
-    fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in read], context.config_hash])
+    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in read], context.config_hash])
     path = paths.screen(round)
     title = "calibrate and set limits"
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
@@ -127,7 +128,7 @@ def pseudo_counts(context: Context, round: int) -> dict[str, int]:
     """Accepted, ignored and rejected cells of a round, of all its folds, from the manifests of its pseudo-labels."""
     total: Counter[str] = Counter()
     for fold in folds_of(context.config):
-        for shard in run.read_manifest(context.paths.pseudo(round, fold.suffix))["shards"]:
+        for shard in read_manifest(context.paths.pseudo(round, fold.suffix))["shards"]:
             total += Counter(shard[REASONS])
     return count_states(total)
 
@@ -142,14 +143,14 @@ def _build(context: Context, round: int, fold: Fold) -> None:
     paths = context.paths
     human = [paths.split(name) for name in fold.train]
     sources = human + ([paths.pseudo(round, fold.suffix)] if round else [])
-    fingerprint = files.sha256_json([[run.outputs_fingerprint(folder) for folder in sources], context.config_hash])
+    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in sources], context.config_hash])
     out, title = paths.train(round, fold.suffix), f"build {fold.member('the training set')}"
-    if run.is_done(out, fingerprint):
+    if is_done(out, fingerprint):
         context.watcher.skipped(round, title)
         return
     context.check_space()
     started = time.monotonic()
-    total = sum(run.read_manifest(folder)["rows"] for folder in sources)
+    total = sum(read_manifest(folder)["rows"] for folder in sources)
     context.watcher.stage(round, title, total, "images")
     counts = MergeCounts()
     pseudo: Iterable[ImageRecord] = ()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # each command imports only what it shows
     from cellsemi.orchestrator.progress import Event
     from cellsemi.orchestrator.stages import Stage
     from cellsemi.orchestrator.status import Drift, Status
-    from cellsemi.rounds.leaderboard import Row
-    from cellsemi.rounds.run import RunPaths
+    from cellsemi.rounds.evaluation.leaderboard import Row
+    from cellsemi.rounds.store.run import RunPaths
 
 GAP = 2  # blanks between two columns of a table
 SUFFIXES = (".md", ".csv", ".parquet")
@@ -57,7 +57,7 @@ def table(*headers: str) -> Table:
 def read_leaderboard(paths: RunPaths) -> tuple[list[Row], str]:
     """The rows of a run's leaderboard and the verdict on it; RunError while no round has been judged."""
     from cellsemi.orchestrator.judging import read_verdict
-    from cellsemi.rounds.leaderboard import read
+    from cellsemi.rounds.evaluation.leaderboard import read
 
     return read(paths.leaderboard), read_verdict(paths)
 
@@ -76,7 +76,7 @@ def leaderboard_json(paths: RunPaths) -> dict[str, Any]:
 
 def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
     """The table as wide as the terminal allows, the verdict, and where the files are."""
-    from cellsemi.rounds.leaderboard import display_rows
+    from cellsemi.rounds.evaluation.leaderboard import display_rows
 
     console = console or Console(highlight=False)
     rows, sentence = read_leaderboard(paths)

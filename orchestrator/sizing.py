@@ -12,10 +12,11 @@ from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.jobs import ZOOMS
 from cellsemi.orchestrator.labelling import POOL, Calibrations
 from cellsemi.orchestrator.records import paired
-from cellsemi.rounds import files, run
-from cellsemi.rounds.metrics import ImageScore, score_image
-from cellsemi.rounds.pool_sizes import enlargements
-from cellsemi.rounds.run import ENSEMBLE
+from cellsemi.rounds.evaluation.metrics import ImageScore, score_image
+from cellsemi.rounds.evaluation.size_shift import enlargements
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE
 
 
 def measure(context: Context, names: tuple[str, ...]) -> None:
@@ -39,7 +40,7 @@ def _zooms(context: Context, names: tuple[str, ...], split: str) -> Counter[floa
     for name in names:
         for fold in folds_of(context.config):
             folder = context.paths.predictions(0, fold.member(name), split)
-            shards: list[dict[str, Any]] = run.read_manifest(folder)["shards"]
+            shards: list[dict[str, Any]] = read_manifest(folder)["shards"]
             for zoom, count in chain.from_iterable(shard.get(ZOOMS, {}).items() for shard in shards):
                 counted[float(zoom)] += count
     return counted

@@ -10,8 +10,9 @@ from typing import Literal
 from cellsemi.models.base import PROGRESS_FILE
 from cellsemi.orchestrator.folds import Fold
 from cellsemi.orchestrator.labelling import BY, EVALUATED, POOL, TRIAL, fusing, images_of
-from cellsemi.rounds import files, run
-from cellsemi.rounds.run import COMMITS, ENSEMBLE, MANIFEST, RunPaths
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths
 
 StageState = Literal["done", "begun"]
 
@@ -34,10 +35,10 @@ def stages(paths: RunPaths, folds: Sequence[Fold]) -> Iterator[Stage]:
 
     What teachers said of the unlabelled images lies in their own folder, but is work of the round after.
     """
-    for split in run.SPLITS:
+    for split in SPLITS:
         yield from _shard_stage(0, f"read {split}", paths.split(split), None)
     for fold in folds:
-        if fold.val not in run.SPLITS:
+        if fold.val not in SPLITS:
             yield from _shard_stage(0, f"divide into folds: {fold.val}", paths.split(fold.val), None)
     for folder in sorted(paths.root.glob("round-*")):
         round = int(folder.name.removeprefix("round-"))
@@ -75,7 +76,7 @@ def _predictions(paths: RunPaths, folds: Sequence[Fold], round: int, model_round
 
 def _shard_stage(round: int, name: str, folder: Path, total: int | None) -> Iterator[Stage]:
     if (folder / MANIFEST).is_file():
-        manifest = run.read_manifest(folder)
+        manifest = read_manifest(folder)
         rows = manifest.get("rows")
         yield Stage(round, name, "done", rows, rows, "images", manifest["seconds"])
     elif commits := list((folder / COMMITS).glob("*.json")):
@@ -86,7 +87,7 @@ def _shard_stage(round: int, name: str, folder: Path, total: int | None) -> Iter
 def _training(round: int, model: str, folder: Path) -> Iterator[Stage]:
     name = f"train {model}"
     if (folder / MANIFEST).is_file():
-        manifest = run.read_manifest(folder)
+        manifest = read_manifest(folder)
         steps = manifest.get("steps")
         yield Stage(round, name, "done", steps, steps, "steps", manifest["seconds"])
     elif (folder / PROGRESS_FILE).is_file():
@@ -95,7 +96,7 @@ def _training(round: int, model: str, folder: Path) -> Iterator[Stage]:
 
 
 def _rows(folder: Path) -> int | None:
-    return run.read_manifest(folder)["rows"] if (folder / MANIFEST).is_file() else None
+    return read_manifest(folder)["rows"] if (folder / MANIFEST).is_file() else None
 
 
 def quarantined(paths: RunPaths) -> int | None:

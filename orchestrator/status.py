@@ -13,9 +13,9 @@ from cellsemi.orchestrator import judging
 from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.progress import Event, read_events
 from cellsemi.orchestrator.stages import Stage, quarantined, stages
-from cellsemi.rounds import files, run
-from cellsemi.rounds.promotion import Decision
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.store import files, lock, run
+from cellsemi.rounds.store.run import RunPaths
 
 RUNS = Path("runs")
 
@@ -92,7 +92,7 @@ def read_status(paths: RunPaths) -> Status:
         folder=str(paths.root),
         config_hash=config_hash(config),
         finished_rounds=tuple(paths.finished_rounds()),
-        working=run.is_locked(paths),
+        working=lock.is_locked(paths),
         stages=tuple(stages(paths, folds_of(config))),
         teachers=_teachers(paths, decisions),
         decisions=tuple(f"round {round}: {made.reason}" for round, made in decisions.items()),

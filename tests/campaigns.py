@@ -11,8 +11,9 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
-from cellsemi.rounds import leaderboard, run
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.store import run
+from cellsemi.rounds.store.run import RunPaths
 
 SIZES = ("labelled=3", "unlabelled=5", "val=3", "test=3", "height_px=64", "width_px=80")
 SMALL = [f"data.generated.{size}" for size in SIZES]

@@ -28,7 +28,7 @@ from cellsemi.configs.training import TrainingConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitTask
 from cellsemi.models.device import compute_settings
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.store.schemas import ImageRecord
 
 SIDE = 64  # of pictures and crops, and of the tiles that the tiny network of test_cellpose_sam takes
 PLAIN = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)

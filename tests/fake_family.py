@@ -17,8 +17,9 @@ from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask, Image
-from cellsemi.rounds import masks, shards
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import shards
 
 DIVERGES = 13.0  # a learning rate that this family cannot stand
 

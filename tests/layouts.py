@@ -16,8 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from cellsemi.configs.data import GeneratedConfig
-from cellsemi.rounds import masks, synthetic
-from cellsemi.rounds.images import decode_image
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.datasets import synthetic
+from cellsemi.rounds.store.image_codec import decode_image
 
 CLASSES = ("shsy5y", "astro", "cort")
 SIZES = GeneratedConfig(labelled=12, unlabelled=6, val=6, test=6, height_px=96, width_px=128)
@@ -42,7 +43,7 @@ def pictures(*splits: str) -> Iterator[Picture]:
             record = synthetic.make(SIZES, CLASSES, 0, split, index)
             truth = synthetic.hidden_truth(SIZES, CLASSES, 0, image_id)
             assert record.image is not None and record.cell_type is not None and record.group is not None
-            cells = [masks.decode(rle, record.height, record.width) for rle in truth.rle]
+            cells = [decode(rle, record.height, record.width) for rle in truth.rle]
             cells[-1] |= np.roll(cells[-1], 2, axis=1)
             pixels = decode_image(record.image, image_id)
             yield Picture(image_id, split, record.cell_type, record.group, pixels, cells)

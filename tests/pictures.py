@@ -14,8 +14,9 @@ from PIL import Image
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitTask
-from cellsemi.rounds import masks, shards
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)

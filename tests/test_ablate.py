@@ -18,8 +18,8 @@ from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.loading import load_config
 from cellsemi.models import base
 from cellsemi.orchestrator import ablate_cli, ablating, campaign
-from cellsemi.rounds import run
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.store import run
+from cellsemi.rounds.store.run import RunPaths
 
 SIZES = ("labelled=3", "unlabelled=3", "val=3", "test=4", "height_px=64", "width_px=80")
 LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"

@@ -14,8 +14,15 @@ from rich.console import Console
 from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.orchestrator.ablate_cli import print_table
-from cellsemi.rounds.ablation import RunResult, Table, Variant, display_rows, make_rows, pooled_interval
-from cellsemi.rounds.metrics import ImageScore, Tally
+from cellsemi.rounds.evaluation.ablation_table import (
+    RunResult,
+    Table,
+    Variant,
+    display_rows,
+    make_rows,
+    pooled_interval,
+)
+from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
 
 CONFIG = PromotionConfig(bootstrap=4000)
 

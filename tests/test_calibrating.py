@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from campaigns import bring, config_at
 
-from cellsemi.rounds import files, shards
-from cellsemi.rounds.calibrate import Calibration, calibrate
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.calibration import Calibration, calibrate
+from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.run import RunPaths
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 NAMES = ("unet-a", "unet-b")

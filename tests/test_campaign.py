@@ -23,9 +23,11 @@ from cellsemi.configs.loading import load_config
 from cellsemi.models import base
 from cellsemi.orchestrator import judging, preparing
 from cellsemi.orchestrator.data_export import Wish, choose
-from cellsemi.rounds import leaderboard, run, shards
-from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_manifest
+from cellsemi.rounds.store.run import RunPaths, open_run
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -74,7 +76,7 @@ def test_a_stated_class_of_an_unlabelled_image_comes_before_a_guess(tmp_path: Pa
 def test_the_control_has_the_steps_of_the_ancestry_and_only_human_labels(tmp_path: Path) -> None:
     config = config_at(tmp_path, "rounds.promotion.min_probability=0", "rounds.promotion.class_margin=1")
     paths, _ = bring(config, 2)
-    control, student = (run.read_manifest(paths.model(2, name)) for name in ("control", "unet-a"))
+    control, student = (read_manifest(paths.model(2, name)) for name in ("control", "unet-a"))
     assert control["steps"] == 3 * student["steps"] == 3 * config.training.steps
     learnt = json.loads((paths.model(2, "control") / base.WEIGHTS_FILE).read_text())
     human = sum(len(r.instances or ()) for r in shards.read_folder(paths.split("labelled")))
@@ -102,7 +104,7 @@ def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path)
     assert any(note.endswith(f"no further round is run: {end}") for note in watcher.notes)
     assert f"rounds from 3 on are not run: {end}" in watcher.notes
     assert f"no further round is run: {end}" in judging.read_verdict(paths)
-    assert run.read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
+    assert read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
     assert not paths.model(1, "control").exists()
     # What comes out is what a run of two rounds leaves, where the control is trained beside the students.
     whole, _ = bring(config_at(tmp_path / "two", *NEVER, "rounds.stop_after=2"), 2)
@@ -199,9 +201,9 @@ def test_what_was_committed_is_not_done_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(watcher, "advance", _stop_after_first_pool_shard(watcher))
     with pytest.raises(KeyboardInterrupt):
         bring(config, 1, watcher)
-    paths = run.open_run(config)
+    paths = open_run(config)
     folder = paths.predictions(0, "unet-a", "unlabelled")
-    (first,) = (folder / run.COMMITS).glob("*.json")
+    (first,) = (folder / COMMITS).glob("*.json")
     stamp = (folder / "part-00000.parquet").stat().st_mtime_ns
     bring(config, 1)
     assert first.is_file() and (folder / "part-00000.parquet").stat().st_mtime_ns == stamp
@@ -220,8 +222,8 @@ def test_the_inputs_of_a_done_stage_must_not_change(tmp_path: Path) -> None:
     config = config_at(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         bring(config, 1, Notes(stop_at=60))
-    paths = run.open_run(config)
-    manifest = paths.split("labelled") / run.MANIFEST
+    paths = open_run(config)
+    manifest = paths.split("labelled") / MANIFEST
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "altered"
     manifest.write_text(json.dumps(content))
@@ -389,5 +391,5 @@ def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -
     rows = [(row.round, row.model) for row in leaderboard.read(paths.leaderboard)]
     assert rows == [(0, "small"), (0, "ensemble"), (1, "large"), (1, "ensemble"),
                     (2, "large"), (2, "ensemble"), (2, "control")]  # fmt: skip
-    assert run.read_manifest(paths.model(2, "control"))["steps"] == config.training.steps + 7 + 7
+    assert read_manifest(paths.model(2, "control"))["steps"] == config.training.steps + 7 + 7
     assert judging.read_manifests(paths)[2]["steps"] == config.training.steps + 14

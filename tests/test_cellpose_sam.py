@@ -33,8 +33,8 @@ from cellsemi.models.cellpose_sam import FAMILY, CellposePredictor, export_cellp
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.flow_batch import Batch
 from cellsemi.models.flows import diffusion_flows
-from cellsemi.rounds import masks
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.store.schemas import ImageRecord
 
 REAL = cellpose_parts.build_net
 SIDE = 64  # of the tiny network's tiles

@@ -9,10 +9,10 @@ import pytest
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import IGNORED, ClassNames
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets.class_names import IGNORED, ClassNames
 from cellsemi.rounds.formats.base import Item, Loaded
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.store.schemas import ImageRecord
 
 LABELS = np.array([[1, 1, 0, 2], [0, 0, 0, 3]])
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.data import CleanConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.cleaning import clean, holes, parts
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.datasets.cleaning import clean, holes, parts
 
 Bitmap = NDArray[np.bool_]
 
@@ -27,11 +28,11 @@ DOT = np.array([[0, 0, 0, 0, 0]] * 4 + [[1, 0, 0, 0, 0]], bool)
 
 def cells_of(*bitmaps: Bitmap, **columns: Any) -> Instances:
     columns.setdefault("state", "human")
-    return masks.from_crops(*bitmaps[0].shape, [(bitmap, 0, 0) for bitmap in bitmaps], **columns)
+    return from_crops(*bitmaps[0].shape, [(bitmap, 0, 0) for bitmap in bitmaps], **columns)
 
 
 def bitmaps(cells: Instances) -> list[Bitmap]:
-    return [masks.decode(rle, cells.height, cells.width) for rle in cells.rle]
+    return [decode(rle, cells.height, cells.width) for rle in cells.rle]
 
 
 def test_nothing_is_changed_when_nothing_is_asked_for() -> None:

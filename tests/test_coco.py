@@ -23,17 +23,20 @@ from pycocotools.coco import COCO
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import CellsemiError, DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import ClassNames
-from cellsemi.rounds.formats import coco_index, coco_masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops, from_label_map
+from cellsemi.rounds.cells.rle import decode, encode
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.ingest import read_record
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item, Loaded, parts_of
-from cellsemi.rounds.formats.coco import Coco, open_part
-from cellsemi.rounds.formats.coco_write import write
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.ingest import IngestReport, read_record
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.sources import open_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.coco import index as coco_index
+from cellsemi.rounds.formats.coco import segmentation as coco_segmentation
+from cellsemi.rounds.formats.coco.reader import Coco, open_part
+from cellsemi.rounds.formats.coco.writer import write
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 # pycocotools' decode is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -63,7 +66,7 @@ def rle_list(mask: NDArray[Any]) -> Document:
 
 
 def rle_string(mask: NDArray[Any]) -> Document:
-    return {"size": list(mask.shape), "counts": masks.encode(mask).decode()}
+    return {"size": list(mask.shape), "counts": encode(mask).decode()}
 
 
 def blob(seed: int, height: int = H, width: int = W) -> NDArray[np.bool_]:
@@ -110,7 +113,7 @@ def check_tight(cells: Instances) -> None:
     for rle, box, area in zip(cells.rle, cells.bbox.tolist(), cells.area.tolist(), strict=True):
         mask = coco.decode({"size": [cells.height, cells.width], "counts": rle}).astype(bool)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        assert masks.encode(mask) == rle and int(mask.sum()) == area > 0
+        assert encode(mask) == rle and int(mask.sum()) == area > 0
         assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
@@ -147,7 +150,7 @@ def test_masks_classes_and_crowds_are_those_of_pycocotools(tmp_path: Path, capsy
         annotations = reference.imgToAnns[image_id]
         assert cells is not None and len(cells) == len(annotations)
         for i, annotation in enumerate(annotations):
-            assert np.array_equal(masks.decode(cells.rle[i], H, W), reference.annToMask(annotation).astype(bool))
+            assert np.array_equal(decode(cells.rle[i], H, W), reference.annToMask(annotation).astype(bool))
             assert reader.classes[cells.class_id[i]] == reference.cats[annotation["category_id"]]["name"]
         check_tight(cells)
     b, astro = found["b"][1].record, found["astro[a]_細胞"][1].record
@@ -213,7 +216,7 @@ def test_entries_of_one_file_are_joined_and_what_repeats_is_counted(tmp_path: Pa
     annotations = [
         cell(1, 1, [SQUARE]),
         cell(2, 1, [SQUARE]),  # twice in one entry: two cells
-        cell(3, 3, rle_string(masks.decode(coco.frPyObjects([SQUARE], H, W)[0]["counts"], H, W))),  # the same mask
+        cell(3, 3, rle_string(decode(coco.frPyObjects([SQUARE], H, W)[0]["counts"], H, W))),  # the same mask
         cell(4, 3, [SQUARE], 3),  # another class
         cell(5, 3, rle_list(blob(4))),
         cell(6, 2, [SQUARE]),
@@ -300,7 +303,7 @@ def test_a_malformed_mask_is_an_error_of_its_image(
 
 
 def test_an_outline_that_would_take_long_to_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_masks, "MAX_OUTLINE_PX", 100)
+    monkeypatch.setattr(coco_segmentation, "MAX_OUTLINE_PX", 100)
     long = [0, 0, 29, 0] * 2
     build(tmp_path, document([cell(1, 1, [SQUARE, SQUARE]), cell(2, 1, [SQUARE, long])]))
     with pytest.raises(ImageError, match=r"annotation 2 .id 2.: an outline 140 pixels long, the limit is 100"):
@@ -440,10 +443,10 @@ RINGS = st.lists(st.tuples(POINTS, st.floats(-H, 2 * H) | st.integers(0, H)), mi
 @given(st.lists(st.lists(RINGS, min_size=1, max_size=3), min_size=1, max_size=4))
 def test_any_polygon_is_drawn_as_pycocotools_draws_it(polygons: list[list[list[tuple[float, float]]]]) -> None:
     written = [[[v for point in ring for v in point] for ring in rings] for rings in polygons]
-    found = coco_masks.to_rles(written, H, W, str)
+    found = coco_segmentation.to_rles(written, H, W, str)
     for rings, rle in zip(written, found, strict=True):
         expected = coco.decode(coco.merge(coco.frPyObjects(rings, H, W))).astype(bool)
-        assert rle == masks.encode(expected)
+        assert rle == encode(expected)
 
 
 @settings(deadline=None, max_examples=60)
@@ -455,11 +458,11 @@ def test_any_run_lengths_are_coded_as_their_bitmap_is(runs: list[int], height: i
     coded: Any = {"size": [height, width], "counts": runs}
     if len(flat) != height * width:
         with pytest.raises(ImageError):
-            coco_masks.to_rles([coded], height, width, str)
+            coco_segmentation.to_rles([coded], height, width, str)
         return
     if as_text:
         coded["counts"] = coco.frPyObjects(coded, height, width)["counts"].decode()
-    assert coco_masks.to_rles([coded], height, width, str) == [masks.encode(flat.reshape(width, height).T)]
+    assert coco_segmentation.to_rles([coded], height, width, str) == [encode(flat.reshape(width, height).T)]
 
 
 def record(image_id: str, cells: Instances | None, source: str = "", height: int = H, width: int = W) -> ImageRecord:
@@ -481,7 +484,7 @@ def test_what_is_written_reads_back_the_same(
             "state": [draw.choice(["human", "ignored", "accepted"]) for _ in crops],
             "score": [draw.random() for _ in crops],
         }
-        found = masks.from_crops(H, W, crops, **columns) if crops else Instances.empty(H, W)
+        found = from_crops(H, W, crops, **columns) if crops else Instances.empty(H, W)
         records.append(record(f"i{index}", found, f"images/i{index}.png"))
     build(root, "", tuple(f"i{index}.png" for index in range(len(seeds))))
     exported = write(iter(records), root / "a.json", classes)
@@ -502,7 +505,7 @@ def test_what_is_written_reads_back_the_same(
 def test_a_written_file_is_what_pycocotools_expects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label_map = np.zeros((H, W), np.int32)
     label_map[2:5, 3:9], label_map[8:12, 10:11] = 1, 2
-    cells = masks.from_label_map(label_map, class_id=[1, 0], state=["accepted", "human"], score=[0.1234567, 0.5])
+    cells = from_label_map(label_map, class_id=[1, 0], state=["accepted", "human"], score=[0.1234567, 0.5])
     records = [
         record("x", cells, "images/p/é.png"),
         record("y", cells.with_(state="ignored"), "images/q/é.png"),

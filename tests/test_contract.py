@@ -24,8 +24,8 @@ from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
-from cellsemi.rounds import files
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import files
 
 # So low that networks after three steps find something to look at.
 EAGER = InferenceConfig(tile_px=64, tta=("identity", "flip_x"), cell_probability=0.05, min_area_px=1)

@@ -18,8 +18,9 @@ from cellsemi.configs.models import AugmentConfig, CopyPasteConfig
 from cellsemi.models.augment import OUTSIDE
 from cellsemi.models.copy_paste import paste, pasteable
 from cellsemi.models.crops import Crop, CropSource, training_image
-from cellsemi.rounds import masks, shards
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 ALL = CopyPasteConfig(probability=1, select=1, keep=0, min_quality=0)
 STILL = {"scale_min": 1, "scale_max": 1, "rotate": False, "flip": False, "brightness": 0, "blur": 0, "noise": 0}

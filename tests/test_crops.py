@@ -25,9 +25,9 @@ from cellsemi.models import base
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops import CropSource
 from cellsemi.models.image_draws import ImageDraws, chances
-from cellsemi.rounds import shards
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 TRAINING = TrainingConfig(steps=8, batch=40, crop_px=32, precision="float32", human_last=0)
 DRAWS = 6000

@@ -17,11 +17,15 @@ from terminal import invoke
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks, run, shards, tables
-from cellsemi.rounds.checking import Problem, check_shards, measured
-from cellsemi.rounds.images import pixel_sha256, to_png
-from cellsemi.rounds.importing import import_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.masks import from_label_map
+from cellsemi.rounds.cells.rle import decode_counts, encode
+from cellsemi.rounds.datasets.check_shards import Problem, check_shards, measured
+from cellsemi.rounds.datasets.import_shards import import_data
+from cellsemi.rounds.store import schemas, shards
+from cellsemi.rounds.store.image_codec import pixel_sha256, to_png
+from cellsemi.rounds.store.manifest import finish_stage
+from cellsemi.rounds.store.run import open_run
+from cellsemi.rounds.store.schemas import ImageRecord
 
 LABELS = np.array([[0, 1, 1, 0], [0, 0, 3, 3], [2, 0, 3, 3]], np.int32)
 
@@ -30,17 +34,17 @@ def record(i: int, split: str = "val", **changes: Any) -> ImageRecord:
     pixels = np.full((3, 4), i, np.uint8)
     made = ImageRecord(
         f"im{i}", 3, 4, split, image=to_png(pixels), source=f"im{i}.png", sha256=pixel_sha256(pixels), dtype="uint8",
-        instances=masks.from_label_map(LABELS, state="human"),
+        instances=from_label_map(LABELS, state="human"),
     )  # fmt: skip
     return made.with_(**changes)
 
 
 def spoilt(folder: Path, records: list[ImageRecord], **cell: Any) -> Path:
     """A shard whose first cell of the last image says something else, as no writer of ours would."""
-    rows = [tables.to_row(each) for each in records]
+    rows = [schemas.to_row(each) for each in records]
     rows[-1]["instances"][0] |= cell
     folder.mkdir(parents=True, exist_ok=True)
-    table = tables.to_table(records, "h").from_pylist(rows, schema=tables.versioned(tables.IMAGES, "h"))
+    table = schemas.to_table(records, "h").from_pylist(rows, schema=schemas.versioned(schemas.IMAGES, "h"))
     pq.write_table(table, folder / shards.part_name(0))
     return folder
 
@@ -69,9 +73,9 @@ def test_shards_as_written_have_nothing_wrong(tmp_path: Path) -> None:
         ({"area": 3}, "the area is 2, stated is 3"),
         ({"bbox": [0, 0, 3, 1]}, r"the box is \(1, 0, 3, 1\), stated is \(0, 0, 3, 1\)"),
         ({"rle": b""}, "the RLE covers 0 pixels, the image has 12"),
-        ({"rle": masks.encode(np.ones((3, 5), bool))}, "the RLE covers 15 pixels"),
+        ({"rle": encode(np.ones((3, 5), bool))}, "the RLE covers 15 pixels"),
         ({"rle": b"P"}, "cut off in the middle of a run"),
-        ({"rle": masks.encode(np.zeros((3, 4), bool))}, "holds no pixel"),
+        ({"rle": encode(np.zeros((3, 4), bool))}, "holds no pixel"),
         ({"rle": b"\xff\x00" * 40}, "RLE"),
         ({"class_id": -1}, "class_id -1"),
         ({"state": "odd"}, "state 'odd', expected one of human"),
@@ -153,9 +157,9 @@ def test_a_file_that_is_no_parquet_is_a_problem(tmp_path: Path, content: bytes) 
 
 
 def test_another_schema_or_version_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shards.write_rows(tmp_path / shards.part_name(0), [], tables.QUARANTINE, "h")
+    shards.write_rows(tmp_path / shards.part_name(0), [], schemas.QUARANTINE, "h")
     assert "its columns are not those of image shards" in problems(tmp_path)[0]
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(schemas, "SCHEMA_VERSION", 1)
     shards.write_folder(tmp_path, [record(0)], 9, "h")
     monkeypatch.undo()
     assert "schema version 1" in problems(tmp_path)[0]
@@ -177,7 +181,7 @@ def test_mutated_shards_end_in_problems_and_nothing_else(tmp_path: Path) -> None
 
 @given(arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7))))
 def test_area_and_box_of_runs_are_those_of_the_mask(mask: np.ndarray[Any, Any]) -> None:
-    area, box = measured(masks.decode_counts(masks.encode(mask)), mask.shape[0])
+    area, box = measured(decode_counts(encode(mask)), mask.shape[0])
     rows, columns = np.nonzero(mask)
     expected = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else (0, 0, 0, 0)
     assert (area, box) == (mask.sum(), expected)
@@ -185,9 +189,9 @@ def test_area_and_box_of_runs_are_those_of_the_mask(mask: np.ndarray[Any, Any]) 
 
 def test_a_run_is_checked_by_its_stage_manifests(tmp_path: Path) -> None:
     config = Config(run={"root": str(tmp_path), "name": "r"})
-    paths = run.open_run(config)
+    paths = open_run(config)
     commits = shards.write_folder(paths.split("val"), [record(0)], 9, "h")
-    run.finish_stage(paths.split("val"), "f", 0.0, shards=commits, rows=1, cells=3)
+    finish_stage(paths.split("val"), "f", 0.0, shards=commits, rows=1, cells=3)
     assert problems(paths.root) == problems(paths.data) == []
     shards.write_folder(paths.split("val"), [record(1)], 9, "h")
     assert "sha256" in problems(paths.root)[0] and "sha256" in problems(paths.data)[0]

@@ -14,13 +14,16 @@ from terminal import cellsemi, invoke, python
 from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.data_cli import FORMATS, SPLITS, STATES
-from cellsemi.rounds import files, importing, masks, run, shards
-from cellsemi.rounds.evaluation import Evaluation, write_evaluations
-from cellsemi.rounds.exporting import EXPORTED, WRITERS
-from cellsemi.rounds.images import decode_image, to_png
-from cellsemi.rounds.metrics import score_image
-from cellsemi.rounds.run import RunPaths
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets import import_shards
+from cellsemi.rounds.datasets.export import EXPORTED, WRITERS
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
+from cellsemi.rounds.evaluation.metrics import score_image
+from cellsemi.rounds.store import files, run, shards
+from cellsemi.rounds.store import manifest as stage_manifest
+from cellsemi.rounds.store.image_codec import decode_image, to_png
+from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.schemas import ImageRecord
 
 SHAPE = (24, 32)
 
@@ -163,7 +166,7 @@ def test_an_import_is_written_whole_and_read_by_the_command_that_it_prints(here:
     assert image.instances is not None and np.array_equal(masks.to_label_map(image.instances) > 0, labels(2) > 0)
     settings = ["data.source=shards", "data.root=my shards", 'data.classes=["x", "y"]']
     paths = run.open_run(load_config("demo", [*settings, f"run.root={here}"]).config)
-    found = importing.import_data(run.read_config(paths), here / "again", lambda *_: None)
+    found = import_shards.import_data(run.read_config(paths), here / "again", lambda *_: None)
     assert found.cells == content["report"]["cells"] and found.class_cells == content["report"]["class_cells"]
     assert invoke("data", "check", "my shards").exit_code == 0
 
@@ -302,12 +305,12 @@ def finished_run(here: Path) -> RunPaths:
         record = ImageRecord(split, *SHAPE, split, image=to_png(pixels(number)), source=f"{split}.png")
         record = record.with_(instances=None if split == "unlabelled" else human)
         shards.write_folder(paths.split(split), [record], 9, "h")
-        run.finish_stage(paths.split(split), "f", 0.0, rows=1, shards=[])
+        stage_manifest.finish_stage(paths.split(split), "f", 0.0, rows=1, shards=[])
         if split in ("val", "test"):
             cells = masks.from_label_map(labels(number), score=[0.3, 0.8], class_id=[0, 1])
             seen = record.with_(image=None, instances=cells)
             shards.write_folder(paths.predictions(0, "ensemble", split), [seen], 9, "h")
-            run.finish_stage(paths.predictions(0, "ensemble", split), "f", 0.0, rows=1)
+            stage_manifest.finish_stage(paths.predictions(0, "ensemble", split), "f", 0.0, rows=1)
     score = score_image("val", human, human)
     write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
     decision = {"promoted": True, "probability": None, "reason": "the first"}
@@ -316,7 +319,7 @@ def finished_run(here: Path) -> RunPaths:
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))
     shards.write_folder(paths.pseudo(1), [pseudo], 9, "h")
-    run.finish_stage(paths.pseudo(1), "f", 0.0, rows=1)
+    stage_manifest.finish_stage(paths.pseudo(1), "f", 0.0, rows=1)
     return paths
 
 

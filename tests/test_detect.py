@@ -12,9 +12,10 @@ import yaml
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
-from cellsemi.rounds import glance, run
-from cellsemi.rounds.detect import as_yaml, detect
-from cellsemi.rounds.glance import Glance
+from cellsemi.rounds.inspect import folder_scan
+from cellsemi.rounds.inspect.detect import as_yaml, detect
+from cellsemi.rounds.inspect.folder_scan import Glance
+from cellsemi.rounds.store import run
 
 DSB2018 = Path(__file__).parent.parent.parent / "shared" / "data" / "dsb2018"
 COCO = json.dumps({"info": {}, "images": [{"id": 1, "file_name": "a.tif"}], "annotations": [], "categories": []})
@@ -93,7 +94,7 @@ def test_folders_of_splits_with_the_same_names_stay_apart(tmp_path: Path) -> Non
 def test_a_coco_file_whose_images_stand_last(tmp_path: Path) -> None:
     filler = [{"id": i, "segmentation": [[0] * 40]} for i in range(2000)]
     text = json.dumps({"annotations": filler, "images": [{"file_name": "a.tif"}]})
-    assert len(text) > 2 * glance.HEAD
+    assert len(text) > 2 * folder_scan.HEAD
     assert settings(lay(tmp_path, "x/a.tif", all_json=text))["images"] == "x"
 
 
@@ -196,8 +197,8 @@ def test_odd_tables_are_no_listing(tmp_path: Path, text: str) -> None:
 def test_the_glance_is_bounded(tmp_path: Path) -> None:
     lay(tmp_path, *(f"f{i:03d}/{j}/a.txt" for i in range(40) for j in range(3)), "deep/" + "d/" * 12 + "a.png")
     seen = Glance(tmp_path)
-    assert len(seen.folders) <= 1 + glance.SUBFOLDERS * 4 + glance.DEPTH and len(seen.top.folders) == 41
-    assert max(path.count("/") for path in seen.folders) < glance.DEPTH
+    assert len(seen.folders) <= 1 + folder_scan.SUBFOLDERS * 4 + folder_scan.DEPTH and len(seen.top.folders) == 41
+    assert max(path.count("/") for path in seen.folders) < folder_scan.DEPTH
 
 
 def test_the_section_to_paste_reads_the_same_data(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from cellsemi.models.detections import Detect, detect_everywhere, detect_in_wind
 from cellsemi.models.merge_views import crop_back, crop_resized
 from cellsemi.models.tta import turn, turn_back
 from cellsemi.models.windows import spans
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode, encode
 
 VIEWS: tuple[View, ...] = get_args(View)
 PLAIN: dict[str, Any] = {"tta": ("identity",), "min_area_px": 1}
@@ -52,7 +53,7 @@ def oracle(truth: Truth, score: Callable[[NDArray[np.bool_]], float] = lambda se
         seen = [(cell[y, x], i) for i, cell in enumerate(truth)]
         crops = [(part, 0, 0) for part, _ in seen if part.any()]
         columns = {"class_id": [i for part, i in seen if part.any()], "score": [score(part) for part, _, _ in crops]}
-        return masks.from_crops(*window.shape[:2], crops, **columns)
+        return from_crops(*window.shape[:2], crops, **columns)
 
     return detect
 
@@ -117,9 +118,9 @@ def test_every_cell_below_the_overlap_is_found_once_and_whole(
     truth = cells_below(rng, height, width, limit, 12)
     # A part of a cell may score higher than the whole: it must not win.
     found = detect_everywhere(places(height, width), inference, oracle(truth, lambda seen: 1 / (1 + seen.sum())))
-    assert sorted(found.rle) == sorted(masks.encode(cell) for cell in truth)
+    assert sorted(found.rle) == sorted(encode(cell) for cell in truth)
     for i, rle in zip(found.class_id, found.rle, strict=True):
-        assert rle == masks.encode(truth[i])  # the columns stay with their masks
+        assert rle == encode(truth[i])  # the columns stay with their masks
     assert (found.height, found.width) == (height, width) and set(found.state) <= {"predicted"}
 
 
@@ -141,14 +142,14 @@ def unsteady(truth: Truth, seed: int) -> Detect:
         cells = steady(window)
         crops, index = [], []
         for i, rle in zip(cells.class_id, cells.rle, strict=True):
-            padded = np.pad(masks.decode(rle, cells.height, cells.width), 1, mode="edge")
+            padded = np.pad(decode(rle, cells.height, cells.width), 1, mode="edge")
             y, x = rng.integers(0, 3, 2)
             moved = padded[y : y + cells.height, x : x + cells.width]
             if moved.any():
                 crops.append((moved, 0, 0))
                 index.append(i)
         score = rng.uniform(0.5, 1, len(crops))
-        return masks.from_crops(cells.height, cells.width, crops, class_id=index, score=score)
+        return from_crops(cells.height, cells.width, crops, class_id=index, score=score)
 
     return detect
 
@@ -184,7 +185,7 @@ def test_a_cell_whose_weight_lies_in_the_wrong_core_is_taken_whole() -> None:
     for keep in ("centre", "core"):
         chosen = inference.model_copy(update={"keep": keep})
         found = detect_everywhere(places(64, 100), chosen, oracle([cell], lambda seen: 1 / (1 + seen.sum())))
-        assert found.rle == (masks.encode(cell),)
+        assert found.rle == (encode(cell),)
 
 
 def test_the_share_in_the_core_decides_between_windows() -> None:
@@ -199,7 +200,7 @@ def test_the_share_in_the_core_decides_between_windows() -> None:
             x = 40 - 36 * which
             mask = np.zeros((64, 64), bool)
             mask[10:20, x : x + 8] = mask[15, x : x + 23] = True
-            return masks.from_crops(64, 64, [(mask, 0, 0)], class_id=which, score=scores[which])
+            return from_crops(64, 64, [(mask, 0, 0)], class_id=which, score=scores[which])
 
         return detect
 
@@ -230,7 +231,7 @@ def test_every_view_of_a_detector_that_turns_along_says_the_same(setting: dict[s
     truth = cells_below(rng, 130, 97, (14, 14), 25)
     inference = InferenceConfig(**setting, tta=VIEWS, min_area_px=1)
     found = detect_everywhere(places(130, 97), inference, oracle(truth))
-    assert sorted(found.rle) == sorted(masks.encode(cell) for cell in truth)
+    assert sorted(found.rle) == sorted(encode(cell) for cell in truth)
     np.testing.assert_allclose(found.score, 0.75, rtol=1e-6)
     assert (found.votes == 1).all()
     assert (found.agreement == 1).all()
@@ -239,7 +240,7 @@ def test_every_view_of_a_detector_that_turns_along_says_the_same(setting: dict[s
 def test_the_agreement_of_the_views_is_the_mean_iou_of_their_masks() -> None:
     drawn = [np.zeros((9, 16), bool) for _ in range(2)]
     drawn[0][2:6, 0:8] = drawn[1][2:6, 2:10] = True
-    found = merge_views.merge_views([masks.from_crops(9, 16, [(d, 0, 0)], score=0.5) for d in drawn], 0.5)
+    found = merge_views.merge_views([from_crops(9, 16, [(d, 0, 0)], score=0.5) for d in drawn], 0.5)
     assert found.agreement.tolist() == pytest.approx([24 / 40])
     assert found.score.tolist() == pytest.approx([0.5 * 24 / 40]) and found.votes.tolist() == [1]
 
@@ -256,7 +257,7 @@ def test_a_turn_that_is_off_by_a_pixel_would_be_seen(monkeypatch: pytest.MonkeyP
     found = detect_everywhere(
         places(130, 97), InferenceConfig(tta=("identity", "flip_x"), min_area_px=1), oracle(truth)
     )
-    assert sorted(found.rle) != sorted(masks.encode(cell) for cell in truth)
+    assert sorted(found.rle) != sorted(encode(cell) for cell in truth)
     assert found.score.min() < 0.7
 
 
@@ -300,14 +301,14 @@ def test_zoomed_views_bring_cells_back_in_place(scale: float, tta: tuple[View, .
         y, x = window[..., 0] * 1024, window[..., 1] * 1024
         seen = [(y - a) ** 2 + (x - b) ** 2 <= 81 for a, b in centres]
         index = [i for i, cell in enumerate(seen) if cell.any()]
-        return masks.from_crops(*window.shape[:2], [(seen[i], 0, 0) for i in index], class_id=index, score=0.5)
+        return from_crops(*window.shape[:2], [(seen[i], 0, 0) for i in index], class_id=index, score=0.5)
 
     inference = InferenceConfig(tile_px=100, overlap=0.5, tta=tta, scales=(scale,))
     found = detect_everywhere(places(90, 120), inference, detect)
     assert sorted(found.class_id.tolist()) == list(range(len(truth)))
     shifts = []
     for i, rle in zip(found.class_id, found.rle, strict=True):
-        mask = masks.decode(rle, 90, 120)
+        mask = decode(rle, 90, 120)
         assert (mask & truth[i]).sum() / (mask | truth[i]).sum() > 0.85
         shifts.append(np.argwhere(mask).mean(0) - centres[i])
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.08  # half a pixel of the zoomed view would be 0.17 to 1

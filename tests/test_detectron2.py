@@ -29,7 +29,7 @@ from cellsemi.models.detectron2_weights import export_detectron2
 from cellsemi.models.device import compute_settings
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.normalise import normalise
-from cellsemi.rounds import masks
+from cellsemi.rounds.cells import masks
 
 TRAINING = TrainingConfig(
     batch=2, crop_px=64, optimiser="sgd", lr=2e-2, weight_decay=1e-4, ema=0.9, precision="float32"

@@ -25,7 +25,7 @@ from cellsemi.models.detectron2_weights import read_pickle, start, start_from
 from cellsemi.models.device import compute_settings
 from cellsemi.models.rcnn_loss import mask_truth, outside_share
 from cellsemi.models.rcnn_targets import Batch, Target, batch_of
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 CPU = torch.device("cpu")
 SIDE = 64

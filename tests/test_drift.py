@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cellsemi.rounds import drift
-from cellsemi.rounds.calibrate import Calibration, Curve
-from cellsemi.rounds.drift import Profile, alarms, calibration_alarms, profile, size_distance
-from cellsemi.rounds.instances import Instances, State
+from cellsemi.rounds.cells.instances import Instances, State
+from cellsemi.rounds.evaluation.calibration import Calibration, Curve
+from cellsemi.rounds.pseudo_labels import drift
+from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile, size_distance
 
 CLASSES = ("round", "long")
 AREAS = st.lists(st.integers(1, 30), min_size=1, max_size=30)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from terminal import cellsemi
 
-from cellsemi.rounds import leaderboard
+from cellsemi.rounds.evaluation import leaderboard
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "dsb2018"
 

@@ -14,13 +14,14 @@ from PIL import Image
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import ClassNames
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.ingest import read_record
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item, Reader, parts_of
 from cellsemi.rounds.formats.dsb2018 import open_part
-from cellsemi.rounds.images import decode_image
-from cellsemi.rounds.ingest import IngestReport, read_record
-from cellsemi.rounds.sources import open_data
+from cellsemi.rounds.store.image_codec import decode_image
 
 SIZE = (24, 32)
 
@@ -75,7 +76,7 @@ def test_every_mask_file_is_a_cell_and_they_may_overlap(tmp_path: Path) -> None:
     assert [record.image_id for record in records] == ["a", "b", "c"]
     for seed, record in enumerate(records):
         assert record.instances is not None and record.image is not None
-        decoded = [masks.decode(rle, *SIZE) for rle in record.instances.rle]
+        decoded = [decode(rle, *SIZE) for rle in record.instances.rle]
         assert all(np.array_equal(mask, cell > 0) for mask, cell in zip(decoded, CELLS.values(), strict=True))
         assert set(record.instances.state) == {"human"}
         assert np.array_equal(decode_image(record.image, "a"), rgba(seed)[..., 0])  # alpha and equal colours left out

@@ -13,8 +13,10 @@ import pytest
 from campaigns import tables
 from terminal import MAIN, cellsemi
 
-from cellsemi.rounds import leaderboard, run
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.store.lock import is_locked
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.0, reject: 0.0}"  # whatever these hardly trained models see is taken
 SETTINGS = [
@@ -44,7 +46,7 @@ def test_the_rounds_really_used_pseudo_labels(undisturbed: RunPaths) -> None:
     rows = {(row.round, row.model): row for row in leaderboard.read(undisturbed.leaderboard)}
     assert rows[1, "unet-a"].accepted > 0
     assert (1, "control") in rows and rows[1, "unet-a"].vs_control is not None
-    steps = [run.read_manifest(undisturbed.model(1, name))["steps"] for name in ("unet-a", "control")]
+    steps = [read_manifest(undisturbed.model(1, name))["steps"] for name in ("unet-a", "control")]
     assert steps == [30, 60]
 
 
@@ -53,7 +55,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_tables(undisturbed: RunPath
     paths = RunPaths(tmp_path / "runs" / "small")
     for round in (0, 1):
         kill_when(paths.model(round, "unet-b") / "checkpoint.safetensors", tmp_path)
-        assert not run.is_locked(paths)
+        assert not is_locked(paths)
     done = cellsemi(*command("inline"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert tables(paths) == tables(undisturbed)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds import files
+from cellsemi.rounds.store import files
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

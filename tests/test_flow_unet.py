@@ -27,9 +27,10 @@ from cellsemi.models.flow_cells import cells_of
 from cellsemi.models.flow_unet import FAMILY
 from cellsemi.models.flows import flow_targets
 from cellsemi.models.normalise import normalise
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops, from_label_map, iou_matrix, union_map
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.store.schemas import ImageRecord
 
 TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, checkpoint_every=10, precision="float32")
 task_in = partial(pictures.task_in, model=FlowUnetConfig(name="m", width=6), training=TRAINING)
@@ -48,9 +49,9 @@ def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
     hits = total = right = 0
     for seed in range(100, 106):
         pixels, labels = discs(seed)
-        truth = masks.from_label_map(labels)
+        truth = from_label_map(labels)
         (found,) = predictor.predict([pixels])
-        iou = masks.iou_matrix(truth, found)
+        iou = iou_matrix(truth, found)
         assert set(found.state) <= {"predicted"} and len(found) <= 9
         hits += int((iou.max(1) > 0.7).sum())
         match = iou.argmax(1)
@@ -72,11 +73,11 @@ def test_states_decide_what_a_pixel_teaches() -> None:
     states = ("human", "accepted", "ignored", "rejected", "ignored", "human")
     weights = np.array([1, 0.5, 1, 1, 1, 0.25])
     image = training_image(replace(record(0), instances=cells.with_(state=states, weight=weights)), 2)
-    bitmaps = [masks.decode(rle, 72, 72) for rle in cells.rle]
+    bitmaps = [decode(rle, 72, 72) for rle in cells.rle]
     for cell, mark in ((0, 1), (1, 2), (5, 3)):
         assert (image.marks[bitmaps[cell]] == mark).all()
     assert (image.marks[bitmaps[2]] == OUTSIDE).all() and (image.marks[bitmaps[3]] == 0).all()
-    grown = masks.union_map(cells.select([2, 4]), 2)
+    grown = union_map(cells.select([2, 4]), 2)
     labelled = bitmaps[0] | bitmaps[1] | bitmaps[5]
     assert np.array_equal(image.marks == OUTSIDE, grown & ~labelled)
     np.testing.assert_allclose(image.cell_weight, [1, 1, 0.5, 0.25])
@@ -85,7 +86,7 @@ def test_states_decide_what_a_pixel_teaches() -> None:
 
 def test_where_labels_overlap_the_better_keeps_the_pixel() -> None:
     square = np.ones((20, 20), bool)
-    cells = masks.from_crops(72, 72, [(square, 10, 10), (square, 20, 10)], state="accepted", quality=[0.4, 0.9])
+    cells = from_crops(72, 72, [(square, 10, 10), (square, 20, 10)], state="accepted", quality=[0.4, 0.9])
     image = training_image(replace(record(0), instances=cells), 0)
     assert (image.marks[10:30, 20:40] == 2).all() and (image.marks[10:30, 10:20] == 1).all()
 

@@ -15,9 +15,11 @@ from cellsemi.orchestrator.data_export import Wish, choose
 from cellsemi.orchestrator.data_suspects import judged_split
 from cellsemi.orchestrator.folds import folds_of
 from cellsemi.orchestrator.status import read_status
-from cellsemi.rounds import leaderboard, run, shards
-from cellsemi.rounds.evaluation import find, read_evaluations
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.02, reject: 0.01}"
 SETTINGS = (
@@ -97,7 +99,7 @@ def test_the_ensemble_of_test_hears_every_fold(folded: tuple[RunPaths, Config]) 
 def test_the_control_is_trained_in_every_fold_on_human_labels_alone(folded: tuple[RunPaths, Config]) -> None:
     paths, config = folded
     for fold in folds_of(config):
-        manifest = run.read_manifest(paths.model(1, fold.member("control")))
+        manifest = read_manifest(paths.model(1, fold.member("control")))
         assert manifest["steps"] == 2 * config.training.steps
         human = sum(len(r.instances or ()) for r in shards.read_folder(paths.train(0, fold.suffix)))
         assert json.loads(base.read_weights(paths.model(1, fold.member("control"))))["cells"] == human

@@ -15,7 +15,8 @@ from cellsemi.configs.data import GeneratedConfig
 from cellsemi.models import recover
 from cellsemi.models.flows import Target, flow_targets
 from cellsemi.models.follow import BLOCK, follow_flows
-from cellsemi.rounds import masks, synthetic
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets import synthetic
 
 Flow = NDArray[np.float32]
 NEAR_PX = 0.01

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.rounds import FusionConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 CONFIG = FusionConfig()
 SIZE = 40

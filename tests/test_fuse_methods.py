@@ -16,9 +16,9 @@ from pycocotools import mask as coco
 from pydantic import ValidationError
 
 from cellsemi.configs.rounds import FusionConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.fuse import fuse
-from cellsemi.rounds.instances import COLUMNS, Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import COLUMNS, Instances
+from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 # pycocotools' decode is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

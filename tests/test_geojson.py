@@ -17,10 +17,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds import masks
-from cellsemi.rounds.formats import geojson
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.formats.qupath import geojson
+from cellsemi.rounds.store.schemas import ImageRecord
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7))).filter(np.any)
 SQUARE = [[2, 3], [6, 3], [6, 5], [2, 5], [2, 3]]
@@ -52,7 +53,7 @@ def record(**fields: Any) -> ImageRecord:
 
 
 def cells_of(*crops: tuple[NDArray[np.bool_], int, int], **columns: Any) -> Instances:
-    return masks.from_crops(20, 30, crops, **columns)
+    return from_crops(20, 30, crops, **columns)
 
 
 def read(content: str | bytes) -> tuple[Instances, tuple[str, ...]]:
@@ -86,7 +87,7 @@ def test_a_file_of_qupath_is_read_with_its_classes_holes_parts_and_ignored_cells
         block(20, 0, 22, 2),
         block(23, 0, 25, 2),
     ]
-    assert [masks.decode(rle, 20, 30).tolist() for rle in cells.rle] == [mask.tolist() for mask in expected]
+    assert [decode(rle, 20, 30).tolist() for rle in cells.rle] == [mask.tolist() for mask in expected]
     assert classes == ("Tumor", "Tumor: Positive", "unclassified")
     assert cells.class_id[:3].tolist() == [0, 1, 2] and cells.class_id[4] == 0
     assert cells.state == ("human", "human", "human", "ignored", "ignored")
@@ -104,7 +105,7 @@ def test_a_file_of_qupath_is_read_with_its_classes_holes_parts_and_ignored_cells
 )
 def test_a_collection_a_list_and_a_single_feature_are_the_same(content: str) -> None:
     cells, classes = read(content)
-    assert np.array_equal(masks.decode(cells.rle[0], 20, 30), block(2, 3, 6, 5))
+    assert np.array_equal(decode(cells.rle[0], 20, 30), block(2, 3, 6, 5))
     assert classes == () and cells.class_id.tolist() == [0] and cells.state == ("human",)
 
 

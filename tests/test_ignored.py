@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import scorable
-from cellsemi.rounds.metrics import score_image
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.evaluation.metrics import score_image
 
 
 def box(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.bool_]:

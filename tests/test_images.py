@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cellsemi.configs.errors import ImageError
-from cellsemi.rounds.images import decode_image, decode_label_map, pixel_sha256, to_png
+from cellsemi.rounds.store.image_codec import decode_image, decode_label_map, pixel_sha256, to_png
 
 DSB2018 = Path(__file__).parent.parent.parent / "shared" / "data" / "dsb2018"
 RNG = np.random.default_rng(0)

@@ -14,11 +14,12 @@ import pytest
 from cellsemi.configs.data import DataConfig, GeneratedConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config, RunConfig
-from cellsemi.rounds import synthetic
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.ingest import IngestReport, ingest
-from cellsemi.rounds.run import SPLITS
-from cellsemi.rounds.shards import read_folder, read_shard, shard_paths
+from cellsemi.rounds.datasets import synthetic
+from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.shards import read_folder, read_shard, shard_paths
 
 DSB2018 = Path(__file__).parent.parent.parent / "shared" / "data" / "dsb2018"
 SPLIT_OF = ["labelled"] * 4 + ["unlabelled"] * 5 + ["val"] * 3 + ["test"] * 3

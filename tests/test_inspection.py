@@ -14,15 +14,16 @@ from PIL import Image
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError
-from cellsemi.rounds import masks, overlay
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.colours import GREY, PALETTE
+from cellsemi.rounds.datasets.open import Opened
 from cellsemi.rounds.formats.base import Item, Loaded
-from cellsemi.rounds.hints import hints
-from cellsemi.rounds.images import decode_image, intensity_range, pixel_sha256, to_png
-from cellsemi.rounds.inspection import Inspection, discover_classes, examples, inspect, spread
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.overlay import GREY, PALETTE, Panel, contact_sheet
-from cellsemi.rounds.sources import Opened
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.inspect.advice import hints
+from cellsemi.rounds.inspect.statistics import Inspection, discover_classes, examples, inspect, spread
+from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, _scaled, contact_sheet
+from cellsemi.rounds.store.image_codec import decode_image, intensity_range, pixel_sha256, to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 HEIGHT, WIDTH = 20, 30
 
@@ -218,7 +219,7 @@ def colours(picture: NDArray[np.uint8]) -> set[tuple[int, ...]]:
 def test_a_sheet_is_as_large_as_its_panels_need() -> None:
     one = sheet(panel("a", [cell((2, 2, 8, 8))]))
     four = sheet(*(panel(name, [cell((2, 2, 8, 8))]) for name in "abcd"))
-    assert one.shape[1] == overlay.PANEL_PX + 2 * overlay.GAP_PX and four.shape[1] > 3 * overlay.PANEL_PX
+    assert one.shape[1] == PANEL_PX + 2 * GAP_PX and four.shape[1] > 3 * PANEL_PX
     assert four.shape[0] > 1.8 * one.shape[0]
     with pytest.raises(ValueError, match="at least one panel"):
         contact_sheet([])
@@ -234,13 +235,13 @@ def test_neighbours_differ_and_classes_and_ignored_cells_have_their_colours() ->
 
 def test_the_outline_stands_where_the_cell_is() -> None:
     picture = sheet(panel("a", [cell((3, 5, 9, 12))]))
-    inside = picture[overlay.GAP_PX + overlay.TITLE_PX :, overlay.GAP_PX :][: HEIGHT * 16, : WIDTH * 16]
+    inside = picture[GAP_PX + TITLE_PX :, GAP_PX:][: HEIGHT * 16, : WIDTH * 16]
     rows, columns = np.nonzero((inside == PALETTE[0]).all(2))
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (48, 80, 144, 192)
 
 
 def test_a_large_image_is_shown_around_its_cells_and_any_name_can_be_written() -> None:
-    size = overlay.WINDOW_PX + 500
+    size = WINDOW_PX + 500
     labels = np.zeros((40, size), np.int32)
     labels[10:30, -60:-20] = 1
     pixels = np.zeros((40, size, 3), np.uint8)
@@ -252,5 +253,5 @@ def test_a_large_image_is_shown_around_its_cells_and_any_name_can_be_written() -
 
 
 def test_a_picture_keeps_grey_values_between_its_range() -> None:
-    shown = overlay._scaled(np.array([[0, 50, 100, 200]], np.uint8), 50.0, 100.0)
+    shown = _scaled(np.array([[0, 50, 100, 200]], np.uint8), 50.0, 100.0)
     assert shown[0, :, 0].tolist() == [0, 0, 255, 255] and decode_image(to_png(shown), "x").shape == (1, 4)

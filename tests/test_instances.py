@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 
 LABELS = np.array([[1, 1, 0], [0, 2, 2], [3, 0, 0]], np.int32)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds.formats import json_stream
-from cellsemi.rounds.formats.json_stream import Element, elements, read_element
+from cellsemi.rounds.formats.shared import json_stream
+from cellsemi.rounds.formats.shared.json_stream import Element, elements, read_element
 
 SCALARS = st.one_of(
     st.none(),

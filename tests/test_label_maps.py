@@ -16,13 +16,14 @@ from PIL import Image
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import ClassNames
-from cellsemi.rounds.formats.label_maps import LabelMaps, Row, read_manifest
-from cellsemi.rounds.images import decode_image, to_png
-from cellsemi.rounds.ingest import IngestReport, read_record
-from cellsemi.rounds.sources import open_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.ingest import read_record
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.formats.label_map.reader import LabelMaps, Row, read_manifest
+from cellsemi.rounds.store.image_codec import decode_image, to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 DSB2018 = Path(__file__).parent.parent.parent / "shared" / "data" / "dsb2018"
 LABELS = np.array([[0, 1, 1, 0], [0, 0, 3, 3], [2, 0, 3, 3]], np.uint16)

@@ -11,11 +11,12 @@ import pytest
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.rounds import leaderboard
-from cellsemi.rounds.evaluation import Evaluation, find, read_evaluations, write_evaluations
-from cellsemi.rounds.leaderboard import Row, baseline_name, display_rows, make_row
-from cellsemi.rounds.metrics import ImageScore, Tally
-from cellsemi.rounds.promotion import Decision, decide, verdict
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, display_rows, make_row
+from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
+from cellsemi.rounds.evaluation.promotion import Decision, decide
+from cellsemi.rounds.evaluation.verdict import verdict
 
 CLASSES = ("astro", "cort")
 CONFIG = PromotionConfig(bootstrap=500)

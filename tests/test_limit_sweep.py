@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.rounds import ScreenConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.limit_sweep import collect, count_band, sweep
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.threshold_sweep import collect, count_band, sweep
 
 SIDE = 16
 OBJECTIVES = ["f-beta", "map"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import ClassLimits, ScreenConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.limits import Limit, Limits, choose_limits
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.pseudo_labels.thresholds import Limit, Limits, choose_limits
 
 SIZE = 120
 SPOTS = [(x, y) for x in range(0, SIZE, 6) for y in range(0, SIZE, 6)]

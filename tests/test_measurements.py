@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cellsemi.rounds import masks
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.shape import eccentricity, perimeter
 from cellsemi.rounds.formats import measurements
-from cellsemi.rounds.formats.measurements import eccentricity, perimeter
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.store.schemas import ImageRecord
 
 # Area, perimeter, centroid x and y, eccentricity as regionprops of scikit-image 0.26 has them.
 REGIONPROPS = [

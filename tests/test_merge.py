@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds import masks, shards
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.merge import MergeCounts, merge, with_images
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 SIZE = 30
 

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import Overlap, gains, hits, match, overlap
-from cellsemi.rounds.metrics import (
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import Overlap, gains, hits, match, overlap
+from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval, paired_probability
+from cellsemi.rounds.evaluation.metrics import (
     ImageScore,
     best_threshold,
-    bootstrap_interval,
     class_differences,
     image_values,
-    paired_probability,
     paired_values,
     score_image,
     summarise,
@@ -245,7 +244,7 @@ def test_bootstrap_interval_is_that_of_the_normal_approximation():
 
 
 def test_bootstrap_in_chunks_covers_every_sample(monkeypatch):
-    monkeypatch.setattr("cellsemi.rounds.metrics.CHUNK", 7)
+    monkeypatch.setattr("cellsemi.rounds.evaluation.bootstrap.CHUNK", 7)
     assert bootstrap_interval([0.25] * 5, 100, 0.95, seed=0) == (0.25, 0.25)
     assert paired_probability([0.1, 0.3], [0.3, 0.1], 4001, seed=0) == pytest.approx(0.5, abs=0.03)
 

@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.formats.outlines import OutlineError, fill, signed_area, to_instances, trace
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.outlines import OutlineError, fill, signed_area, to_instances, trace
+from cellsemi.rounds.cells.rle import decode, encode
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any)
 QUARTERS = st.integers(-24, 40).map(lambda n: n / 4)
@@ -51,8 +52,8 @@ def test_a_mask_traced_and_filled_is_the_same(crop: NDArray[np.bool_], x0: int, 
     whole = np.zeros((height, width), bool)
     whole[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = crop
     filled = fill(flat(crop, x0, y0), height, width)
-    expected = masks.from_crops(height, width, [(crop, x0, y0)])
-    assert filled.rle == masks.encode(whole)
+    expected = from_crops(height, width, [(crop, x0, y0)])
+    assert filled.rle == encode(whole)
     assert (list(filled.bbox), filled.area) == (expected.bbox[0].tolist(), int(crop.sum()))
 
 
@@ -69,7 +70,7 @@ def test_rings_are_simple_and_a_polygon_is_a_part_with_its_holes(crop: NDArray[n
             steps = np.roll(ring, -1, axis=0) - ring
             assert ((steps == 0).sum(axis=1) == 1).all()  # along the edges of pixels
         assert signed_area(outer) > 0 > max([signed_area(hole) for hole in holes], default=-1)
-        mask = masks.decode(fill([outer, *holes], *crop.shape).rle, *crop.shape)
+        mask = decode(fill([outer, *holes], *crop.shape).rle, *crop.shape)
         assert mask.sum() == sum(map(signed_area, (outer, *holes)))
         found.append(set(parts[mask].tolist()))
     assert sorted(map(tuple, found)) == [(i + 1,) for i in range(count)]
@@ -84,7 +85,7 @@ def test_filling_agrees_with_exact_arithmetic_on_any_polygon(rings: list[NDArray
         with pytest.raises(OutlineError):
             fill(rings, 6, 8)
     else:
-        assert np.array_equal(masks.decode(fill(rings, 6, 8).rle, 6, 8), expected)
+        assert np.array_equal(decode(fill(rings, 6, 8).rle, 6, 8), expected)
 
 
 def test_one_pixel_is_a_square_that_runs_clockwise() -> None:
@@ -127,7 +128,7 @@ def test_neighbours_with_a_common_edge_share_the_pixels_without_gap_or_overlap()
 
 def test_centres_on_the_outline_are_inside_at_the_right_and_outside_at_the_left() -> None:
     filled = fill([np.array([(3, 0), (6, 3), (3, 6), (0, 3)])], 6, 6)
-    assert np.array_equal(masks.decode(filled.rle, 6, 6), mask_of("...#.. ..###. .##### .##### ..###. ...#.."))
+    assert np.array_equal(decode(filled.rle, 6, 6), mask_of("...#.. ..###. .##### .##### ..###. ...#.."))
 
 
 def test_what_lies_beyond_the_image_is_cut_off() -> None:
@@ -174,7 +175,7 @@ def test_a_cell_as_large_as_the_image_takes_no_bitmap() -> None:
 def test_filled_outlines_become_instances() -> None:
     crops = [(mask_of("## #."), 0, 0), (mask_of("###"), 1, 2)]
     cells = to_instances([fill(flat(*crop), 4, 5) for crop in crops], 4, 5, class_id=[1, 0], state="human")
-    expected = masks.from_crops(4, 5, crops, class_id=[1, 0], state="human")
+    expected = from_crops(4, 5, crops, class_id=[1, 0], state="human")
     assert cells.rle == expected.rle and np.array_equal(cells.bbox, expected.bbox)
     assert cells.area.tolist() == [3, 3] and cells.class_id.tolist() == [1, 0]
     assert len(to_instances([], 4, 5)) == 0

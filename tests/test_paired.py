@@ -23,14 +23,17 @@ from PIL import Image
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import ClassNames
-from cellsemi.rounds.formats import label_map_write, paired, seg_npy
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.ingest import read_record
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.formats import paired
 from cellsemi.rounds.formats.base import Item, parts_of
-from cellsemi.rounds.formats.label_map_file import cells_of_label_map
-from cellsemi.rounds.ingest import IngestReport, read_record
-from cellsemi.rounds.sources import open_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.cellpose import seg_npy
+from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.label_map.writer import to_tiff, write
+from cellsemi.rounds.store.schemas import ImageRecord
 
 LABELS = np.array([[0, 1, 1, 0], [0, 0, 3, 3], [2, 0, 3, 3]], np.uint16)
 IMAGE = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -289,7 +292,7 @@ def test_an_annotation_is_read_by_the_module_of_its_extension(tmp_path: Path, mo
     build(tmp_path, "X.png")
     (tmp_path / "X.roi").write_bytes(b"content")
     (tmp_path / "other.py").write_text(
-        "from cellsemi.rounds.instances import Instances\n"
+        "from cellsemi.rounds.cells.instances import Instances\n"
         "def read(content, path, record):\n"
         "    assert (content, path) == (b'content', 'X.roi')\n"
         "    return Instances.empty(record.height, record.width), ('tumour',)\n"
@@ -300,7 +303,7 @@ def test_an_annotation_is_read_by_the_module_of_its_extension(tmp_path: Path, mo
     assert loaded.classes == ("tumour",) and loaded.record.instances is not None
 
 
-@pytest.mark.parametrize(("writer", "suffix"), [(label_map_write.write, "_masks"), (seg_npy.write, "_seg")])
+@pytest.mark.parametrize(("writer", "suffix"), [(write, "_masks"), (seg_npy.write, "_seg")])
 def test_an_exported_folder_is_a_data_set(tmp_path: Path, writer: Any, suffix: str) -> None:
     build(tmp_path / "in", "x y [1].png", "x y [1]_masks.tif", "é.tif", "é_masks.png", "z.jpg", "z_masks.png")
     before = read_all(tmp_path / "in")
@@ -322,7 +325,7 @@ def test_cells_survive_writing_and_reading(tmp_path: Path, labels: NDArray[np.ui
     cells = masks.from_label_map(labels, state="human")
     image = encode(".png", np.zeros((height, width), np.uint8))
     record = ImageRecord("X", height, width, "val", image, "X.png", instances=cells)
-    for writer, suffix in ((label_map_write.write, "_masks"), (seg_npy.write, "_seg")):
+    for writer, suffix in ((write, "_masks"), (seg_npy.write, "_seg")):
         writer([record], tmp_path / suffix, ("cell",))
         found = listed(tmp_path / suffix, mask_suffix=suffix)["X"].load().record.instances
         assert found is not None and found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox)
@@ -331,7 +334,7 @@ def test_cells_survive_writing_and_reading(tmp_path: Path, labels: NDArray[np.ui
 def test_damaged_label_maps_end_in_an_image_error_or_in_cells_and_in_little_memory() -> None:
     draw = random.Random(11)
     record = ImageRecord("X", 3, 4, "val")
-    originals = [encode("X.tif", LABELS), encode("X.png", LABELS), label_map_write.to_tiff(LABELS)]
+    originals = [encode("X.tif", LABELS), encode("X.png", LABELS), to_tiff(LABELS)]
     good = 0
     tracemalloc.start()
     try:

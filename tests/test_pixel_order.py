@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.formats.pixel_order import Cell, Picture, contrasts, count_parts, decide, read_as
-from cellsemi.rounds.formats.rle import Runs, encode, line_length, parse
+from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture, contrasts, count_parts, decide, read_as
+from cellsemi.rounds.formats.kaggle.rle import Runs, encode, line_length, parse
 
 Order = Literal["row", "column"]
 ORDERS: tuple[Order, ...] = ("row", "column")

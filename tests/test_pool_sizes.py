@@ -16,10 +16,11 @@ from test_leaderboard import CLASSES, CONFIG, HIGH, LOW, scores
 from cellsemi.models.base import Image
 from cellsemi.orchestrator import labelling
 from cellsemi.orchestrator.status import read_status
-from cellsemi.rounds import files, run
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.pool_sizes import SMALLEST_SHARE, enlargements, weighted
-from cellsemi.rounds.promotion import Sized, decide
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.promotion import Sized, decide
+from cellsemi.rounds.evaluation.size_shift import SMALLEST_SHARE, enlargements, weighted
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import read_manifest
 
 counts = st.dictionaries(st.sampled_from([0.35, 0.5, 0.71, 1.0, 1.41, 2.0]), st.integers(1, 60), min_size=1)
 
@@ -84,8 +85,8 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
 ) -> None:
     import fake_family
 
-    from cellsemi.rounds import shards
-    from cellsemi.rounds.images import decode_image
+    from cellsemi.rounds.store import shards
+    from cellsemi.rounds.store.image_codec import decode_image
 
     settings = ("labelling.zoom_search=[0.5, 1.0]", "inference.tta=[identity]")
     plain, _ = bring(config_at(tmp_path / "plain"), 0)
@@ -99,13 +100,13 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
 
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
     assert files.read_json(paths.sizes) == {"shares": {"2": 1.0}}
-    zooms = [shard["zooms"] for shard in run.read_manifest(paths.predictions(0, "unet-a", "unlabelled"))["shards"]]
+    zooms = [shard["zooms"] for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled"))["shards"]]
     assert sum((Counter(each) for each in zooms), Counter()) == {"0.5": 5}
     assert "round 1: cells of the pool beside those of val: 100% are 2 times as large" in watcher.notes
     reason = files.read_json(paths.round_manifest(1))["decision"]["reason"]
     assert "at the pool's sizes (100% x2)" in reason
     for round in (0, 1):  # the best so far and the candidate
-        assert run.read_manifest(paths.predictions(round, "ensemble", "val-x2"))["rows"] == 3
+        assert read_manifest(paths.predictions(round, "ensemble", "val-x2"))["rows"] == 3
     assert any("val-x2" in stage.name for stage in read_status(paths).stages)
 
     off, _ = bring(config_at(tmp_path / "off", *settings, "rounds.promotion.pool_sizes=false"), 1)

@@ -12,7 +12,10 @@ from cellsemi.models import base
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
-from cellsemi.rounds import leaderboard, run, shards
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import open_run
 
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "data.max_quarantined=0"]
 POOL = ["data.labelled_limit=6", "data.limit_rest=pool"]  # for layouts that have no images without labels
@@ -35,11 +38,11 @@ def test_a_preset_runs_a_round_on_its_layout(name: str, tmp_path: Path) -> None:
     pool = POOL if name in ("livecell", "class-tifs") else []
     settings = [f"data.root={tmp_path / 'data'}", f"run.root={tmp_path / 'runs'}", *TINY, *pool]
     config = load_config(name, settings).config
-    paths = run.open_run(config)
+    paths = open_run(config)
     run_campaign(config, 1, InlineEngine(config.engine), paths, SilentWatcher())
     rows = leaderboard.read(paths.leaderboard)
     assert {row.round for row in rows} == {0, 1} and {row.model for row in rows} >= {"unet-a", "ensemble", "control"}
-    counted = run.read_manifest(paths.data)["report"]
+    counted = read_manifest(paths.data)["report"]
     assert counted["quarantined"] == [] and counted["labelled_not_drawn"] == (rows_left_out(counted) if pool else 0)
     annotated = [split for split in ("labelled", "val", "test") if counted["images"][split]]
     assert len(annotated) == 3 and counted["images"]["unlabelled"] >= SIZES.unlabelled - 1
@@ -57,7 +60,7 @@ def test_every_cell_of_a_layout_is_read(tmp_path: Path) -> None:
         LAYOUTS[name](tmp_path / name)
         settings = [f"data.root={tmp_path / name}", f"run.root={tmp_path / 'runs'}", *TINY]
         config = load_config(name, [*settings, "data.clean.drop_duplicates=false"]).config
-        paths = run.open_run(config)
+        paths = open_run(config)
         run_campaign(config, 0, InlineEngine(config.engine), paths, SilentWatcher())
-        counted = run.read_manifest(paths.data)["report"]
+        counted = read_manifest(paths.data)["report"]
         assert sum(counted["cells"].values()) == cells, name

@@ -10,7 +10,7 @@ import pytest
 from benchmark_scripts import promotion
 from campaigns import bring, config_at
 
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.store.run import RunPaths
 
 
 def draw(worth: dict[str, float], noise: float, images: int = 40) -> promotion.Draw:

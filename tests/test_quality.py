@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import ScreenConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.calibrate import calibrate
-from cellsemi.rounds.instances import COLUMNS, Instances
-from cellsemi.rounds.iou_regressor import MOST_CATEGORIES, Regressor, out_of_fold
-from cellsemi.rounds.quality import MIN_IMAGES, MIN_SAMPLES, Quality, best_iou, fit_quality
-from cellsemi.rounds.shape_features import FEATURES, features
+from cellsemi.rounds.cells.instances import COLUMNS, Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.evaluation.calibration import calibrate
+from cellsemi.rounds.pseudo_labels.iou_regressor import MOST_CATEGORIES, Regressor, out_of_fold
+from cellsemi.rounds.pseudo_labels.mask_features import FEATURES, features
+from cellsemi.rounds.pseudo_labels.quality import MIN_IMAGES, MIN_SAMPLES, Quality, best_iou, fit_quality
 
 SIZE = 64
 SPOTS = [(x, y) for x in range(0, SIZE, 8) for y in range(0, SIZE, 8)]
@@ -41,8 +42,8 @@ def image(seed: int, share: float = 0.5, class_id: int = 0) -> Pair:
     predicted = [(part if t else whole, x + 1, y + 1) for t, (x, y) in zip(thin, SPOTS, strict=True)]
     true = [(part if t and lie else whole, x + 1, y + 1) for t, lie, (x, y) in zip(thin, lies, SPOTS, strict=True)]
     return (
-        masks.from_crops(SIZE, SIZE, predicted, score=score, class_id=class_id),
-        masks.from_crops(SIZE, SIZE, true, state="human", class_id=class_id),
+        from_crops(SIZE, SIZE, predicted, score=score, class_id=class_id),
+        from_crops(SIZE, SIZE, true, state="human", class_id=class_id),
     )
 
 
@@ -65,7 +66,7 @@ def column(cells: Instances, name: str) -> list[float]:
 
 def test_features_of_known_masks() -> None:
     crops = [(np.ones((4, 4), bool), 0, 3), (np.ones((1, 9), bool), 6, 0), (np.eye(4, dtype=bool), 10, 5)]
-    cells = masks.from_crops(20, 30, crops, score=[0.5, 0.25, 0.75], votes=[3, 2, 1], class_id=[0, 2, 1])
+    cells = from_crops(20, 30, crops, score=[0.5, 0.25, 0.75], votes=[3, 2, 1], class_id=[0, 2, 1])
     cells = cells.with_(agreement=[0.75, 1.0, 0.5])
     assert column(cells, "score") == [0.5, 0.25, 0.75]
     assert column(cells, "votes") == [3, 2, 1]
@@ -82,7 +83,7 @@ def test_features_of_known_masks() -> None:
 
 def test_a_mask_reaches_each_edge_of_the_image() -> None:
     square = np.ones((2, 2), bool)
-    cells = masks.from_crops(10, 12, [(square, x, y) for x, y in ((5, 0), (5, 8), (0, 5), (10, 5), (9, 7))])
+    cells = from_crops(10, 12, [(square, x, y) for x, y in ((5, 0), (5, 8), (0, 5), (10, 5), (9, 7))])
     assert column(cells, "border") == [1, 1, 1, 1, 0]
 
 
@@ -95,13 +96,13 @@ def some_cells(draw: st.DrawFn) -> Instances:
         x, y = draw(st.integers(0, 8)), draw(st.integers(0, 6))
         crops.append((np.ones((draw(st.integers(1, 4)), draw(st.integers(1, 4))), bool), x, y))
     scores = draw(st.lists(st.integers(0, 100), min_size=n, max_size=n, unique=True))
-    return masks.from_crops(10, 12, crops, score=np.array(scores) / 100)
+    return from_crops(10, 12, crops, score=np.array(scores) / 100)
 
 
 @given(some_cells())
 @settings(max_examples=60, deadline=None)
 def test_touching_and_covered_are_those_of_naive_loops(cells: Instances) -> None:
-    pixels = [{(int(y), int(x)) for y, x in np.argwhere(masks.decode(rle, 10, 12))} for rle in cells.rle]
+    pixels = [{(int(y), int(x)) for y, x in np.argwhere(decode(rle, 10, 12))} for rle in cells.rle]
     owner = {}
     for i in np.argsort(cells.score).tolist():  # the best comes last and keeps
         owner |= dict.fromkeys(pixels[i], i)
@@ -124,9 +125,9 @@ def test_the_best_iou_is_that_of_a_naive_loop(predicted: Instances, truth: Insta
     truth = truth.with_(class_id=[b >> i & 1 for i in range(len(truth))])
     expected = []
     for rle, class_id in zip(predicted.rle, predicted.class_id, strict=True):
-        mask, best = masks.decode(rle, 10, 12), 0.0
+        mask, best = decode(rle, 10, 12), 0.0
         for other, known in zip(truth.rle, truth.class_id, strict=True):
-            true = masks.decode(other, 10, 12)
+            true = decode(other, 10, 12)
             if known == class_id:
                 best = max(best, (mask & true).sum() / (mask | true).sum())
         expected.append(best)
@@ -137,7 +138,7 @@ def test_images_without_cells_have_neither_features_nor_iou() -> None:
     none = Instances.empty(9, 9)
     assert features(none).shape == (0, len(FEATURES))
     assert best_iou(none, none).shape == (0,)
-    one = masks.from_crops(9, 9, [(np.ones((2, 2), bool), 1, 1)])
+    one = from_crops(9, 9, [(np.ones((2, 2), bool), 1, 1)])
     assert best_iou(one, none).tolist() == [0.0]
 
 

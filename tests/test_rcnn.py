@@ -25,9 +25,10 @@ from cellsemi.models.device import compute_settings
 from cellsemi.models.finish import LOSS_FILE
 from cellsemi.models.rcnn import FAMILY
 from cellsemi.models.rcnn_targets import zoomed
-from cellsemi.rounds import files, masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.schemas import ImageRecord
 
 MODEL = MaskRcnnConfig(
     name="m",

@@ -28,7 +28,7 @@ from cellsemi.models.rcnn_loss import mask_truth, match, outside_share, sample_m
 from cellsemi.models.rcnn_parts import Anchors, FixedRoIAlign
 from cellsemi.models.rcnn_targets import Batch, Target, batch_of, target_of, zoomed
 from cellsemi.models.rcnn_weights import start_from
-from cellsemi.rounds import masks
+from cellsemi.rounds.cells import masks
 
 SIDE = 64
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import shards
-from cellsemi.rounds.run import SPLITS
-from cellsemi.rounds.sources import open_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.schemas import ImageRecord
 
 NUCLEI = ("uncovered", "mixed", "few", "enough")
 LABELLED = {  # regime: images of each modality to train on, for val

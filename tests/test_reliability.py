@@ -10,23 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cellsemi.rounds.overlay import INK
-from cellsemi.rounds.reliability import (
+from cellsemi.rounds.colours import INK
+from cellsemi.rounds.evaluation.reliability import BINS, Bin, bin_of, expected_calibration_error, reliability
+from cellsemi.rounds.report.reliability_diagram import (
     AFTER,
     BEFORE,
-    BINS,
     COLUMNS,
     GAP_PX,
     LEFT_PX,
     PLOT_PX,
     TITLE_PX,
-    Bin,
     Diagram,
-    bin_of,
-    expected_calibration_error,
     picture,
     place,
-    reliability,
 )
 
 EDGES = [st.sampled_from([n / 10 for n in range(11)]), st.floats(0, 1, width=32), st.floats(0, 1)]

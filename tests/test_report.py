@@ -17,9 +17,10 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator import reporting
-from cellsemi.rounds import files, run, shards
-from cellsemi.rounds.report import TrainingSet, to_markdown
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import RunPaths, open_run
 
 # Nobody is sure of anything here: one class is accepted, one left to the loss, one rejected.
 LIMITS = {"shsy5y": (0.02, 0.01), "astro": (0.9, 0.01), "cort": (0.9, 0.5)}
@@ -145,7 +146,7 @@ def test_the_time_of_every_stage_is_that_of_its_manifest(finished: tuple[RunPath
     facts = reporting.collect(config, paths, 1)
     names = [name for name, _, _ in facts.times]
     assert {"predict unlabelled with unet-a", "screen pseudo-labels", "train unet-b", "fuse test"} <= set(names)
-    steps = run.read_manifest(paths.model(1, "unet-b"))["steps"]
+    steps = read_manifest(paths.model(1, "unet-b"))["steps"]
     assert ("train unet-b", f"{steps} steps") in [time[:2] for time in facts.times]
 
 
@@ -213,6 +214,6 @@ def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finishe
 
 
 def test_a_run_without_a_finished_round_has_no_report(here: Path) -> None:
-    run.open_run(load_config("demo", ["run.name=new"]).config)
+    open_run(load_config("demo", ["run.name=new"]).config)
     done = invoke("report", "new")
     assert isinstance(done.exception, RunError) and "no round is finished yet" in str(done.exception)

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from cellsemi.rounds.formats.rle import RleError, decode, encode, parse
+from cellsemi.rounds.formats.kaggle.rle import RleError, decode, encode, parse
 
 Order = Literal["row", "column"]
 ORDERS: tuple[Order, ...] = ("row", "column")

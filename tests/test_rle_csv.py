@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import masks
-from cellsemi.rounds.class_names import ClassNames
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.ingest import read_record
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.open import Opened, open_data
 from cellsemi.rounds.formats.base import parts_of
-from cellsemi.rounds.formats.rle_csv import open_part, spread
-from cellsemi.rounds.formats.rle_index import CsvFile
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.ingest import IngestReport, read_record
-from cellsemi.rounds.sources import Opened, open_data
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.kaggle.reader import open_part, spread
+from cellsemi.rounds.formats.shared.csv_file import CsvFile
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 Mask = NDArray[np.bool_]
 SARTORIUS = "id,annotation,width,height,cell_type,plate_time,sample_date,sample_id,elapsed_timedelta"
@@ -114,7 +115,7 @@ def read_all(root: Path, **options: Any) -> dict[str, ImageRecord]:
 
 def bitmaps(record: ImageRecord) -> list[Mask]:
     assert record.instances is not None
-    return [masks.decode(rle, record.height, record.width) for rle in record.instances.rle]
+    return [decode(rle, record.height, record.width) for rle in record.instances.rle]
 
 
 def same(found: list[Mask], expected: list[Mask]) -> bool:

@@ -15,11 +15,14 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.rounds import files, leaderboard, masks
-from cellsemi.rounds.evaluation import Evaluation, write_evaluations
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.metrics import ImageScore, Tally
-from cellsemi.rounds.run import RunPaths, open_run
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import crops, from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
+from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.run import RunPaths, open_run
 
 # --- figures ------------------------------------------------------------------------------------------
 
@@ -32,20 +35,18 @@ def scene(seed: int) -> tuple[Instances, Instances]:
         corners = rng.integers(0, 20, (n, 2)).tolist()
         return [(np.ones(tuple(rng.integers(5, 9, 2)), bool), x, y) for x, y in corners]
 
-    truth = masks.from_crops(32, 32, boxes(5), class_id=rng.integers(0, 2, 5), state="human")
-    near = [(crop, x + int(rng.integers(0, 2)), y) for crop, x, y in masks.crops(truth) for _ in range(2)]
+    truth = from_crops(32, 32, boxes(5), class_id=rng.integers(0, 2, 5), state="human")
+    near = [(crop, x + int(rng.integers(0, 2)), y) for crop, x, y in crops(truth) for _ in range(2)]
     states = rng.choice(["accepted", "ignored", "rejected"], 12).tolist()
     ids = [*np.repeat(truth.class_id, 2), *rng.integers(0, 2, 2)]
-    return masks.from_crops(
-        32, 32, [*near, *boxes(2)], class_id=np.array(ids), score=rng.random(12), state=states
-    ), truth
+    return from_crops(32, 32, [*near, *boxes(2)], class_id=np.array(ids), score=rng.random(12), state=states), truth
 
 
 def most_pairs(predicted: Instances, truth: Instances) -> int:
     """The largest number of one-to-one pairs of one class with IoU > .5, from pixels."""
     found = np.zeros((len(truth), len(predicted)), bool)
     for i, j in np.ndindex(*found.shape):
-        a, b = (masks.decode(cells.rle[k], 32, 32) for cells, k in ((truth, i), (predicted, j)))
+        a, b = (decode(cells.rle[k], 32, 32) for cells, k in ((truth, i), (predicted, j)))
         found[i, j] = truth.class_id[i] == predicted.class_id[j] and (a & b).sum() / (a | b).sum() > 0.5
     return int((maximum_bipartite_matching(csr_array(found)) >= 0).sum())
 

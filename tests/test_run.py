@@ -12,7 +12,16 @@ import pytest
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import run
+from cellsemi.rounds.store.lock import driver_lock, is_locked
+from cellsemi.rounds.store.manifest import (
+    finish_stage,
+    is_done,
+    outputs_fingerprint,
+    read_commits,
+    shard_items,
+    write_commit,
+)
+from cellsemi.rounds.store.run import RunPaths, open_run, read_config
 
 
 def config_at(folder: Path, *settings: str) -> Config:
@@ -20,42 +29,42 @@ def config_at(folder: Path, *settings: str) -> Config:
 
 
 def test_a_run_is_reopened_with_its_config_and_refused_with_another(tmp_path: Path) -> None:
-    paths = run.open_run(config_at(tmp_path))
-    assert run.open_run(config_at(tmp_path, "engine.workers=7")) == paths
-    assert run.read_config(paths) == config_at(tmp_path)
+    paths = open_run(config_at(tmp_path))
+    assert open_run(config_at(tmp_path, "engine.workers=7")) == paths
+    assert read_config(paths) == config_at(tmp_path)
     with pytest.raises(UsageError, match=r"training.steps: \d+ -> 7\b(.|\n)*--run demo-2"):
-        run.open_run(config_at(tmp_path, "training.steps=7"))
+        open_run(config_at(tmp_path, "training.steps=7"))
 
 
 def test_a_damaged_or_missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run"):
-        run.read_config(run.RunPaths(tmp_path))
+        read_config(RunPaths(tmp_path))
     (tmp_path / "run.yaml").write_text("config: [")
     with pytest.raises(RunError, match="damaged"):
-        run.read_config(run.RunPaths(tmp_path))
+        read_config(RunPaths(tmp_path))
 
 
 def test_an_address_as_root_is_refused() -> None:
     with pytest.raises(UsageError, match="s3://bucket"):
-        run.open_run(config_at(Path("unused"), "run.root=s3://bucket/runs"))
+        open_run(config_at(Path("unused"), "run.root=s3://bucket/runs"))
 
 
 def test_a_second_driver_is_refused_and_named(tmp_path: Path) -> None:
-    paths = run.open_run(config_at(tmp_path))
-    with run.driver_lock(paths):
-        assert run.is_locked(paths)
+    paths = open_run(config_at(tmp_path))
+    with driver_lock(paths):
+        assert is_locked(paths)
         with (
             pytest.raises(RunError, match=r"another cellsemi is working on this run \(process \d+ on"),
-            run.driver_lock(paths),
+            driver_lock(paths),
         ):
             pass
-    assert not run.is_locked(paths)
-    with run.driver_lock(paths):
+    assert not is_locked(paths)
+    with driver_lock(paths):
         pass
 
 
 def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
-    paths = run.open_run(config_at(tmp_path))
+    paths = open_run(config_at(tmp_path))
     code = f"""
         import os, signal
         from pathlib import Path
@@ -64,41 +73,41 @@ def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == -9
-    with run.driver_lock(paths):
+    with driver_lock(paths):
         pass
 
 
 def test_a_stage_is_done_only_with_its_own_inputs(tmp_path: Path) -> None:
     folder = tmp_path / "stage"
-    assert not run.is_done(folder, "abc")
-    run.finish_stage(folder, "abc", 1.234, rows=3)
-    assert run.is_done(folder, "abc")
+    assert not is_done(folder, "abc")
+    finish_stage(folder, "abc", 1.234, rows=3)
+    assert is_done(folder, "abc")
     with pytest.raises(RunError, match=r"made from other inputs(.|\n)*Remove .*stage"):
-        run.is_done(folder, "xyz")
+        is_done(folder, "xyz")
 
 
 def test_what_a_stage_hands_on_does_not_depend_on_time(tmp_path: Path) -> None:
     prints = set()
     for i, (seconds, rows) in enumerate([(1.0, 3), (2.0, 3), (1.0, 4)]):
-        run.finish_stage(tmp_path / str(i), "abc", seconds, rows=rows)
-        prints.add(run.outputs_fingerprint(tmp_path / str(i)))
+        finish_stage(tmp_path / str(i), "abc", seconds, rows=rows)
+        prints.add(outputs_fingerprint(tmp_path / str(i)))
     assert len(prints) == 2
 
 
 def test_commits_of_other_inputs_do_not_count(tmp_path: Path) -> None:
-    run.write_commit(tmp_path, 0, "old", {"rows": 1})
-    run.write_commit(tmp_path, 1, "new", {"rows": 2})
-    assert run.read_commits(tmp_path, "new") == {1: {"item": 1, "fingerprint": "new", "rows": 2}}
+    write_commit(tmp_path, 0, "old", {"rows": 1})
+    write_commit(tmp_path, 1, "new", {"rows": 2})
+    assert read_commits(tmp_path, "new") == {1: {"item": 1, "fingerprint": "new", "rows": 2}}
 
 
 def test_missing_shards_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "part-00001.parquet").touch()
     with pytest.raises(RunError, match="missing or foreign"):
-        run.shard_items(tmp_path)
+        shard_items(tmp_path)
 
 
 def test_finished_rounds_have_no_gap(tmp_path: Path) -> None:
-    paths = run.RunPaths(tmp_path)
+    paths = RunPaths(tmp_path)
     for number in (0, 1, 3):
         paths.round(number).mkdir()
         paths.round_manifest(number).touch()

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsemi.rounds import masks
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.limits import Limit, Limits
-from cellsemi.rounds.screen import REASONS, count_reasons, count_states, screen
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.pseudo_labels.filter import REASONS, count_reasons, count_states, screen
+from cellsemi.rounds.pseudo_labels.thresholds import Limit, Limits
 
 LIMITS = Limits({"a": Limit(0.6, 0.2, 20, 150, ""), "b": Limit(0.9, 0.1, 0, None, "")})
 CLASSES = ("a", "b")
@@ -20,7 +21,7 @@ CLASSES = ("a", "b")
 
 def squares(*boxes, **columns):
     """Squares of (x, y, side)."""
-    return masks.from_crops(60, 60, [(np.ones((side, side), bool), x, y) for x, y, side in boxes], **columns)
+    return from_crops(60, 60, [(np.ones((side, side), bool), x, y) for x, y, side in boxes], **columns)
 
 
 def verdict(quality, side=6, votes=2, class_id=0, min_votes=1):
@@ -152,7 +153,7 @@ def test_what_holds_for_any_cells(drawn, min_votes, random):
     assert sum(count_states(count_reasons(found)).values()) == len(cells)
     order = random.sample(range(len(cells)), len(cells))
     assert screen(cells.select(order), LIMITS, min_votes, CLASSES, 2).state == tuple(found.state[i] for i in order)
-    bitmaps = [masks.decode(r, 60, 60) for r in found.rle]
+    bitmaps = [decode(r, 60, 60) for r in found.rle]
     accepted = [i for i, state in enumerate(found.state) if state == "accepted"]
     for i in accepted:
         for j in accepted:

@@ -23,11 +23,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds import masks
-from cellsemi.rounds.formats import array_pickle, label_map_write, seg_npy
-from cellsemi.rounds.images import decode_label_map, to_png
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.formats.cellpose import safe_pickle, seg_npy
+from cellsemi.rounds.formats.label_map.writer import to_labels, to_tiff, write
+from cellsemi.rounds.store.image_codec import decode_label_map, to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 LABELS = np.array([[0, 1, 1, 0], [0, 0, 3, 3], [2, 0, 3, 3]], np.uint16)
 HEADER = b"\x93NUMPY\x01\x00"
@@ -251,7 +252,7 @@ def test_bombs_are_defused(program: bytes) -> None:
 
 
 def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_pickle, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(safe_pickle, "MAX_OPCODES", 1000)
     refused(pickled(b"N0" * 1000 + b"."), "more than 1000 parts")
 
 
@@ -344,7 +345,7 @@ def test_cellpose_finds_what_it_looks_for(tmp_path: Path) -> None:
 
 
 def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
-    for writer, name in ((seg_npy.write, "a_seg.npy"), (label_map_write.write, "a_masks.tif")):
+    for writer, name in ((seg_npy.write, "a_seg.npy"), (write, "a_masks.tif")):
         contents = []
         for run in ("1", "2"):
             writer([record_of(LABELS.copy())], tmp_path / run, ("cell",))
@@ -368,11 +369,11 @@ def test_outlines_are_the_pixels_at_the_rim_of_a_cell(labels: NDArray[np.uint8])
 def test_cells_without_overlaps_come_back_as_they_were(labels: NDArray[np.uint16]) -> None:
     record = record_of(labels)
     assert record.instances is not None
-    drawn = label_map_write.to_labels(record.instances)
+    drawn = to_labels(record.instances)
     content = seg_npy.to_seg_npy(drawn, record.instances, "a.png")
     independent = np.load(BytesIO(content), allow_pickle=True).item()["masks"]
     from_npy, _ = seg_npy.read(content, "a", record)
-    from_tiff = masks.from_label_map(decode_label_map(label_map_write.to_tiff(drawn), "a"))
+    from_tiff = masks.from_label_map(decode_label_map(to_tiff(drawn), "a"))
     assert np.array_equal(independent, drawn)
     assert from_npy.rle == from_tiff.rle == record.instances.rle
 
@@ -381,9 +382,9 @@ def test_cells_without_overlaps_come_back_as_they_were(labels: NDArray[np.uint16
 def test_the_label_map_has_16_bits_while_they_suffice(monkeypatch: pytest.MonkeyPatch, cells: int, dtype: str) -> None:
     many = Instances.build(1, 1, [b"01"] * cells, np.tile([0, 0, 1, 1], (cells, 1)), np.ones(cells))
     monkeypatch.setattr(masks, "to_label_map", lambda found: np.array([[len(found)]], np.int32))  # 4 s for as many
-    drawn = label_map_write.to_labels(many)
+    drawn = to_labels(many)
     assert drawn.dtype == dtype and drawn.tolist() == [[cells]]
-    read_back = tifffile.imread(BytesIO(label_map_write.to_tiff(drawn)))
+    read_back = tifffile.imread(BytesIO(to_tiff(drawn)))
     assert read_back.dtype == dtype and read_back.tolist() == [[cells]]
 
 
@@ -397,9 +398,7 @@ def overlapping() -> ImageRecord:
     return ImageRecord("b [1] é", 3, 8, "val", None, "generated", instances=cells)
 
 
-@pytest.mark.parametrize(
-    ("writer", "name"), [(seg_npy.write, "b [1] é_seg.npy"), (label_map_write.write, "b [1] é_masks.tif")]
-)
+@pytest.mark.parametrize(("writer", "name"), [(seg_npy.write, "b [1] é_seg.npy"), (write, "b [1] é_masks.tif")])
 def test_what_the_format_cannot_say_is_counted(tmp_path: Path, writer: Any, name: str) -> None:
     done = writer([overlapping()], tmp_path, ("x", "y"))
     assert done.losses == {
@@ -431,7 +430,7 @@ def test_what_the_format_cannot_say_is_counted(tmp_path: Path, writer: Any, name
 def test_no_file_is_written_over_another_or_outside(tmp_path: Path, ids: tuple[str, ...], words: str) -> None:
     records = [record_of(LABELS, image_id=name, source="a.tif") for name in ids]
     with pytest.raises(DataError, match=words):
-        label_map_write.write(records, tmp_path / "out", ("cell",))
+        write(records, tmp_path / "out", ("cell",))
     assert [path for path in tmp_path.iterdir() if path.name != "out"] == []
 
 
@@ -452,5 +451,5 @@ def test_an_image_that_was_never_annotated_is_not_written_as_empty(tmp_path: Pat
     ],
 )
 def test_an_image_keeps_its_bytes_and_its_extension(tmp_path: Path, source: str, begins: bytes, name: str) -> None:
-    label_map_write.write([record_of(LABELS, source=source, image=begins + b"..")], tmp_path, ("cell",))
+    write([record_of(LABELS, source=source, image=begins + b"..")], tmp_path, ("cell",))
     assert (tmp_path / name).read_bytes() == begins + b".."

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsemi.rounds.selection import everyone, greedy, stop_reason
+from cellsemi.rounds.evaluation.ensemble_selection import everyone, greedy, stop_reason
 
 NAMES = ("a", "b", "c", "d")
 SUBSETS = [subset for size in range(1, 5) for subset in combinations(NAMES, size)]

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds import masks, shards, tables
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import schemas, shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 
 def record(i: int, cells: Instances | None) -> ImageRecord:
@@ -32,7 +33,7 @@ def some_cells(seed: int) -> Instances:
 
 
 def same(a: Instances, b: Instances) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("height", "width", *tables.COLUMNS))
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("height", "width", *schemas.COLUMNS))
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
@@ -72,8 +73,8 @@ def test_random_access_survives_a_cache_of_one_group(tmp_path: Path) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.parquet"
-    table = tables.to_table([record(0, None)], "abc")
-    pq.write_table(table.replace_schema_metadata({tables.VERSION_KEY: b"99"}), path)
+    table = schemas.to_table([record(0, None)], "abc")
+    pq.write_table(table.replace_schema_metadata({schemas.VERSION_KEY: b"99"}), path)
     with pytest.raises(RunError, match="schema version 99"):
         list(shards.read_shard(path))
 

@@ -18,9 +18,13 @@ from cellsemi.orchestrator import show
 from cellsemi.orchestrator.flow_check import spread
 from cellsemi.orchestrator.judging import read_verdict
 from cellsemi.orchestrator.progress import EventLog, SilentWatcher
-from cellsemi.rounds import files, leaderboard, masks, run, shards, tables
-from cellsemi.rounds.leaderboard import Interval, Row
-from cellsemi.rounds.run import RunPaths
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.leaderboard import Interval, Row
+from cellsemi.rounds.store import files, schemas, shards
+from cellsemi.rounds.store.lock import driver_lock
+from cellsemi.rounds.store.manifest import finish_stage, write_commit
+from cellsemi.rounds.store.run import RunPaths, open_run
 
 
 def finish_round(paths: RunPaths, round: int) -> None:
@@ -31,14 +35,14 @@ def finish_round(paths: RunPaths, round: int) -> None:
 
 def begun_run(name: str = "demo") -> RunPaths:
     """A run whose round 0 is finished and whose round 1 is at work: labelled, one student half trained."""
-    paths = run.open_run(load_config("demo", [f"run.name={name}"]).config)
+    paths = open_run(load_config("demo", [f"run.name={name}"]).config)
     for split, rows in (("labelled", 12), ("unlabelled", 48)):
-        run.finish_stage(paths.split(split), "f", 0.5, rows=rows, cells=3, shards=[])
-    run.finish_stage(paths.model(0, "unet-a"), "f", 61.0, steps=300)
-    run.finish_stage(paths.predictions(0, "unet-a", "unlabelled"), "f", 7.0, rows=48, cells=9, shards=[])
+        finish_stage(paths.split(split), "f", 0.5, rows=rows, cells=3, shards=[])
+    finish_stage(paths.model(0, "unet-a"), "f", 61.0, steps=300)
+    finish_stage(paths.predictions(0, "unet-a", "unlabelled"), "f", 7.0, rows=48, cells=9, shards=[])
     for item in range(2):
-        run.write_commit(paths.pseudo(1), item, "f", {"rows": 16, "cells": 1})
-    run.finish_stage(paths.model(1, "unet-a"), "f", 59.6, steps=300)
+        write_commit(paths.pseudo(1), item, "f", {"rows": 16, "cells": 1})
+    finish_stage(paths.model(1, "unet-a"), "f", 59.6, steps=300)
     files.write_json(paths.model(1, "unet-b") / "progress.json", {"step": 120, "steps": 300})
     finish_round(paths, 0)
     EventLog(SilentWatcher(), paths.events).stage(1, "train unet-a, unet-b", 600, "steps")
@@ -78,7 +82,7 @@ def test_status_for_a_person_holds_the_same(here: Path) -> None:
 
 
 def test_status_sees_the_driver_at_work(here: Path) -> None:
-    with run.driver_lock(begun_run()):
+    with driver_lock(begun_run()):
         assert json.loads(invoke("status", "--json").output)["working"] is True
 
 
@@ -243,8 +247,8 @@ def shard_of(folder: Path, state: str) -> None:
     labels = disc(20, 20, 9) + 2 * disc(45, 40, 12)
     cells = masks.from_label_map(labels.astype(np.int32), state=state)
     records = [
-        tables.ImageRecord("a", 64, 64, "val", cell_type="cort", instances=cells),
-        tables.ImageRecord("b", 64, 64, "val", cell_type="cort", instances=cells.empty(64, 64)),
+        schemas.ImageRecord("a", 64, 64, "val", cell_type="cort", instances=cells),
+        schemas.ImageRecord("b", 64, 64, "val", cell_type="cort", instances=cells.empty(64, 64)),
     ]
     shards.write_shard(folder / shards.part_name(0), records, "hash")
 
@@ -282,7 +286,7 @@ def test_the_flow_check_reads_a_data_set_and_not_its_test_images(here: Path) -> 
 
 
 def test_a_limit_spreads_over_the_whole_data_set() -> None:
-    records = [tables.ImageRecord(str(i), 1, 1, "val") for i in range(10)]
+    records = [schemas.ImageRecord(str(i), 1, 1, "val") for i in range(10)]
     assert [r.image_id for r in spread(records, 4)] == ["0", "3", "6", "9"]
     assert [r.image_id for r in spread(records, 1)] == ["0"]
     assert list(spread(records, None)) == list(spread(records, 99)) == records

@@ -18,7 +18,8 @@ from cellsemi.models import base, cellpose_parts, weights
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
-from cellsemi.rounds import leaderboard, run
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.store import run
 
 FEW = GeneratedConfig(labelled=9, unlabelled=1, val=2, test=2, height_px=64, width_px=96)
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1", "rounds.control=false"]

@@ -12,9 +12,9 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config, preset_names
 from cellsemi.configs.schema import Config
-from cellsemi.rounds import sources
+from cellsemi.rounds.datasets import open
 from cellsemi.rounds.formats.base import at, parts_of
-from cellsemi.rounds.images import to_png
+from cellsemi.rounds.store.image_codec import to_png
 
 
 def write_images(folder: Path, *names: str) -> None:
@@ -55,14 +55,14 @@ def make_pairs(root: Path, count: int) -> None:
 def test_splits_are_drawn_by_group_and_do_not_hang_on_the_seed_of_the_run(tmp_path: Path) -> None:
     make_pairs(tmp_path, 30)
     data = paired(tmp_path, group_pattern="(well[0-9]+)_")
-    first, second = (sources.list_data(data, seed).items for seed in (0, 7))
+    first, second = (open.list_data(data, seed).items for seed in (0, 7))
     assert [(i.image_id, i.split) for i in first] == [(i.image_id, i.split) for i in second]
     sides = {item.group: {other.split for other in first if other.group == item.group} for item in first}
     assert all(len(splits) == 1 for splits in sides.values()) and len(sides) == 10
     assert {item.split for item in first} == {"labelled", "val", "test"}
-    other = sources.list_data(paired(tmp_path, group_pattern="(well[0-9]+)_", split_seed=1), 0).items
+    other = open.list_data(paired(tmp_path, group_pattern="(well[0-9]+)_", split_seed=1), 0).items
     assert [i.split for i in other] != [i.split for i in first]
-    (note,) = sources.list_data(data, 0).notes
+    (note,) = open.list_data(data, 0).notes
     assert "30 annotated images were drawn into" in note and "by 10 groups" in note
 
 
@@ -76,7 +76,7 @@ def test_the_pool_comes_from_its_own_folder_with_class_and_group_from_the_names(
         group_pattern="_(w[0-9])_",
         classes=("astro", "cort"),
     )
-    pool = [item for item in sources.list_data(data, 0).items if item.split == "unlabelled"]
+    pool = [item for item in open.list_data(data, 0).items if item.split == "unlabelled"]
     assert [(i.image_id, i.cell_type, i.group) for i in pool] == [
         ("astro[x]_w1_0", "astro", "w1"),
         ("cort_w2_0", "cort", "w2"),
@@ -89,17 +89,17 @@ def test_an_empty_pool_and_an_id_that_stands_twice_are_refused(tmp_path: Path) -
     (tmp_path / "pool").mkdir()
     data = paired(tmp_path, images={"labelled": "images", "unlabelled": "pool"})
     with pytest.raises(DataError, match=r"pool: no images"):
-        sources.list_data(data, 0)
+        open.list_data(data, 0)
     write_images(tmp_path / "pool", "well0_00.png")
     with pytest.raises(DataError, match=r"id 'well0_00' stands in .* and in pool/well0_00.png"):
-        sources.list_data(data, 0)
+        open.list_data(data, 0)
 
 
 def test_names_that_repeat_in_sub_folders_become_distinct_ids(tmp_path: Path) -> None:
     make_pairs(tmp_path, 6)
     write_images(tmp_path / "pool", "p1/001.png", "p2/001.png", "p2/002.png")
     data = paired(tmp_path, images={"labelled": "images", "unlabelled": "pool"})
-    pool = [item.image_id for item in sources.list_data(data, 0).items if item.split == "unlabelled"]
+    pool = [item.image_id for item in open.list_data(data, 0).items if item.split == "unlabelled"]
     assert sorted(pool) == ["002", "p1__001", "p2__001"]
 
 
@@ -107,15 +107,15 @@ def test_names_that_repeat_in_sub_folders_become_distinct_ids(tmp_path: Path) ->
 def test_every_preset_loads_once_its_folder_is_named(name: str, tmp_path: Path) -> None:
     config = load_config(name, [f"data.root={tmp_path}"]).config
     assert isinstance(config, Config) and config.run.name == name
-    assert config.data.source in sources.READERS
+    assert config.data.source in open.READERS
 
 
 def test_too_few_images_to_draw_from_are_refused_or_only_looked_at(tmp_path: Path) -> None:
     make_pairs(tmp_path, 2)
     data = paired(tmp_path)
     with pytest.raises(DataError, match=r"2 annotated images cannot be drawn into labelled, val, test.*data\.images"):
-        sources.list_data(data, 0)
-    opened = sources.list_data(data, 0, must_draw=False)
+        open.list_data(data, 0)
+    opened = open.list_data(data, 0, must_draw=False)
     assert [item.split for item in opened.items] == ["labelled", "labelled"] and "cannot be drawn" in opened.notes[0]
 
 
@@ -126,8 +126,8 @@ def test_linked_folders_are_followed_once_and_none_outside_is_named(tmp_path: Pa
     (tmp_path / "data" / "pool" / "linked").symlink_to(tmp_path / "disk", target_is_directory=True)
     (tmp_path / "disk" / "round").symlink_to(tmp_path / "disk", target_is_directory=True)
     data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": "pool"})
-    assert [i.image_id for i in sources.list_data(data, 0).items if i.split == "unlabelled"] == ["x"]
+    assert [i.image_id for i in open.list_data(data, 0).items if i.split == "unlabelled"] == ["x"]
     for name in ("../disk", str(tmp_path / "disk")):
         data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": name})
         with pytest.raises(DataError, match=r"data\.images\.unlabelled: .* leads out of"):
-            sources.list_data(data, 0)
+            open.list_data(data, 0)

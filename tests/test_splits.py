@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.splits import draw_labelled, duplicates, folds, grouped_split, leak_check
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, folds, grouped_split, leak_check
+from cellsemi.rounds.store.schemas import ImageRecord
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 # A busy machine is not a fault of the code: no deadline, no complaint about slow draws.

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds import masks
-from cellsemi.rounds.formats import kaggle_submission
+from cellsemi.rounds.cells import masks
 from cellsemi.rounds.formats.base import parts_of
-from cellsemi.rounds.formats.kaggle_submission import write, write_column_major
-from cellsemi.rounds.formats.rle_csv import open_part
-from cellsemi.rounds.formats.submission_check import MAX_PROBLEMS, SubmissionReport, check
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.kaggle import writer
+from cellsemi.rounds.formats.kaggle.check import MAX_PROBLEMS, SubmissionReport, check
+from cellsemi.rounds.formats.kaggle.reader import open_part
+from cellsemi.rounds.formats.kaggle.writer import write, write_column_major
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.schemas import ImageRecord
 
 Order = Literal["row", "column"]
 SIZE = (3, 4)
@@ -108,7 +108,7 @@ def test_what_cannot_be_submitted_leaves_no_file(tmp_path: Path, records: list[I
 
 def test_a_file_that_fails_its_check_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "s.csv").write_text("old")
-    monkeypatch.setattr(kaggle_submission.rle, "encode", lambda *_: "2 2 1 1")
+    monkeypatch.setattr(writer.rle, "encode", lambda *_: "2 2 1 1")
     with pytest.raises(DataError, match=r"s\.csv: the submission is not valid .*\n  line 2: pair 2: the pairs are not"):
         write([record("a", boxes((0, 0, 1, 1)))], tmp_path / "s.csv", ("cell",))
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"] and (tmp_path / "s.csv").read_text() == "old"
@@ -250,8 +250,8 @@ def test_the_verdict_is_that_of_sets_of_pixels(tmp_path_factory: pytest.TempPath
 
 
 def test_the_checker_imports_nothing_of_the_codec_or_the_writer() -> None:
-    from cellsemi.rounds.formats import submission_check
+    from cellsemi.rounds.formats.kaggle.check import __file__
 
-    source = Path(submission_check.__file__).read_text(encoding="utf-8")
+    source = Path(__file__).read_text(encoding="utf-8")
     ours = [line for line in source.splitlines() if line.startswith("from cellsemi")]
     assert ours == ["from cellsemi.configs.errors import DataError"]

@@ -20,15 +20,18 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.data_suspects import to_csv
-from cellsemi.rounds import files, masks, shards
-from cellsemi.rounds.images import to_png
-from cellsemi.rounds.importing import import_data
-from cellsemi.rounds.ingest import IngestReport, ingest
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.matching import scorable
-from cellsemi.rounds.suspected import ignore, inputs_fingerprint
-from cellsemi.rounds.suspects_table import Named, read_table
-from cellsemi.rounds.tables import SUSPECTS, ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops, from_label_map
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.datasets.ignore_label_issues import ignore, inputs_fingerprint
+from cellsemi.rounds.datasets.import_shards import import_data
+from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.label_issue_file import Named, read_table
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
 
 HEIGHT, WIDTH = 20, 24
 LABELS = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -123,10 +126,10 @@ def test_a_place_that_nobody_drew_is_ignored_with_the_mask_that_the_models_see(t
     report, after = read(tmp_path, table(tmp_path, row("v", "not-drawn", None)))
     cells = cells_of(after["v"])
     assert cells.state == ("human", "human", "human", "ignored") and cells.reason[3] == "suspect: not-drawn"
-    assert np.array_equal(masks.decode(cells.rle[3], HEIGHT, WIDTH), MISSED)
+    assert np.array_equal(decode(cells.rle[3], HEIGHT, WIDTH), MISSED)
     assert (tuple(cells.bbox[3]), cells.area[3]) == (MISSED_BOX, MISSED.sum())
     assert report.suspects is not None and report.suspects.added == 1
-    seen = masks.from_crops(HEIGHT, WIDTH, [(MISSED, 0, 0)])
+    seen = from_crops(HEIGHT, WIDTH, [(MISSED, 0, 0)])
     assert len(scorable(seen, cells)[0]) == 0  # a model that sees it is not wrong
 
 
@@ -135,7 +138,7 @@ def test_without_a_mask_the_box_is_ignored(tmp_path: Path) -> None:
     x0, y0, x1, y1 = MISSED_BOX
     box = np.zeros((HEIGHT, WIDTH), bool)
     box[y0:y1, x0:x1] = True
-    assert np.array_equal(masks.decode(cells.rle[3], HEIGHT, WIDTH), box) and cells.area[3] == box.sum()
+    assert np.array_equal(decode(cells.rle[3], HEIGHT, WIDTH), box) and cells.area[3] == box.sum()
 
 
 def test_an_image_may_be_in_another_split_than_when_it_was_judged(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_a_naive_reading_of_the_rows_comes_to_the_same(data: st.DataObject) -> N
     kinds = st.sampled_from(["not-found", "outline", "class"])
     picked = data.draw(st.lists(st.tuples(st.integers(0, 2), kinds), max_size=6))
     states = data.draw(st.lists(st.sampled_from(["human", "ignored"]), min_size=3, max_size=3))
-    cells = masks.from_label_map(LABELS, state=states)
+    cells = from_label_map(LABELS, state=states)
     rows = [Named("x", "v", kind, cell, BOXES[cell], None) for cell, kind in picked]  # type: ignore[arg-type]
     after, counts, already = ignore(cells, rows)
     named = {cell for cell, _ in picked}

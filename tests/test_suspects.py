@@ -18,16 +18,21 @@ from terminal import invoke
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.data_suspects import _around
-from cellsemi.rounds import files, masks, overlay, run, shards
-from cellsemi.rounds.calibrate import calibrate
-from cellsemi.rounds.images import decode_image, to_png
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.overlay import PALETTE, Panel
-from cellsemi.rounds.run import RunPaths
-from cellsemi.rounds.suspected import ignore
-from cellsemi.rounds.suspects import Findings, Suspect, find_suspects
-from cellsemi.rounds.suspects_table import read_table
-from cellsemi.rounds.tables import SUSPECTS, ImageRecord
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.colours import PALETTE
+from cellsemi.rounds.datasets.ignore_label_issues import ignore
+from cellsemi.rounds.datasets.label_issue_file import read_table
+from cellsemi.rounds.evaluation.calibration import calibrate
+from cellsemi.rounds.evaluation.label_issues import Findings, Suspect, find_suspects
+from cellsemi.rounds.report import contact_sheet
+from cellsemi.rounds.report.contact_sheet import Panel
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.image_codec import decode_image, to_png
+from cellsemi.rounds.store.manifest import finish_stage
+from cellsemi.rounds.store.run import RunPaths, open_run
+from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
 
 SIZE = 80
 NEVER = 10**6  # samples that are never reached: scores are taken as they are
@@ -37,7 +42,7 @@ AGREED: tuple[Box, ...] = ((0, 60, 10, 70), (20, 60, 30, 70), (40, 60, 50, 70), 
 
 def cells(boxes: Sequence[Box], **columns: Any) -> Instances:
     made = [(np.ones((y1 - y0, x1 - x0), bool), x0, y0) for x0, y0, x1, y1 in boxes]
-    return masks.from_crops(SIZE, SIZE, made, **columns)
+    return from_crops(SIZE, SIZE, made, **columns)
 
 
 def drawn(*boxes: Box, class_id: Any = 0, state: Any = "human") -> Instances:
@@ -176,8 +181,8 @@ def test_the_labels_of_an_image_neither_calibrate_nor_bound_its_own_predictions(
 def naive(found: Findings, truth: Instances) -> set[tuple[str, int | None]]:
     """(kind, human cell) of image "a" from full bitmaps, but for classes."""
     predicted = found.seen["a"]
-    people = [masks.decode(rle, SIZE, SIZE) for rle in truth.rle]
-    models = [masks.decode(rle, SIZE, SIZE) for rle in predicted.rle]
+    people = [decode(rle, SIZE, SIZE) for rle in truth.rle]
+    models = [decode(rle, SIZE, SIZE) for rle in predicted.rle]
     sure = [q >= found.trust["a"].sure[c] for q, c in zip(predicted.quality, predicted.class_id, strict=True)]
     shares = [[((p & m).sum(), (p | m).sum()) for m in models] for p in people]
     expected: set[tuple[str, int | None]] = set()
@@ -230,7 +235,7 @@ def test_planted_errors_are_found_and_stand_first() -> None:
 def finished_run(here: Path, count: int = 4) -> RunPaths:
     """A run whose ensemble of round 0 saw the val images: in im0 a label is missing, im1 has one too many."""
     config = load_config("demo", ["run.name=r", f"run.root={here / 'runs'}", "data.classes=[x, y]"]).config
-    paths = run.open_run(config)
+    paths = open_run(config)
     truths, predictions = [], []
     for i in range(count):
         extra: tuple[Box, ...] = ((10, 10, 20, 20),) if i == 1 else ()
@@ -241,7 +246,7 @@ def finished_run(here: Path, count: int = 4) -> RunPaths:
         predictions.append(record.with_(image=None, instances=None if i == 3 else seen(*AGREED)))
     for folder, records in ((paths.split("val"), truths), (paths.predictions(0, "ensemble", "val"), predictions)):
         shards.write_folder(folder, records, 3, "h")
-        run.finish_stage(folder, "f", 0.0, rows=count, shards=[])
+        finish_stage(folder, "f", 0.0, rows=count, shards=[])
     decision = {"promoted": True, "probability": None, "reason": "the first"}
     manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
     files.write_json(paths.round_manifest(0), manifest)
@@ -267,7 +272,7 @@ def test_the_command_writes_a_table_and_pictures_and_changes_nothing(here: Path)
         (s["image_id"], "sheet-001.png", str(s["x0"])) for s in content["suspects"]
     ]
     picture = decode_image((out / "sheet-001.png").read_bytes(), "sheet")
-    assert picture.shape[1] == 2 * overlay.PANEL_PX + 3 * overlay.GAP_PX
+    assert picture.shape[1] == 2 * contact_sheet.PANEL_PX + 3 * contact_sheet.GAP_PX
     assert {PALETTE[0], PALETTE[1]} <= {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
     assert {path: path.read_bytes() for path in paths.root.rglob("*") if path.is_file()} == before
 
@@ -277,11 +282,11 @@ def test_the_suspect_is_marked_where_it_is(here: Path) -> None:
     assert invoke("data", "suspects", "r", "--out", "s").exit_code == 0
     suspects = shards.read_rows(here / "s" / "suspects.parquet")
     picture = decode_image((here / "s" / "sheet-001.png").read_bytes(), "sheet")
-    top, left, panel = overlay.GAP_PX + overlay.TITLE_PX, overlay.GAP_PX, overlay.PANEL_PX
-    high = panel + overlay.GAP_PX + overlay.TITLE_PX
+    top, left, panel = contact_sheet.GAP_PX + contact_sheet.TITLE_PX, contact_sheet.GAP_PX, contact_sheet.PANEL_PX
+    high = panel + contact_sheet.GAP_PX + contact_sheet.TITLE_PX
     for i, suspect in enumerate(suspects):
         column = suspect["kind"] == "not-drawn"  # seen stands right of drawn
-        x = left + column * (panel + overlay.GAP_PX)
+        x = left + column * (panel + contact_sheet.GAP_PX)
         part = picture[top + i * high :, x:][:panel, :panel]
         rows, columns = np.nonzero((part == PALETTE[1]).all(2))
         place = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -302,8 +307,10 @@ def test_a_picture_shows_what_is_around_and_lies_within_the_image(
 def test_a_panel_shows_its_window_and_nothing_else() -> None:
     record = ImageRecord("a", SIZE, SIZE, "val", image=to_png(np.zeros((SIZE, SIZE), np.uint8)), low=0.0, high=1.0)
     panel = Panel(record, drawn((30, 40, 38, 48), (0, 0, 8, 8)), ("x",), "val", np.s_[36:52, 28:44])
-    picture = decode_image(overlay.contact_sheet([panel]), "sheet")
-    part = picture[overlay.GAP_PX + overlay.TITLE_PX :, overlay.GAP_PX :][: overlay.PANEL_PX, : overlay.PANEL_PX]
+    picture = decode_image(contact_sheet.contact_sheet([panel]), "sheet")
+    part = picture[contact_sheet.GAP_PX + contact_sheet.TITLE_PX :, contact_sheet.GAP_PX :][
+        : contact_sheet.PANEL_PX, : contact_sheet.PANEL_PX
+    ]
     rows, columns = np.nonzero((part == PALETTE[0]).all(2))
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (60, 120, 300, 360)
     assert not (part == PALETTE[1]).all(2).any()

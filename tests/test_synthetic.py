@@ -10,11 +10,11 @@ import pytest
 from scipy import ndimage
 
 from cellsemi.configs.data import GeneratedConfig
-from cellsemi.rounds import masks
-from cellsemi.rounds.images import decode_image, pixel_sha256
-from cellsemi.rounds.splits import leak_check
-from cellsemi.rounds.synthetic import cell_type, generate, hidden_truth, image_ids, make
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.datasets.splits import leak_check
+from cellsemi.rounds.datasets.synthetic import cell_type, generate, hidden_truth, image_ids, make
+from cellsemi.rounds.store.image_codec import decode_image, pixel_sha256
+from cellsemi.rounds.store.schemas import ImageRecord
 
 CLASSES = ("shsy5y", "astro", "cort")
 SMALL = GeneratedConfig(labelled=6, unlabelled=6, val=3, test=3)

@@ -18,8 +18,9 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.models.zooms import ZoomSearch, surety
 from cellsemi.orchestrator import labelling
-from cellsemi.rounds import masks, run
-from cellsemi.rounds.instances import Instances
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -86,7 +87,7 @@ def test_what_labels_are_worth_is_seen_as_the_pool_is_looked_at(tmp_path: Path) 
     begun = [stage for stage in watcher.begun if stage.startswith("1: ")]
     assert begun.index("1: predict trial with unet-a") < begun.index("1: predict unlabelled with unet-a")
     assert begun.index("1: fuse trial") < begun.index("1: calibrate and set limits")
-    assert run.read_manifest(paths.predictions(0, "ensemble", "trial"))["rows"] == 3
+    assert read_manifest(paths.predictions(0, "ensemble", "trial"))["rows"] == 3
     plain, watcher = bring(config_at(tmp_path / "plain"), 1)
     assert not any("trial" in stage for stage in watcher.begun)
     assert not plain.predictions(0, "ensemble", "trial").exists()

@@ -17,7 +17,7 @@ import numpy as np
 
 from cellsemi.configs.data import DataConfig, Place, Split
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.store.schemas import ImageRecord
 
 IMAGE_CLASS: tuple[str, ...] = ()  # Loaded.classes of formats that do not say what a cell is
 

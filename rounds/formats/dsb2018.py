@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds import masks
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
-from cellsemi.rounds.formats.folder import JUNK, Folder, check_fits, check_id, searched
-from cellsemi.rounds.images import EXTENSIONS, decode_label_map
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.shared.folder import JUNK, Folder, check_fits, check_id, searched
+from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_label_map
+from cellsemi.rounds.store.schemas import ImageRecord
 
 ANY = ("",)  # the extension of every file
 LEFT_BEHIND = (".", "Thumbs.db", *JUNK)  # by file browsers and archives

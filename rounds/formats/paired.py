@@ -23,20 +23,20 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
-from cellsemi.rounds.formats.folder import ANNOTATION_EXTENSIONS, Folder, searched, split_extension
-from cellsemi.rounds.formats.label_map_file import cells_of_label_map
-from cellsemi.rounds.images import EXTENSIONS
-from cellsemi.rounds.instances import Instances
-from cellsemi.rounds.tables import ImageRecord
+from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.shared.folder import ANNOTATION_EXTENSIONS, Folder, searched, split_extension
+from cellsemi.rounds.store.image_codec import EXTENSIONS
+from cellsemi.rounds.store.schemas import ImageRecord
 
 # Extension -> the module whose `read(content, path, record)` gives the cells and the names of their classes.
 READERS = {
-    ".npy": "cellsemi.rounds.formats.seg_npy",
-    ".zip": "cellsemi.rounds.formats.imagej",
-    ".roi": "cellsemi.rounds.formats.imagej",
-    ".geojson": "cellsemi.rounds.formats.geojson",
-    ".json": "cellsemi.rounds.formats.geojson",
+    ".npy": "cellsemi.rounds.formats.cellpose.seg_npy",
+    ".zip": "cellsemi.rounds.formats.imagej.roi_set",
+    ".roi": "cellsemi.rounds.formats.imagej.roi_set",
+    ".geojson": "cellsemi.rounds.formats.qupath.geojson",
+    ".json": "cellsemi.rounds.formats.qupath.geojson",
 }
 WITH_CLASSES = (".zip", ".roi", ".geojson", ".json")
 CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input

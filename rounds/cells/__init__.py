@@ -1,0 +1,1 @@
+"""The cells of one image: instances, masks, run lengths, outlines, shape, matching."""

@@ -1,0 +1,118 @@
+"""Masks: label maps, COCO run-length codes, cropped bitmaps, IoU, overlap removal.
+
+The codec is pycocotools (column-major, compressed); this module keeps the work inside bounding boxes,
+so that the cost grows with the cells and not with cells x image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+from scipy import ndimage
+
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.rle import Bitmap, decode_crop, encode_crop
+
+
+def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
+    """Instances of an integer (H, W) label map: 0 is background, every other value one cell, in value order.
+
+    `columns` go to Instances.build (scalars, or arrays in the order of the sorted label values).
+    """
+    if labels.ndim != 2:
+        raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
+    height, width = labels.shape
+    return from_crops(height, width, _label_crops(_dense(labels)), **columns)
+
+
+def _dense(labels: NDArray[Any]) -> NDArray[np.intp]:
+    """The label map with its values but 0 numbered 1..N in their order."""
+    values, dense = np.unique(labels, return_inverse=True)
+    offset = 0 if len(values) and values[0] == 0 else 1
+    return dense.reshape(labels.shape) + offset
+
+
+def _label_crops(dense: NDArray[np.intp]) -> list[tuple[Bitmap, int, int]]:
+    crops = []
+    for value, box in enumerate(ndimage.find_objects(dense), start=1):
+        if box is not None:
+            rows, columns = box
+            crops.append((dense[box] == value, int(columns.start), int(rows.start)))
+    return crops
+
+
+def from_crops(height: int, width: int, crops: Sequence[tuple[Bitmap, int, int]], **columns: Any) -> Instances:
+    """Instances from (bitmap, x0, y0) crops; each must hold a pixel. Boxes are made tight."""
+    rles, boxes, areas = [], [], []
+    for crop, x0, y0 in crops:
+        rows, cols = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
+        if not len(rows):
+            raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
+        tight = crop[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        left, top = x0 + int(cols[0]), y0 + int(rows[0])
+        rles.append(encode_crop(tight, left, top, height, width))
+        boxes.append((left, top, left + tight.shape[1], top + tight.shape[0]))
+        areas.append(int(tight.sum()))
+    return Instances.build(height, width, rles, np.array(boxes).reshape(-1, 4), np.array(areas), **columns)
+
+
+def crops(instances: Instances) -> list[tuple[Bitmap, int, int]]:
+    """(bitmap, x0, y0) of every cell, inside its bounding box."""
+    height, width = instances.height, instances.width
+    return [
+        (decode_crop(rle, box, height, width), int(box[0]), int(box[1]))
+        for rle, box in zip(instances.rle, instances.bbox, strict=True)
+    ]
+
+
+def to_label_map(instances: Instances, order: NDArray[Any] | None = None) -> NDArray[np.int32]:
+    """An int32 (H, W) label map, cell i as i + 1; where masks overlap, the earlier in `order` keeps the pixel.
+
+    `order` (N,) defaults to falling score, ties by index. A cell covered whole by others gets no pixel.
+    """
+    labels = np.zeros((instances.height, instances.width), np.int32)
+    if order is None:
+        order = np.argsort(-instances.score, kind="stable")
+    for i in np.asarray(order)[::-1]:
+        x0, y0, x1, y1 = instances.bbox[i]
+        crop = decode_crop(instances.rle[i], instances.bbox[i], instances.height, instances.width)
+        labels[y0:y1, x0:x1][crop] = i + 1
+    return labels
+
+
+def without_overlaps(instances: Instances, order: NDArray[Any] | None = None) -> tuple[Instances, NDArray[np.int64]]:
+    """The cells with every pixel given to one of them, and how many pixels each lost, int64 (N,).
+
+    `order` is that of `to_label_map`. Cells keep their place and columns; one that is covered whole by others
+    is left out of the result, and has lost its whole area.
+    """
+    labels = to_label_map(instances, order)
+    drawn = from_label_map(labels)
+    index = np.setdiff1d(labels, [0]).astype(np.int64) - 1
+    lost = instances.area.copy()
+    lost[index] -= drawn.area
+    return instances.select(index).with_(rle=drawn.rle, bbox=drawn.bbox, area=drawn.area), lost
+
+
+def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:
+    """Mask IoU, float64 (len(a), len(b)), of cells of the same image."""
+    if (a.height, a.width) != (b.height, b.width):
+        raise ValueError(f"expected one image size, got {a.height}x{a.width} and {b.height}x{b.width}")
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)))
+    size = [a.height, a.width]
+    first = [{"size": size, "counts": rle} for rle in a.rle]
+    second = [{"size": size, "counts": rle} for rle in b.rle]
+    return np.asarray(coco.iou(first, second, [0] * len(second)), dtype=np.float64)
+
+
+def union_map(instances: Instances, dilation_px: int = 0) -> Bitmap:
+    """bool (H, W): pixels in any mask, grown by `dilation_px` (a disc in the city-block sense)."""
+    covered = to_label_map(instances) > 0
+    if dilation_px and covered.any():
+        covered = ndimage.binary_dilation(covered, iterations=dilation_px)
+    return covered

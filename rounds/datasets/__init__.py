@@ -1,0 +1,1 @@
+"""Getting data in and out: open, split, clean, ingest, export, check."""

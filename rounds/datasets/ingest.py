@@ -1,0 +1,164 @@
+"""From a data source to image shards: streamed, checked, with the bad images put aside and counted."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from cellsemi.configs.data import DataConfig
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.configs.schema import Config
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.cleaning import clean
+from cellsemi.rounds.datasets.ignore_label_issues import Suspected, open_suspected
+from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined
+from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
+from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
+from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
+from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
+
+NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
+
+
+SHOWN = 5  # problems that a message names; all of them stand in the quarantine table
+
+
+def ingest(
+    config: Config, out: Path, config_hash: str, on_image: OnImage, needed: Sequence[str] = NEEDED
+) -> IngestReport:
+    """Write `out/SPLIT/part-00000.parquet` .. and `out/quarantine.parquet`.
+
+    Images come in the order of their ids, one shard in memory at a time, so the same data and config give
+    the same bytes; shards of an earlier try are removed. `on_image(split, done, of)` is called after each.
+    An annotated image without a cell is kept and counted as empty. Labelled images that
+    `data.labelled_limit` does not draw are left out of the run and counted, so that runs with different limits
+    have one pool; or they join the pool, with their labels hidden, where `data.limit_rest` says so. One that
+    is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
+
+    Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
+    `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.suspects`
+    does not fit.
+    """
+    started = time.monotonic()
+    suspected = open_suspected(config.data)
+    opened = open_data(config)
+    if suspected is not None:
+        suspected.check_listed(opened.items)
+    items, not_drawn = _draw(list(opened.items), config)
+    report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
+    for path in (path for split in SPLITS for path in shard_paths(out / split)):
+        path.unlink()
+    kept: list[ImageRecord] = []
+    for split in SPLITS:
+        chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
+        records = _load(chosen, config.data, suspected, report, on_image)
+        counted = _count(records, report, config, kept)
+        report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
+    write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
+    if suspected is not None:
+        report.suspects = suspected.close(row.image_id for row in report.quarantined)
+        report.notes += report.suspects.sentences()
+    _check(report, len(items), config, needed)
+    leak_check(kept)
+    report.duplicates |= duplicates(kept)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
+    """The items of the run and how many labelled ones were not drawn; the classes take turns."""
+    data = config.data
+    labelled = [item for item in items if item.split == "labelled"]
+    classes = [item.cell_type for item in labelled]
+    drawn = set(draw_labelled([item.image_id for item in labelled], data.labelled_limit, config.run.seed, classes))
+    rest = [item for item in labelled if item.image_id not in drawn]
+    kept = [item for item in items if item.split != "labelled" or item.image_id in drawn]
+    if data.limit_rest == "pool":
+        kept += [replace(item, split="unlabelled") for item in rest]
+    return kept, len(rest)
+
+
+def _load(
+    items: Sequence[Item], data: DataConfig, suspected: Suspected | None, report: IngestReport, on_image: OnImage
+) -> Iterator[ImageRecord]:
+    """The records that can be loaded, suspects ignored; the others are noted in the report."""
+    names = ClassNames(data)
+    for done, item in enumerate(items, start=1):
+        assert item.split is not None
+        try:
+            record = read_record(item, names, report)
+            yield record if suspected is None else suspected.apply(record)
+        except ImageError as error:
+            problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
+            report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
+        on_image(item.split, done, len(items))
+
+
+def read_record(item: Item, names: ClassNames, report: IngestReport) -> ImageRecord:
+    """An image as the run sees it: its split and group, cells in the run's classes, cleaned and counted.
+
+    Raises ImageError when it cannot be used.
+    """
+    loaded = item.load()
+    cells = None if item.split == "unlabelled" else names.apply(loaded, item)
+    if cells is not None and names.data.clean.active:
+        cells, changed = clean(cells, names.data.clean)
+        report.cleaned = dict(Counter(report.cleaned) + changed)
+    report.repeated += loaded.repeated
+    return loaded.record.with_(split=item.split, group=item.group, cell_type=names.image_class(item), instances=cells)
+
+
+def _count(
+    records: Iterator[ImageRecord], report: IngestReport, config: Config, kept: list[ImageRecord]
+) -> Iterator[ImageRecord]:
+    """Pass the records on, each counted in the report and kept in short."""
+    for record in records:
+        kept.append(_counted(record, report, config))
+        yield record
+
+
+def _counted(record: ImageRecord, report: IngestReport, config: Config) -> ImageRecord:
+    """Count a record; returns it without pixels and masks, which is what the leak check needs."""
+    split, cells = record.split, record.instances
+    report.images[split] += 1
+    if cells is not None:
+        human = cells.in_state("human")
+        report.cells[split] += len(human)
+        report.ignored[split] += len(cells) - len(human)
+        report.empty[split] += not len(cells)
+        by_class = Counter(config.data.classes[i] for i in human.class_id.tolist())
+        report.class_cells[split] = dict(Counter(report.class_cells[split]) + by_class)
+    return replace(record, image=None, instances=None)
+
+
+def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str]) -> None:
+    """DataError when too little of the data can be used."""
+    bad = len(report.quarantined)
+    allowed = config.data.max_quarantined
+    if bad > allowed * of:
+        raise DataError(
+            f"{bad} of {of} images cannot be used, data.max_quarantined allows {allowed:.0%}"
+            f"{_problems(report.quarantined)}"
+        )
+    for split in needed:
+        mine = [row for row in report.quarantined if row.split == split]
+        if not report.images[split]:
+            raise DataError(f"there is no usable image in the split {split!r}{_problems(mine)}")
+        if not report.cells[split]:
+            raise DataError(
+                f"none of the {report.images[split]} images of the split {split!r} has a cell: "
+                f"its annotations are all empty; check data.masks or data.annotations{_problems(mine)}"
+            )
+
+
+def _problems(quarantined: Sequence[Quarantined]) -> str:
+    """The first few problems, a line each, and how many more there are."""
+    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN]]
+    if len(quarantined) > SHOWN:
+        lines.append(f"\n  and {len(quarantined) - SHOWN} more, all of them in {QUARANTINE_FILE}")
+    return "".join(lines)

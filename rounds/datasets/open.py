@@ -1,0 +1,141 @@
+"""What a config's data section means: the images of all its parts, in splits, each with a way to load it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+from cellsemi.configs.data import DataConfig, Source, Split
+from cellsemi.configs.errors import DataError
+from cellsemi.configs.schema import Config
+from cellsemi.rounds.datasets import synthetic
+from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.splits import grouped_split
+from cellsemi.rounds.formats.base import Item, Loaded, Reader, at, parts_of, root_of
+from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
+from cellsemi.rounds.store.run import SPLITS
+
+# Source -> the module that reads it: its `open_part(part)` returns a Reader of one part.
+READERS: dict[Source, str] = {
+    "label-maps": "cellsemi.rounds.formats.label_map.reader",
+    "paired": "cellsemi.rounds.formats.paired",
+    "class-files": "cellsemi.rounds.formats.label_map.class_files",
+    "rle-csv": "cellsemi.rounds.formats.kaggle.reader",
+    "dsb2018": "cellsemi.rounds.formats.dsb2018",
+    "coco": "cellsemi.rounds.formats.coco.reader",
+    "shards": "cellsemi.rounds.formats.shards",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A data set as listed. `classes` are its own class names, None when only the files know them."""
+
+    items: tuple[Item, ...]
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+def open_data(config: Config) -> Opened:
+    """List the images of a config's data set, each with its split and the class that its image states.
+
+    DataError when a listing is wrong, an id stands twice, or a class is not one of the run's.
+    """
+    data = config.data
+    opened = list_data(data, config.run.seed)
+    names = ClassNames(data)
+    for item in opened.items:
+        names.image_class(item)
+    names.check_listing(opened.classes or (), str(data.root))
+    return opened
+
+
+def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
+    """`open_data` without looking at `data.classes`: what there is, before anyone chose what it is called.
+
+    Where val and test cannot be drawn, because there are too few images or groups, DataError; with
+    `must_draw` false all annotated images are then "labelled", and a note says so.
+    """
+    if data.source == "generated":
+        return Opened(tuple(_generated(data, seed)), data.classes, ())
+    readers: list[Reader] = [importlib.import_module(READERS[data.source]).open_part(p) for p in parts_of(data)]
+    items = [item for reader in readers for item in reader.items()]
+    items += _unlabelled(data)
+    _check_ids(items)
+    try:
+        drawn, notes = _draw_splits(items, data)
+    except DataError as error:
+        if must_draw:
+            raise
+        drawn = [item if item.split else replace(item, split="labelled") for item in items]
+        notes = [str(error)]
+    told = [reader.classes for reader in readers]
+    classes = None if None in told else tuple(sorted({name for names in told for name in names or ()}))
+    return Opened(tuple(drawn), classes, (*(note for reader in readers for note in reader.notes), *notes))
+
+
+def _generated(data: DataConfig, seed: int) -> Iterator[Item]:
+    for split in SPLITS:
+        for index, image_id in enumerate(synthetic.image_ids(data.generated, split)):
+            load = partial(_generate, data, seed, split, index)
+            group = synthetic.well(data.classes, split, index)
+            yield Item(image_id, cast(Split, split), "", load, synthetic.cell_type(data.classes, index), group)
+
+
+def _generate(data: DataConfig, seed: int, split: str, index: int) -> Loaded:
+    return Loaded(synthetic.make(data.generated, data.classes, seed, split, index), data.classes)
+
+
+def _unlabelled(data: DataConfig) -> Iterator[Item]:
+    """The images of the folder `data.images.unlabelled`, if there is one."""
+    name = at(data.images, "unlabelled") if isinstance(data.images, dict) else None
+    if name is None:
+        return
+    folder = Folder(root_of(data), name, "data.images.unlabelled")
+    if not folder.paths:
+        raise DataError(f"{folder.root / name}: no images; data.images.unlabelled names their folder below data.root")
+    for image_id, path in folder.ids().items():
+        load = partial(_load_plain, folder, path, image_id, data.max_pixels)
+        cell_type, group = searched(data.class_pattern, path), searched(data.group_pattern, path)
+        yield Item(image_id, "unlabelled", path, load, cell_type, group)
+
+
+def _load_plain(folder: Folder, path: str, image_id: str, max_pixels: int) -> Loaded:
+    return Loaded(folder.record(path, image_id, max_pixels))
+
+
+def _check_ids(items: Iterable[Item]) -> None:
+    places: dict[str, str] = {}
+    for item in items:
+        check_id(item.image_id, item.place)
+        first = places.setdefault(item.image_id, item.place)
+        if first is not item.place:
+            raise DataError(f"id {item.image_id!r} stands in {first} and in {item.place}; give each image its own")
+
+
+def _draw_splits(items: list[Item], data: DataConfig) -> tuple[list[Item], list[str]]:
+    """Items whose split the data does not say are drawn by group, within classes, the same for every `run.seed`."""
+    free = sorted((item for item in items if item.split is None), key=lambda item: item.image_id)
+    if not free:
+        return items, []
+    there = {item.split for item in items}
+    shares: dict[Any, float] = {"val": data.val_fraction, "test": data.test_fraction}
+    shares = {split: share for split, share in shares.items() if split not in there}
+    shares = {"labelled": 1 - sum(shares.values()), **shares}
+    try:
+        classes = [item.cell_type for item in free]
+        splits = grouped_split([item.group for item in free], shares, data.split_seed, classes)
+    except DataError as error:
+        raise DataError(
+            f"{data.root}: {len(free)} annotated images cannot be drawn into {', '.join(shares)}: {error}; "
+            "data.images can name val and test folders, data.group_column and data.group_pattern say the groups"
+        ) from None
+    placed = dict(zip((item.image_id for item in free), splits, strict=True))
+    drawn = [replace(item, split=cast(Split, placed[item.image_id])) if item.split is None else item for item in items]
+    groups = len({item.group for item in free if item.group is not None})
+    by = f"by {groups} groups" if groups else "image by image, since no group is stated"
+    counts = ", ".join(f"{splits.count(split)} {split}" for split in shares)
+    return drawn, [f"{len(free)} annotated images were drawn into {counts}, {by} (data.split_seed {data.split_seed})"]

@@ -1,0 +1,1 @@
+"""What decides: metrics, calibration, promotion, leaderboard, verdict."""

@@ -1,0 +1,77 @@
+"""Which students form the ensemble of a round, and when the rounds end.
+
+Both are decided on validation images; test images are not seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cellsemi.rounds.evaluation.bootstrap import TIE
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The members of an ensemble in the order in which they were taken, and why these."""
+
+    members: tuple[str, ...]
+    why: str
+
+
+def everyone(names: Sequence[str]) -> Selected:
+    """All students, in their order."""
+    return Selected(tuple(names), "all students (rounds.ensemble is all)")
+
+
+def greedy(names: Sequence[str], score_of: Callable[[tuple[str, ...]], float], at_least: int = 1) -> Selected:
+    """Forward selection without replacement (Caruana, Niculescu-Mizil, Crew and Ksikes 2004, "Ensemble
+    selection from libraries of models").
+
+    The best alone comes first; then, each time, the one with which `score_of` the members is largest, as long
+    as that raises it, or while there are fewer than `at_least`. Of equal ones the first in `names` is taken. For
+    N names `score_of` is asked at most N (N + 1) / 2 times. What is chosen on these images looks better on them
+    than it is. ValueError without names.
+    """
+    if not names:
+        raise ValueError("expected at least one student to choose from, got none")
+    members: tuple[str, ...] = ()
+    best, refused = 0.0, ""
+    taken: list[str] = []
+    while len(members) < len(names):
+        score, name = _next(names, members, score_of)
+        needed = len(members) < max(1, at_least)
+        if not needed and score <= best + TIE:
+            refused = f"; with {name}, the best of the others, it is {score:.3f}"
+            break
+        forced = f", as {at_least} are needed" if members and score <= best + TIE else ""
+        taken.append(f"{name} ({score:.3f}{forced})")
+        members, best = (*members, name), score
+    return Selected(members, f"chosen greedily by validation mAP: {', then '.join(taken)}{refused}")
+
+
+def _next(
+    names: Sequence[str], members: tuple[str, ...], score_of: Callable[[tuple[str, ...]], float]
+) -> tuple[float, str]:
+    """The largest score with one more member, and that member; the first of those within a tie."""
+    found: tuple[float, str] | None = None
+    for name in names:
+        if name in members:
+            continue
+        score = score_of((*members, name))
+        if found is None or score > found[0] + TIE:
+            found = (score, name)
+    assert found is not None, "there is a name that is no member"
+    return found
+
+
+def stop_reason(promoted: Sequence[bool], stop_after: int | None) -> str | None:
+    """Why no further round is run after rounds 0, 1 ... of which these were promoted; None: go on.
+
+    They end when the last `stop_after` were not promoted (patience, as in the early stopping of Prechelt 1998);
+    with None never.
+    """
+    if stop_after is None or len(promoted) < stop_after or any(promoted[-stop_after:]):
+        return None
+    rounds = "the last round was" if stop_after == 1 else f"the last {stop_after} rounds were"
+    return f"{rounds} not promoted (rounds.stop_after)"

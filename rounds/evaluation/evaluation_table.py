@@ -1,0 +1,82 @@
+"""The evaluation of a round as a table: one row per model, split and image. Every figure follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.errors import RunError
+from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import EVALUATION
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model of one round on one split, at the score threshold that was chosen on val."""
+
+    round: int
+    model: str
+    split: str
+    threshold: float
+    scores: tuple[ImageScore, ...]
+
+
+def write_evaluations(path: Path, evaluations: Iterable[Evaluation], classes: Sequence[str], config_hash: str) -> None:
+    """Write the EVALUATION table of a round atomically."""
+    rows = [_row(found, score, classes) for found in evaluations for score in found.scores]
+    shards.write_rows(path, rows, EVALUATION, config_hash)
+
+
+def read_evaluations(path: Path, classes: Sequence[str]) -> list[Evaluation]:
+    """The evaluations of a file, in its order; RunError when it is missing, damaged or of other classes."""
+    rows = shards.read_rows(path)
+    foreign = {cell["class"] for row in rows for cell in row["classes"]} - set(classes)
+    if foreign:
+        raise RunError(f"{path}: holds classes {sorted(foreign)} that the run's config does not name")
+    found = []
+    for key, group in groupby(rows, lambda row: (row["round"], row["model"], row["split"], row["threshold"])):
+        found.append(Evaluation(*key, tuple(_score(row, classes) for row in group)))
+    return found
+
+
+def find(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluation:
+    """The one of this model and split; RunError when there is none."""
+    for found in evaluations:
+        if (found.model, found.split) == (model, split):
+            return found
+    raise RunError(f"the evaluation holds no rows of {model!r} on {split!r}; remove its file to make it again")
+
+
+def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "round": found.round,
+        "model": found.model,
+        "split": found.split,
+        "threshold": found.threshold,
+        "image_id": score.image_id,
+        **_values(score.total),
+        "classes": [{"class": classes[c], **_values(score.by_class[c])} for c in sorted(score.by_class)],
+    }
+
+
+def _values(tally: Tally) -> dict[str, Any]:
+    return {
+        "ap": tally.ap,
+        "n_truth": tally.n_truth,
+        "n_predicted": tally.n_predicted,
+        "tp": list(tally.tp),
+        "mean_iou": tally.mean_iou,
+    }
+
+
+def _score(row: dict[str, Any], classes: Sequence[str]) -> ImageScore:
+    by_class = {classes.index(cell["class"]): _tally(cell) for cell in row["classes"]}
+    return ImageScore(row["image_id"], _tally(row), by_class)
+
+
+def _tally(row: dict[str, Any]) -> Tally:
+    return Tally(row["n_truth"], row["n_predicted"], tuple(row["tp"]), row["mean_iou"])

@@ -1,0 +1,1 @@
+"""Cellpose's `_seg.npy`, read without unpickling."""

@@ -1,0 +1,1 @@
+"""COCO JSON: reader, writer, index by byte offset, segmentations."""

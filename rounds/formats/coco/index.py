@@ -1,0 +1,209 @@
+"""What a COCO file lists, and where in it the annotations of each image stand; not the annotations themselves.
+
+About 16 bytes of memory a cell: the file may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.rounds.formats.shared.json_stream import Element, elements, read_element, short
+
+Id = int | str
+
+MAX_PIXELS = 2**31 - 1  # of an image: pycocotools counts them in 32 bits
+MAX_NAME = 4096  # characters of a file name or a class name
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One element of "images", the `number`-th; `size` is (height, width), None where it is missing or not usable."""
+
+    number: int
+    image_id: Id
+    file_name: str
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The listing of a COCO file.
+
+    `entries` are in the order of the file, `categories` lead from id to name, `used` are the ids of those that
+    an annotation has. `stamp` tells whether the file is still the same.
+    """
+
+    path: Path
+    stamp: tuple[int, int]
+    entries: tuple[Entry, ...]
+    categories: dict[Id, str]
+    used: frozenset[Id]
+    _bounds: NDArray[np.int64]  # (entries + 1,): which part of the next three arrays belongs to an entry
+    _numbers: NDArray[np.int32]
+    _offsets: NDArray[np.int64]
+    _lengths: NDArray[np.int32]
+
+    def annotations(self, entries: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number in the file, annotation) of the entries at these indices, in the order of the file.
+
+        Raises DataError when the file is no longer what was indexed, ImageError, for one that is nested too deeply.
+        """
+        rows = np.concatenate([np.arange(self._bounds[i], self._bounds[i + 1]) for i in entries])
+        rows = rows[np.argsort(self._numbers[rows])]
+        places = zip(
+            self._numbers[rows].tolist(), self._offsets[rows].tolist(), self._lengths[rows].tolist(), strict=True
+        )
+        try:
+            if stamp(self.path) != self.stamp:
+                raise ValueError
+            with self.path.open("rb", buffering=0) as file:
+                for number, offset, length in places:
+                    yield number, read_element(file, offset, length)
+        except RecursionError:
+            place = f"{self.path.name}, annotation {number}"
+            raise ImageError(place, "it is nested too deeply", "export it anew") from None
+        except (OSError, ValueError):
+            raise DataError(f"{self.path}: changed while it was read; run the same command again") from None
+
+
+def read_index(path: Path) -> Index:
+    """Read a COCO file once.
+
+    Raises DataError, naming file, element and id, when it is not JSON, lacks images, annotations or categories,
+    when an image or a category has no id or name or shares its id, and for an annotation whose image cannot be
+    told or whose image_id or category_id is not listed.
+    """
+    listing = _Listing(path)
+    readers = {"images": listing.image, "annotations": listing.annotation, "categories": listing.category}
+    for element in elements(path, tuple(readers)):
+        readers[element.array](element)
+    return listing.index()
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+class _Listing:
+    """An index in the making. Annotations may stand before the images and categories that they name."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; data.annotations names it below data.root")
+        self._path, self._stamp = path, stamp(path)
+        self._entries: dict[Id, Entry] = {}
+        self._categories: dict[Id, str] = {}
+        self._slots: dict[Id, int] = {}  # image id -> its number by first sight, as image or in an annotation
+        self._first: dict[Id, int] = {}  # category id -> index of the first annotation with it
+        self._slot, self._offset, self._length = array("i"), array("q"), array("i")
+
+    def image(self, element: Element) -> None:
+        value = self._object(element, "image")
+        image_id = self._id(value, "id", "image", element.number)
+        if image_id in self._entries:
+            self._fail("image", element.number, value, f"image {self._entries[image_id].number} has the same id")
+        name = self._text(value, "file_name", "image", element.number)
+        self._slots.setdefault(image_id, len(self._slots))
+        self._entries[image_id] = Entry(element.number, image_id, name, _size(value))
+
+    def category(self, element: Element) -> None:
+        value = self._object(element, "category")
+        category_id = self._id(value, "id", "category", element.number)
+        if category_id in self._categories:
+            self._fail("category", element.number, value, "another category has the same id")
+        self._categories[category_id] = self._text(value, "name", "category", element.number)
+
+    def annotation(self, element: Element) -> None:
+        value = self._object(element, "annotation")
+        image_id = self._id(value, "image_id", "annotation", element.number)
+        category_id = value.get("category_id")
+        if is_id(category_id):
+            self._first.setdefault(category_id, len(self._slot))
+        self._slot.append(self._slots.setdefault(image_id, len(self._slots)))
+        self._offset.append(element.offset)
+        self._length.append(element.length)
+
+    def index(self) -> Index:
+        """The finished index; DataError when an annotation names what is not listed."""
+        slots = np.frombuffer(self._slot, np.int32) if self._slot else np.zeros(0, np.int32)
+        self._check_listed(slots)
+        place = np.zeros(len(self._slots), np.int32)  # slot -> index of the entry
+        place[[self._slots[image_id] for image_id in self._entries]] = np.arange(len(self._entries), dtype=np.int32)
+        entry = place[slots]
+        order = np.argsort(entry, kind="stable")
+        return Index(
+            path=self._path,
+            stamp=self._stamp,
+            entries=tuple(self._entries.values()),
+            categories=self._categories,
+            used=frozenset(self._first),
+            _bounds=np.concatenate([[0], np.cumsum(np.bincount(entry, minlength=len(self._entries)))]),
+            _numbers=(order + 1).astype(np.int32),
+            _offsets=np.array(self._offset, np.int64)[order],
+            _lengths=np.array(self._length, np.int32)[order],
+        )
+
+    def _check_listed(self, slots: NDArray[np.int32]) -> None:
+        unknown = [at for category_id, at in self._first.items() if category_id not in self._categories]
+        if unknown:
+            self._fail_unlisted(min(unknown), "category_id", "categories")
+        missing = [slot for image_id, slot in self._slots.items() if image_id not in self._entries]
+        if missing:
+            self._fail_unlisted(int(np.argmax(np.isin(slots, missing))), "image_id", "images")
+
+    def _fail_unlisted(self, at: int, key: str, listing: str) -> NoReturn:
+        with self._path.open("rb") as file:
+            value = read_element(file, self._offset[at], self._length[at])
+        self._fail("annotation", at + 1, value, f"{key} {short(value[key])} is not in {listing!r}")
+
+    def _fail(self, what: str, number: int, value: dict[str, Any], problem: str) -> NoReturn:
+        raise DataError(f"{place_of(str(self._path), what, number, value)}: {problem}; correct it or export anew")
+
+    def _object(self, element: Element, what: str) -> dict[str, Any]:
+        if not isinstance(element.value, dict):
+            self._fail(what, element.number, {}, f"expected an object, found {short(element.value)}")
+        return element.value
+
+    def _id(self, value: dict[str, Any], key: str, what: str, number: int) -> Id:
+        found = value.get(key)
+        if not is_id(found):
+            self._fail(what, number, value, f"{key} is {short(found)}, expected a number or a name")
+        return found
+
+    def _text(self, value: dict[str, Any], key: str, what: str, number: int) -> str:
+        """A name that can be written to files: not empty, not endless, no half of a surrogate pair."""
+        found = value.get(key)
+        if not isinstance(found, str) or not found.strip() or len(found) > MAX_NAME or _SURROGATE.search(found):
+            self._fail(what, number, value, f"{key} is {short(found)}, expected a name")
+        return found
+
+
+def place_of(file: str, what: str, number: int, value: dict[str, Any]) -> str:
+    """Where something stands, for messages: FILE, annotation 17 (id 123)."""
+    told = f"id {short(value['id'])}" if "id" in value else "no id"
+    return f"{file}, {what} {number} ({told})"
+
+
+def is_id(value: Any) -> TypeGuard[Id]:
+    """Whether a value can be an id: a whole number or text."""
+    return type(value) in (int, str)
+
+
+def _size(value: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of an entry; None when they are not whole numbers, or more than MAX_PIXELS pixels."""
+    sides: list[Any] = [value.get("height"), value.get("width")]
+    whole = [int(v) for v in sides if type(v) in (int, float) and 1 <= v <= MAX_PIXELS and v == int(v)]
+    return (whole[0], whole[1]) if len(whole) == 2 and whole[0] * whole[1] <= MAX_PIXELS else None

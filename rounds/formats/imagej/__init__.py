@@ -1,0 +1,1 @@
+"""ImageJ ROI files and ROI sets."""

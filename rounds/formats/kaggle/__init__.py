@@ -1,0 +1,1 @@
+"""Kaggle's run-length CSV: reader, writer, pixel order, submission check."""

@@ -1,0 +1,163 @@
+"""Kaggle's run lengths: `start length start length ...`, pixels counted from 1, row after row or column after column.
+
+Which of the two a file means it does not say (see pixel_order.py). In both a run may go on from the end of
+one line of the image to the start of the next. The work is done on runs; a bitmap is never larger than the
+bounding box of its cell.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.rounds.cells.rle import Bitmap
+
+Order = Literal["row", "column"]
+
+MAX_DIGITS = 15  # more than the pixels of any image have; sums stay far inside int64
+_ODD_CHARACTER = re.compile(r"[^0-9 ]")
+_LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+
+
+class RleError(ValueError):
+    """A run-length text that is no mask; the message names the pair, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs of one mask: `starts` (N,) int64 from 0, rising, and `lengths` (N,) int64, with gaps between them.
+
+    `unsorted` counts the pairs that stood before a smaller start in the text.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    unsorted: int
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """One past the last pixel of each run, int64 (N,)."""
+        return self.starts + self.lengths
+
+
+def line_length(height: int, width: int, order: Order) -> int:
+    """Pixels of one line of the image: a row in row order, a column in column order."""
+    return width if order == "row" else height
+
+
+def parse(text: str, pixels: int) -> Runs:
+    """The runs of a text, sorted, for an image of so many pixels.
+
+    Raises RleError, naming the pair: no text, an odd count of numbers, not whole numbers, a start or a length
+    below 1, a run beyond the image, overlapping runs, more pairs than pixels.
+    """
+    text = text.strip(" ")
+    if not text:
+        raise RleError("the run-length text is empty")
+    _check_characters(text)
+    if text.count(" ") >= 2 * pixels:
+        raise RleError(f"more pairs than the {pixels} pixels of the image")
+    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
+    if len(numbers) % 2:
+        raise RleError(f"{len(numbers)} numbers, expected pairs of start and length: the last start has no length")
+    return _checked(numbers[0::2], numbers[1::2], pixels)
+
+
+def crop_of(runs: Runs, height: int, width: int, order: Order) -> tuple[Bitmap, int, int]:
+    """The mask of runs inside an image, as a bool bitmap of its bounding box and the corner x0, y0 of that."""
+    line = line_length(height, width, order)
+    first_line, last_line = runs.starts // line, (runs.ends - 1) // line
+    low, high = 0, line
+    if (first_line == last_line).all():
+        low, high = int((runs.starts % line).min()), int(((runs.ends - 1) % line).max()) + 1
+    top, across = int(first_line.min()), high - low
+    lines = int(last_line.max()) + 1 - top
+    starts = (first_line - top) * across + runs.starts % line - low
+    change = np.zeros(lines * across + 1, np.int8)
+    change[starts] += 1
+    change[starts + runs.lengths] -= 1
+    np.cumsum(change, out=change)
+    crop = change[:-1].view(np.bool_).reshape(lines, across)
+    return (crop, low, top) if order == "row" else (np.ascontiguousarray(crop.T), top, low)
+
+
+def decode(text: str, height: int, width: int, order: Order) -> tuple[Bitmap, int, int]:
+    """The mask of a text as a bool bitmap of its bounding box and the corner x0, y0 of that; RleError as `parse`.
+
+    >>> decode("2 2 5 1", 2, 3, "row")
+    (array([[ True,  True],
+           [ True, False]]), 1, 0)
+    """
+    return crop_of(parse(text, height * width), height, width, order)
+
+
+def encode(crop: Bitmap, x0: int, y0: int, height: int, width: int, order: Order) -> str:
+    """The text of a bool (h, w) crop whose corner stands at x0, y0: pairs rising, runs as long as they can be.
+
+    Raises ValueError when the crop does not fit in the image or holds no pixel.
+
+    >>> encode(np.array([[True, True], [True, False]]), 1, 0, 2, 3, "row")
+    '2 2 5 1'
+    """
+    h, w = crop.shape
+    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
+        raise ValueError(f"crop {w}x{h} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
+    lines, along = np.nonzero(crop if order == "row" else crop.T)
+    if not len(lines):
+        raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
+    top, low = (y0, x0) if order == "row" else (x0, y0)
+    position = (lines + top) * line_length(height, width, order) + along + low + 1
+    first = np.concatenate([[0], np.flatnonzero(np.diff(position) != 1) + 1])
+    lengths = np.diff(first, append=len(position))
+    return " ".join(map(str, np.stack([position[first], lengths], axis=1).reshape(-1).tolist()))
+
+
+def _check_characters(text: str) -> None:
+    odd = _ODD_CHARACTER.search(text)
+    if odd:
+        begin, end = text.rfind(" ", 0, odd.start()) + 1, text.find(" ", odd.start())
+        token = text[begin : end if end >= 0 else None]
+        raise RleError(f"pair {_pair_at(text, begin)}: {_short(token)} is not a whole number of 1 or more")
+    long = _LONG_NUMBER.search(text)
+    if long:
+        raise RleError(f"pair {_pair_at(text, long.start())}: {_short(long[0])}... does not fit in any image")
+
+
+def _pair_at(text: str, place: int) -> int:
+    """The pair, counted from 1, that the number at a place of the text belongs to."""
+    return sum(1 for _ in re.finditer("[^ ]+", text[:place])) // 2 + 1
+
+
+def _short(token: str) -> str:
+    return repr(token if len(token) <= 20 else f"{token[:20]}...")
+
+
+def _checked(starts: NDArray[np.int64], lengths: NDArray[np.int64], pixels: int) -> Runs:
+    for name, values in (("start", starts), ("length", lengths)):
+        if values.min() < 1:
+            raise RleError(f"pair {int(values.argmin()) + 1}: the {name} is {values.min()}, expected 1 or more")
+    ends = starts + lengths - 1
+    if ends.max() > pixels:
+        pair = int(np.argmax(ends > pixels))
+        raise RleError(
+            f"pair {pair + 1}: the run {starts[pair]} {lengths[pair]} ends at pixel {ends[pair]}, "
+            f"the image has {pixels}"
+        )
+    backwards = int((np.diff(starts) < 0).sum())
+    order = np.argsort(starts, kind="stable") if backwards else np.arange(len(starts))
+    overlapping = np.flatnonzero(starts[order][1:] <= ends[order][:-1])
+    if len(overlapping):
+        one, other = sorted(int(pair) + 1 for pair in order[overlapping[0] : overlapping[0] + 2])
+        raise RleError(f"pairs {one} and {other} overlap: both hold pixel {starts[order][overlapping[0] + 1]}")
+    return _joined(starts[order] - 1, ends[order], backwards)
+
+
+def _joined(starts: NDArray[np.int64], ends: NDArray[np.int64], unsorted: int) -> Runs:
+    """The runs with those made one that follow each other without a gap."""
+    gap = np.flatnonzero(starts[1:] != ends[:-1])
+    starts = starts[np.concatenate([[0], gap + 1])]
+    return Runs(starts, ends[np.concatenate([gap, [len(ends) - 1]])] - starts, unsorted)

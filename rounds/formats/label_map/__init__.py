@@ -1,0 +1,1 @@
+"""Label maps and class files: one file of integers an image."""

@@ -1,0 +1,63 @@
+"""Image shards as a data set: what `cellsemi data import` wrote.
+
+ROOT/import.json                      the class names, in the order of their ids (written last)
+ROOT/{labelled,unlabelled,val,test}/part-00000.parquet ..
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from cellsemi.configs.data import Split
+from cellsemi.configs.errors import DataError, RunError
+from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
+
+IMPORT_FILE = "import.json"
+
+
+class ShardFolder:
+    """The images of a folder that an import wrote; DataError when it is none, or not finished."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.classes = tuple(read_import(root)["classes"])
+
+    def items(self) -> Iterator[Item]:
+        """Every image, by split and shard."""
+        splits: tuple[Split, ...] = get_args(Split)
+        for split in splits:
+            paths = shard_paths(self.root / split)
+            records = ShardSet(paths, cached_groups=2)
+            rows = read_columns(self.root / split, ["image_id", "cell_type", "group"])
+            for index, row in enumerate(rows):
+                load = partial(self._load, records, index)
+                place = f"{split}, row {index + 1}"
+                yield Item(row["image_id"], split, place, load, row["cell_type"], row["group"])
+
+    def _load(self, records: ShardSet, index: int) -> Loaded:
+        return Loaded(records[index], self.classes)
+
+
+def open_part(part: Part) -> ShardFolder:
+    """The whole folder: its sub-folders are the splits."""
+    return ShardFolder(part.root)
+
+
+def read_import(root: Path) -> dict[str, Any]:
+    """What an import wrote about itself, last; DataError when it is not there."""
+    try:
+        content: dict[str, Any] = files.read_json(root / IMPORT_FILE)
+    except FileNotFoundError:
+        raise DataError(
+            f"{root}: no {IMPORT_FILE}: not a folder of `cellsemi data import`, or one that was cut short; import anew"
+        ) from None
+    except RunError as error:
+        raise DataError(str(error)) from None
+    return content

@@ -1,0 +1,1 @@
+"""What several formats need: folders, CSV and JSON files, overlaps, one file an image."""

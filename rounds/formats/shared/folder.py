@@ -1,0 +1,176 @@
+"""The files of a folder of a data set, found by name. What is not in its listing cannot be reached.
+
+Names are composed (NFC): some systems store `é` as two characters, listings rarely do. The folder is listed,
+not searched by patterns, because names hold `[` and `*`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image, intensity_range, pixel_sha256
+from cellsemi.rounds.store.schemas import ImageRecord
+
+ANNOTATION_EXTENSIONS = (".npy", ".zip", ".roi", ".geojson", ".json")
+JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
+
+
+class Folder:
+    """The files below `root`/`name`, sub-folders included, whose extension is one of `extensions`.
+
+    `paths` are relative to `root`, with `/`, sorted. DataError when the folder is missing; `setting` names
+    what the user sets to change it.
+    """
+
+    def __init__(self, root: Path, name: str, setting: str, extensions: tuple[str, ...] = EXTENSIONS) -> None:
+        self.root, self.name, self._setting = root, name, setting
+        self.paths = _listing(root, name, setting, extensions)
+        self._by_path = {unicodedata.normalize("NFC", path): path for path in self.paths}
+        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for composed, path in self._by_path.items():
+            self._by_name[PurePosixPath(composed).name].append(path)
+            self._by_stem[split_extension(PurePosixPath(composed).name)[0]].append(path)
+
+    def ids(self) -> dict[str, str]:
+        """Image id -> path: the name without extension, or with its folders where that is not distinct."""
+        found: dict[str, str] = {}
+        for paths in self._by_stem.values():
+            for path in paths:
+                found[self.id_of(path)] = path
+        return dict(sorted(found.items()))
+
+    def id_of(self, path: str) -> str:
+        """The image id of a path of this folder: one part of a path, in composed Unicode."""
+        composed = unicodedata.normalize("NFC", path)
+        stem = split_extension(PurePosixPath(composed).name)[0]
+        same = self._by_stem[stem]
+        if len(same) == 1:
+            return stem
+        inside = composed if self.name in (".", "") else composed.removeprefix(f"{PurePosixPath(self.name)}/")
+        stems = {split_extension(other)[0] for other in same}
+        unique = split_extension(inside)[0] if len(stems) == len(same) else inside
+        return unique.replace("/", "__")
+
+    def find_id(self, image_id: str, alone: bool = True) -> str:
+        """The path of the one file of an id.
+
+        An id may carry the extension of its image; its mask may then have another (`alone` is False).
+        ImageError when there is none, or more than one.
+        """
+        name = unicodedata.normalize("NFC", image_id)
+        found = list(self._by_stem.get(name, ()))
+        stem, extension = split_extension(name)
+        if extension:
+            same = self._by_stem.get(stem, [])
+            found += [path for path in same if not alone or split_extension(path)[1] == extension]
+        return self._only(found, image_id, f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out")
+
+    def find_path(self, path: str) -> str:
+        """The path of the one file that an annotation names, by its path here or else by its last part.
+
+        Folders that the file does not have here (`../media/a.png`, `C:\\a.png`) do not matter.
+        ImageError when there is none, or more than one.
+        """
+        wanted = unicodedata.normalize("NFC", path.replace("\\", "/"))
+        for exact in (wanted, f"{PurePosixPath(self.name) / wanted}"):
+            if exact in self._by_path:
+                return self._by_path[exact]
+        found = self._by_name.get(PurePosixPath(wanted).name, [])
+        return self._only(found, path, f"it is not in {self.name}; {self._setting} names the folder below data.root")
+
+    def _only(self, found: list[str], wanted: str, hint: str) -> str:
+        if not found:
+            raise ImageError(f"{self.name}/{wanted}", "there is no such file", hint)
+        if len(found) > 1:
+            raise ImageError(f"{self.name}/{wanted}", f"several files fit: {', '.join(found)}", "keep one")
+        return found[0]
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file; ImageError when it cannot be read."""
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise ImageError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+
+    def record(self, path: str, image_id: str, max_pixels: int) -> ImageRecord:
+        """The record of an image of this folder, without cells; ImageError when it cannot be decoded."""
+        content = self.read(path)
+        image = decode_image(content, path, max_pixels)
+        low, high = intensity_range(image)
+        return ImageRecord(
+            image_id=image_id,
+            height=image.shape[0],
+            width=image.shape[1],
+            split="",
+            image=content,
+            source=path,
+            sha256=pixel_sha256(image),
+            dtype=image.dtype.name,
+            low=low,
+            high=high,
+        )
+
+
+def split_extension(name: str) -> tuple[str, str]:
+    """("a.b", ".png") of "a.b.PNG"; no extension when it is neither an image's nor an annotation's."""
+    stem, dot, extension = name.rpartition(".")
+    lower = f".{extension.lower()}"
+    return (stem, lower) if dot and stem and lower in (*EXTENSIONS, *ANNOTATION_EXTENSIONS) else (name, "")
+
+
+def check_id(image_id: str, place: str) -> None:
+    """An id becomes file names: DataError, naming `place`, when it is empty or would lead out of its folder."""
+    if not image_id.strip():
+        raise DataError(f"{place}: the id is empty; it is the name of the image's file without extension")
+    for forbidden in ("/", "\\", "..", "\0"):
+        if forbidden in image_id:
+            raise DataError(f"{place}: id {image_id!r} holds {forbidden!r}; an id is a plain file name")
+
+
+def check_fits(path: str, what: str, height: int, width: int, record: ImageRecord) -> None:
+    """ImageError when an annotation has another size than its image."""
+    if (height, width) != (record.height, record.width):
+        raise ImageError(
+            path, f"{what} is {width}x{height}, the image {record.width}x{record.height}", "export it anew"
+        )
+
+
+def searched(pattern: str | None, path: str) -> str | None:
+    """What the one group of a pattern finds in a path; None without a pattern or a find."""
+    found = re.search(pattern, unicodedata.normalize("NFC", path)) if pattern else None
+    return found[1] if found else None
+
+
+def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -> tuple[str, ...]:
+    folder = root / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"{setting}: {name!r} leads out of {root}; name a folder below data.root")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {setting} names it below data.root")
+
+    def refused(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    found: list[str] = []
+    seen = {os.path.realpath(folder)}  # links are followed, but not in circles
+    for parent, folders, files in os.walk(folder, onerror=refused, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", *JUNK)) and _first(Path(parent, f), seen))
+        below = PurePosixPath(Path(parent).relative_to(root).as_posix())
+        kept = (f for f in files if f.lower().endswith(extensions) and not f.startswith(JUNK))
+        found += [str(below / file) for file in kept]
+    return tuple(sorted(found))
+
+
+def _first(folder: Path, seen: set[str]) -> bool:
+    """Whether a folder was not looked at under another name yet."""
+    place = os.path.realpath(folder)
+    if place in seen:
+        return False
+    seen.add(place)
+    return True

@@ -1,0 +1,1 @@
+"""Telling what a folder is: rules, pairs, statistics, advice."""

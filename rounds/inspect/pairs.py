@@ -1,0 +1,94 @@
+"""Images that have an annotation file of their own, told from names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cellsemi.rounds.formats.shared.folder import ANNOTATION_EXTENSIONS, split_extension
+from cellsemi.rounds.inspect.folder_scan import Glance, Seen, below, parent
+from cellsemi.rounds.store.image_codec import EXTENSIONS
+
+MASK_SUFFIXES = ("_masks", "_mask", "_cp_masks", "_labels", "_label", "_seg", "")
+IMAGE_SUFFIXES = ("_img", "_image", "_raw", "")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "label_maps", "annotations", "gt", "rois")
+LOSSY = (".jpg", ".jpeg")  # never a label map
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images of one folder with their annotation files in the same or in another one."""
+
+    images: str
+    masks: str
+    image_suffix: str
+    mask_suffix: str
+    count: int
+    example: tuple[str, str]
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        """Ends of the names of image and mask."""
+        return self.image_suffix, self.mask_suffix
+
+
+def find_pairs(glance: Glance) -> list[Pairs]:
+    """The best pairs of every folder of images, the folder with most of them first."""
+    found = []
+    for seen in glance.with_images():
+        tried = [pairs for masks in _mask_folders(glance, seen) for pairs in _tried(seen, masks)]
+        if tried:
+            found.append(max(tried, key=lambda pairs: pairs.count))
+    return sorted(found, key=lambda pairs: -pairs.count)
+
+
+def _mask_folders(glance: Glance, seen: Seen) -> Iterator[Seen]:
+    """The folder itself, and folders of masks beside it or in it."""
+    yield seen
+    name = seen.path.rpartition("/")[2].lower()
+    if name in MASK_FOLDERS:
+        return
+    for around in dict.fromkeys((parent(seen.path), seen.path)):
+        for other in glance.within(around):
+            if other.path != seen.path and other.path.rpartition("/")[2].lower() in MASK_FOLDERS:
+                yield other
+
+
+def _tried(seen: Seen, masks: Seen) -> Iterator[Pairs]:
+    """Every way to read the names that pairs at least half of the images that are no masks themselves."""
+    alone = seen.path != masks.path
+    annotations = {split_extension(name)[0]: name for name in masks.files if _may_annotate(name, alone)}
+    for mask_suffix in MASK_SUFFIXES:
+        pictures = [name for name in seen.images if alone or not mask_suffix or not _ends(name, mask_suffix)]
+        for image_suffix in IMAGE_SUFFIXES:
+            matched = _matched(pictures, annotations, image_suffix, mask_suffix)
+            pairs = [(picture, mask) for picture, mask in matched if alone or picture != mask]
+            if len(pairs) * 2 >= max(len(pictures), 1):
+                image, mask = pairs[0]
+                example = below(seen.path, image), below(masks.path, mask)
+                yield Pairs(seen.path, masks.path, image_suffix, mask_suffix, len(pairs), example)
+
+
+def _matched(
+    pictures: list[str], annotations: dict[str, str], image_suffix: str, mask_suffix: str
+) -> Iterator[tuple[str, str]]:
+    for picture in pictures:
+        stem = split_extension(picture)[0]
+        if not stem.endswith(image_suffix):
+            continue
+        mask = annotations.get(stem[: len(stem) - len(image_suffix)] + mask_suffix)
+        if mask is not None:
+            yield picture, mask
+
+
+def _may_annotate(name: str, alone: bool) -> bool:
+    """Whether a file can hold masks; a plain image beside other images must say so by its suffix."""
+    stem, extension = split_extension(name)
+    if extension in ANNOTATION_EXTENSIONS:
+        return True
+    named = any(suffix and stem.endswith(suffix) for suffix in MASK_SUFFIXES)
+    return extension in EXTENSIONS and extension not in LOSSY and (alone or named)
+
+
+def _ends(name: str, suffix: str) -> bool:
+    return split_extension(name)[0].endswith(suffix)

@@ -1,0 +1,1 @@
+"""The method: fusion, thresholds, filter, quality, drift, the training set."""

@@ -1,0 +1,170 @@
+"""Alarms: do the pseudo-labels of a round still look like what people drew, and like the round before?
+
+A model that teaches itself can slide away slowly: fewer cells, larger cells, one class for all, confidence
+without ground. Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the
+distance of Kolmogorov and Smirnov (Smirnov 1948, "Table for estimating the goodness of fit"). A pool that is
+unlike the labelled images, by microscope or magnification, raises alarms too, and rightly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.rounds.cells.instances import Instances, State
+from cellsemi.rounds.evaluation.calibration import Calibration
+
+CELLS_FACTOR = 2.0  # cells per image: this many times more or fewer
+SIZE_DISTANCE = 0.3  # of two distributions of area, 0 to 1
+SIZE_NOISE = 1.95  # distances that samples of one distribution have once in a thousand: this times sqrt(1/n + 1/m)
+SHARE_CHANGE = 0.2  # of a class among the cells, or of the accepted among all that were screened
+LOST_SHARE = 0.05  # a class with at least this share that is gone
+ECE_LIMIT = 0.15
+ECE_RISE = 0.05  # over the round before
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+KEPT: tuple[State, ...] = ("human", "accepted")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """What some images hold: the areas in pixels of their human or accepted cells, int64, by class.
+
+    `screened` counts the accepted, ignored and rejected cells, 0 for human labels. `ece` is the expected
+    calibration error of the teachers by class, of those with a curve of their own.
+    """
+
+    images: int
+    screened: int
+    areas: Mapping[str, NDArray[np.int64]]
+    ece: Mapping[str, float]
+
+    @property
+    def cells(self) -> int:
+        return sum(len(areas) for areas in self.areas.values())
+
+    @property
+    def cells_per_image(self) -> float:
+        return self.cells / self.images if self.images else 0.0
+
+    @property
+    def accepted_share(self) -> float | None:
+        """Of the screened cells; None where nothing was screened."""
+        return self.cells / self.screened if self.screened else None
+
+    def share(self, name: str) -> float:
+        """Of a class among the cells."""
+        return len(self.areas[name]) / self.cells if self.cells else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A summary in plain values; area quantiles are those of QUANTILES."""
+        classes = {
+            name: {
+                "cells": len(areas),
+                "share": self.share(name),
+                "area_quantiles_px": np.quantile(areas, QUANTILES).tolist() if len(areas) else None,
+                "ece": self.ece.get(name),
+            }
+            for name, areas in self.areas.items()
+        }
+        return {
+            "images": self.images,
+            "cells_per_image": self.cells_per_image,
+            "accepted_share": self.accepted_share,
+            "classes": classes,
+        }
+
+
+def profile(images: Iterable[Instances], classes: Sequence[str], calibration: Calibration | None = None) -> Profile:
+    """Of images with human labels, or with screened cells and the `calibration` that they were screened with.
+
+    Ignored human cells do not count. The images are read one by one.
+    """
+    areas: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in classes}
+    count = screened = 0
+    for cells in images:
+        kept = cells.in_state(*KEPT)
+        count += 1
+        screened += len(cells) if calibration is not None else 0
+        for class_id in np.unique(kept.class_id).tolist():
+            areas[classes[class_id]].append(kept.area[kept.class_id == class_id])
+    curves = {} if calibration is None else calibration.curves
+    ece = {name: c.ece_after for name, c in curves.items() if c.kind == "own" and c.ece_after is not None}
+    return Profile(count, screened, {name: np.concatenate(parts) for name, parts in areas.items()}, ece)
+
+
+def alarms(now: Profile, reference: Profile, called: str) -> list[str]:
+    """What of the pseudo-labels is unlike a reference, `called` so: the human labels or the round before.
+
+    One sentence each, with both figures and the limit. No alarm where either holds no image.
+    """
+    if not now.images or not reference.images:
+        return []
+    if not now.cells:
+        return [f"no cell was accepted; {called} hold {reference.cells_per_image:.1f} per image"]
+    found = _counts(now, reference, called)
+    for name in now.areas:
+        found += _of_class(name, now, reference, called)
+    return found
+
+
+def calibration_alarms(now: Profile, before: Profile | None) -> list[str]:
+    """Where the confidence of the teachers is off: beyond ECE_LIMIT, or ECE_RISE more than in the round before."""
+    found = []
+    for name, error in now.ece.items():
+        earlier = None if before is None else before.ece.get(name)
+        if error > ECE_LIMIT:
+            found.append(f"{name}: the calibration error is {error:.3f}, more than {ECE_LIMIT:g}")
+        elif earlier is not None and error - earlier > ECE_RISE:
+            found.append(f"{name}: the calibration error rose from {earlier:.3f} to {error:.3f}, by over {ECE_RISE:g}")
+    return found
+
+
+def size_distance(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """The largest difference of the two empirical distribution functions, 0 to 1; ValueError for an empty one."""
+    if not len(a) or not len(b):
+        raise ValueError(f"expected two samples, got {len(a)} and {len(b)} values")
+    values = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def _counts(now: Profile, reference: Profile, called: str) -> list[str]:
+    found = []
+    new, old = now.cells_per_image, reference.cells_per_image
+    if not old / CELLS_FACTOR <= new <= old * CELLS_FACTOR:
+        found.append(
+            f"{new:.1f} accepted cells per image, {called} hold {old:.1f}: more than a factor of {CELLS_FACTOR:g}"
+        )
+    if now.accepted_share is not None and reference.accepted_share is not None:
+        change = now.accepted_share - reference.accepted_share
+        if abs(change) > SHARE_CHANGE:
+            found.append(
+                f"{now.accepted_share:.0%} of the cells are accepted, in {called} {reference.accepted_share:.0%}: "
+                f"more than {SHARE_CHANGE:.0%} apart"
+            )
+    return found
+
+
+def _of_class(name: str, now: Profile, reference: Profile, called: str) -> list[str]:
+    new, old = now.areas[name], reference.areas[name]
+    share, before = now.share(name), reference.share(name)
+    if not len(new) and before >= LOST_SHARE:
+        return [f"{name}: none was accepted, in {called} it is {before:.0%} of the cells"]
+    found = []
+    if reference.cells and abs(share - before) > SHARE_CHANGE:
+        found.append(
+            f"{name}: {share:.0%} of the accepted cells, in {called} {before:.0%}: more than {SHARE_CHANGE:.0%} apart"
+        )
+    if len(new) and len(old):
+        distance = size_distance(new, old)
+        if distance > max(SIZE_DISTANCE, SIZE_NOISE * math.sqrt(1 / len(new) + 1 / len(old))):
+            found.append(
+                f"{name}: half of the accepted cells have less than {np.median(new):.0f} px, in {called} "
+                f"{np.median(old):.0f} px, and the distance of the sizes is {distance:.2f}, more than {SIZE_DISTANCE:g}"
+            )
+    return found

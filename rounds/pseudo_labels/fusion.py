@@ -1,0 +1,155 @@
+"""Several teachers, one set of masks: cluster by mask IoU, draw one mask for each cluster, score by agreement.
+
+The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
+are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers said, not
+on their names or the order in which they or their cells are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.rounds import FusionConfig
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import crops, from_crops, iou_matrix, without_overlaps
+from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, mean_iou
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """All cells of all teachers, best score first, in an order that depends on their content alone."""
+
+    cells: Instances
+    teacher: NDArray[np.int64]  # (N,) one number per teacher
+
+
+def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_per_image: bool) -> Instances:
+    """One set of cells from those of each teacher on the same image; state `predicted`, best score first.
+
+    Cells of different teachers with IoU >= `config.iou` are linked. In each method a lone cell keeps its mask,
+    and `votes` counts the teachers in the cluster; `agreement` is the mean pairwise mask IoU of the members, that
+    of the cell itself where it is alone. A teacher that saw nothing there has no say on the pixels.
+
+    - `vote`. Cluster: cells that are all linked to each other, best pair first. Mask: pixels of members with at
+      least half of the cluster's score; only the largest connected part of them, unless they are exactly a
+      member's mask; that of the best member where no pixel has half. `score`: sum of the members' scores over
+      the number of *all* teachers, times the members' mean pairwise IoU (1 for a lone cell), so one cell that
+      all see alike keeps its mean score, and one seen by one of three keeps a third. `quality` is the same.
+    - `weighted`. As `vote`, with quality (the calibrated score; the score itself where nothing is calibrated)
+      in the place of the score. `score` and `quality`: sum of the members' qualities over the number of all
+      teachers; no factor for the IoU.
+    - `nms`. Cluster: the best scored cell and all linked to it that no better one took. Mask, `score` and
+      `quality`: those of the best. Other cells of its own teacher stay; two of one other teacher are both
+      taken, with one vote.
+    - `union`. As `vote`, but the mask is all pixels of any member.
+    - Class: the one with most score (`weighted`: quality) among the members, one per teacher;
+      `one_class_per_image`: among all cells of the image. Ties go to the lowest class id.
+    - `config.overlaps` = `resolve`: then each pixel is left to the best scored of the fused cells that hold it;
+      a cell without a pixel of its own is no longer there. Scores and votes stay.
+
+    ValueError when there is no teacher, or when their images differ in size.
+    """
+    method = METHODS[config.method]
+    pool = _pool(per_teacher)
+    links = _links(pool, config.iou)
+    clusters = method.clusters(pool.teacher, links)
+    agreed = [mean_iou(pool.cells, members, links) for members in clusters]
+    believed = [
+        method.believed(pool.cells, members, agreement, len(per_teacher))
+        for members, agreement in zip(clusters, agreed, strict=True)
+    ]
+    fused = _drawn(pool.cells, clusters, method).with_(
+        class_id=_classes(pool.cells, clusters, method, one_class_per_image),
+        score=[score for score, _ in believed],
+        quality=[quality for _, quality in believed],
+        votes=[len(members) for members in clusters],
+        agreement=_agreement(pool.cells, clusters, agreed),
+        round=[pool.cells.round[members].max() for members in clusters],
+        weight=1.0,
+        state="predicted",
+        reason="",
+    )
+    found = fused.select(_order(fused))
+    return without_overlaps(found)[0] if config.overlaps == "resolve" else found
+
+
+def _pool(per_teacher: Mapping[str, Instances]) -> _Pool:
+    """Teachers are numbered by what they say; those who say the same may stand for each other."""
+    if not per_teacher:
+        raise ValueError("expected the cells of at least one teacher, got none")
+    teachers = sorted((cells.select(_order(cells)) for cells in per_teacher.values()), key=_keys)
+    cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
+    teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
+    order = _order(cells)
+    return _Pool(cells.select(order), teacher[order])
+
+
+def _keys(cells: Instances) -> list[tuple[Any, ...]]:
+    """What orders cells: best score first; then box, mask and whatever else reaches the result."""
+    columns = (-cells.score, cells.bbox, cells.class_id, -cells.quality, -cells.agreement, cells.votes, cells.round)
+    score, box, *others = (column.tolist() for column in columns)
+    return list(zip(score, box, cells.rle, *others, strict=True))
+
+
+def _order(cells: Instances) -> NDArray[np.int64]:
+    """The indices of the cells by their keys. A stable sort: what is equal keeps its place."""
+    keys = _keys(cells)
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def _links(pool: _Pool, threshold: float) -> Links:
+    """The pairs of different teachers that overlap with IoU >= `threshold`."""
+    links: Links = {}
+    indices = [np.flatnonzero(pool.teacher == t) for t in np.unique(pool.teacher)]
+    for first, second in combinations(indices, 2):
+        iou = iou_matrix(pool.cells.select(first), pool.cells.select(second))
+        for a, b in np.argwhere((iou >= threshold) & (iou > 0)).tolist():
+            i, j = sorted((int(first[a]), int(second[b])))
+            links[i, j] = float(iou[a, b])
+    return links
+
+
+def _classes(cells: Instances, clusters: Clusters, method: Method, one_class_per_image: bool) -> NDArray[np.int32]:
+    """The class of each cluster, or that of the image for all."""
+
+    def voted(members: Sequence[int]) -> int:
+        return int(np.argmax(np.bincount(cells.class_id[members], weights=method.weights(cells, members))))
+
+    if one_class_per_image and len(cells):
+        return np.full(len(clusters), voted(list(range(len(cells)))), dtype=np.int32)
+    return np.array([voted(members) for members in clusters], dtype=np.int32)
+
+
+def _agreement(cells: Instances, clusters: Clusters, agreed: Sequence[float]) -> list[float]:
+    """The column: what a lone cell brings, as one merged from several views does, is kept."""
+    return [
+        float(cells.agreement[members[0]]) if len(members) == 1 else mean
+        for members, mean in zip(clusters, agreed, strict=True)
+    ]
+
+
+def _drawn(cells: Instances, clusters: Clusters, method: Method) -> Instances:
+    """One mask per cluster, in their order."""
+    bitmaps = crops(cells)
+    kept: list[int] = []  # cells whose own mask is the result
+    drawn: list[Crop] = []
+    place: list[tuple[bool, int]] = []
+    for members in clusters:
+        found: int | Crop = 0
+        if len(members) > 1:
+            found = method.draw([bitmaps[i] for i in members], method.weights(cells, members))
+        if isinstance(found, int):
+            place.append((False, len(kept)))
+            kept.append(members[found])
+        else:
+            place.append((True, len(drawn)))
+            drawn.append(found)
+    parts = [cells.select(kept), from_crops(cells.height, cells.width, drawn)]
+    order = [index + (len(kept) if is_drawn else 0) for is_drawn, index in place]
+    return Instances.concat(cells.height, cells.width, parts).select(order)

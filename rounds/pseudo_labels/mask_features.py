@@ -1,0 +1,82 @@
+"""What can be told of a predicted mask without the truth: its shape, and how it lies among the others."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import pi
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import crops, to_label_map
+from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.shape import eccentricity, perimeter
+
+FEATURES = (
+    "score", "votes", "agreement", "log_area", "log_area_ratio", "fill", "eccentricity", "roundness", "border",
+    "touching", "covered", "class_id",
+)  # fmt: skip
+DECIMALS = 5  # enough for a split of a tree, and short in JSON
+
+Floats = NDArray[np.float64]
+
+
+def features(cells: Instances) -> Floats:
+    """The columns FEATURES of all predictions of one image, float64 (N, 12), rounded to five decimals.
+
+    `log_area` is of pixels, `log_area_ratio` of the area over the median of the image; `fill` is the share of the
+    bounding box; `roundness` is 4 pi area / perimeter^2 (Cox 1927; the perimeter at least 1), about 1 for a disc;
+    `border` is 1 where the mask reaches the edge of the image; `touching` counts the predictions beside it (8
+    neighbours, a pixel of several masks belonging to the best scored); `covered` is the share of its pixels that
+    others hold too. The cost grows with the image and the boxes, not with pairs of cells.
+    """
+    if not len(cells):
+        return np.zeros((0, len(FEATURES)))
+    bitmaps = crops(cells)
+    box = cells.bbox.astype(np.float64)
+    log_area = np.log(cells.area)
+    columns = {
+        "score": cells.score,
+        "votes": cells.votes,
+        "agreement": cells.agreement,
+        "log_area": log_area,
+        "log_area_ratio": log_area - np.log(np.median(cells.area)),
+        "fill": cells.area / ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])),
+        "eccentricity": [_eccentricity(crop) for crop, _, _ in bitmaps],
+        "roundness": 4 * pi * cells.area / [max(1.0, perimeter(crop)) ** 2 for crop, _, _ in bitmaps],
+        "border": (box[:, :2] == 0).any(axis=1) | (box[:, 2:] == (cells.width, cells.height)).any(axis=1),
+        "touching": _touching(to_label_map(cells), len(cells)),
+        "covered": _covered(cells, bitmaps),
+        "class_id": cells.class_id,
+    }
+    return np.stack([np.asarray(columns[name], np.float64) for name in FEATURES], axis=1).round(DECIMALS)
+
+
+def _eccentricity(crop: Bitmap) -> float:
+    spread = np.cov(np.array(np.nonzero(crop), np.float64), bias=True)
+    return eccentricity(spread[0, 0], spread[1, 1], spread[0, 1])
+
+
+def _touching(labels: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """How many other cells each of the cells 1..n of a label map has beside it, int64 (n,)."""
+    height, width = labels.shape
+    found = [np.zeros(0, np.int64)]
+    for dy, dx in product((0, 1), (-1, 0, 1)):
+        if (dy, dx) <= (0, 0):
+            continue
+        here = labels[: height - dy, max(0, -dx) : width - max(0, dx)]
+        there = labels[dy:, max(0, dx) : width - max(0, -dx)]
+        meet = (here != there) & (here > 0) & (there > 0)
+        a, b = here[meet].astype(np.int64) - 1, there[meet].astype(np.int64) - 1
+        found.append(np.unique(np.minimum(a, b) * n + np.maximum(a, b)))
+    pairs = np.unique(np.concatenate(found))
+    return np.bincount(pairs // n, minlength=n) + np.bincount(pairs % n, minlength=n)
+
+
+def _covered(cells: Instances, bitmaps: list[tuple[Bitmap, int, int]]) -> list[float]:
+    layers = np.zeros((cells.height, cells.width), np.int32)
+    for crop, x, y in bitmaps:
+        layers[y : y + crop.shape[0], x : x + crop.shape[1]] += crop
+    return [float((layers[y : y + crop.shape[0], x : x + crop.shape[1]][crop] > 1).mean()) for crop, x, y in bitmaps]

@@ -1,0 +1,128 @@
+"""What turns predictions of the ensemble into `quality`, the probability that a mask is right.
+
+`calibrated`: the score, calibrated (`calibrate`; Zadrozny and Elkan 2002). `regressed`: first the IoU of the mask
+is predicted from its score, its shape and its neighbours (`iou_regressor`; after Huang et al. 2019, "Mask Scoring
+R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The predicted
+IoUs that are calibrated come from trees that never saw their image; those of the pool from trees fitted on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.errors import RunError
+from cellsemi.configs.rounds import ScreenConfig
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import iou_matrix
+from cellsemi.rounds.cells.matching import hits
+from cellsemi.rounds.evaluation.calibration import FOLDS, Calibration, calibrate
+from cellsemi.rounds.pseudo_labels.iou_regressor import Regressor, out_of_fold
+from cellsemi.rounds.pseudo_labels.mask_features import Floats, features
+
+Pairs = Sequence[tuple[Instances, Instances]]
+
+MIN_SAMPLES = 200  # four fifths of them fill the eight leaves of a tree, twenty samples each
+MIN_IMAGES = FOLDS  # each is left out once
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A calibration of the score, or with `regressor` of the IoU that it predicts; `said` tells how it went."""
+
+    calibration: Calibration
+    regressor: Regressor | None = None
+    said: tuple[str, ...] = ()
+
+    def apply(self, cells: Instances) -> Instances:
+        """Set `quality` of all predictions of one image; they must be all, since some features tell of the others."""
+        if self.regressor is None:
+            return self.calibration.apply(cells)
+        predicted = cells.with_(score=self.regressor(features(cells)))
+        return cells.with_(quality=self.calibration.apply(predicted).quality)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same again; of a regressor its samples."""
+        return {
+            "calibration": self.calibration.to_json(),
+            "regressor": None if self.regressor is None else self.regressor.to_json(),
+            "said": list(self.said),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Self:
+        """The inverse of `to_json`; trees are fitted again. RunError when damaged."""
+        try:
+            calibration = Calibration.from_json(content["calibration"], classes)
+            samples = content["regressor"]
+            regressor = None if samples is None else Regressor.from_json(samples)
+            return cls(calibration, regressor, tuple(map(str, content["said"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the quality is damaged ({error}); remove its round's folder to make it again") from None
+
+    def report(self) -> list[str]:
+        """What was fitted, how well it tells right from wrong, and a sentence per class."""
+        return [*self.said, *self.calibration.report()]
+
+
+def fit_quality(validation: Pairs, classes: Sequence[str], config: ScreenConfig) -> Quality:
+    """Fit on (fused predictions, truth) of images that the teachers never trained on, as `config.quality` says.
+
+    `regressed` needs 200 predictions (`config.min_samples` where that is more) on five images; with fewer the score
+    is calibrated, and the report says so.
+    """
+    by_score = calibrate(validation, classes, config.min_samples)
+    if config.quality == "calibrated":
+        return Quality(by_score)
+    seen = [(predicted, truth) for predicted, truth in validation if len(predicted)]
+    count = sum(len(predicted) for predicted, _ in seen)
+    enough = max(MIN_SAMPLES, config.min_samples)
+    if count < enough or len(seen) < MIN_IMAGES:
+        why = f"{count} validation predictions on {len(seen)} images, expected {enough} on {MIN_IMAGES} or more"
+        return Quality(by_score, said=(f"quality is that of the score, nothing was regressed: {why}",))
+    rows = np.concatenate([features(predicted) for predicted, _ in seen])
+    iou = np.concatenate([best_iou(predicted, truth) for predicted, truth in seen])
+    ends = np.cumsum([len(predicted) for predicted, _ in seen])
+    image = np.repeat(np.arange(len(seen)), np.diff(ends, prepend=0))
+    guessed = np.split(out_of_fold(rows, iou, image), ends[:-1])
+    judged = [(predicted.with_(score=own), truth) for (predicted, truth), own in zip(seen, guessed, strict=True)]
+    by_iou = calibrate(judged, classes, config.min_samples)
+    return Quality(by_iou, Regressor.fit(rows, iou), (_compared(seen, guessed, by_score, by_iou),))
+
+
+def best_iou(predicted: Instances, truth: Instances) -> Floats:
+    """The largest mask IoU of each prediction with a true cell of its class, float64 (P,); 0 where there is none."""
+    same_class = predicted.class_id[:, None] == truth.class_id[None, :]
+    best: Floats = np.where(same_class, iou_matrix(predicted, truth), 0.0).max(axis=1, initial=0.0)
+    return best
+
+
+def _compared(seen: Pairs, guessed: Sequence[Floats], by_score: Calibration, by_iou: Calibration) -> str:
+    hit = np.concatenate([hits(predicted, truth) for predicted, truth in seen])
+    score = np.concatenate([predicted.score for predicted, _ in seen])
+    return (
+        f"quality from the IoU that trees predict, fitted on {len(hit)} validation predictions on {len(seen)} images; "
+        f"on images left out: area under the ROC curve {_auc(hit, score)} by the score, "
+        f"{_auc(hit, np.concatenate(guessed))} by the predicted IoU; calibration error {_error(by_score)} with the "
+        f"score, {_error(by_iou)} with the predicted IoU; below, the predicted IoU as it is -> calibrated"
+    )
+
+
+def _auc(hit: NDArray[np.bool_], confidence: NDArray[Any]) -> str:
+    """How often a right mask is above a wrong one."""
+    from sklearn.metrics import roc_auc_score
+
+    if hit.all() or not hit.any():
+        return "undefined (all alike)"
+    return f"{roc_auc_score(hit, confidence):.3f}"
+
+
+def _error(calibration: Calibration) -> str:
+    """The error on images left out, mean over the predictions of all classes."""
+    known = [(c.samples, c.ece_after) for c in calibration.curves.values() if c.ece_after is not None]
+    total = sum(samples for samples, _ in known)
+    return f"{sum(samples * error for samples, error in known) / total:.3f}"

@@ -1,0 +1,234 @@
+"""The exact sweep over confidences: what the kept out-of-sample predictions are worth, and how many they are.
+
+Overlaps are computed once. For a filter of areas the predictions that fit are added by falling confidence to a
+largest one-to-one matching (matching.gains), which gives the matches of every kept set at once: P predictions
+cost one sort and one pass, not P evaluations. A match is always one within the class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.rounds import AUTO, ScreenConfig
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
+from cellsemi.rounds.evaluation.metrics import Tally
+
+TIE = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The P predictions of all out-of-sample images, best first: by falling quality, then score.
+
+    `class_id` int32, `quality` float32, `area` int64 and `image` int64 are (P,). `true_class` int32 and
+    `true_image` int64 are (T,), of every true cell. `pair_true`, `pair_predicted` and `pair_level` int64 (M,)
+    are the pairs of one class and one image with IoU > .5, image by image: the two indices, and above how
+    many of the ten thresholds .50, .55 ... .95 the IoU is.
+    """
+
+    images: int
+    class_id: NDArray[np.int32]
+    quality: NDArray[np.float32]
+    area: Ints
+    image: Ints
+    true_class: NDArray[np.int32]
+    true_image: Ints
+    pair_true: Ints
+    pair_predicted: Ints
+    pair_level: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An accept and a reject limit, and what they give on the out-of-sample images.
+
+    `below` is the confidence of the surest prediction that is not kept, 0 where there is none. `value` is the
+    objective; `kept` predictions are accepted, of which `hit` are true cells at IoU > .5.
+    `sure` is False when no confidence reaches `min_precision`. `counted` predictions have at least the reject
+    limit; `inside` says whether that is near enough to `truths`. `ruled_out` is the larger objective that the
+    guard of the count forbids, None when there is none.
+    """
+
+    accept: float
+    below: float
+    reject: float
+    value: float
+    kept: int
+    hit: int
+    predictions: int
+    truths: int
+    sure: bool
+    counted: int
+    inside: bool
+    ruled_out: float | None
+
+
+def collect(validation: Sequence[tuple[Instances, Instances]]) -> Samples:
+    """Samples of (calibrated predictions, truth) of each image."""
+    none = Instances.empty(1, 1)  # gives empty columns their dtype
+    predictions, truths = [none, *(p for p, _ in validation)], [none, *(t for _, t in validation)]
+    pairs = _pairs(predictions, truths)
+    quality = np.concatenate([p.quality for p in predictions])
+    order = np.lexsort((-np.concatenate([p.score for p in predictions]), -quality))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    image = np.arange(len(predictions)) - 1
+    return Samples(
+        images=len(validation),
+        class_id=np.concatenate([p.class_id for p in predictions])[order],
+        quality=quality[order],
+        area=np.concatenate([p.area for p in predictions])[order],
+        image=np.repeat(image, [len(p) for p in predictions])[order],
+        true_class=np.concatenate([t.class_id for t in truths]),
+        true_image=np.repeat(image, [len(t) for t in truths]),
+        pair_true=pairs[0],
+        pair_predicted=place[pairs[1]],
+        pair_level=pairs[2],
+    )
+
+
+def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, config: ScreenConfig) -> Choice:
+    """The best accept and reject limit of a class (None: all together) when areas `low` to `high` are accepted.
+
+    Every distinct confidence of at least `min_precision` is a candidate. It keeps the predictions that are as
+    confident and whose area fits; the objective of exactly this kept set is
+
+    - `f-beta`: of its matches at IoU > .5 within the class; recall counts all true cells.
+    - `map`: the score of rounds/evaluation/metrics.py with matches within the class, meant over all images; an image
+      without true cells of the class scores 1 when nothing is kept on it and 0 otherwise.
+
+    Of equal ones the strictest is taken. Votes and duplicates, which the screen looks at too, do not enter.
+
+    The reject limit of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
+    to the number of true cells (of equal ones the lower), but never above the candidate. The count is that of
+    the predictions of any area with at least the reject limit: those that the screen accepts or ignores there,
+    and the unsure specks. Guaranteed: while a candidate has a count from true cells / `count_slack` to true
+    cells x `count_slack`, one of these is taken; else one with the nearest count (by difference). Counts are of
+    these images; other images may hold more or fewer cells.
+    """
+    own = np.ones(len(samples.class_id), bool) if class_id is None else samples.class_id == class_id
+    asked = np.ones(len(samples.true_class), bool) if class_id is None else samples.true_class == class_id
+    fits = own & (samples.area >= low) & (samples.area <= (np.inf if high is None else high))
+    gained = _gained(samples, fits, 1 if config.objective == "f-beta" else len(TWENTIETHS))
+    quality, truths = samples.quality[own], int(asked.sum())
+    last = np.flatnonzero(np.append(np.diff(quality) < 0, True)[: len(quality)])  # equal ones are kept together
+    sure = last[quality[last] >= config.min_precision]
+    # Place 0 of these stands for keeping nothing, place n for the n most confident.
+    kept = np.append(0, np.cumsum(fits[own]))
+    hit = np.append(0, np.cumsum(gained[own, 0]))
+    if config.objective == "f-beta":
+        values = _f_beta(hit, kept, truths, config.f_beta)
+    else:
+        values = _mean_score(samples, fits, gained, asked)[np.append(True, own)]
+    accepts = quality[sure].astype(np.float64) if len(sure) else np.array([config.min_precision])
+    places = sure + 1 if len(sure) else np.array([0])
+    rejects = np.minimum(_reject(quality, last, truths, config), accepts)
+    counts = len(quality) - np.searchsorted(quality[::-1], rejects.astype(np.float32))
+    allowed, inside = _guard(counts, truths, config.count_slack)
+    # Candidates fall, so the first of equal ones is the strictest.
+    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - TIE))[0])
+    place, value, most = places[best], float(values[places[best]]), float(values[places].max())
+    return Choice(
+        accept=float(accepts[best]),
+        below=float(quality[place]) if place < len(quality) else 0.0,
+        reject=float(rejects[best]),
+        value=value,
+        kept=int(kept[place]),
+        hit=int(hit[place]),
+        predictions=len(quality),
+        truths=truths,
+        sure=len(sure) > 0,
+        counted=int(counts[best]),
+        inside=inside,
+        ruled_out=most if most > value + TIE else None,
+    )
+
+
+def count_band(truths: int, slack: float) -> tuple[int, int]:
+    """The smallest and the largest count that the guard allows."""
+    return math.ceil(truths / slack - TIE), math.floor(truths * slack + TIE)
+
+
+def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tuple[Ints, Ints, Ints]:
+    """Pairs of one class with IoU > .5: true and predicted indices over all images, and the level."""
+    found: list[NDArray[np.int64]] = []
+    n_true = n_predicted = 0
+    for predicted, truth in zip(predictions, truths, strict=True):
+        shared = overlap(truth, predicted)
+        rows, columns = np.nonzero(shared.above(HALF) & (truth.class_id[:, None] == predicted.class_id[None, :]))
+        inner, union = shared.intersection[rows, columns], shared.union[rows, columns]
+        level = (20 * inner[:, None] > np.array(TWENTIETHS) * union[:, None]).sum(axis=1)
+        found.append(np.stack([rows + n_true, columns + n_predicted, level]).astype(np.int64))
+        n_true, n_predicted = n_true + len(truth), n_predicted + len(predicted)
+    true, predicted_index, levels = np.concatenate(found, axis=1)
+    return true, predicted_index, levels
+
+
+def _gained(samples: Samples, keep: Bools, thresholds: int) -> Bools:
+    """bool (P, thresholds): whether a kept prediction enlarges the matching of the kept ones before it."""
+    result = np.zeros((len(keep), thresholds), bool)
+    pairs = np.flatnonzero(keep[samples.pair_predicted])
+    for part in _by_value(pairs, samples.true_image[samples.pair_true[pairs]]):
+        rows, r = np.unique(samples.pair_true[part], return_inverse=True)
+        columns, c = np.unique(samples.pair_predicted[part], return_inverse=True)  # rising: best first
+        for t in range(thresholds):
+            above = np.zeros((len(rows), len(columns)), bool)
+            above[r, c] = samples.pair_level[part] > t
+            result[columns, t] = gains(above)
+    return result
+
+
+def _by_value(index: Ints, value: Ints) -> Iterator[Ints]:
+    """The parts of `index` that share a value, each in its order."""
+    order = np.argsort(value, kind="stable")
+    ends = np.flatnonzero(np.diff(value[order])) + 1
+    return (part for part in np.split(index[order], ends) if len(part))
+
+
+def _f_beta(hit: Ints, kept: Ints, truths: int, beta: float) -> Floats:
+    # F-beta = (1 + b2) TP / (b2 * (TP + FN) + (TP + FP)); Van Rijsbergen 1979.
+    score: Floats = (1 + beta**2) * hit / np.maximum(beta**2 * truths + kept, TIE)
+    return score
+
+
+def _mean_score(samples: Samples, keep: Bools, gained: Bools, asked: Bools) -> Floats:
+    """float64 (P + 1,): the mean score of the images when nothing, the best, the two best ... may be kept."""
+    truths = np.bincount(samples.true_image[asked], minlength=samples.images)
+    added = np.zeros(len(keep) + 1)
+    index = np.flatnonzero(keep)
+    none = [0] * len(TWENTIETHS)
+    for part in _by_value(index, samples.image[index]):
+        n = int(truths[samples.image[part[0]]])
+        tp = [none, *np.cumsum(gained[part], axis=0).tolist()]
+        added[part + 1] = np.diff([Tally(n, k, tuple(row), mean_iou=0.0).ap for k, row in enumerate(tp)])
+    added[0] = (truths == 0).sum()
+    return np.cumsum(added) / max(samples.images, 1)
+
+
+def _reject(quality: NDArray[np.float32], last: NDArray[np.intp], truths: int, config: ScreenConfig) -> float:
+    if config.reject_below != AUTO:
+        return config.reject_below
+    if not len(last):
+        return 0.0
+    away = np.abs(last + 1 - truths)
+    return float(quality[last[np.flatnonzero(away == away.min())[-1]]])
+
+
+def _guard(counts: NDArray[np.intp], truths: int, slack: float) -> tuple[Bools, bool]:
+    """Which candidates may be taken, and whether their counts lie inside the band."""
+    low, high = count_band(truths, slack)
+    inside = (counts >= low) & (counts <= high)
+    if inside.any():
+        return inside, True
+    away = np.abs(counts - truths)
+    return away == away.min(), False

@@ -1,0 +1,136 @@
+"""Human labels and accepted pseudo-labels become one training set, each cell with its provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cellsemi.configs.errors import DataError
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.filter import count_reasons
+from cellsemi.rounds.store.folds import HUMAN_SPLIT, PSEUDO_SPLIT
+from cellsemi.rounds.store.schemas import ImageRecord
+
+NOT_PREDICTED = "not predicted"
+
+
+NO_CELL_FOUND = "no cell found"
+
+
+NO_CELL_ACCEPTED = "no cell accepted"
+
+
+@dataclass(slots=True)
+class MergeCounts:
+    """Filled while the merged records are consumed: what went in, what was left out and why."""
+
+    human_images: int = 0
+    human_cells: int = 0
+    pseudo_images: int = 0
+    cells: Counter[str] = field(default_factory=Counter)  # by state and reason, of the pseudo images that train
+    left_out: Counter[str] = field(default_factory=Counter)  # pseudo images by reason
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return {
+            "human_images": self.human_images,
+            "human_cells": self.human_cells,
+            "pseudo_images": self.pseudo_images,
+            "cells": dict(sorted(self.cells.items())),
+            "left_out": dict(sorted(self.left_out.items())),
+        }
+
+
+def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:
+    """All human records, then the screened pseudo-labelled ones that can teach; one in memory at a time.
+
+    State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
+    A pseudo image without one accepted cell is left out and counted: all that it could teach is that
+    everything there is background, and the likeliest reason for an image without sure cells is a teacher
+    that does not know them. `rejected` and `ignored` cells stay in the records for the trainer.
+
+    DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
+    the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
+    (another split, no image bytes, cells that were not screened): validation and test images never train.
+    """
+    ids: set[str] = set()
+    hashes: dict[str, str] = {}
+    for record in human:
+        yield _human(record, counts)
+        ids.add(record.image_id)
+        if record.sha256:
+            hashes[record.sha256] = record.image_id
+    for record in pseudo:
+        _refuse_overlap(record, ids, hashes)
+        reason = _check_pseudo(record)
+        if reason:
+            counts.left_out[reason] += 1
+            continue
+        assert record.instances is not None
+        counts.pseudo_images += 1
+        counts.cells += count_reasons(record.instances)
+        yield record
+
+
+def with_images(labels: Iterable[ImageRecord], images: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    """The records of `labels` with the encoded bytes of the same rows of `images`.
+
+    Predictions are stored without images; ValueError unless both tables hold the same images in order.
+    """
+    for label, image in zip(labels, images, strict=True):
+        if label.image_id != image.image_id:
+            raise ValueError(f"expected the label of {image.image_id!r}, got that of {label.image_id!r}")
+        yield replace(label, image=image.image)
+
+
+def _human(record: ImageRecord, counts: MergeCounts) -> ImageRecord:
+    _check(record, HUMAN_SPLIT)
+    if record.instances is None:
+        raise DataError(
+            f"{record.image_id} ({record.source}): stands in the split {HUMAN_SPLIT!r} but was never "
+            f"annotated; annotate it or move it to {PSEUDO_SPLIT!r}"
+        )
+    _check_states(record, record.instances, {"human", "ignored"})
+    counts.human_images += 1
+    counts.human_cells += len(record.instances.in_state("human"))
+    return record
+
+
+def _check_pseudo(record: ImageRecord) -> str:
+    """The reason to leave the record out, or an empty string."""
+    _check(record, PSEUDO_SPLIT)
+    if record.instances is None:
+        return NOT_PREDICTED
+    _check_states(record, record.instances, {"accepted", "ignored", "rejected"})
+    if not len(record.instances):
+        return NO_CELL_FOUND
+    return "" if "accepted" in record.instances.state else NO_CELL_ACCEPTED
+
+
+def _check(record: ImageRecord, split: str) -> None:
+    if record.split != split:
+        raise ValueError(f"{record.image_id}: expected an image of the split {split!r}, got {record.split!r}")
+    if record.image is None:
+        raise ValueError(f"{record.image_id}: expected the encoded image in the record, got none")
+
+
+def _check_states(record: ImageRecord, cells: Instances, allowed: set[str]) -> None:
+    other = set(cells.state) - allowed
+    if other:
+        raise ValueError(f"{record.image_id}: expected cells that are {sorted(allowed)}, got {sorted(other)}")
+
+
+def _refuse_overlap(record: ImageRecord, ids: set[str], hashes: dict[str, str]) -> None:
+    if record.image_id in ids:
+        raise DataError(
+            f"{record.image_id} ({record.source}): this image id stands among the labelled and the "
+            "unlabelled images; remove one of the two rows, or rename one if they are different images"
+        )
+    twin = hashes.get(record.sha256)
+    if twin is not None:
+        raise DataError(
+            f"{record.image_id} ({record.source}): the same pixels as the labelled image {twin}; "
+            "remove it from the unlabelled images"
+        )

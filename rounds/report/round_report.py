@@ -1,0 +1,257 @@
+"""The report of one round for a person: did it help, what did it learn from, can it be trusted, what went wrong.
+
+Every figure is one of the run's own files; nothing is computed here but sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cellsemi.rounds.evaluation.calibration import Calibration, Curve
+from cellsemi.rounds.evaluation.leaderboard import Row, display_rows, markdown_line
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.evaluation.reliability import BINS, Bin, Bins, bin_of
+from cellsemi.rounds.pseudo_labels.thresholds import Limits
+from cellsemi.rounds.report.reliability_diagram import Diagram
+
+COLUMNS = ("model", "val mAP", "test mAP", "change", "vs control", "promoted")
+FITTED = {"own": "its own predictions", "pooled": "those of all classes", "identity": "nothing: too few"}
+PICTURE = "reliability.png"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """What the students, or those of one fold (`name`, else ""), learned from."""
+
+    name: str
+    human_images: int
+    human_cells: int
+    pseudo_images: int
+    left_out: Mapping[str, int]  # unlabelled images by reason
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The calibration of one model; `whose` is its part: teacher, teachers together, student."""
+
+    whose: str
+    model: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the files of a run say of a finished round.
+
+    `teachers_round` is None in round 0, which has no teachers, no `limits` and no pseudo-labels. `pseudo` counts
+    cells by class, then by state and reason as screen.count_reasons names them, over all folds; `pool` counts the
+    images that were screened. `drift` holds the alarms, None where nobody looked for them. `times` are (stage, what
+    was done, how long); `places` are (what, path below the run's folder).
+    """
+
+    run: str
+    round: int
+    decision: Decision
+    on_control: Decision | None
+    rows: Sequence[Row]
+    students: Sequence[str]
+    why_these_students: str
+    teachers_round: int | None
+    teachers: Sequence[str]
+    training: Sequence[TrainingSet]
+    pool: int
+    pseudo: Mapping[str, Mapping[str, int]]
+    scored: Sequence[Scored]
+    limits: Limits | None
+    drift: Sequence[str] | None
+    problems: Sequence[str]
+    times: Sequence[tuple[str, str, str]]
+    places: Sequence[tuple[str, str]]
+
+
+def to_markdown(facts: Facts) -> str:
+    """The report, in the order in which a person asks."""
+    sections = {
+        "Did it help?": _help(facts),
+        "What did it learn from?": _learning(facts),
+        "Can the scores be trusted?": _trust(facts),
+        "What went wrong?": _wrong(facts),
+        "How long did it take?": table(["stage", "done", "time"], facts.times),
+        "Where is it?": [f"- {what}: `{path}`" for what, path in facts.places],
+        "Reliability in ten bins": _reliability(facts),
+    }
+    reason = facts.decision.reason
+    lines = [f"# Round {facts.round} of {facts.run}", "", f"**{reason[:1].upper()}{_sentence(reason[1:])}**"]
+    for title, body in sections.items():
+        found = list(body)
+        lines += ["", f"## {title}", "", *found] if found else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def diagrams(facts: Facts) -> list[Diagram]:
+    """What the picture shows: the teachers, or in a round without teachers its students, where they said anything."""
+    shown = [one for one in facts.scored if one.whose != "student"] or facts.scored
+    return [
+        Diagram(f"{one.model}, {name}", f"ECE {_error(curve)}, n = {curve.samples}", curve.before, curve.after)
+        for one, name, curve in _curves(shown)
+        if curve.before
+    ]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; none without rows."""
+    lines = [markdown_line(row) for row in rows]
+    return [markdown_line(header), markdown_line(["---"] * len(header)), *lines] if lines else []
+
+
+# --- did it help --------------------------------------------------------------------------------------
+
+
+def _help(facts: Facts) -> Iterator[str]:
+    header, cells = display_rows(facts.rows)
+    kept = [header.index(name) for name in COLUMNS]
+    yield from table(COLUMNS, ([row[place] for place in kept] for row in cells))
+    level = f"{facts.rows[0].confidence:.0%} " if facts.rows else ""
+    yield ""
+    yield f"- Brackets: {level}bootstrap intervals over images."
+    yield "- Validation images decide; test images decide nothing."
+    if facts.teachers_round is not None:
+        yield "- change: test mAP against round 0 on the same images."
+    if any(row.vs_control is not None for row in facts.rows):
+        yield "- vs control: test mAP against human labels alone with as many steps in total."
+    if facts.on_control is not None:
+        yield f"- The control, as a rival of the best ensemble so far: {_sentence(facts.on_control.reason)}"
+    yield ""
+    yield f"The ensemble of this round: {_names(facts.students)}. Why these: {_sentence(facts.why_these_students)}"
+
+
+# --- what it learned from -----------------------------------------------------------------------------
+
+
+def _learning(facts: Facts) -> Iterator[str]:
+    if facts.teachers_round is None:
+        yield "Human labels alone: round 0 has no teachers."
+    else:
+        yield f"Teachers: {_names(facts.teachers)} of round {facts.teachers_round}."
+    yield ""
+    header = ["human images", "human cells", "pseudo-labelled images", "unlabelled images left out"]
+    several = len(facts.training) > 1
+    rows = [[learnt.name, *_learnt(learnt)] if several else _learnt(learnt) for learnt in facts.training]
+    yield from table([*(["fold"] if several else []), *header], rows)
+    if facts.teachers_round is None:
+        return
+    yield ""
+    folds = ", each fold by teachers of its own" if several else ""
+    yield f"Cells that the teachers found in {facts.pool} unlabelled images{folds}:"
+    yield ""
+    yield from table(["state", "reason", *facts.pseudo, "all"], _pseudo_rows(facts.pseudo))
+
+
+def _learnt(learnt: TrainingSet) -> list[str]:
+    left = ", ".join(f"{count} ({reason})" for reason, count in learnt.left_out.items()) or "none"
+    return [str(learnt.human_images), str(learnt.human_cells), str(learnt.pseudo_images), left]
+
+
+def _pseudo_rows(pseudo: Mapping[str, Mapping[str, int]]) -> Iterator[list[str]]:
+    for key in sorted({"accepted", *(key for counts in pseudo.values() for key in counts)}):
+        state, _, reason = key.partition(": ")
+        yield [state, reason, *_with_sum([counts.get(key, 0) for counts in pseudo.values()])]
+    yield ["all", "", *_with_sum([sum(counts.values()) for counts in pseudo.values()])]
+
+
+def _with_sum(counts: Sequence[int]) -> list[str]:
+    return [str(count) for count in (*counts, sum(counts))]
+
+
+# --- can it be trusted --------------------------------------------------------------------------------
+
+
+def _trust(facts: Facts) -> Iterator[str]:
+    if not facts.scored:
+        yield "No score was calibrated in this round."
+    else:
+        yield "- ECE: how far the confidence is from the share that is right, on average over ten bins; 0 is best."
+        yield "- Before: the scores as they are. After: calibrated by curves that did not see the image."
+        yield ""
+        header = ["whose", "model", "class", "predictions", "right", "fitted on", "ECE before -> after"]
+        yield from table(header, (_curve_row(*found) for found in _curves(facts.scored)))
+    if diagrams(facts):
+        yield ""
+        yield f"![Reliability of each model and class]({PICTURE})"
+    if facts.limits is not None:
+        yield ""
+        yield "What is accepted, what is rejected, and what is neither and so leaves the loss:"
+        yield ""
+        header = ["class", "accepted from", "rejected below", "smallest px", "largest px"]
+        yield from (*table(header, _limit_rows(facts.limits)), "")
+        yield from (f"- {_sentence(line)}" for line in facts.limits.report())
+
+
+def _curve_row(one: Scored, name: str, curve: Curve) -> list[str]:
+    return [one.whose, one.model, name, str(curve.samples), str(curve.positives), FITTED[curve.kind], _error(curve)]
+
+
+def _limit_rows(limits: Limits) -> Iterator[list[str]]:
+    for name, limit in limits.by_class.items():
+        largest = "any" if limit.max_area_px is None else str(limit.max_area_px)
+        yield [name, f"{limit.accept:.3f}", f"{limit.reject:.3f}", str(limit.min_area_px), largest]
+
+
+def _curves(scored: Sequence[Scored]) -> Iterator[tuple[Scored, str, Curve]]:
+    for one in scored:
+        for name, curve in one.calibration.curves.items():
+            yield one, name, curve
+
+
+def _error(curve: Curve) -> str:
+    if curve.ece_before is None:
+        return "-"
+    return f"{curve.ece_before:.3f} -> " + ("-" if curve.ece_after is None else f"{curve.ece_after:.3f}")
+
+
+def _reliability(facts: Facts) -> Iterator[str]:
+    header = ["confidence", *(f"{name} {when}" for when in ("before", "after") for name in ("n", "mean", "right"))]
+    for one, name, curve in _curves(facts.scored):
+        if not curve.before:
+            continue
+        yield from (f"### {one.whose}: {one.model}, {name}", "")
+        yield from (*table(header, _bin_rows(curve.before, curve.after)), "")
+
+
+def _bin_rows(before: Bins, after: Bins) -> Iterator[list[str]]:
+    columns = [{bin_of(found): found for found in bins} for bins in (before, after)]
+    for place in range(BINS):
+        found = [column.get(place) for column in columns]
+        if any(found):
+            ends = f"{place / BINS:.1f} to {(place + 1) / BINS:.1f}"
+            yield [ends, *(cell for one in found for cell in _bin_cells(one))]
+
+
+def _bin_cells(found: Bin | None) -> list[str]:
+    if found is None:
+        return ["0", "-", "-"]
+    return [str(found.samples), f"{found.confidence:.3f}", f"{found.hit_rate:.3f}"]
+
+
+# --- what went wrong ----------------------------------------------------------------------------------
+
+
+def _wrong(facts: Facts) -> Iterator[str]:
+    if facts.drift:
+        yield from (f"- drift: {_sentence(alarm)}" for alarm in facts.drift)
+    elif facts.drift is not None:
+        yield "- no drift alarm"
+    elif facts.teachers_round is not None:
+        yield "- drift was not looked for (`rounds.drift_alarms` is off)"
+    yield from (f"- {_sentence(problem)}" for problem in facts.problems)
+    if facts.drift is None and facts.teachers_round is None and not facts.problems:
+        yield "- nothing that was noticed"
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,1 @@
+"""The files of a run: schemas, shards, manifests, lock, image codec, paths."""

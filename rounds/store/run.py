@@ -1,0 +1,196 @@
+"""A run on disk: where everything lies, what is done, and who may write.
+
+A stage is done when its folder holds `manifest.json` with the fingerprint of its inputs; the manifest is
+written last. Work inside a stage leaves a commit per shard, so that a crash costs the shards in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.configs.loading import build_config, config_difference, config_hash
+from cellsemi.configs.schema import Config
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import MANIFEST
+
+QUARANTINE_FILE = "quarantine.parquet"
+
+
+SPLITS = ("labelled", "unlabelled", "val", "test")
+
+
+ENSEMBLE = "ensemble"
+
+
+CONTROL = "control"
+
+
+VERSIONED = (
+    "cellsemi", "torch", "torchvision", "cellpose", "ray", "albumentations",
+    "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "numba", "pycocotools",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Every path of a run; nothing else joins them."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "run.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "run.lock"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "run.log"
+
+    @property
+    def precision(self) -> Path:
+        """What `training.precision: auto` came to, a file for each kind of hardware."""
+        return self.root / "precision"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.data / QUARANTINE_FILE
+
+    @property
+    def leaderboard(self) -> Path:
+        """Without suffix: .parquet, .csv and .md stand beside each other."""
+        return self.root / "leaderboard"
+
+    def split(self, split: str) -> Path:
+        return self.data / split
+
+    def round(self, round: int) -> Path:
+        return self.root / f"round-{round:02d}"
+
+    def pseudo(self, round: int, fold: str = "") -> Path:
+        """The screened labels of the pool; with folds, each has its own (`fold` is its suffix)."""
+        return self.round(round) / f"pseudo{fold}"
+
+    def screen(self, round: int) -> Path:
+        """Calibration and limits that the round's pseudo-labels were made with."""
+        return self.round(round) / "screen.json"
+
+    def calibration(self, round: int) -> Path:
+        """What the scores of each of the round's models are worth, before they are fused."""
+        return self.round(round) / "calibration.json"
+
+    def teachers_calibration(self, round: int) -> Path:
+        """The same of the round's teachers, as they look at the pool."""
+        return self.round(round) / "teachers.json"
+
+    @property
+    def sizes(self) -> Path:
+        """The sizes of the pool's cells beside the labelled ones, as the teachers of round 1 zoomed."""
+        return self.round(1) / "sizes.json"
+
+    def drift(self, round: int) -> Path:
+        """How the round's pseudo-labels compare with human labels and with the round before."""
+        return self.round(round) / "drift.json"
+
+    def members(self, round: int) -> Path:
+        """The students that were chosen for the round's ensemble, where not all are taken."""
+        return self.round(round) / "members.json"
+
+    def train(self, round: int, fold: str = "") -> Path:
+        """What the students of a round, or of one of its folds, learn from."""
+        return self.round(round) / f"train{fold}"
+
+    def model(self, round: int, name: str) -> Path:
+        """A trained model and all that it said; `control` is one of them."""
+        return self.round(round) / "students" / name
+
+    def predictions(self, round: int, name: str, split: str) -> Path:
+        return self.model(round, name) / "predictions" / split
+
+    def evaluation(self, round: int) -> Path:
+        return self.round(round) / "evaluation.parquet"
+
+    def clock(self, round: int) -> Path:
+        """Seconds spent on the round so far."""
+        return self.round(round) / "clock.json"
+
+    def round_manifest(self, round: int) -> Path:
+        return self.round(round) / MANIFEST
+
+    def finished_rounds(self) -> list[int]:
+        """Rounds whose manifest is written, from 0 on without a gap."""
+        rounds: list[int] = []
+        while self.round_manifest(len(rounds)).is_file():
+            rounds.append(len(rounds))
+        return rounds
+
+
+# --- identity -----------------------------------------------------------------------------------------
+
+
+def open_run(config: Config) -> RunPaths:
+    """Create the run's folder and run.yaml, or check that an existing run was made with this config.
+
+    UsageError with the difference when it was not; `engine` and `run.root` may change.
+    """
+    if "://" in config.run.root:
+        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, not at an address")
+    paths = RunPaths(Path(config.run.root).resolve() / config.run.name)
+    if not paths.config.is_file():
+        content = {
+            "config_hash": config_hash(config),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "config": config.model_dump(mode="json"),
+        }
+        files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return paths
+    difference = config_difference(read_config(paths), config)
+    if difference:
+        raise UsageError(
+            f"{paths.root}: this run was made with another config:\n  "
+            + "\n  ".join(difference)
+            + f"\nKeep the old settings to go on with it, or give the new run a name: --run {paths.name}-2"
+        )
+    return paths
+
+
+def read_config(paths: RunPaths) -> Config:
+    """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    try:
+        content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+        return build_config(content["config"], str(paths.config))
+    except FileNotFoundError:
+        raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
+    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise RunError(f"{paths.config}: damaged ({error})") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what matters for a result."""
+    found = {}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

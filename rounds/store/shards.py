@@ -1,0 +1,144 @@
+"""Parquet image shards: written whole, read row by row without holding a data set in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cellsemi.configs.errors import RunError
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
+
+ROWS_PER_GROUP = 4  # images decoded together when one is asked for
+
+
+def part_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"part-{index:05d}.parquet"
+
+
+def write_shard(path: Path, records: Sequence[ImageRecord], config_hash: str) -> dict[str, Any]:
+    """Write one shard atomically; returns its commit record {file, rows, cells, sha256}.
+
+    The same records give the same bytes.
+    """
+    buffer = BytesIO()
+    pq.write_table(to_table(list(records), config_hash), buffer, row_group_size=ROWS_PER_GROUP, compression="zstd")
+    content = buffer.getvalue()
+    files.write_bytes(path, content)
+    cells = sum(len(record.instances) for record in records if record.instances is not None)
+    return {"file": path.name, "rows": len(records), "cells": cells, "sha256": files.sha256_bytes(content)}
+
+
+def write_folder(
+    folder: Path,
+    records: Iterable[ImageRecord],
+    shard_images: int,
+    config_hash: str,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """Write a stream of records as shards of `shard_images` rows; returns their commit records.
+
+    One shard is in memory at a time; `on_rows` is told how many rows are written so far.
+    """
+    commits: list[dict[str, Any]] = []
+    stream = iter(records)
+    while chunk := list(islice(stream, shard_images)):
+        commits.append(write_shard(folder / part_name(len(commits)), chunk, config_hash))
+        on_rows(sum(commit["rows"] for commit in commits))
+    return commits
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder, in order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_shard(path: Path) -> Iterator[ImageRecord]:
+    """The records of one shard, a row group in memory at a time."""
+    with _open(path) as file:
+        for group in range(file.num_row_groups):
+            yield from _records(file.read_row_group(group))
+
+
+def read_folder(folder: Path) -> Iterator[ImageRecord]:
+    """The records of all shards of a folder, in order."""
+    for path in shard_paths(folder):
+        yield from read_shard(path)
+
+
+def read_columns(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of all rows of a folder as plain dicts (without the images it is small)."""
+    rows: list[dict[str, Any]] = []
+    for path in shard_paths(folder):
+        with _open(path) as file:
+            rows += file.read(columns=list(columns)).to_pylist()
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema, config_hash: str) -> None:
+    """Write a small table (evaluation, leaderboard) atomically, with its version; same rows, same bytes."""
+    buffer = BytesIO()
+    table = pa.Table.from_pylist(list(rows), schema=versioned(schema, config_hash))
+    pq.write_table(table, buffer, compression="zstd")
+    files.write_bytes(path, buffer.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a small table as plain dicts, Arrow maps as dicts too; RunError as for a shard."""
+    with _open(path) as file:
+        rows: list[dict[str, Any]] = file.read().to_pylist(maps_as_pydicts="strict")
+    return rows
+
+
+class ShardSet(Sequence[ImageRecord]):
+    """Random access to the records of some shards, with a bounded cache of row groups."""
+
+    def __init__(self, paths: Sequence[Path], cached_groups: int = 64) -> None:
+        self._files = [_open(path) for path in paths]
+        self._index = [
+            (f, group, row)
+            for f, file in enumerate(self._files)
+            for group in range(file.num_row_groups)
+            for row in range(file.metadata.row_group(group).num_rows)
+        ]
+        self._cache: OrderedDict[tuple[int, int], list[ImageRecord]] = OrderedDict()
+        self._cached_groups = cached_groups
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        f, group, row = self._index[index]
+        key = (f, group)
+        if key not in self._cache:
+            self._cache[key] = list(_records(self._files[f].read_row_group(group)))
+            if len(self._cache) > self._cached_groups:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key][row]
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: the shard is missing; remove its stage's manifest to make it again") from None
+    except pa.ArrowInvalid as error:
+        raise RunError(f"{path}: not a readable Parquet file ({error})") from None
+    check_version(file.schema_arrow, str(path))
+    return file
+
+
+def _records(table: pa.Table) -> Iterator[ImageRecord]:
+    for row in table.to_pylist():
+        yield from_row(row)
