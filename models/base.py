@@ -6,34 +6,23 @@ scanning, no installing. Frameworks are imported inside the family's module, whe
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelBase, ModelConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
 
-FAMILIES: dict[str, str] = {
-    "flow-unet": "cellsemi.models.flow_unet",
-    "cellpose-sam": "cellsemi.models.cellpose_sam",
-    "torchvision-maskrcnn": "cellsemi.models.rcnn",
-    "detectron2-maskrcnn": "cellsemi.models.detectron2_rcnn",
-}
-
-MODEL_FILE = "model.json"
-WEIGHTS_FILE = "model.safetensors"
-PROGRESS_FILE = "progress.json"
-
 C = TypeVar("C", bound=ModelBase)
+
+
 Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 
@@ -130,52 +119,3 @@ def config_of(task: FitTask, kind: type[C]) -> C:
     if not isinstance(task.model, kind):
         raise TypeError(f"expected a {kind.__name__}, got {type(task.model).__name__}")
     return task.model
-
-
-def family(kind: str) -> Family:
-    """The family of a kind; ModelError naming the valid kinds, or the missing framework."""
-    if kind not in FAMILIES:
-        raise ModelError(f"no model family is called {kind!r}; there are: {', '.join(sorted(FAMILIES))}")
-    try:
-        module = importlib.import_module(FAMILIES[kind])
-    except ModuleNotFoundError as error:
-        raise ModelError(f"model {kind!r} needs the package {error.name!r}: pip install {error.name}") from error
-    found: Family = module.FAMILY
-    return found
-
-
-def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
-    """The predictor of a trained folder, whatever its family."""
-    from cellsemi.models.zooms import ZoomSearch
-
-    predictor = family(read_model_file(folder)["kind"]).load(folder, inference, device)
-    return ZoomSearch(predictor, inference.zoom_search) if inference.zoom_search else predictor
-
-
-def write_model_file(folder: Path, kind: str, weights: bytes, description: dict[str, Any]) -> None:
-    """Write the weights, then MODEL_FILE with their sha256: a folder with MODEL_FILE is whole."""
-    files.write_bytes(folder / WEIGHTS_FILE, weights)
-    content = {"kind": kind, "weights_sha256": files.sha256_bytes(weights), **description}
-    files.write_json(folder / MODEL_FILE, content)
-
-
-def read_model_file(folder: Path) -> dict[str, Any]:
-    """The description of a trained folder; ModelError when it is missing."""
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        raise ModelError(f"{path}: no trained model here; a finished fit writes this file last")
-    content: dict[str, Any] = files.read_json(path)
-    return content
-
-
-def read_weights(folder: Path) -> bytes:
-    """The weights' bytes, verified against MODEL_FILE; never anything else in their place."""
-    path = folder / WEIGHTS_FILE
-    expected = read_model_file(folder)["weights_sha256"]
-    if not path.is_file():
-        raise ModelError(f"{path}: the weights are missing")
-    content = path.read_bytes()
-    found = files.sha256_bytes(content)
-    if found != expected:
-        raise ModelError(f"{path}: sha256 {found[:16]}… is not the stated {expected[:16]}…; the file was altered")
-    return content

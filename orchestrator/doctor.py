@@ -147,7 +147,7 @@ def measure_bfloat16(devices: Sequence[str]) -> dict[str, bool]:
     """Whether training in bfloat16 is clearly faster than in float32, by kind of device ({"cpu": False})."""
     import torch
 
-    from cellsemi.models.precision import choose_precision
+    from cellsemi.models.training.precision import choose_precision
 
     kinds = sorted({name.split(":")[0] for name in devices})
     return {kind: choose_precision("auto", torch.device(kind)) == "bfloat16" for kind in kinds}

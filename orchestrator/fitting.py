@@ -11,7 +11,8 @@ from typing import Any
 from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import AUTO_PROBABILITY
-from cellsemi.models.base import PROGRESS_FILE, FitTask
+from cellsemi.models.base import FitTask
+from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.orchestrator.context import Context, failed
 from cellsemi.orchestrator.engine import Failure
 from cellsemi.orchestrator.folds import Fold, folds_of

@@ -16,7 +16,8 @@ import numpy as np
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.models.flows import RoundTrip, Target, round_trip
+from cellsemi.models.flow.round_trip import RoundTrip, round_trip
+from cellsemi.models.flow.targets import Target
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.store.schemas import ImageRecord

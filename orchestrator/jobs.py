@@ -14,8 +14,10 @@ from typing import Any
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import PROGRESS_FILE, FitTask, family, load_predictor
-from cellsemi.models.zooms import ZoomSearch
+from cellsemi.models.base import FitTask
+from cellsemi.models.inference.zoom_search import ZoomSearch
+from cellsemi.models.model_files import PROGRESS_FILE
+from cellsemi.models.registry import family, load_predictor
 from cellsemi.orchestrator import probability
 from cellsemi.orchestrator.engine import Worker
 from cellsemi.rounds.cells.instances import Instances

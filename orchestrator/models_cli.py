@@ -12,7 +12,7 @@ from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.orchestrator.options import answer, debug_option, json_option
 
 if TYPE_CHECKING:
-    from cellsemi.models.weights import Verified
+    from cellsemi.models.weight_files import Verified
     from cellsemi.orchestrator.doctor import Package
 
 sha256_option = click.option("--sha256", metavar="HEX", help="What the file's sha256 must be, in hex.")
@@ -100,7 +100,7 @@ def add(file: Path, name: str, sha256: str | None, licence: str, force: bool) ->
 
     Path and sha256 are kept, the file stays where it is, and is verified whenever it is used.
     """
-    from cellsemi.models import weights as registry
+    from cellsemi.models import weight_files as registry
 
     entry = registry.add(file, name, sha256=sha256, licence=licence, replaces=force)
     click.echo(f"{name} is {entry.path} ({_size(entry.bytes)}). In a config:\n{_config_lines(name, entry.sha256)}")
@@ -111,7 +111,7 @@ def add(file: Path, name: str, sha256: str | None, licence: str, force: bool) ->
 @debug_option
 def list_weights(as_json: bool) -> None:
     """List the registered files."""
-    from cellsemi.models.weights import registered, registry_path
+    from cellsemi.models.weight_files import registered, registry_path
 
     entries = [asdict(entry) for entry in registered().values()]
 
@@ -135,7 +135,7 @@ def verify(context: click.Context, name: str | None, sha256: str | None) -> None
 
     Exit code 1 when one is missing or is another.
     """
-    from cellsemi.models import weights as registry
+    from cellsemi.models import weight_files as registry
 
     if name is not None:
         click.echo(_verdict(name, registry.verify(name, sha256)))
@@ -163,7 +163,7 @@ def export(trained: str, out: Path, force: bool) -> None:
 
     Of a run, the model of its last round is taken: `demo/cellpose`, or name the folder that holds it.
     """
-    from cellsemi.models.base import read_model_file
+    from cellsemi.models.model_files import read_model_file
 
     folder = find_trained(trained)
     kind = read_model_file(folder)["kind"]
@@ -172,12 +172,12 @@ def export(trained: str, out: Path, force: bool) -> None:
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it")
     if kind == "detectron2-maskrcnn":
-        from cellsemi.models.detectron2_weights import export_detectron2
+        from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
 
         export_detectron2(folder, out)
         click.echo(f"{out} written from {folder}. Detectron2's DetectionCheckpointer opens it.")
         return
-    from cellsemi.models.cellpose_sam import export_cellpose
+    from cellsemi.models.cellpose_sam.family import export_cellpose
 
     left = export_cellpose(folder, out)
     click.echo(f"{out} written from {folder}. CellposeModel(pretrained_model={str(out)!r}) opens it.")
@@ -190,7 +190,7 @@ def find_trained(name: str) -> Path:
 
     UsageError, naming what there is, when there is none.
     """
-    from cellsemi.models.base import MODEL_FILE
+    from cellsemi.models.model_files import MODEL_FILE
     from cellsemi.orchestrator.status import find_run
 
     if (Path(name) / MODEL_FILE).is_file():

@@ -10,9 +10,9 @@ from typing import Any
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import WithWeights
 from cellsemi.configs.schema import Config
-from cellsemi.models import weights
-from cellsemi.models.base import family
+from cellsemi.models import weight_files
 from cellsemi.models.catalogue import CATALOGUE
+from cellsemi.models.registry import family
 from cellsemi.orchestrator.context import Context, finish_shards
 from cellsemi.rounds.datasets.ignore_label_issues import inputs_fingerprint
 from cellsemi.rounds.datasets.ingest import ingest
@@ -28,7 +28,7 @@ def check_models(config: Config) -> None:
         if any(find_spec(package) is None for package in wanted):
             family(model.kind)  # says what is missing, and the line that installs it
         if isinstance(model, WithWeights) and model.weights is not None:
-            weights.verify(model.weights, model.weights_sha256)
+            weight_files.verify(model.weights, model.weights_sha256)
 
 
 def read_images(context: Context) -> None:

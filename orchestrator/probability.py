@@ -16,7 +16,8 @@ from typing import Any, cast
 import numpy as np
 
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
-from cellsemi.models.base import ProbabilityPredictor, load_predictor
+from cellsemi.models.base import ProbabilityPredictor
+from cellsemi.models.registry import load_predictor
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.metrics import score_image
 from cellsemi.rounds.store import shards

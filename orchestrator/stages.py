@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cellsemi.models.base import PROGRESS_FILE
+from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.orchestrator.folds import Fold
 from cellsemi.orchestrator.labelling import BY, EVALUATED, POOL, TRIAL, fusing, images_of
 from cellsemi.rounds.store import files

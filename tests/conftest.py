@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast stand-in in place of the flow U-Net, and no waiting for the disk."""
-    from cellsemi.models import base
+    from cellsemi.models.registry import FAMILIES
 
-    monkeypatch.setitem(base.FAMILIES, "flow-unet", "fake_family")
+    monkeypatch.setitem(FAMILIES, "flow-unet", "fake_family")
     monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time of these small runs

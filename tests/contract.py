@@ -25,9 +25,10 @@ from cellsemi.configs.models import (
     ModelConfig,
 )
 from cellsemi.configs.training import TrainingConfig
-from cellsemi.models import base
 from cellsemi.models.base import FitTask
-from cellsemi.models.device import compute_settings
+from cellsemi.models.model_files import read_weights
+from cellsemi.models.registry import family
+from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store.schemas import ImageRecord
 
 SIDE = 64  # of pictures and crops, and of the tiles that the tiny network of test_cellpose_sam takes
@@ -76,12 +77,12 @@ def tiny_cellpose(patch: pytest.MonkeyPatch) -> None:
     """The tiny network instead of the one of 305 million parameters; nothing is downloaded."""
     from test_cellpose_sam import Tiny
 
-    from cellsemi.models import cellpose_parts
+    from cellsemi.models.cellpose_sam import parts
 
     def fetched(*_: Any, **__: Any) -> None:
         raise AssertionError("something was about to be downloaded")
 
-    patch.setattr(cellpose_parts, "build_net", Tiny)
+    patch.setattr(parts, "build_net", Tiny)
     patch.setattr(urllib.request, "urlopen", fetched)
 
 
@@ -114,7 +115,7 @@ ONE_EACH = tuple({entry.kind: entry for entry in reversed(ENTRIES)}.values())
 def prepared(entry: Entry) -> Iterator[Entry]:
     """The entry, its network made small; skipped when its framework is not installed."""
     try:
-        base.family(entry.kind)
+        family(entry.kind)
     except ModelError as error:
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch, compute_settings(1):
@@ -154,5 +155,5 @@ def learnt(task: FitTask) -> dict[str, NDArray[Any]]:
     """The trained parameters by name, without what batch norm counts along the way."""
     from safetensors.numpy import load
 
-    tensors: dict[str, NDArray[Any]] = load(base.read_weights(Path(task.out_dir)))
+    tensors: dict[str, NDArray[Any]] = load(read_weights(Path(task.out_dir)))
     return {name: value for name, value in tensors.items() if not name.endswith(NOT_LEARNT)}

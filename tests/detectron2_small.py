@@ -15,7 +15,8 @@ from torch import nn
 pytest.importorskip("detectron2", reason="Detectron2 is not installed; `cellsemi doctor` says how")
 
 from cellsemi.configs.models import AugmentConfig, Detectron2Config
-from cellsemi.models import detectron2_net, detectron2_weights
+from cellsemi.models.detectron2_maskrcnn import net as detectron2_net
+from cellsemi.models.detectron2_maskrcnn import weights
 
 PLAIN = AugmentConfig(scale_min=1, scale_max=1, rotate=False, blur=0, noise=0)
 SMALL = Detectron2Config(name="m", rpn_proposals=100, roi_batch=16, augment=PLAIN)
@@ -39,7 +40,7 @@ def small_settings(config: Detectron2Config, classes: int) -> Any:
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every network that is built is a small one."""
-    for module in (detectron2_net, detectron2_weights):
+    for module in (detectron2_net, weights):
         monkeypatch.setattr(module, "settings", small_settings)
 
 

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models import base
 from cellsemi.models.base import FitResult, FitTask, Image
+from cellsemi.models.model_files import read_weights, write_model_file
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
@@ -32,11 +32,11 @@ class FakeFamily:
         states = [state for record in records for state in (record.instances or Instances.empty(1, 1)).state]
         progress(task.steps, task.steps)
         learnt = {"seed": task.seed, "cells": states.count("human") + states.count("accepted")}
-        base.write_model_file(Path(task.out_dir), "flow-unet", json.dumps(learnt).encode(), {})
+        write_model_file(Path(task.out_dir), "flow-unet", json.dumps(learnt).encode(), {})
         return FitResult(parameters=1, steps=task.steps, loss=0.0, seconds=0.0, resumed_at=0)
 
     def load(self, folder: Path, inference: InferenceConfig, device: str) -> FakePredictor:
-        return FakePredictor(json.loads(base.read_weights(folder))["seed"])
+        return FakePredictor(json.loads(read_weights(folder))["seed"])
 
 
 class FakePredictor:

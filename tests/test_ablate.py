@@ -16,7 +16,7 @@ from terminal import invoke
 
 from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.loading import load_config
-from cellsemi.models import base
+from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator import ablate_cli, ablating, campaign
 from cellsemi.rounds.store import run
 from cellsemi.rounds.store.run import RunPaths
@@ -30,7 +30,7 @@ SETTINGS += [f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    monkeypatch.setitem(base.FAMILIES, "flow-unet", "fake_family")
+    monkeypatch.setitem(FAMILIES, "flow-unet", "fake_family")
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 

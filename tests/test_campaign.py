@@ -20,7 +20,8 @@ from PIL import Image
 
 from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged
 from cellsemi.configs.loading import load_config
-from cellsemi.models import base
+from cellsemi.models.model_files import WEIGHTS_FILE
+from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator import judging, preparing
 from cellsemi.orchestrator.data_export import Wish, choose
 from cellsemi.rounds.evaluation import leaderboard
@@ -78,7 +79,7 @@ def test_the_control_has_the_steps_of_the_ancestry_and_only_human_labels(tmp_pat
     paths, _ = bring(config, 2)
     control, student = (read_manifest(paths.model(2, name)) for name in ("control", "unet-a"))
     assert control["steps"] == 3 * student["steps"] == 3 * config.training.steps
-    learnt = json.loads((paths.model(2, "control") / base.WEIGHTS_FILE).read_text())
+    learnt = json.loads((paths.model(2, "control") / WEIGHTS_FILE).read_text())
     human = sum(len(r.instances or ()) for r in shards.read_folder(paths.split("labelled")))
     assert learnt["cells"] == human
 
@@ -336,7 +337,7 @@ def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_beg
     with pytest.raises(ModelError, match=r"w\.pth: sha256 is 2d71"):
         bring(config, 0)
     monkeypatch.setattr(preparing, "find_spec", lambda package: None)
-    monkeypatch.setitem(base.FAMILIES, "flow-unet", "cellsemi.models.no_such_module")
+    monkeypatch.setitem(FAMILIES, "flow-unet", "cellsemi.models.no_such_module")
     with pytest.raises(ModelError, match="flow-unet"):
         bring(config_at(tmp_path, "run.name=other"), 0)
     assert not list(tmp_path.glob("runs/*/data"))

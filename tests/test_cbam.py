@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import signal
 
-from cellsemi.models.cbam import Cbam, ChannelAttention
+from cellsemi.models.torchvision_maskrcnn.cbam import Cbam, ChannelAttention
 
 
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,17 +26,19 @@ from torch import Tensor, nn
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, CellposeSamConfig
 from cellsemi.configs.training import GridConfig, InferenceConfig, TrainingConfig
-from cellsemi.models import base, cellpose_parts, weights
+from cellsemi.models import weight_files
 from cellsemi.models.base import FitTask
-from cellsemi.models.cellpose_parts import CellposeCrops, CellposeNet, cellpose_loss, cellpose_pixels
-from cellsemi.models.cellpose_sam import FAMILY, CellposePredictor, export_cellpose, pretrained
-from cellsemi.models.finish import LOSS_FILE
-from cellsemi.models.flow_batch import Batch
-from cellsemi.models.flows import diffusion_flows
+from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.cellpose_sam.family import FAMILY, CellposePredictor, export_cellpose, pretrained
+from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet, cellpose_loss, cellpose_pixels
+from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.targets import diffusion_flows
+from cellsemi.models.model_files import read_model_file, write_model_file
+from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.store.schemas import ImageRecord
 
-REAL = cellpose_parts.build_net
+REAL = parts.build_net
 SIDE = 64  # of the tiny network's tiles
 ALL_VIEWS = ("identity", "flip_x", "flip_y", "rot90", "rot180", "rot270")
 TRAINING = TrainingConfig(
@@ -74,12 +76,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fetched(*_: Any, **__: Any) -> None:
         raise AssertionError("something was about to be downloaded")
 
-    monkeypatch.setenv(weights.HOME_VARIABLE, str(tmp_path / "home"))
+    monkeypatch.setenv(weight_files.HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.setattr(stock, "cache_model_path", fetched)
     monkeypatch.setattr(stock_utils, "download_url_to_file", fetched)
     monkeypatch.setattr(urllib.request, "urlopen", fetched)
     torch.set_num_threads(1)
-    monkeypatch.setattr(cellpose_parts, "build_net", Tiny)
+    monkeypatch.setattr(parts, "build_net", Tiny)
 
 
 def tiny_file(folder: Path) -> Path:
@@ -110,12 +112,12 @@ def test_a_missing_file_is_an_error_and_never_the_stock_model(tmp_path: Path) ->
 
 def test_weights_are_verified_and_taken_as_they_are(tmp_path: Path) -> None:
     path = tiny_file(tmp_path)
-    entry = weights.add(path, "tiny")
+    entry = weight_files.add(path, "tiny")
     model = CellposeSamConfig(name="m", weights="tiny", weights_sha256=entry.sha256, bsize=SIDE)
     assert len(pretrained(model, InferenceConfig(), "cpu").predict([discs(0)[0]])) >= 0
     with pytest.raises(ModelError, match="stated"):
         pretrained(model.model_copy(update={"weights_sha256": "0" * 64}), InferenceConfig(), "cpu")
-    net, unused = cellpose_parts.load_net({**torch.load(path), "extra": torch.zeros(1)}, SIDE, "x")
+    net, unused = parts.load_net({**torch.load(path), "extra": torch.zeros(1)}, SIDE, "x")
     assert unused == ["extra"]
     expected = torch.load(path)
     assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
@@ -132,7 +134,7 @@ def test_weights_are_verified_and_taken_as_they_are(tmp_path: Path) -> None:
 )
 def test_other_weights_are_refused(change: Callable[[dict[str, Tensor]], dict[str, Tensor]], words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        cellpose_parts.load_net(change(Tiny(SIDE).state_dict()), SIDE, "file.pth")
+        parts.load_net(change(Tiny(SIDE).state_dict()), SIDE, "file.pth")
 
 
 def test_the_real_network_is_built_without_touching_how_others_compute() -> None:
@@ -226,7 +228,7 @@ def test_ignored_pixels_change_no_gradient_and_weights_do() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cellpose_parts, "build_net", Tiny)
+        patch.setattr(parts, "build_net", Tiny)
         task = task_in(folder, [record(i) for i in range(3)], classes=("a", "b"))
         assert isinstance(task.model, CellposeSamConfig)
         task = replace(task, model=task.model.model_copy(update={"flow_threshold": 0.0}))
@@ -240,7 +242,7 @@ def test_every_part_of_the_loss_falls_and_the_start_is_recorded(trained: Path) -
     for name in ("loss", "prob_loss", "flow_loss", "class_loss"):
         values = loss[name].to_numpy()
         assert values[-8:].mean() < 0.9 * values[:3].mean(), name
-    about = base.read_model_file(trained)
+    about = read_model_file(trained)
     assert about["bsize"] == SIDE
     assert len(about["started_from"]["sha256"]) == 64 and about["started_from"]["unused"] == []
 
@@ -299,7 +301,7 @@ def test_the_export_is_the_network_alone_and_can_be_started_from(trained: Path, 
     FAMILY.fit(replace(one, model=one.model.model_copy(update={"weights": str(tmp_path / "cellpose.pth")})), quiet)
     assert export_cellpose(tmp_path / "out", tmp_path / "again.pth") == []
     (tmp_path / "other").mkdir()
-    base.write_model_file(tmp_path / "other", "flow-unet", b"", {})
+    write_model_file(tmp_path / "other", "flow-unet", b"", {})
     with pytest.raises(ModelError, match="kind flow-unet"):
         export_cellpose(tmp_path / "other", tmp_path / "never.pth")
     assert not (tmp_path / "never.pth").exists()
@@ -361,7 +363,7 @@ def test_the_flow_error_is_that_of_cellpose() -> None:
     with torch.sparse.check_sparse_tensor_invariants(False):
         labels = dynamics.compute_masks(flow, logit, flow_threshold=0).astype(np.int32)
     expected, _ = dynamics.flow_error(labels, flow, device=torch.device("cpu"))
-    np.testing.assert_allclose(cellpose_parts.flow_errors(labels, flow / 5), expected, rtol=1e-4)
+    np.testing.assert_allclose(parts.flow_errors(labels, flow / 5), expected, rtol=1e-4)
 
 
 def slope(x: Tensor) -> Tensor:
@@ -428,7 +430,7 @@ def test_the_network_sees_tiles_of_one_size(inference: dict[str, Any]) -> None:
 def test_the_real_network_is_fine_tuned_and_opened_by_stock_cellpose(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cellpose_parts, "build_net", REAL)
+    monkeypatch.setattr(parts, "build_net", REAL)
     torch.manual_seed(0)
     path = tmp_path / "random.pth"
     torch.save(REAL(256).state_dict(), path)

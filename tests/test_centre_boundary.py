@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from cellsemi.models.augment import OUTSIDE
-from cellsemi.models.centre_boundary import boundary_map, centre_map, map_head, map_loss, map_makers
+from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.torchvision_maskrcnn.centre_boundary import (
+    boundary_map,
+    centre_map,
+    map_head,
+    map_loss,
+    map_makers,
+)
 
 MARKS = arrays(np.int32, (9, 12), elements=st.integers(-1, 3))
 

@@ -22,7 +22,7 @@ from cellsemi.configs.describe import field_table
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models import base
+from cellsemi.models import model_files, registry
 from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
@@ -49,17 +49,17 @@ def trained(entry: Entry, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fit
     """A fit of three steps on three pictures, one of them pseudo-labelled."""
     records = [record(0), record(1), record(2, "unlabelled", state="accepted", weight=0.6)]
     task = task_of(entry, tmp_path_factory.mktemp("contract"), records, steps=3)
-    return task, base.family(entry.kind).fit(task, quiet)
+    return task, registry.family(entry.kind).fit(task, quiet)
 
 
 @pytest.fixture(scope="module")
 def predictor(trained: tuple[FitTask, FitResult]) -> Predictor:
-    return base.load_predictor(Path(trained[0].out_dir), EAGER, "cpu")
+    return registry.load_predictor(Path(trained[0].out_dir), EAGER, "cpu")
 
 
 @pytest.fixture(scope="module")
 def zoomed(trained: tuple[FitTask, FitResult]) -> Predictor:
-    return base.load_predictor(Path(trained[0].out_dir), ZOOMED, "cpu")
+    return registry.load_predictor(Path(trained[0].out_dir), ZOOMED, "cpu")
 
 
 def test_cells_at_a_probability_are_those_of_the_setting(
@@ -73,7 +73,7 @@ def test_cells_at_a_probability_are_those_of_the_setting(
     probabilities = (0.05, 0.5, 0.6)
     found = cast(ProbabilityPredictor, predictor).at_probabilities(image, probabilities)
     for probability, cells in zip(probabilities, found, strict=True):
-        told = base.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
+        told = registry.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
         (expected,) = told.predict([image])
         assert (cells.rle, cells.score.tolist()) == (expected.rle, expected.score.tolist())
     assert len({cells.rle for cells in found}) > 1
@@ -81,7 +81,7 @@ def test_cells_at_a_probability_are_those_of_the_setting(
 
 def fit(entry: Entry, folder: Path, records: list[Any], steps: int = 1, **changes: Any) -> FitTask:
     task = task_of(entry, folder, records, steps, **changes)
-    base.family(entry.kind).fit(task, quiet)
+    registry.family(entry.kind).fit(task, quiet)
     return task
 
 
@@ -94,9 +94,9 @@ def same(one: Instances, other: Instances) -> bool:
 
 
 def test_every_family_is_under_contract() -> None:
-    assert {entry.kind for entry in ENTRIES} == set(base.FAMILIES)
+    assert {entry.kind for entry in ENTRIES} == set(registry.FAMILIES)
     configured = {section.model_fields["kind"].default for section in get_args(get_args(ModelConfig)[0])}
-    assert configured == set(base.FAMILIES)
+    assert configured == set(registry.FAMILIES)
 
 
 def test_every_default_of_every_family_is_stated() -> None:
@@ -115,15 +115,19 @@ def test_every_default_of_every_family_is_stated() -> None:
 def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult], entry: Entry) -> None:
     task, result = trained
     folder = Path(task.out_dir)
-    about = base.read_model_file(folder)
+    about = model_files.read_model_file(folder)
     assert about["kind"] == entry.kind and about["classes"] == ["bright", "dim"] and about["name"] == "m"
     assert about["training"]["steps"] == result.steps == 3 and about["training"]["seed"] == task.seed
-    assert about["weights_sha256"] == files.sha256_bytes((folder / base.WEIGHTS_FILE).read_bytes())
+    assert about["weights_sha256"] == files.sha256_bytes((folder / model_files.WEIGHTS_FILE).read_bytes())
     weights = learnt(task)
     assert 0 < about["training"]["parameters"] == result.parameters <= sum(v.size for v in weights.values())
     assert {str(value.dtype) for value in weights.values()} == {"float32"}
     assert len(losses(task)) == 3 and np.isfinite(losses(task)).all() and np.isfinite(result.loss)
-    assert {path.name for path in folder.iterdir()} == {base.MODEL_FILE, base.WEIGHTS_FILE, "loss.parquet"}
+    assert {path.name for path in folder.iterdir()} == {
+        model_files.MODEL_FILE,
+        model_files.WEIGHTS_FILE,
+        "loss.parquet",
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_cells_are_what_a_prediction_may_be(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (40, 70), (30, 30, 3)])
 def test_an_empty_image_has_no_cells(trained: tuple[FitTask, FitResult], shape: tuple[int, ...]) -> None:
-    predictor = base.load_predictor(Path(trained[0].out_dir), InferenceConfig(cell_probability=0.6), "cpu")
+    predictor = registry.load_predictor(Path(trained[0].out_dir), InferenceConfig(cell_probability=0.6), "cpu")
     for value in (0, 90):
         assert len(predictor.predict([np.full(shape, value, np.uint8)])[0]) == 0
     assert predictor.predict([]) == []
@@ -174,21 +178,21 @@ def test_a_batch_is_its_images_one_by_one(predictor: Predictor) -> None:
 def test_what_was_saved_says_the_same_when_loaded(
     trained: tuple[FitTask, FitResult], predictor: Predictor, tmp_path: Path
 ) -> None:
-    for name in (base.MODEL_FILE, base.WEIGHTS_FILE):
+    for name in (model_files.MODEL_FILE, model_files.WEIGHTS_FILE):
         (tmp_path / name).write_bytes((Path(trained[0].out_dir) / name).read_bytes())
-    again = base.load_predictor(tmp_path, EAGER, "cpu")
+    again = registry.load_predictor(tmp_path, EAGER, "cpu")
     for seed in (0, 5):
         assert same(again.predict([picture(seed)[0]])[0], predictor.predict([picture(seed)[0]])[0])
-    content = bytearray((tmp_path / base.WEIGHTS_FILE).read_bytes())
+    content = bytearray((tmp_path / model_files.WEIGHTS_FILE).read_bytes())
     content[-1] ^= 1
-    (tmp_path / base.WEIGHTS_FILE).write_bytes(content)
+    (tmp_path / model_files.WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(ModelError, match="altered"):
-        base.load_predictor(tmp_path, EAGER, "cpu")
-    (tmp_path / base.WEIGHTS_FILE).unlink()
+        registry.load_predictor(tmp_path, EAGER, "cpu")
+    (tmp_path / model_files.WEIGHTS_FILE).unlink()
     with pytest.raises(ModelError, match="missing"):
-        base.load_predictor(tmp_path, EAGER, "cpu")
+        registry.load_predictor(tmp_path, EAGER, "cpu")
     with pytest.raises(ModelError, match="no trained model"):
-        base.load_predictor(tmp_path / "nowhere", EAGER, "cpu")
+        registry.load_predictor(tmp_path / "nowhere", EAGER, "cpu")
 
 
 def test_an_interrupted_fit_ends_with_the_same_weights(
@@ -205,14 +209,14 @@ def test_an_interrupted_fit_ends_with_the_same_weights(
 
     saving = trained[0].training.model_copy(update={"checkpoint_every": 2})
     task = replace(trained[0], out_dir=str(tmp_path / "again"), training=saving)
-    family = base.family(entry.kind)
+    family = registry.family(entry.kind)
     with pytest.raises(KeyboardInterrupt):
         family.fit(task, interrupt)
     torch.manual_seed(77)
     before = torch.get_rng_state()
     assert family.fit(task, quiet).resumed_at == 2
     assert torch.equal(torch.get_rng_state(), before)
-    assert base.read_weights(Path(task.out_dir)) == base.read_weights(Path(trained[0].out_dir))
+    assert model_files.read_weights(Path(task.out_dir)) == model_files.read_weights(Path(trained[0].out_dir))
     assert losses(task) == losses(trained[0])
 
 
@@ -226,7 +230,7 @@ def test_five_hundred_cells_train_and_are_looked_at(one_each: Entry, tmp_path: P
     assert labels.max() >= 500
     task = fit(one_each, tmp_path, [row("many", pixels, labels, "labelled")], training={"crop_px": 256, "batch": 1})
     assert np.isfinite(losses(task)).all()
-    (cells,) = base.load_predictor(Path(task.out_dir), InferenceConfig(), "cpu").predict([pixels])
+    (cells,) = registry.load_predictor(Path(task.out_dir), InferenceConfig(), "cpu").predict([pixels])
     assert (cells.height, cells.width) == (253, 253)
 
 
@@ -235,9 +239,9 @@ def test_devices_and_types_of_numbers_are_honoured(one_each: Entry, tmp_path: Pa
     wrong = ["nonsense"] if torch.cuda.is_available() else ["nonsense", "cuda"]
     for device in wrong:
         with pytest.raises(ModelError, match=device):
-            base.family(one_each.kind).fit(replace(whole, device=device, out_dir=str(tmp_path / device)), quiet)
+            registry.family(one_each.kind).fit(replace(whole, device=device, out_dir=str(tmp_path / device)), quiet)
         with pytest.raises(ModelError, match=device):
-            base.load_predictor(Path(whole.out_dir), EAGER, device)
+            registry.load_predictor(Path(whole.out_dir), EAGER, device)
     half = fit(one_each, tmp_path, [record(0), record(1)], training={"precision": "bfloat16"})
     assert {str(value.dtype) for value in learnt(half).values()} == {"float32"}  # what is kept is exact
     assert losses(half) != losses(whole) and losses(half) == pytest.approx(losses(whole), rel=0.1)

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from cellsemi.configs.errors import ImageError
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig, FlowUnetConfig
 from cellsemi.configs.training import Balance, TrainingConfig
-from cellsemi.models import base
 from cellsemi.models.base import FitTask
-from cellsemi.models.crops import CropSource
-from cellsemi.models.image_draws import ImageDraws, chances
+from cellsemi.models.crops.sampling import ImageDraws, chances
+from cellsemi.models.crops.source import CropSource
+from cellsemi.models.registry import family
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -88,9 +88,9 @@ def test_no_family_opens_a_pseudo_labelled_image_in_the_last_steps(tmp_path: Pat
         return task_of(entry, tmp_path, [small_record(0), broken], 1, training=training)
 
     with prepared(entry):
-        assert base.family(entry.kind).fit(task(1), quiet).steps == 1
+        assert family(entry.kind).fit(task(1), quiet).steps == 1
         with pytest.raises(ImageError, match="im1"):
-            base.family(entry.kind).fit(task(0), quiet)
+            family(entry.kind).fit(task(0), quiet)
 
 
 # --- balance ------------------------------------------------------------------------------------------

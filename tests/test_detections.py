@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import GridConfig, InferenceConfig, View
-from cellsemi.models import detections, merge_views
-from cellsemi.models.detections import Detect, detect_everywhere, detect_in_windows
-from cellsemi.models.merge_views import crop_back, crop_resized
-from cellsemi.models.tta import turn, turn_back
-from cellsemi.models.windows import spans
+from cellsemi.models.detector import merge_views, merge_windows
+from cellsemi.models.detector.merge_views import crop_back, crop_resized
+from cellsemi.models.detector.merge_windows import Detect, detect_everywhere, detect_in_windows
+from cellsemi.models.inference.tta import turn, turn_back
+from cellsemi.models.inference.windows import spans
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode, encode
@@ -171,7 +171,7 @@ def test_windows_that_disagree_by_a_pixel_lose_and_double_nothing(keep: Any) -> 
 
 
 def test_without_slack_at_the_borders_cells_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detections, "SLACK_PX", 0)
+    monkeypatch.setattr(merge_windows, "SLACK_PX", 0)
     assert (counts_of_unsteady("centre") == 0).any()
 
 

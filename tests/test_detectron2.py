@@ -21,14 +21,16 @@ from safetensors.torch import load_file, save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models import base, detectron2_net
-from cellsemi.models.detector import DetectorPredictor
-from cellsemi.models.detectron2_api import get_cfg
-from cellsemi.models.detectron2_rcnn import FAMILY
-from cellsemi.models.detectron2_weights import export_detectron2
-from cellsemi.models.device import compute_settings
-from cellsemi.models.finish import LOSS_FILE
-from cellsemi.models.normalise import normalise
+from cellsemi.models.crops.normalise import normalise
+from cellsemi.models.detector.fit_and_predict import DetectorPredictor
+from cellsemi.models.detectron2_maskrcnn.api import get_cfg
+from cellsemi.models.detectron2_maskrcnn.family import FAMILY
+from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
+from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
+from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, write_model_file
+from cellsemi.models.registry import load_predictor
+from cellsemi.models.training.device import compute_settings
+from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 
 TRAINING = TrainingConfig(
@@ -61,7 +63,7 @@ def trained(small_networks: None, tmp_path_factory: pytest.TempPathFactory) -> P
 def given(small_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of two classes, as a file that one has."""
     path = tmp_path_factory.mktemp("given") / "weights.safetensors"
-    net = detectron2_net.build(SMALL.model_copy(update={"weights": "x"}), 2, seed=5)
+    net = build(SMALL.model_copy(update={"weights": "x"}), 2, seed=5)
     save_file(net.state_dict(), path)
     return path
 
@@ -72,8 +74,8 @@ def with_weights(path: Path, **changes: Any) -> Detectron2Config:
 
 def predictor_of(trained: Path, one_class: bool = False, **changes: Any) -> DetectorPredictor:
     config = SMALL.model_copy(update=changes)
-    net = detectron2_net.build(config, 2, 0)
-    net.load_state_dict(load_file(trained / base.WEIGHTS_FILE))
+    net = build(config, 2, 0)
+    net.load_state_dict(load_file(trained / WEIGHTS_FILE))
     return DetectorPredictor(net, net.detect, config, ONE_VIEW, CPU, one_class_per_image=one_class)
 
 
@@ -105,7 +107,7 @@ def test_the_settings_are_those_that_detectron2_is_packaged_with(file: str, chan
 
 
 def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
-    predictor = base.load_predictor(trained, ONE_VIEW, "cpu")
+    predictor = load_predictor(trained, ONE_VIEW, "cpu")
     hits = total = 0
     for seed in range(100, 104):
         pixels, labels = discs(seed)
@@ -123,7 +125,7 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
     assert set(table.column_names) == {"step", "loss", "lr", "grad_norm", *(f"{part}_loss" for part in PARTS)}
     summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
     np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
-    about = base.read_model_file(trained)
+    about = read_model_file(trained)
     assert about["started_from"] is None
     assert Detectron2Config.model_validate(about["model"]) == SMALL
 
@@ -161,8 +163,8 @@ def test_reached_caps_are_told(trained: Path) -> None:
 @pytest.mark.parametrize(("before", "after"), [(2, 2000), (2000, 2)])
 def test_a_reached_cap_of_proposals_is_told(trained: Path, before: int, after: int) -> None:
     config = SMALL.model_copy(update={"rpn_proposals": 2000})
-    net = detectron2_net.build(config, 2, 0)
-    net.load_state_dict(load_file(trained / base.WEIGHTS_FILE))
+    net = build(config, 2, 0)
+    net.load_state_dict(load_file(trained / WEIGHTS_FILE))
     predictor = DetectorPredictor(net, net.detect, config, ONE_VIEW, CPU, one_class_per_image=False)
     with torch.no_grad():  # every anchor looks like a cell
         net.proposal_generator.rpn_head.objectness_logits.bias += 50
@@ -182,8 +184,8 @@ def test_one_class_per_image_is_the_one_with_most_area(trained: Path) -> None:
 
 
 def test_a_cell_has_one_class(trained: Path) -> None:
-    net = detectron2_net.build(SMALL, 2, 0)
-    net.load_state_dict(load_file(trained / base.WEIGHTS_FILE))
+    net = build(SMALL, 2, 0)
+    net.load_state_dict(load_file(trained / WEIGHTS_FILE))
     with torch.no_grad():  # both classes are as likely, and their boxes the same
         for part in (net.roi_heads.box_predictor.cls_score, net.roi_heads.box_predictor.bbox_pred):
             for value in part.parameters():
@@ -216,9 +218,9 @@ def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(give
     training = TRAINING.model_copy(update={"frozen_steps": 1, "lr": 1e-3, "ema": 0.0})
     task = task_in(tmp_path, [record(0)], 3, model=with_weights(given), training=training)
     FAMILY.fit(task, quiet)
-    about = base.read_model_file(tmp_path / "out")
+    about = read_model_file(tmp_path / "out")
     assert about["started_from"]["weights"] == str(given) and about["started_from"]["random"] == []
-    before, after = load_file(given), load_file(tmp_path / "out" / base.WEIGHTS_FILE)
+    before, after = load_file(given), load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith(("backbone.bottom_up.stem", "backbone.bottom_up.res2")) for name in changed)
@@ -230,9 +232,9 @@ def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(give
 def test_in_the_first_of_two_stages_only_the_heads_learn(given: Path, tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"frozen_steps": 2, "lr": 1e-3, "ema": 0.0})
     FAMILY.fit(task_in(tmp_path, [record(0)], 2, model=with_weights(given), training=training), quiet)
-    before, after = load_file(given), load_file(tmp_path / "out" / base.WEIGHTS_FILE)
+    before, after = load_file(given), load_file(tmp_path / "out" / WEIGHTS_FILE)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and not any(name.startswith(detectron2_net.BACKBONE) for name in changed)
+    assert changed and not any(name.startswith(BACKBONE) for name in changed)
 
 
 @pytest.mark.parametrize("cascade", [False, True])
@@ -244,10 +246,10 @@ def test_detectron2_opens_what_is_exported_and_detects_the_same(cascade: bool, t
     cfg.merge_from_file(str(tmp_path / "stock.yaml"))
     stock: Any = stock_network(cfg).eval()
     open_checkpoint(stock, tmp_path / "stock.pth")
-    weights = load_file(tmp_path / "out" / base.WEIGHTS_FILE)
+    weights = load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert stock.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in stock.state_dict().items())
-    net = detectron2_net.build(model, 2, 0).eval()
+    net = build(model, 2, 0).eval()
     net.load_state_dict(weights)
     light = torch.from_numpy(np.random.default_rng(0).random((3, 50, 70), np.float32))
     with torch.inference_mode():
@@ -264,7 +266,7 @@ def test_detectron2_opens_what_is_exported_and_detects_the_same(cascade: bool, t
 def test_only_its_own_models_are_exported(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"\.pth"):
         export_detectron2(trained, tmp_path / "model.bin")
-    base.write_model_file(tmp_path / "unet", "flow-unet", b"x", {})
+    write_model_file(tmp_path / "unet", "flow-unet", b"x", {})
     with pytest.raises(ModelError, match="flow-unet"):
         export_detectron2(tmp_path / "unet", tmp_path / "model.pth")
     assert not (tmp_path / "model.pth").exists() and not (tmp_path / "model.yaml").exists()

@@ -8,8 +8,8 @@ import pytest
 
 from cellsemi import models
 from cellsemi.configs.errors import ModelError
-from cellsemi.models import base
 from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.registry import FAMILIES, family
 
 
 def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,10 +25,10 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_package_is_an_error_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     without_package(monkeypatch)
     with pytest.raises(ModelError, match="not on the package index") as caught:
-        base.family("detectron2-maskrcnn")
+        family("detectron2-maskrcnn")
     assert DETECTRON2_INSTALL in str(caught.value) and "--no-build-isolation" in str(caught.value)
 
 
 def test_the_table_of_families_is_read_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     without_package(monkeypatch)
-    assert base.FAMILIES["detectron2-maskrcnn"] == "cellsemi.models.detectron2_rcnn"
+    assert FAMILIES["detectron2-maskrcnn"] == "cellsemi.models.detectron2_maskrcnn.family"

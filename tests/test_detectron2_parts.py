@@ -16,15 +16,14 @@ from safetensors.torch import save_file
 from test_rcnn_parts import crop_of
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.models import detectron2_net
-from cellsemi.models.augment import OUTSIDE
-from cellsemi.models.crops import Crop
-from cellsemi.models.detectron2_api import Boxes, EventStorage, Instances
-from cellsemi.models.detectron2_net import Network
-from cellsemi.models.detectron2_weights import read_pickle, start, start_from
-from cellsemi.models.device import compute_settings
-from cellsemi.models.rcnn_loss import mask_truth, outside_share
-from cellsemi.models.rcnn_targets import Batch, Target, batch_of
+from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.crop import Crop
+from cellsemi.models.detector.loss import mask_truth, outside_share
+from cellsemi.models.detector.targets import Batch, Target, batch_of
+from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
+from cellsemi.models.detectron2_maskrcnn.net import Network, build
+from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
+from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store import files
 
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 def network(**changes: Any) -> Network:
-    return detectron2_net.build(SMALL.model_copy(update=changes), 2, seed=0).train()
+    return build(SMALL.model_copy(update=changes), 2, seed=0).train()
 
 
 def batch(*crops: Crop) -> Batch:
@@ -230,7 +229,7 @@ def test_the_box_losses_are_weighted_means() -> None:
 
 def given_state(classes: int = 2, **changes: Any) -> dict[str, torch.Tensor]:
     config = SMALL.model_copy(update={"weights": "x", **changes})
-    return dict(detectron2_net.build(config, classes, seed=7).state_dict())
+    return dict(build(config, classes, seed=7).state_dict())
 
 
 def pickled(state: dict[str, torch.Tensor], path: Path, protocol: int = 2) -> str:
@@ -241,7 +240,7 @@ def pickled(state: dict[str, torch.Tensor], path: Path, protocol: int = 2) -> st
 
 def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     config = SMALL.model_copy(update={"weights": str(path), "weights_sha256": sha256, **changes})
-    net = detectron2_net.build(config, 2, seed=0)
+    net = build(config, 2, seed=0)
     about = start(net, config)
     assert about is not None
     return about, dict(net.state_dict())

@@ -18,15 +18,17 @@ from pictures import discs, quiet, record
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models import base, flow_net
-from cellsemi.models.augment import OUTSIDE
-from cellsemi.models.crops import CropSource, training_image
-from cellsemi.models.finish import LOSS_FILE
-from cellsemi.models.flow_batch import Batch, flow_batch
-from cellsemi.models.flow_cells import cells_of
-from cellsemi.models.flow_unet import FAMILY
-from cellsemi.models.flows import flow_targets
-from cellsemi.models.normalise import normalise
+from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.crop import training_image
+from cellsemi.models.crops.normalise import normalise
+from cellsemi.models.crops.source import CropSource
+from cellsemi.models.flow.batch import Batch, flow_batch
+from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.targets import flow_targets
+from cellsemi.models.flow_unet.family import FAMILY
+from cellsemi.models.flow_unet.net import STRIDE, activate, build
+from cellsemi.models.registry import load_predictor
+from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map, iou_matrix, union_map
 from cellsemi.rounds.cells.rle import decode
@@ -45,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
-    predictor = base.load_predictor(trained, InferenceConfig(tta=("identity", "rot90")), "cpu")
+    predictor = load_predictor(trained, InferenceConfig(tta=("identity", "rot90")), "cpu")
     hits = total = right = 0
     for seed in range(100, 106):
         pixels, labels = discs(seed)
@@ -172,14 +174,14 @@ def test_normalising() -> None:
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_the_network_is_small_and_keeps_the_size(classes: int) -> None:
-    net = flow_net.build(24, tuple("abc"[:classes]), 0)
-    again = flow_net.build(24, tuple("abc"[:classes]), 0).state_dict()
+    net = build(24, tuple("abc"[:classes]), 0)
+    again = build(24, tuple("abc"[:classes]), 0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in net.state_dict().items())
     assert sum(p.numel() for p in net.parameters()) < 2_000_000
     channels = 3 + (classes if classes > 1 else 0)
-    raw = net(torch.zeros(2, 1, flow_net.STRIDE, 3 * flow_net.STRIDE))
-    assert raw.shape == (2, channels, flow_net.STRIDE, 3 * flow_net.STRIDE)
-    out = flow_net.activate(raw).detach()
+    raw = net(torch.zeros(2, 1, STRIDE, 3 * STRIDE))
+    assert raw.shape == (2, channels, STRIDE, 3 * STRIDE)
+    out = activate(raw).detach()
     assert out[:, 0].min() >= 0 and out[:, 0].max() <= 1
     if classes > 1:
         np.testing.assert_allclose(out[:, 3:].sum(1), 1, rtol=1e-5)

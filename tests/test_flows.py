@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.models.flows import Target, flow_targets, round_trip
-from cellsemi.models.recover import flow_agreement, keep_large, mean_inside, recover_labels
+from cellsemi.models.flow.recovery import flow_agreement, keep_large, mean_inside, recover_labels
+from cellsemi.models.flow.round_trip import round_trip
+from cellsemi.models.flow.targets import Target, flow_targets
 
 Labels = NDArray[np.int32]
 

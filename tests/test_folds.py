@@ -10,7 +10,7 @@ from campaigns import bring, config_at, tables
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
-from cellsemi.models import base
+from cellsemi.models.model_files import read_weights
 from cellsemi.orchestrator.data_export import Wish, choose
 from cellsemi.orchestrator.data_suspects import judged_split
 from cellsemi.orchestrator.folds import folds_of
@@ -70,7 +70,7 @@ def test_a_fold_learns_from_the_others_and_its_own_teachers_alone(folded: tuple[
             label = own[record.image_id]
             assert label is not None and record.instances is not None and record.instances.rle == label.rle
     seeds = {
-        json.loads(base.read_weights(paths.model(1, fold.member(name))))["seed"]
+        json.loads(read_weights(paths.model(1, fold.member(name))))["seed"]
         for fold in folds_of(config)
         for name in ("unet-a", "unet-b")
     }
@@ -102,7 +102,7 @@ def test_the_control_is_trained_in_every_fold_on_human_labels_alone(folded: tupl
         manifest = read_manifest(paths.model(1, fold.member("control")))
         assert manifest["steps"] == 2 * config.training.steps
         human = sum(len(r.instances or ()) for r in shards.read_folder(paths.train(0, fold.suffix)))
-        assert json.loads(base.read_weights(paths.model(1, fold.member("control"))))["cells"] == human
+        assert json.loads(read_weights(paths.model(1, fold.member("control"))))["cells"] == human
 
 
 def test_a_second_call_changes_nothing_and_status_names_every_stage(folded: tuple[RunPaths, Config]) -> None:

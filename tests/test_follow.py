@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.data import GeneratedConfig
-from cellsemi.models import recover
-from cellsemi.models.flows import Target, flow_targets
-from cellsemi.models.follow import BLOCK, follow_flows
+from cellsemi.models.flow import recovery
+from cellsemi.models.flow.integrate import BLOCK, follow_flows
+from cellsemi.models.flow.targets import Target, flow_targets
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import synthetic
 
@@ -125,10 +125,10 @@ def test_a_flow_that_is_not_a_number_leads_to_the_first_pixel() -> None:
 def test_cells_are_those_that_cellposes_walk_gives(index: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     probability, flow = cells(index, target)
     assert (apart(flow, np.nonzero(probability > 0.5), 200) > NEAR_PX).mean() < 0.001
-    ours = recover.recover_labels(probability, flow)
+    ours = recovery.recover_labels(probability, flow)
     walked: list[Any] = []
-    monkeypatch.setattr(recover, "follow_flows", lambda *field: walked.append(1) or of_cellpose(*field))
-    theirs = recover.recover_labels(probability, flow)
+    monkeypatch.setattr(recovery, "follow_flows", lambda *field: walked.append(1) or of_cellpose(*field))
+    theirs = recovery.recover_labels(probability, flow)
     assert walked and ours.max() == theirs.max() > 3
     assert (ours != theirs).sum() <= 5
     assert masks.iou_matrix(masks.from_label_map(ours), masks.from_label_map(theirs)).max(1).min() > 0.99

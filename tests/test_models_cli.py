@@ -18,8 +18,13 @@ from torch import nn
 
 from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.configs.models import MaskRcnnConfig, ModelConfig
-from cellsemi.models import base, catalogue, cellpose_parts, flow_net, rcnn_net, weights
+from cellsemi.models import catalogue, weight_files
 from cellsemi.models.catalogue import CATALOGUE, Model
+from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.flow_unet import net as flow_net
+from cellsemi.models.model_files import write_model_file
+from cellsemi.models.registry import FAMILIES
+from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
 from cellsemi.orchestrator import doctor, models_cli
 
 CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
@@ -27,7 +32,7 @@ CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
 
 @pytest.fixture(autouse=True)
 def home(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(weights.HOME_VARIABLE, str(here / "home"))
+    monkeypatch.setenv(weight_files.HOME_VARIABLE, str(here / "home"))
     return here
 
 
@@ -41,11 +46,11 @@ def network(model: Model) -> nn.Module:
     if model.kind == "flow-unet":
         return flow_net.build(24, ("cell",), 0)
     if model.kind == "cellpose-sam":
-        return cellpose_parts.build_net(256)
+        return parts.build_net(256)
     if isinstance(config, MaskRcnnConfig):
         return rcnn_net.build(config, 1, 0)
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-    rcnn = pytest.importorskip("cellsemi.models.detectron2_net")
+    rcnn = pytest.importorskip("cellsemi.models.detectron2_maskrcnn.net")
     made: nn.Module = rcnn.build(config, 1, 0)
     return made
 
@@ -63,7 +68,7 @@ def test_the_stated_sizes_are_those_of_the_networks(model: Model) -> None:
 def test_every_kind_of_the_config_is_listed() -> None:
     kinds = {config_of(model).kind for model in CATALOGUE}
     schema = CONFIG.json_schema()["discriminator"]["mapping"]
-    assert kinds == set(schema) and set(base.FAMILIES) <= kinds
+    assert kinds == set(schema) and set(FAMILIES) <= kinds
     assert len({model.name for model in CATALOGUE}) == len(CATALOGUE)
     assert all(model.name.split("/")[0] == model.kind for model in CATALOGUE)
 
@@ -149,7 +154,7 @@ def trained(folder: Path, kind: str = "cellpose-sam", value: float = 1.0) -> Pat
     from safetensors.torch import save
 
     content = {"net.W2": torch.full((2,), value), "classes.0.weight": torch.zeros(1)}
-    base.write_model_file(folder, kind, save(content), {"classes": ["a", "b"]})
+    write_model_file(folder, kind, save(content), {"classes": ["a", "b"]})
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from layouts import LAYOUTS, SIZES, SYSTEMS, pictures
 
 from cellsemi.configs.loading import load_config, preset_names
-from cellsemi.models import base
+from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
@@ -23,7 +23,7 @@ POOL = ["data.labelled_limit=6", "data.limit_rest=pool"]  # for layouts that hav
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(base.FAMILIES, "flow-unet", "fake_family")
+    monkeypatch.setitem(FAMILIES, "flow-unet", "fake_family")
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 

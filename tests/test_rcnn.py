@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models import base, rcnn_net
-from cellsemi.models.detector import DetectorPredictor
-from cellsemi.models.device import compute_settings
-from cellsemi.models.finish import LOSS_FILE
-from cellsemi.models.rcnn import FAMILY
-from cellsemi.models.rcnn_targets import zoomed
+from cellsemi.models.detector.fit_and_predict import DetectorPredictor
+from cellsemi.models.detector.targets import zoomed
+from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
+from cellsemi.models.registry import load_predictor
+from cellsemi.models.torchvision_maskrcnn.family import FAMILY
+from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, build
+from cellsemi.models.training.device import compute_settings
+from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
@@ -66,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
-    predictor = base.load_predictor(trained, ONE_VIEW, "cpu")
+    predictor = load_predictor(trained, ONE_VIEW, "cpu")
     hits = total = 0
     for seed in range(100, 104):
         pixels, labels = discs(seed)
@@ -84,16 +86,16 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
     assert table.column_names == ["step", "loss", *(f"{part}_loss" for part in PARTS), "lr", "grad_norm"]
     summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
     np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
-    about = base.read_model_file(trained)
+    about = read_model_file(trained)
     assert about["started_from"] is None
     assert MaskRcnnConfig.model_validate(about["model"]) == MODEL
-    built = rcnn_net.build(MODEL, 2, 0)
+    built = build(MODEL, 2, 0)
     assert about["training"]["parameters"] == sum(p.numel() for p in built.parameters())
 
 
-def network_of(trained: Path, **changes: Any) -> rcnn_net.MaskRcnn:
-    net = rcnn_net.build(MODEL.model_copy(update=changes), 2, 0)
-    net.load_state_dict(load_file(trained / base.WEIGHTS_FILE))
+def network_of(trained: Path, **changes: Any) -> MaskRcnn:
+    net = build(MODEL.model_copy(update=changes), 2, 0)
+    net.load_state_dict(load_file(trained / WEIGHTS_FILE))
     return net.eval()
 
 
@@ -151,7 +153,7 @@ def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_sam
         training=TRAINING.model_copy(update={"frozen_steps": 1, "checkpoint_every": 2, "backbone_lr": 1e-4}),
     )
     FAMILY.fit(task, quiet)
-    whole = base.read_weights(tmp_path / "out")
+    whole = read_weights(tmp_path / "out")
 
     def interrupt(step: int, steps: int) -> None:
         raise KeyboardInterrupt
@@ -160,7 +162,7 @@ def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_sam
     with pytest.raises(KeyboardInterrupt):
         FAMILY.fit(again, interrupt)
     assert FAMILY.fit(again, quiet).resumed_at == 2
-    assert base.read_weights(tmp_path / "again") == whole
+    assert read_weights(tmp_path / "again") == whole
     table = pq.read_table(tmp_path / "out" / LOSS_FILE)
     assert pq.read_table(tmp_path / "again" / LOSS_FILE).equals(table)
     assert (table["centre_loss"].to_numpy() > 0).all() and (table["boundary_loss"].to_numpy() > 0).all()
@@ -170,9 +172,9 @@ def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_sam
 
 
 def test_a_fit_starts_from_the_stated_weights_and_from_no_others(trained: Path, tmp_path: Path) -> None:
-    given = {name: value for name, value in load_file(trained / base.WEIGHTS_FILE).items() if "roi_heads" not in name}
+    given = {name: value for name, value in load_file(trained / WEIGHTS_FILE).items() if "roi_heads" not in name}
     start = MODEL.model_copy(update={"weights": "x", "mask_hidden": 16})
-    net = rcnn_net.build(start, 7, 1).state_dict()
+    net = build(start, 7, 1).state_dict()
     path = tmp_path / "seven.safetensors"
     save_file({name: given.get(name, value).contiguous() for name, value in net.items()}, path)
     sha256 = files.sha256_bytes(path.read_bytes())
@@ -180,17 +182,17 @@ def test_a_fit_starts_from_the_stated_weights_and_from_no_others(trained: Path, 
     slow = TRAINING.model_copy(update={"lr": 1e-9, "ema": 0.0})
     task = task_in(tmp_path, [record(0, state="human"), empty(1)], steps=1, model=model, training=slow)
     FAMILY.fit(task, quiet)
-    about = base.read_model_file(tmp_path / "out")["started_from"]
+    about = read_model_file(tmp_path / "out")["started_from"]
     assert about["sha256"] == sha256
     assert {name.rsplit(".", 1)[0] for name in about["random"]} == {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
         "roi_heads.mask_predictor.mask_fcn_logits",
     }
-    found = load_file(tmp_path / "out" / base.WEIGHTS_FILE)
+    found = load_file(tmp_path / "out" / WEIGHTS_FILE)
     for name in ("backbone.body.conv1.weight", "backbone.body.bn1.running_mean", "rpn.head.cls_logits.weight"):
         torch.testing.assert_close(found[name], given[name], atol=1e-6, rtol=1e-5)
-    (cells,) = base.load_predictor(tmp_path / "out", ONE_VIEW, "cpu").predict([discs(3)[0]])
+    (cells,) = load_predictor(tmp_path / "out", ONE_VIEW, "cpu").predict([discs(3)[0]])
     assert cells.height == 72
     wrong = replace(task, model=model.model_copy(update={"weights_sha256": "0" * 64}), out_dir=str(tmp_path / "no"))
     with pytest.raises(ModelError, match="sha256"):

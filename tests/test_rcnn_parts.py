@@ -20,14 +20,14 @@ from torchvision.ops import roi_align
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MaskRcnnConfig
-from cellsemi.models import rcnn_net
-from cellsemi.models.augment import OUTSIDE
-from cellsemi.models.crops import Crop
-from cellsemi.models.paste import cells_in_boxes, paste_in_box
-from cellsemi.models.rcnn_loss import mask_truth, match, outside_share, sample_marks
-from cellsemi.models.rcnn_parts import Anchors, FixedRoIAlign
-from cellsemi.models.rcnn_targets import Batch, Target, batch_of, target_of, zoomed
-from cellsemi.models.rcnn_weights import start_from
+from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.crop import Crop
+from cellsemi.models.detector.draw_masks import cells_in_boxes, paste_in_box
+from cellsemi.models.detector.loss import mask_truth, match, outside_share, sample_marks
+from cellsemi.models.detector.targets import Batch, Target, batch_of, target_of, zoomed
+from cellsemi.models.torchvision_maskrcnn.heads import Anchors, FixedRoIAlign
+from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, anchor_sizes, build
+from cellsemi.models.torchvision_maskrcnn.weights import start_from
 from cellsemi.rounds.cells import masks
 
 SIDE = 64
@@ -53,12 +53,12 @@ def crop_of(seed: int, weights: tuple[float, ...] = (1, 1, 1, 1), empty: bool = 
     return Crop(pixels, marks, np.array([0, 0, 1, 0, 1]), np.array([1, *weights], np.float32))
 
 
-def network(config: MaskRcnnConfig, classes: int = 2) -> rcnn_net.MaskRcnn:
+def network(config: MaskRcnnConfig, classes: int = 2) -> MaskRcnn:
     torch.set_num_threads(1)
-    return rcnn_net.build(config, classes, seed=0).train()
+    return build(config, classes, seed=0).train()
 
 
-def losses_of(net: rcnn_net.MaskRcnn, batch: Batch, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def losses_of(net: MaskRcnn, batch: Batch, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     torch.manual_seed(seed)
     return net.losses(batch)
 
@@ -97,7 +97,7 @@ def test_without_ignored_areas_the_losses_are_those_of_torchvision(monkeypatch: 
         assert own[name].item() == pytest.approx(expected[theirs].item(), rel=1e-4), name
 
 
-def _plain_rpn(net: rcnn_net.MaskRcnn) -> RegionProposalNetwork:
+def _plain_rpn(net: MaskRcnn) -> RegionProposalNetwork:
     rpn = net.rpn
     kept = {"training": 100, "testing": 100}
     return RegionProposalNetwork(rpn.anchor_generator, rpn.head, 0.7, 0.3, 64, 0.5, kept, kept, 0.7).train()
@@ -143,7 +143,7 @@ def test_the_loss_of_the_proposals_is_the_weighted_mean_over_the_anchors() -> No
     assert found["rpn_box"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def gradients(net: rcnn_net.MaskRcnn, crop: Crop, makers: dict[str, Any] | None = None) -> tuple[float, list[Any]]:
+def gradients(net: MaskRcnn, crop: Crop, makers: dict[str, Any] | None = None) -> tuple[float, list[Any]]:
     net.zero_grad(set_to_none=True)
     total, _ = losses_of(net, batch_of([crop], 1.0, makers or {}, CPU))
     total.backward()
@@ -338,9 +338,9 @@ def test_a_detection_without_a_pixel_is_none() -> None:
 
 def test_anchors_stand_at_the_strides_of_the_pyramid_in_float32() -> None:
     config = small(anchor_px=(32, 64, 128))
-    sizes = rcnn_net.anchor_sizes(config)
+    sizes = anchor_sizes(config)
     anchors = Anchors(sizes, ((0.5, 1.0, 2.0),) * 5)(ImageList(torch.zeros(1, 3, 608, 608), [(608, 608)]), _levels(608))
-    assert sizes == ((32, 64, 128),) * 5 and rcnn_net.anchor_sizes(small())[4] == (48,)
+    assert sizes == ((32, 64, 128),) * 5 and anchor_sizes(small())[4] == (48,)
     assert anchors[0].dtype == torch.float32
     assert len(anchors[0]) == 9 * (152**2 + 76**2 + 38**2 + 19**2 + 10**2)
     last = anchors[0][-1].view(2, 2).mean(0)
@@ -363,7 +363,7 @@ def parameters(module: torch.nn.Module) -> float:
 def test_the_cbam_network_has_the_size_that_its_source_states() -> None:
     config = MaskRcnnConfig(name="m", backbone="resnet18-cbam", anchor_px=(32, 64, 128))
     with torch.device("meta"):
-        net = rcnn_net.MaskRcnn(config, 1)
+        net = MaskRcnn(config, 1)
     assert parameters(net) == pytest.approx(31.0, rel=0.01)
     attention = sum(value.numel() for name, value in net.named_parameters() if ".channel." in name or "spatial" in name)
     assert attention / 1e6 == pytest.approx(0.04, abs=0.005)
@@ -382,8 +382,8 @@ def test_the_cbam_network_has_the_size_that_its_source_states() -> None:
 def test_the_weights_of_torchvision_have_a_place(backbone: Any, theirs: Any) -> None:
     with torch.device("meta"):
         reference = theirs(weights=None, weights_backbone=None).state_dict()
-        scratch = rcnn_net.MaskRcnn(MaskRcnnConfig(name="m", backbone=backbone), 90).state_dict()
-        given = rcnn_net.MaskRcnn(MaskRcnnConfig(name="m", backbone=backbone, weights="x"), 90).state_dict()
+        scratch = MaskRcnn(MaskRcnnConfig(name="m", backbone=backbone), 90).state_dict()
+        given = MaskRcnn(MaskRcnnConfig(name="m", backbone=backbone, weights="x"), 90).state_dict()
     assert {name: value.shape for name, value in scratch.items()} == {n: v.shape for n, v in reference.items()}
     assert {name for name in reference if not name.endswith("num_batches_tracked")} >= set(
         given

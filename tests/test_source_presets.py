@@ -14,7 +14,9 @@ from test_cellpose_sam import Tiny
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.models import base, cellpose_parts, weights
+from cellsemi.models import weight_files
+from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.model_files import read_model_file
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.inline import InlineEngine
 from cellsemi.orchestrator.progress import SilentWatcher
@@ -63,7 +65,7 @@ def test_a_preset_of_a_source_system_runs_a_round(name: str, tmp_path: Path, mon
     assert {row.model for row in rows} == {*(model.name for model in config.models), "ensemble"}
     assert {row.round for row in rows} == {0, 1}
     for model in config.models:
-        about = base.read_model_file(paths.model(1, model.name))
+        about = read_model_file(paths.model(1, model.name))
         assert about["kind"] == model.kind and about["classes"] == list(config.data.classes)
 
 
@@ -73,10 +75,10 @@ def register_tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(bsize: int) -> Any:
         return Tiny(bsize)
 
-    monkeypatch.setattr(cellpose_parts, "build_net", build)
+    monkeypatch.setattr(parts, "build_net", build)
     file = root / "tiny.pth"
     torch.save(Tiny(256).state_dict(), file)
-    weights.add(file, "cpsam", sha256=None, licence="", replaces=False)
+    weight_files.add(file, "cpsam", sha256=None, licence="", replaces=False)
 
 
 def test_the_stated_settings_of_the_systems_are_kept() -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.training import GridConfig, InferenceConfig
-from cellsemi.models.tiling import run_tiled
-from cellsemi.models.windows import Span, spans, windows
+from cellsemi.models.inference.tiling import run_tiled
+from cellsemi.models.inference.windows import Span, spans, windows
 
 STRIDE = 16
 

@@ -15,14 +15,15 @@ from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import TrainingConfig
-from cellsemi.models import flow_net, precision
-from cellsemi.models.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
-from cellsemi.models.device import compute_settings, pick_device
-from cellsemi.models.flow_batch import Batch
-from cellsemi.models.flow_loss import flow_loss
-from cellsemi.models.precision import choose_precision
-from cellsemi.models.schedule import course, one_cycle, rates
-from cellsemi.models.training import Averaged, Loop, LossParts, Trained
+from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.loss import flow_loss
+from cellsemi.models.flow_unet.net import build
+from cellsemi.models.training import precision
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
+from cellsemi.models.training.device import compute_settings, pick_device
+from cellsemi.models.training.loop import Averaged, Loop, LossParts, Trained
+from cellsemi.models.training.precision import choose_precision
+from cellsemi.models.training.schedule import course, one_cycle, rates
 
 CONFIG = TrainingConfig(batch=2, crop_px=32, checkpoint_every=4, precision="float32")
 
@@ -48,7 +49,7 @@ def loss_of(net: nn.Module, step: int) -> LossParts:
 
 def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: TrainingConfig = CONFIG) -> Loop:
     return Loop(
-        flow_net.build(4, ("a", "b", "c"), 0),
+        build(4, ("a", "b", "c"), 0),
         config,
         steps=steps,
         folder=folder,
@@ -220,7 +221,7 @@ def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
 
 
 def gradients(batch: Batch) -> tuple[float, torch.Tensor]:
-    net = flow_net.build(4, ("a", "b", "c"), 1).eval()
+    net = build(4, ("a", "b", "c"), 1).eval()
     loss = flow_loss(net(torch.from_numpy(batch.images)), batch).total
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import View
-from cellsemi.models.tta import turn, turn_back, turn_outputs_back
+from cellsemi.models.inference.tta import turn, turn_back, turn_outputs_back
 
 VIEWS: tuple[View, ...] = get_args(View)
 

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from cellsemi.configs.errors import ModelError, UsageError
-from cellsemi.models import weights
+from cellsemi.models import weight_files
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(weights.HOME_VARIABLE, str(tmp_path / "home"))
+    monkeypatch.setenv(weight_files.HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,89 +37,91 @@ def sum_of(path: Path) -> str:
 
 def test_a_path_is_found_with_and_without_a_stated_sum(home: Path) -> None:
     path = saved(home / "w.pth")
-    assert weights.verify(str(path), None).path == path
-    assert weights.verify("w.pth", sum_of(path)).path == path
-    found = weights.verify("w.pth")
+    assert weight_files.verify(str(path), None).path == path
+    assert weight_files.verify("w.pth", sum_of(path)).path == path
+    found = weight_files.verify("w.pth")
     assert (found.sha256, found.bytes, found.compared) == (sum_of(path), path.stat().st_size, False)
-    assert weights.verify("w.pth", sum_of(path)).compared
+    assert weight_files.verify("w.pth", sum_of(path)).compared
 
 
 def test_another_sum_is_refused_with_both_sums_and_the_path(home: Path) -> None:
     path = saved(home / "w.pth")
     with pytest.raises(ModelError) as caught:
-        weights.verify(str(path), "0" * 64)
+        weight_files.verify(str(path), "0" * 64)
     assert all(word in str(caught.value) for word in (str(path), sum_of(path), "0" * 64, "stated"))
 
 
 @pytest.mark.parametrize("name", ["cpsam", "nowhere/w.pth", "~nobody-has-this-name/w.pth", "."])
 def test_what_is_missing_is_refused_and_names_what_there_is(home: Path, name: str) -> None:
-    weights.add(saved(home / "w.pth"), "mine")
+    weight_files.add(saved(home / "w.pth"), "mine")
     with pytest.raises(ModelError, match=r"nothing is downloaded.*there are: mine"):
-        weights.verify(name, None)
+        weight_files.verify(name, None)
 
 
 def test_a_name_stands_for_its_file_and_not_for_a_changed_one(home: Path) -> None:
     path = saved(home / "w.pth")
-    entry = weights.add(Path("w.pth"), "mine", sha256=sum_of(path).upper(), licence="CC0")
-    assert weights.verify("mine", None).path == path
-    assert weights.registered() == {"mine": entry} and entry.licence == "CC0" and entry.bytes == path.stat().st_size
-    assert set(json.loads(weights.registry_path().read_text())["mine"]) == {
+    entry = weight_files.add(Path("w.pth"), "mine", sha256=sum_of(path).upper(), licence="CC0")
+    assert weight_files.verify("mine", None).path == path
+    assert (
+        weight_files.registered() == {"mine": entry} and entry.licence == "CC0" and entry.bytes == path.stat().st_size
+    )
+    assert set(json.loads(weight_files.registry_path().read_text())["mine"]) == {
         "path", "sha256", "bytes", "added", "licence",
     }  # fmt: skip
     registered = sum_of(path)
     saved(path, {"b": torch.zeros(1)})
     with pytest.raises(ModelError, match=f"{sum_of(path)}, the registered one is {registered}"):
-        weights.verify("mine", None)
+        weight_files.verify("mine", None)
     with pytest.raises(ModelError, match="registered"):  # the config's own sum does not excuse it
-        weights.verify("mine", sum_of(path))
+        weight_files.verify("mine", sum_of(path))
 
 
 def test_a_name_is_not_taken_over_by_chance(home: Path) -> None:
     first, second = saved(home / "a.pth"), saved(home / "b.pth", {"b": torch.zeros(1)})
-    weights.add(first, "mine", licence="CC0")
-    weights.add(first, "mine")  # the same content again is no conflict
+    weight_files.add(first, "mine", licence="CC0")
+    weight_files.add(first, "mine")  # the same content again is no conflict
     with pytest.raises(UsageError, match="--force"):
-        weights.add(second, "mine")
-    assert weights.verify("mine", None).path == first
-    assert weights.add(second, "mine", replaces=True).licence == "CC0"
-    assert weights.verify("mine", None).path == second
+        weight_files.add(second, "mine")
+    assert weight_files.verify("mine", None).path == first
+    assert weight_files.add(second, "mine", replaces=True).licence == "CC0"
+    assert weight_files.verify("mine", None).path == second
 
 
 def test_a_registered_name_goes_before_a_file_of_that_name(home: Path) -> None:
     first, _ = saved(home / "a.pth"), saved(home / "mine", {"b": torch.zeros(1)})
-    weights.add(first, "mine")
-    assert weights.verify("mine", None).path == first
+    weight_files.add(first, "mine")
+    assert weight_files.verify("mine", None).path == first
 
 
 def test_bad_names_and_sums_register_nothing(home: Path) -> None:
     path = saved(home / "w.pth")
     with pytest.raises(UsageError, match="may hold letters"):
-        weights.add(path, "a/b")
+        weight_files.add(path, "a/b")
     with pytest.raises(ModelError, match="stated"):
-        weights.add(path, "mine", sha256="0" * 64)
+        weight_files.add(path, "mine", sha256="0" * 64)
     with pytest.raises(ModelError, match="no such file"):
-        weights.add(home / "none.pth", "mine")
-    assert weights.registered() == {} and not weights.registry_path().exists()
+        weight_files.add(home / "none.pth", "mine")
+    assert weight_files.registered() == {} and not weight_files.registry_path().exists()
 
 
 def test_a_damaged_registry_is_said(home: Path) -> None:
-    weights.add(saved(home / "w.pth"), "mine")
-    weights.registry_path().write_text('{"mine": {"path": "x"}}')
+    weight_files.add(saved(home / "w.pth"), "mine")
+    weight_files.registry_path().write_text('{"mine": {"path": "x"}}')
     with pytest.raises(ModelError, match="not a registry"):
-        weights.registered()
+        weight_files.registered()
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
 def test_tensors_are_read_from_what_people_save(home: Path, wrap: object) -> None:
     parallel = {f"module.{name}": value for name, value in STATE.items()}
     for state in (STATE, parallel):
-        read = weights.load_state(saved(home / "w.pth", wrap(state)))  # type: ignore[operator]
+        read = weight_files.load_state(saved(home / "w.pth", wrap(state)))  # type: ignore[operator]
         assert set(read) == set(STATE) and all(torch.equal(read[name], STATE[name]) for name in STATE)
 
 
 def test_safetensors_are_read(home: Path) -> None:
     save_file(STATE, home / "w.safetensors")
-    read = weights.load_state(home / "w.safetensors")
+    read = weight_files.load_state(home / "w.safetensors")
     assert all(torch.equal(read[name], STATE[name]) for name in STATE)
 
 
@@ -144,16 +146,16 @@ def test_other_files_are_refused_without_running_them(
 ) -> None:
     (home / name).write_bytes(content)
     with pytest.raises(ModelError, match=name):
-        weights.load_state(home / name)
+        weight_files.load_state(home / name)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"a": 1}, {"a": STATE}, torch.zeros(3)])
 def test_a_file_without_plain_tensors_is_refused(home: Path, content: object) -> None:
     with pytest.raises(ModelError, match="tensors"):
-        weights.load_state(saved(home / "w.pth", content))
+        weight_files.load_state(saved(home / "w.pth", content))
 
 
 def test_looking_up_names_needs_no_torch() -> None:
-    code = "import sys; import cellsemi.models.weights; assert 'torch' not in sys.modules"
+    code = "import sys; import cellsemi.models.weight_files; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

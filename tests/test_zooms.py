@@ -16,7 +16,7 @@ from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.models.zooms import ZoomSearch, surety
+from cellsemi.models.inference.zoom_search import ZoomSearch, surety
 from cellsemi.orchestrator import labelling
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances

@@ -1,0 +1,226 @@
+"""Cellpose-SAM's network and what belongs to it: its weights, its loss, its way of looking at an image.
+
+Read from cellpose 4.2 (vit, train, transforms, dynamics); Pachitariu et al. 2025. Nothing of it that loads
+or fetches weights is called: its loader puts the stock model in the place of a file that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellsemi.configs.errors import ModelError
+from cellsemi.models.base import Image
+from cellsemi.models.crops.crop import TrainingImage
+from cellsemi.models.crops.source import CropSource
+from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.loss import CLASS_SCALE
+from cellsemi.models.flow.recovery import mean_inside
+from cellsemi.models.flow.targets import flow_targets
+from cellsemi.models.flow_unet.net import FLOW_CHANNELS
+from cellsemi.models.training.loop import LossParts
+from cellsemi.models.training.losses import weighted_mean
+from cellsemi.rounds.store.image_codec import intensity_range
+
+TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
+FLOW_SCALE = 5.0  # the network says unit vectors times this
+LOW, HIGH = 1.0, 99.0  # Cellpose's percentiles
+CLASS_HIDDEN = 64  # channels of the class head
+NET = "net."  # prefix of the names of Cellpose's own tensors
+
+Outputs = NDArray[np.float32]
+
+
+# --- network ------------------------------------------------------------------------------------------
+
+
+def build_net(bsize: int) -> nn.Module:
+    """Cellpose's own network without weights, for tiles of `bsize` pixels.
+
+    (B, 3, bsize, bsize) -> (flow y, flow x, cell logit) (B, 3, bsize, bsize), style. It has `out`, the
+    convolution that reads its features, and `ps`, the pixels of a feature.
+    """
+    if bsize not in TILE_SIDES:
+        raise ModelError(f"model.bsize is {bsize}; cellpose-sam's tiles are {', '.join(map(str, TILE_SIDES))} pixels")
+    exact = torch.backends.cuda.matmul.allow_tf32
+    from cellpose.vit import CPSAM
+
+    torch.backends.cuda.matmul.allow_tf32 = exact  # its import changes this for every model of the process
+    net: nn.Module = CPSAM(bsize=bsize)
+    return net
+
+
+def load_net(state: Mapping[str, Tensor], bsize: int, origin: str) -> tuple[nn.Module, list[str]]:
+    """The network with exactly these weights, and the names in `state` that it has no use for.
+
+    The tensors are taken over, not copied. ModelError, naming `origin`, when one is missing or of another
+    shape: Cellpose itself would leave it as it was drawn.
+    """
+    with torch.device("meta"):
+        net = build_net(bsize)
+    wanted = net.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    if missing:
+        raise ModelError(
+            f"{origin}: not weights of cellpose-sam, {len(missing)} of its {len(wanted)} tensors are missing "
+            f"({', '.join(missing[:3])}, ...); those of Cellpose 3 and of CPDINO do not fit"
+        )
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise ModelError(
+                f"{origin}: {name} is {list(state[name].shape)}, the network of model.bsize {bsize} has "
+                f"{list(tensor.shape)}; stock weights are for bsize 256"
+            )
+    net.load_state_dict({name: state[name].float() for name in wanted}, assign=True)
+    _fix_constants(net)
+    return net, sorted(state.keys() - wanted.keys())
+
+
+def _fix_constants(net: nn.Module) -> None:
+    """Make buffers, under the same names, of the parameters that Cellpose does not train."""
+    for name, parameter in list(net.named_parameters(recurse=False)):
+        if not parameter.requires_grad:
+            delattr(net, name)
+            net.register_buffer(name, parameter.detach())
+
+
+class CellposeNet(nn.Module):
+    """Cellpose's network `net`, and with several classes a head `classes` on the features that it reads out.
+
+    (B, 3, P, P) -> raw outputs (B, 3 + classes, P, P) in the order and the units of flow_net: cell logit,
+    flow y, flow x (unit vectors), class logits. With one class there is no head.
+    """
+
+    def __init__(self, net: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.net = net
+        self.classes = _class_head(net, classes) if classes > 1 else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw outputs."""
+        features: list[Tensor] = []
+        # Cellpose's forward does not give its features away; they are what its readout is called with.
+        assert isinstance(self.net.out, nn.Module)
+        handle = self.net.out.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        try:
+            raw = self.net(images)[0]
+        finally:
+            handle.remove()
+        parts = [raw[:, 2:3], raw[:, :2] / FLOW_SCALE]
+        if self.classes is not None:
+            parts.append(self.classes(features[0]))
+        return torch.cat(parts, 1)
+
+
+def _class_head(net: nn.Module, classes: int) -> nn.Sequential:
+    """Three convolutions at the resolution of the features; the last one spreads to pixels, as the readout does."""
+    assert isinstance(net.out, nn.Conv2d) and isinstance(net.ps, int)
+    return nn.Sequential(
+        nn.Conv2d(net.out.in_channels, CLASS_HIDDEN, 3, padding=1),
+        nn.GELU(),
+        nn.Conv2d(CLASS_HIDDEN, CLASS_HIDDEN, 3, padding=1),
+        nn.GELU(),
+        nn.Conv2d(CLASS_HIDDEN, classes * net.ps**2, 1),
+        nn.PixelShuffle(net.ps),
+    )
+
+
+def with_classes(net: nn.Module, classes: int, seed: int) -> CellposeNet:
+    """The network with a fresh class head, the same for the same seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CellposeNet(net, classes)
+
+
+def cellpose_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors of a CellposeNet those that stock Cellpose knows, under its names."""
+    return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
+
+
+def cellpose_loss(raw: Tensor, batch: Batch) -> LossParts:
+    """Cellpose's loss (train._loss_fn_seg) of raw outputs (B, 3 + classes, P, P), float32, with weights.
+
+    `flow`: half the mean squared error of 5 x the vector, zero outside of cells; `prob`: binary cross
+    entropy; both the weighted mean over all pixels, which with equal weights is Cellpose's own value.
+    `class`: cross entropy over the pixels of cells. A pixel of weight 0 changes neither value nor gradient.
+    """
+    device = raw.device
+    weight = torch.from_numpy(batch.weight).to(device)
+    inside = torch.from_numpy(batch.inside).to(device)
+    target = torch.from_numpy(batch.flow).to(device)
+    prob = weighted_mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
+    squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - target)).square().mean(1) / 2
+    flow = weighted_mean(squared, weight)
+    classes = torch.zeros((), device=device)
+    if raw.shape[1] > FLOW_CHANNELS:
+        class_id = torch.from_numpy(batch.class_id).to(device)
+        entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
+        classes = weighted_mean(entropy, weight * inside)
+    return LossParts(prob + flow + CLASS_SCALE * classes, {"prob": prob, "flow": flow, "class": classes})
+
+
+# --- images -------------------------------------------------------------------------------------------
+
+
+def cellpose_pixels(image: Image | Outputs) -> Outputs:
+    """float32 (H, W, 3) as Cellpose's weights know it, of a (H, W) or (H, W, 3) image.
+
+    Each channel so that its percentiles 1 and 99 are 0 and 1, without clipping; a channel where they are
+    equal is 0. Grey fills the first channel and leaves the others 0. In one thing Cellpose is not followed:
+    a grey image whose percentiles are equal (a few bright cells on flat ground) is not blanked, but scaled
+    from its minimum to its maximum. Values that are not finite count as 0.
+    """
+    pixels = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    scaled = np.zeros((*pixels.shape[:2], 3), np.float32)
+    if pixels.ndim == 2:
+        low, high = _range(pixels)
+        scaled[..., 0] = _scaled(pixels, *((low, high) if high > low else intensity_range(pixels)))
+        return scaled
+    for channel in range(3):
+        scaled[..., channel] = _scaled(pixels[..., channel], *_range(pixels[..., channel]))
+    return scaled
+
+
+def _range(channel: Outputs) -> tuple[float, float]:
+    low, high = np.percentile(channel, (LOW, HIGH)).tolist()
+    return low, high
+
+
+def _scaled(channel: Outputs, low: float, high: float) -> Outputs:
+    if high <= low:
+        return np.zeros_like(channel)
+    scaled: Outputs = (channel - np.float32(low)) / np.float32(high - low)
+    return scaled
+
+
+class CellposeCrops(CropSource):
+    """Crops of images that are scaled as for prediction, then clipped to [0, 1], which augmentation asks for.
+
+    The scaling sees the whole image, as in prediction. Augmentation reaches the empty channels of a grey
+    image too: they may hold noise, which the network learns to pass over.
+    """
+
+    def _image(self, row: int) -> TrainingImage:
+        image = super()._image(row)
+        grey = image.pixels[..., 0]
+        plain = grey if all(np.array_equal(grey, image.pixels[..., c]) for c in (1, 2)) else image.pixels
+        return replace(image, pixels=np.clip(cellpose_pixels(plain), 0, 1))
+
+
+# --- cells ----------------------------------------------------------------------------------
+
+
+def flow_errors(labels: NDArray[np.int32], flow: Outputs) -> NDArray[np.float64]:
+    """float64 (N,): mean squared distance of the flow to that which each mask 1..N would have.
+
+    This is Cellpose's flow error (dynamics.flow_error), the measure of its `flow_threshold`.
+    """
+    n = int(labels.max(initial=0))
+    squared = ((flow - flow_targets(labels, "diffusion")) ** 2).sum(0)
+    return mean_inside(squared, labels, n)

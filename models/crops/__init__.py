@@ -1,0 +1,1 @@
+"""Training crops: sampling, augmentation, copy-paste, normalisation."""

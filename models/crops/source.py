@@ -1,0 +1,141 @@
+"""Training crops from shards: which image, where in it, and what stands in it.
+
+Everything random is a function of (seed, step, crop), never of what was drawn before: a resumed fit
+sees the same crops as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.models import AugmentConfig
+from cellsemi.configs.training import Balance
+from cellsemi.models.base import FitTask
+from cellsemi.models.crops.augment import CellSizes, augment_crop
+from cellsemi.models.crops.copy_paste import paste, pasteable
+from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
+from cellsemi.models.crops.normalise import Channels
+from cellsemi.models.crops.sampling import ImageDraws, learnt_cells
+from cellsemi.rounds.store.shards import ShardSet
+
+ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
+
+
+CACHE_MB = 512  # decoded images that are kept; the least recently used make room
+
+
+class CropSource:
+    """Batches of crops from the annotated rows of some shards; the images are decoded when they are drawn.
+
+    Cells of other crops are pasted in as `augment.copy_paste` says. For a size-aware zoom the areas of all
+    cells are read from the shards at the start, without the images.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        crop_px: int,
+        batch: int,
+        human_fraction: float,
+        ignore_dilation_px: int,
+        augment: AugmentConfig,
+        seed: int,
+        channels: Channels = 1,
+        human_from: float = math.inf,
+        balance: Balance = "none",
+        classes: Sequence[str] = (),
+    ) -> None:
+        self._records = ShardSet(shards, cached_groups=4)
+        self._draws = ImageDraws(
+            shards, human_fraction=human_fraction, human_from=human_from, balance=balance, classes=classes
+        )
+        self._crop_px, self._batch, self._seed = crop_px, batch, seed
+        self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
+        self._sizes = _range_of_sizes(shards) if augment.size_aware else None
+        self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
+        self._cached_bytes = 0
+
+    @classmethod
+    def of(cls, task: FitTask, augment: AugmentConfig, channels: Channels = 1, crop_px: int | None = None) -> Self:
+        """The crops that a task trains on, of side `crop_px` (None: that of the task)."""
+        training = task.training
+        return cls(
+            [Path(path) for path in task.shards],
+            crop_px=crop_px or training.crop_px,
+            batch=training.batch,
+            human_fraction=training.human_fraction,
+            ignore_dilation_px=task.ignore_dilation_px,
+            augment=augment,
+            seed=task.seed,
+            channels=channels,
+            human_from=math.ceil(task.steps * (1 - training.human_last)),
+            balance=training.balance,
+            classes=task.classes,
+        )
+
+    def __call__(self, step: int) -> list[Crop]:
+        """The crops of one step: a function of the seed and the step."""
+        return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in range(self._batch)]
+
+    def _crop(self, rng: np.random.Generator, step: int) -> Crop:
+        crop, _ = self._drawn(rng, step)
+        config = self._augment.copy_paste
+        if config.probability > 0 and rng.random() < config.probability:
+            crop = paste(crop, *self._drawn(rng, step), config, rng)
+        return crop
+
+    def _drawn(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
+        """A crop of any image, and which of its marks may be pasted into another."""
+        image = self._image(self._draws.draw(rng, step))
+        done = augment_crop(
+            image.pixels,
+            image.marks,
+            _draw_centre(image.marks, rng),
+            crop_px=self._crop_px,
+            config=self._augment,
+            rng=rng,
+            sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
+        )
+        crop = Crop(done.pixels, done.marks, image.cell_class, image.cell_weight)
+        return crop, pasteable(done.marks, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste)
+
+    def _image(self, row: int) -> TrainingImage:
+        if row not in self._cache:
+            image = training_image(self._records[row], self._ignore_dilation_px, self._channels)
+            self._cache[row] = image
+            self._cached_bytes += image.nbytes
+            while self._cached_bytes > CACHE_MB * 2**20 and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        self._cache.move_to_end(row)
+        return self._cache[row]
+
+
+def _draw_centre(marks: NDArray[np.int32], rng: np.random.Generator) -> tuple[float, float]:
+    """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel."""
+    chance, place, second = rng.random(3)
+    height, width = marks.shape
+    cells = int(marks.max(initial=0))
+    if cells and chance < ON_A_CELL:
+        rows, columns = np.nonzero(marks == 1 + int(place * cells))
+        if len(rows):  # a cell that others cover whole has no pixel
+            pick = int(second * len(rows))
+            return float(rows[pick]), float(columns[pick])
+    return place * height, second * width
+
+
+def _range_of_sizes(shards: Sequence[Path]) -> tuple[float, float] | None:
+    """The smallest and the largest typical size of the images; None when there is no cell."""
+    sizes = []
+    for path in shards:
+        image, (area,) = learnt_cells(path, "area")
+        each = np.split(area, np.flatnonzero(np.diff(image)) + 1)
+        sizes += [size for areas in each if (size := typical_size(areas)) is not None]
+    return (min(sizes), max(sizes)) if sizes else None

@@ -1,0 +1,1 @@
+"""What all box detectors share: targets, loss, merging of windows and views."""

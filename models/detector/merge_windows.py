@@ -1,0 +1,179 @@
+"""A detector on images of any size: windows, what each of them keeps, views, one set of cells.
+
+A detector says of one window which cells it sees. Everything else stands here and in `merge_views`, once for
+all detectors. In short: cells that are smaller than the overlap of the windows are found once and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.detector.merge_views import look, look_back, merge_views
+from cellsemi.models.inference.windows import Span, Window, windows
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.rle import Bitmap
+
+Detect = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
+Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
+
+SLACK_PX = 3  # two windows do not see a centre at quite the same place: this far over the border it is still kept
+MOSTLY_INSIDE = 0.7  # share of the smaller of two masks in the other, from which they may be one cell
+
+
+def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
+    """All cells of an image (H, W, 3) in [0, 1] of any size, by a detector that sees one window at a time.
+
+    Each view of `inference.tta` at each of `inference.scales` is looked at in windows (their size is that of
+    the zoomed view, since it is the network's), its masks come back to the image's own pixels, and the
+    views are merged: see `merge_views`. With one view at scale 1 the cells are as the windows gave them.
+    Cells below `min_area_px` are left out last. An image of one colour shows no cell; it is not looked at.
+    """
+    height, width = pixels.shape[:2]
+    if (pixels == pixels[0, 0]).all():
+        return Instances.empty(height, width)
+    found = [
+        look_back(detect_in_windows(look(pixels, view, scale), inference, detect), view, height, width)
+        for view, scale in product(inference.tta, inference.scales)
+    ]
+    cells = merge_views(found, inference.tta_iou)
+    return cells.select(cells.area >= inference.min_area_px)
+
+
+def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
+    """The cells of an image (H, W, 3), each from one of the windows that see it.
+
+    A window offers the cells that are its own by `inference.keep`: `centre`, the centre of their box lies in
+    its core (the centre of mass may lie in the core of a window that does not see the cell whole);
+    `core`, at least `core_share` of their area does. Besides it offers those whose centre lies within
+    SLACK_PX of its core, so that a cell on the border of two cores is not lost when each thinks it the
+    other's. Of offers that are one cell, the first of this order stays: not cut by an inner edge of its
+    window; its window's own; the higher score. Offers of two windows are one cell when their IoU is at
+    least `inference.tta_iou`, or when one lies mostly in the other, unless one of the windows saw both.
+
+    A cell that is smaller than the overlap on both sides is thus found once, and from a window that sees it
+    whole. Of a larger one the parts may stay apart: the overlap must be larger than the cells.
+    """
+    height, width = pixels.shape[:2]
+    placed = windows(height, width, inference)
+    found = [detect(np.ascontiguousarray(_part(pixels, window))) for window in placed]
+    if len(placed) == 1:
+        return found[0]
+    seen = _Seen.of(placed, found, inference)
+    kept = seen.kept(inference.tta_iou)
+    columns = {name: np.concatenate([getattr(cells, name) for cells in found])[kept] for name in ("class_id", "score")}
+    return masks.from_crops(height, width, [seen.crops[i] for i in kept], **columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """All N detections of all windows, in the frame of the image."""
+
+    crops: list[Crop]
+    box: NDArray[np.int64]  # (N, 4) x0, y0, x1, y1
+    area: NDArray[np.int64]
+    score: NDArray[np.float32]
+    window: NDArray[np.int64]
+    cut: NDArray[np.bool_]  # ends at an inner edge of its window
+    own: NDArray[np.bool_]  # is its window's by the rule
+    near: NDArray[np.bool_]  # has its centre in its window's core, or close to it
+
+    @classmethod
+    def of(cls, placed: list[Window], found: list[Instances], inference: InferenceConfig) -> _Seen:
+        """The detections of each window, moved to where the window lies."""
+        height, width = placed[-1].y.stop, placed[-1].x.stop
+        window = np.repeat(np.arange(len(placed)), [len(cells) for cells in found])
+        y, x = _bounds([w.y for w in placed])[window], _bounds([w.x for w in placed])[window]
+        crops = [
+            (crop, x0 + w.x.start, y0 + w.y.start)
+            for w, cells in zip(placed, found, strict=True)
+            for crop, x0, y0 in masks.crops(cells)
+        ]
+        local = np.concatenate([cells.bbox.astype(np.int64) for cells in found])
+        box = local + np.stack([x[:, 0], y[:, 0]] * 2, axis=1)
+        cut = (box[:, 0] == x[:, 0]) & (x[:, 0] > 0) | (box[:, 2] == x[:, 1]) & (x[:, 1] < width)
+        cut |= (box[:, 1] == y[:, 0]) & (y[:, 0] > 0) | (box[:, 3] == y[:, 1]) & (y[:, 1] < height)
+        area = np.array([int(crop.sum()) for crop, _, _ in crops], np.int64)
+        if inference.keep == "centre":
+            own = _centred(box, x, y, 0)
+        else:
+            inside = [_area_within(*each) for each in zip(crops, x[:, 2:], y[:, 2:], strict=True)]
+            own = np.array(inside, np.int64) >= inference.core_share * area
+        score = np.concatenate([cells.score for cells in found])
+        return cls(crops, box, area, score, window, cut, own, _centred(box, x, y, SLACK_PX))
+
+    def kept(self, same_iou: float) -> list[int]:
+        """The detections that stay, in the order of the windows."""
+        offered = np.flatnonzero(self.own | self.near)
+        order = offered[np.lexsort((-self.score[offered], ~self.own[offered], self.cut[offered]))]
+        kept: list[int] = []
+        for i in order.tolist():
+            rivals = np.array(kept, np.int64)
+            rivals = rivals[(self.window[rivals] != self.window[i]) & _boxes_meet(self.box[rivals], self.box[i])]
+            if not any(self._are_one(i, j, same_iou) for j in rivals.tolist()):
+                kept.append(i)
+        return sorted(kept)
+
+    def _are_one(self, i: int, j: int, same_iou: float) -> bool:
+        shared = _shared(self.crops[i], self.crops[j])
+        if shared == 0 or self._iou(i, j) >= same_iou:
+            return shared > 0
+        smaller = i if self.area[i] <= self.area[j] else j
+        if shared < MOSTLY_INSIDE * self.area[smaller]:
+            return False
+        return bool(self.cut[smaller]) or not (self._tells_apart(i, j, same_iou) or self._tells_apart(j, i, same_iou))
+
+    def _tells_apart(self, i: int, j: int, same_iou: float) -> bool:
+        """Whether the window of `i` saw `j` too, as another cell."""
+        others = np.flatnonzero((self.window == self.window[i]) & _boxes_meet(self.box, self.box[j]))
+        return any(k != i and self._iou(k, j) >= same_iou for k in others.tolist())
+
+    def _iou(self, i: int, j: int) -> float:
+        shared = _shared(self.crops[i], self.crops[j])
+        return shared / float(self.area[i] + self.area[j] - shared)
+
+
+def _part(pixels: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
+    return pixels[window.y.start : window.y.stop, window.x.start : window.x.stop]
+
+
+def _bounds(spans: list[Span]) -> NDArray[np.int64]:
+    """(windows, 4): start, stop, core_start, core_stop."""
+    return np.array([(s.start, s.stop, s.core_start, s.core_stop) for s in spans], np.int64)
+
+
+def _centred(box: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64], slack: int) -> NDArray[np.bool_]:
+    """Whether the centres of boxes lie in the cores of their windows, grown by `slack`."""
+    inside = np.ones(len(box), bool)
+    for axis, core in ((0, x), (1, y)):
+        twice = box[:, axis] + box[:, axis + 2]
+        inside &= (twice >= 2 * (core[:, 2] - slack)) & (twice < 2 * (core[:, 3] + slack))
+    return inside
+
+
+def _area_within(crop: Crop, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
+    bitmap, x0, y0 = crop
+    rows, columns = np.clip(y - y0, 0, None), np.clip(x - x0, 0, None)
+    return int(np.count_nonzero(bitmap[rows[0] : rows[1], columns[0] : columns[1]]))
+
+
+def _boxes_meet(boxes: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.bool_]:
+    meet = (boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2])
+    return meet[:, 0] & meet[:, 1]
+
+
+def _shared(one: Crop, other: Crop) -> int:
+    """Pixels in both masks."""
+    (a, ax, ay), (b, bx, by) = one, other
+    left, top = max(ax, bx), max(ay, by)
+    right, bottom = min(ax + a.shape[1], bx + b.shape[1]), min(ay + a.shape[0], by + b.shape[0])
+    if left >= right or top >= bottom:
+        return 0
+    mine = a[top - ay : bottom - ay, left - ax : right - ax]
+    return int(np.count_nonzero(mine & b[top - by : bottom - by, left - bx : right - bx]))

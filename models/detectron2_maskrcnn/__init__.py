@@ -1,0 +1,1 @@
+"""Detectron2's Mask R-CNN and Cascade."""

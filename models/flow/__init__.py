@@ -1,0 +1,1 @@
+"""What all flow models share: targets, loss, integration, mask recovery."""

@@ -1,0 +1,54 @@
+"""How a flow model looks at images: views, zooms and cell probabilities, whatever its network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import Image
+from cellsemi.models.flow.view_average import mean_of_views
+from cellsemi.models.training.device import compute_settings
+from cellsemi.rounds.cells.instances import Instances
+
+Outputs = NDArray[np.float32]
+
+
+class FlowPredictor(ABC):
+    """See models.base.ProbabilityPredictor. A family gives the pixels its network wants, its outputs and its cells."""
+
+    def __init__(self, inference: InferenceConfig) -> None:
+        self.told: Counter[str] = Counter()
+        self._inference = inference
+
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+        """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
+        with compute_settings(self._inference.threads), torch.inference_mode():
+            return [self._cells(*self.outputs(image, zoom), self._inference) for image in images]
+
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        """The cells of one image at each cell probability; the network looks at it once."""
+        with compute_settings(self._inference.threads), torch.inference_mode():
+            outputs = self.outputs(image)
+            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
+
+    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[Outputs, Outputs]:
+        """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
+        return mean_of_views(self._pixels(image), self._inference.zoomed(zoom), self._tiled)
+
+    @abstractmethod
+    def _pixels(self, image: Image) -> Outputs:
+        """(H, W) or (H, W, 3) as the network wants it."""
+
+    @abstractmethod
+    def _tiled(self, pixels: Outputs) -> Outputs:
+        """Activated outputs (C, H, W) of pixels of any size."""
+
+    @abstractmethod
+    def _cells(self, mean: Outputs, spread: Outputs, inference: InferenceConfig) -> Instances:
+        """The cells of outputs and their spread."""

@@ -1,0 +1,1 @@
+"""The flow U-Net: a compact network trained from scratch."""

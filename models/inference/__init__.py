@@ -1,0 +1,1 @@
+"""Prediction of large images: tiles, windows, views, scales."""

@@ -1,0 +1,195 @@
+"""The training loop: schedule, averaged weights, guard against NaN, checkpoints that change nothing.
+
+A fit that was interrupted and continued ends with the same bits as one that was not: batches are a
+function of the step, and a checkpoint holds weights, averages and optimiser state exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
+from cellsemi.models.training.precision import Precision
+from cellsemi.models.training.schedule import rates
+
+OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
+
+REPORT_EVERY = 10  # steps between calls of `progress`
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a step minimises, and its parts by name for the record."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+StepLoss = Callable[[nn.Module, int], LossParts]
+
+
+class Averaged:
+    """Exponential moving average of a network's weights and of its batch-norm statistics.
+
+    Early on the decay is smaller ((1 + t) / (10 + t)), so that the random start does not linger. Running
+    means and variances are averaged like weights: they belong to the weights that made them.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished loop: the averaged weights, on the CPU, and the record of every step."""
+
+    weights: dict[str, Tensor]
+    records: tuple[StepRecord, ...]
+    resumed_at: int
+    seconds: float
+
+
+class Loop:
+    """One fit, from scratch or from its checkpoint in `folder`.
+
+    Parameters whose name begins with `backbone` have a learning rate of their own and may be frozen for a
+    first stage (TrainingConfig.frozen_steps).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        config: TrainingConfig,
+        *,
+        steps: int,
+        folder: Path,
+        fingerprint: str,
+        precision: Precision,
+        device: torch.device,
+        backbone: str | None = None,
+    ) -> None:
+        self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._config, self._steps, self._device = config, steps, device
+        self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
+        self._precision = precision
+        named = self._net.named_parameters()
+        self._backbone = [p for name, p in named if backbone and name.startswith(backbone) and p.requires_grad]
+        self._optimiser = _optimiser(config, self._net, self._backbone)
+        self._average = Averaged(self._net, config.ema)
+        self._records: list[StepRecord] = []
+        self._saved_at = 0
+
+    def run(self, loss_of: StepLoss, progress: Callable[[int, int], None]) -> Trained:
+        """Train to the last step. TrainingDiverged, naming the step, when a number is not finite.
+
+        `progress(step, steps)` is called every REPORT_EVERY steps, after each checkpoint and at the end;
+        what it raises ends the fit, and the checkpoint stays.
+        """
+        started = time.monotonic()
+        resumed_at = self._resume()
+        self._net.train()
+        for step in range(resumed_at, self._steps):
+            self._step(step, loss_of)
+            done = step + 1
+            saved = done % self._config.checkpoint_every == 0 and done < self._steps
+            if saved:
+                self._save(done)
+            if saved or done % REPORT_EVERY == 0 or done == self._steps:
+                progress(done, self._steps)
+        weights = {name: value.cpu().contiguous() for name, value in self._average.values.items()}
+        return Trained(weights, tuple(self._records), resumed_at, time.monotonic() - started)
+
+    def clear(self) -> None:
+        """Remove the checkpoint; call it when the result is safe on disk."""
+        self._checkpoint.path.unlink(missing_ok=True)
+
+    def _step(self, step: int, loss_of: StepLoss) -> None:
+        lr = self._set_rates(step)
+        self._optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+            losses = loss_of(self._net, step)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
+        numbers = torch.stack([losses.total, norm, *losses.parts.values()]).detach().tolist()
+        loss, grad_norm = numbers[:2]
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingDiverged(
+                f"step {step + 1} of {self._steps}: loss {loss}, gradient norm {grad_norm}; "
+                f"try a lower training.lr (it is {self._config.lr:g}); last checkpoint: step {self._saved_at}"
+            )
+        self._optimiser.step()
+        self._average.update(self._net, step)
+        parts = dict(zip(losses.parts, numbers[2:], strict=True))
+        self._records.append(StepRecord(step + 1, loss, parts, lr, grad_norm))
+
+    def _set_rates(self, step: int) -> float:
+        """Set the learning rates of a step, freeze or thaw the backbone; returns the rate of the heads."""
+        past = [record.loss for record in self._records] if self._config.schedule == "plateau" else []
+        now = rates(step, self._steps, self._config, past)
+        for parameter in self._backbone:
+            parameter.requires_grad_(now.backbone is not None)
+        for group in self._optimiser.param_groups:
+            group["lr"] = (now.backbone or 0.0) if group["backbone"] else now.head
+        return now.head
+
+    def _save(self, done: int) -> None:
+        tensors = {f"net.{name}": value for name, value in self._net.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self._average.values.items()}
+        for name, parameter in self._net.named_parameters():
+            state = self._optimiser.state.get(parameter, {})  # none as long as it is frozen
+            tensors |= {f"{OPTIMISER}.{key}.{name}": v for key, v in state.items() if isinstance(v, Tensor)}
+        self._checkpoint.write(tensors, done, self._precision, self._records)
+        self._saved_at = done
+
+    def _resume(self) -> int:
+        found = self._checkpoint.read()
+        if found is None:
+            return 0
+        self._net.load_state_dict({name: found.tensors[f"net.{name}"] for name in self._net.state_dict()})
+        for name, value in self._average.values.items():
+            value.copy_(found.tensors[f"ema.{name}"])
+        parameters = dict(self._net.named_parameters())
+        for path, tensor in found.tensors.items():
+            if not path.startswith(f"{OPTIMISER}."):
+                continue
+            _, key, name = path.split(".", 2)
+            # The layout of the moments in memory follows the weights, as it does in an undisturbed fit.
+            moment = tensor.shape == parameters[name].shape and key != "step"
+            value = torch.empty_like(parameters[name]).copy_(tensor).detach() if moment else tensor
+            self._optimiser.state[parameters[name]][key] = value
+        self._records = list(found.records)
+        self._precision = found.precision  # a second measurement might choose otherwise
+        self._saved_at = found.step
+        return found.step
+
+
+def _optimiser(config: TrainingConfig, net: nn.Module, backbone: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW or SGD over two groups, the backbone's marked as such."""
+    known = {id(parameter) for parameter in backbone}
+    heads = [parameter for parameter in net.parameters() if id(parameter) not in known]
+    groups = [{"params": heads, "backbone": False}]
+    if backbone:
+        groups.append({"params": backbone, "backbone": True})
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
