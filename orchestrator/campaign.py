@@ -12,15 +12,27 @@ from __future__ import annotations
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import drifting, fitting, folds, judging, labelling, preparing, screening, sizing
-from cellsemi.orchestrator.calibrating import calibrations
-from cellsemi.orchestrator.contest import Contender
-from cellsemi.orchestrator.context import Context
-from cellsemi.orchestrator.engine import Engine
-from cellsemi.orchestrator.fitting import Fit
-from cellsemi.orchestrator.judging import Teachers
-from cellsemi.orchestrator.progress import Watcher
+from cellsemi.orchestrator.engine.protocol import Engine
+from cellsemi.orchestrator.events import Watcher
+from cellsemi.orchestrator.stages import (
+    build_training_set,
+    check_drift,
+    divide_folds,
+    filter_pseudo_labels,
+    measure_sizes,
+    read_images,
+)
+from cellsemi.orchestrator.stages.calibrate_teachers import calibrations
+from cellsemi.orchestrator.stages.compare import Contender
+from cellsemi.orchestrator.stages.context import Context
+from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate
+from cellsemi.orchestrator.stages.fuse import fuse_members
+from cellsemi.orchestrator.stages.predict import predict
+from cellsemi.orchestrator.stages.promote import finish_round, judge, judge_control, stopped, write_leaderboard
+from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.evaluation_table import find
+from cellsemi.rounds.evaluation.history import Teachers, standing
+from cellsemi.rounds.store.prediction_splits import EVALUATED, POOL, trial_of
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 
@@ -32,54 +44,54 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:
-        preparing.check_models(config)
-        preparing.read_images(context)
-        folds.divide(context)
+        read_images.check_models(config)
+        read_images.read_images(context)
+        divide_folds.divide(context)
     for round in range(finished, n + 1):
-        if reason := judging.stopped(context):
+        if reason := stopped(context):
             watcher.note(f"rounds from {round} on are not run: {reason}")
             break
         play(context, round, last=round == n)
-    judging.write_leaderboard(context)
+    write_leaderboard(context)
 
 
 def play(context: Context, round: int, last: bool) -> None:
     """One round, from its teachers to its judgement."""
     paths = context.paths
-    teachers = judging.standing(paths) if round else None
+    teachers = standing(paths) if round else None
     if teachers is not None:
         label(context, round, teachers)
-    screening.build_training_sets(context, round)
+    build_training_set.build_training_sets(context, round)
     control: list[Fit] = []
     if teachers is not None and context.config.rounds.control:
-        control = fitting.control_of(context, round, teachers.steps + fitting.first_steps(context, round))
-    names = train(context, round, fitting.students_of(context, round) + (control if last else []))
+        control = control_of(context, round, teachers.steps + first_steps(context, round))
+    names = train(context, round, students_of(context, round) + (control if last else []))
     students = [name for name in names if name != CONTROL]
     worth = calibrations(context, round, round, students, "val", paths.calibration(round))
-    chosen = judging.choose_members(context, round, students, worth)
-    for split in labelling.EVALUATED:
-        labelling.fuse_members(context, round, round, chosen.members, split, worth)
-    found = judging.evaluate(context, round, names)
+    chosen = choose_members(context, round, students, worth)
+    for split in EVALUATED:
+        fuse_members(context, round, round, chosen.members, split, worth)
+    found = evaluate(context, round, names)
     candidate = Contender(round, ENSEMBLE, chosen.members, worth, find(found, ENSEMBLE, "val"))
-    decision = judging.judge(context, round, candidate, teachers)
-    if control and not last and judging.stopped(context, decision):
+    decision = judge(context, round, candidate, teachers)
+    if control and not last and stopped(context, decision):
         # That this round is the last one is known only now; its control is trained after its students.
         names += train(context, round, control)
-        found = judging.evaluate(context, round, names)
+        found = evaluate(context, round, names)
     on_control = None
     if teachers is not None and CONTROL in names:
-        on_control = judging.judge_control(context, round, found, candidate, decision, teachers)
+        on_control = judge_control(context, round, found, candidate, decision, teachers)
         context.watcher.note(f"round {round}: control: {on_control.reason}")
-    judging.finish_round(context, round, names, chosen, teachers, decision, on_control)
+    finish_round(context, round, names, chosen, teachers, decision, on_control)
     context.watcher.note(f"round {round}: {decision.reason}")
 
 
 def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
     """Train models and let them look at val and test; returns the names of those that did not diverge."""
-    names = fitting.fit(context, round, fits)
-    for split in labelling.EVALUATED:
+    names = fit(context, round, fits)
+    for split in EVALUATED:
         for name in names:
-            labelling.predict(context, round, round, name, split)
+            predict(context, round, round, name, split)
     return names
 
 
@@ -88,18 +100,18 @@ def label(context: Context, round: int, teachers: Teachers) -> None:
 
     What their labels are worth is seen on human labels that they look at in the same way.
     """
-    trial = labelling.trial_of(context.config)
-    for split in dict.fromkeys((trial, labelling.POOL)):
+    trial = trial_of(context.config)
+    for split in dict.fromkeys((trial, POOL)):
         for name in teachers.names:
-            labelling.predict(context, round, teachers.round, name, split)
+            predict(context, round, teachers.round, name, split)
     if round == 1:
-        sizing.measure(context, teachers.names)
+        measure_sizes.measure(context, teachers.names)
     worth = calibrations(
         context, round, teachers.round, teachers.names, trial, context.paths.teachers_calibration(round)
     )
-    for split in dict.fromkeys((trial, labelling.POOL)):
-        labelling.fuse_members(context, round, teachers.round, teachers.names, split, worth)
-    screening.set_limits(context, round, teachers.round)
-    screening.label(context, round, teachers.round)
+    for split in dict.fromkeys((trial, POOL)):
+        fuse_members(context, round, teachers.round, teachers.names, split, worth)
+    filter_pseudo_labels.set_limits(context, round, teachers.round)
+    filter_pseudo_labels.label(context, round, teachers.round)
     if context.config.rounds.drift_alarms:
-        drifting.watch(context, round)
+        check_drift.watch(context, round)

@@ -9,8 +9,8 @@ from pathlib import Path
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.inline import InlineEngine
-from cellsemi.orchestrator.progress import SilentWatcher
+from cellsemi.orchestrator.engine.inline import InlineEngine
+from cellsemi.orchestrator.events import SilentWatcher
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import run
 from cellsemi.rounds.store.run import RunPaths

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from cellsemi.orchestrator.cli import Session, cli
+from cellsemi.orchestrator.cli.main import Session, cli
 
 
 def invoke(*args: str) -> Result:

@@ -17,7 +17,8 @@ from terminal import invoke
 from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.loading import load_config
 from cellsemi.models.registry import FAMILIES
-from cellsemi.orchestrator import ablate_cli, ablating, campaign
+from cellsemi.orchestrator import ablation, campaign
+from cellsemi.orchestrator.cli import ablate as ablate_commands
 from cellsemi.rounds.store import run
 from cellsemi.rounds.store.run import RunPaths
 
@@ -109,7 +110,7 @@ def test_a_second_call_does_nothing_but_the_table(monkeypatch: pytest.MonkeyPatc
     assert first.exit_code == 0, first.output
     table = Path("out/demo-ablation.json").read_bytes()
     Path("out/demo-ablation.json").unlink()
-    monkeypatch.setattr(ablate_cli, "_open", lambda *_: pytest.fail("no engine is needed"))
+    monkeypatch.setattr(ablate_commands, "_open", lambda *_: pytest.fail("no engine is needed"))
     again = ablate("--n", "1", "--part", "weights", "--part", "ema")
     assert again.exit_code == 0 and Path("out/demo-ablation.json").read_bytes() == table
 
@@ -120,7 +121,7 @@ def test_a_larger_n_goes_on_and_a_smaller_one_looks_at_its_own_rounds(monkeypatc
     assert ablate("--n", "2", "--part", "promotion").exit_code == 0
     long = json.loads(Path("out/demo-ablation.json").read_text())
     assert [row["last_rounds"] for row in long["rows"]] == [[2], [2]]
-    monkeypatch.setattr(ablate_cli, "_open", lambda *_: pytest.fail("no engine is needed"))
+    monkeypatch.setattr(ablate_commands, "_open", lambda *_: pytest.fail("no engine is needed"))
     assert ablate("--n", "1", "--part", "promotion").exit_code == 0
     assert json.loads(Path("out/demo-ablation.json").read_text()) == short
 
@@ -134,7 +135,7 @@ def test_an_interrupted_ablation_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         whole(*args)
 
-    monkeypatch.setattr(ablating, "run_campaign", once)
+    monkeypatch.setattr(ablation, "run_campaign", once)
     assert ablate("--n", "0", "--part", "ema", "--seed", "0", "--seed", "1").exit_code != 0
     assert ablate("--n", "0", "--part", "ema", "--seed", "0", "--seed", "1").exit_code == 0
     order = ["demo-base-s0", "demo-ema-s0", "demo-base-s1", "demo-ema-s1"]
@@ -149,7 +150,7 @@ def test_a_run_that_stopped_early_is_finished(monkeypatch: pytest.MonkeyPatch) -
         ("", [1], [0]),
         ("off", [3], [0]),
     ]
-    monkeypatch.setattr(ablate_cli, "_open", lambda *_: pytest.fail("no engine is needed"))
+    monkeypatch.setattr(ablate_commands, "_open", lambda *_: pytest.fail("no engine is needed"))
     assert ablate("--n", "3", "--part", "stopping", settings=never).exit_code == 0
 
 
@@ -178,7 +179,7 @@ def test_progress_says_which_run_of_how_many(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_without_names_all_parts_are_taken_and_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablating, "run_campaign", _not_carried_out)
+    monkeypatch.setattr(ablation, "run_campaign", _not_carried_out)
     unfit = replace(PARTS["human-last"], on={"training.human_last": 1.0}, off={"training.human_last": 1.0})
     monkeypatch.setitem(PARTS, "human-last", unfit)
     done = ablate("--n", "0")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cellsemi.configs.ablation_parts import PARTS
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.orchestrator.ablate_cli import print_table
+from cellsemi.orchestrator.cli.ablate import print_table
 from cellsemi.rounds.evaluation.ablation_table import (
     RunResult,
     Table,

@@ -22,9 +22,10 @@ from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingD
 from cellsemi.configs.loading import load_config
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.models.registry import FAMILIES
-from cellsemi.orchestrator import judging, preparing
-from cellsemi.orchestrator.data_export import Wish, choose
+from cellsemi.orchestrator.runs.export import Wish, choose
+from cellsemi.orchestrator.stages import read_images
 from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.history import delivered, read_manifests, read_verdict, standing
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_manifest
@@ -87,11 +88,11 @@ def test_the_control_has_the_steps_of_the_ancestry_and_only_human_labels(tmp_pat
 def test_a_round_that_is_not_promoted_keeps_the_old_teachers(tmp_path: Path) -> None:
     config = config_at(tmp_path, "rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0")
     paths, watcher = bring(config, 2)
-    manifests = judging.read_manifests(paths)
+    manifests = read_manifests(paths)
     assert [manifests[r]["decision"]["promoted"] for r in (0, 1, 2)] == [True, False, False]
     assert manifests[2]["teachers_round"] == 0 and manifests[2]["steps"] == 2 * config.training.steps
     assert "2: predict unlabelled with unet-a" in watcher.skips, "the same teachers need not look twice"
-    assert "did not help" in judging.read_verdict(paths)
+    assert "did not help" in read_verdict(paths)
 
 
 NEVER = ("rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0")
@@ -104,7 +105,7 @@ def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path)
     end = "the last 2 rounds were not promoted (rounds.stop_after)"
     assert any(note.endswith(f"no further round is run: {end}") for note in watcher.notes)
     assert f"rounds from 3 on are not run: {end}" in watcher.notes
-    assert f"no further round is run: {end}" in judging.read_verdict(paths)
+    assert f"no further round is run: {end}" in read_verdict(paths)
     assert read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
     assert not paths.model(1, "control").exists()
     # What comes out is what a run of two rounds leaves, where the control is trained beside the students.
@@ -138,7 +139,7 @@ def test_without_a_limit_rounds_go_on_however_bad(tmp_path: Path) -> None:
 def test_a_greedy_ensemble_teaches_and_all_students_stay_on_the_leaderboard(tmp_path: Path) -> None:
     config = config_at(tmp_path, "rounds.ensemble=greedy", "rounds.promotion.min_probability=0")
     paths, watcher = bring(config, 1)
-    manifest = judging.read_manifests(paths)[0]
+    manifest = read_manifests(paths)[0]
     rows = {row.model: row for row in leaderboard.read(paths.leaderboard) if row.round == 0}
     assert set(rows) == {"unet-a", "unet-b", "ensemble"}
     best = max(("unet-a", "unet-b"), key=lambda name: rows[name].val_map.value)
@@ -315,7 +316,7 @@ def test_a_validation_shard_that_fails_stops_the_run(tmp_path: Path, monkeypatch
 
 def poison(monkeypatch: pytest.MonkeyPatch, split: str, shard: int) -> None:
     """Make one shard of a split kill whoever predicts it."""
-    from cellsemi.orchestrator import jobs
+    from cellsemi.orchestrator.stages import jobs
 
     whole = jobs._Predictor.run
 
@@ -336,7 +337,7 @@ def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_beg
     config = config_at(tmp_path, f"models=[{{kind: torchvision-maskrcnn, name: r, {stated}}}]")
     with pytest.raises(ModelError, match=r"w\.pth: sha256 is 2d71"):
         bring(config, 0)
-    monkeypatch.setattr(preparing, "find_spec", lambda package: None)
+    monkeypatch.setattr(read_images, "find_spec", lambda package: None)
     monkeypatch.setitem(FAMILIES, "flow-unet", "cellsemi.models.no_such_module")
     with pytest.raises(ModelError, match="flow-unet"):
         bring(config_at(tmp_path, "run.name=other"), 0)
@@ -367,20 +368,20 @@ def test_longer_training_that_wins_is_delivered_and_teaches_nobody(
         lambda self, folder, *rest: Knowing(0) if folder.name == "control" else load(self, folder, *rest),
     )
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
-    manifest = judging.read_manifests(paths)[1]
-    assert manifest["control"]["promoted"] and judging.delivered(paths) == (1, "control")
-    assert "longer training won: use the control of round 1" in judging.read_verdict(paths)
+    manifest = read_manifests(paths)[1]
+    assert manifest["control"]["promoted"] and delivered(paths) == (1, "control")
+    assert "longer training won: use the control of round 1" in read_verdict(paths)
     rows = {row.model: row.promoted for row in leaderboard.read(paths.leaderboard) if row.round == 1}
     assert rows["control"] and any(note.startswith("round 1: control: promoted") for note in watcher.notes)
-    assert "control" not in judging.standing(paths).names
+    assert "control" not in standing(paths).names
     assert "control of round 1" in choose(str(paths.root), Wish()).sentence
 
 
 def test_a_control_that_is_no_better_is_not_delivered(tmp_path: Path) -> None:
     paths, _ = bring(config_at(tmp_path, "rounds.promotion.min_probability=1"), 1)
-    manifest = judging.read_manifests(paths)[1]
+    manifest = read_manifests(paths)[1]
     assert not manifest["control"]["promoted"]
-    assert judging.delivered(paths) == (judging.standing(paths).round, "ensemble")
+    assert delivered(paths) == (standing(paths).round, "ensemble")
 
 
 def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -> None:
@@ -393,4 +394,4 @@ def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -
     assert rows == [(0, "small"), (0, "ensemble"), (1, "large"), (1, "ensemble"),
                     (2, "large"), (2, "ensemble"), (2, "control")]  # fmt: skip
     assert read_manifest(paths.model(2, "control"))["steps"] == config.training.steps + 7 + 7
-    assert judging.read_manifests(paths)[2]["steps"] == config.training.steps + 14
+    assert read_manifests(paths)[2]["steps"] == config.training.steps + 14

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.claims import Claim, claim_of
+from cellsemi.orchestrator.engine.resources import Claim, claim_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from terminal import cellsemi, invoke, python
 
 from cellsemi.configs.errors import CellsemiError, ConfigError, RunError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator.cli import cli
+from cellsemi.orchestrator.cli.main import cli
 
 HEAVY = {
     "torch",

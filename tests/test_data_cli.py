@@ -13,7 +13,7 @@ from terminal import cellsemi, invoke, python
 
 from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator.data_cli import FORMATS, SPLITS, STATES
+from cellsemi.orchestrator.cli.data import FORMATS, SPLITS, STATES
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import import_shards
 from cellsemi.rounds.datasets.export import EXPORTED, WRITERS
@@ -64,7 +64,7 @@ def test_the_choices_are_those_of_the_registries() -> None:
 def test_the_help_of_each_command_imports_nothing_heavy() -> None:
     code = """
 import sys
-from cellsemi.orchestrator.data_cli import data
+from cellsemi.orchestrator.cli.data import data
 for name in data.commands:
     try:
         data.main([name, "--help"])

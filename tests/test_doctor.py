@@ -10,7 +10,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from cellsemi.models.catalogue import DETECTRON2_INSTALL
-from cellsemi.orchestrator import doctor, show
+from cellsemi.orchestrator import doctor
+from cellsemi.orchestrator.terminal import tables
 
 
 def installed_as(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
@@ -33,7 +34,7 @@ def package(name: str) -> doctor.Package:
 
 def printed(report: doctor.Report, width: int = 80) -> str:
     stream = io.StringIO()
-    show.print_report(report, Console(file=stream, width=width, highlight=False))
+    tables.print_report(report, Console(file=stream, width=width, highlight=False))
     return stream.getvalue()
 
 

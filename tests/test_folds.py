@@ -11,13 +11,13 @@ from campaigns import bring, config_at, tables
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import read_weights
-from cellsemi.orchestrator.data_export import Wish, choose
-from cellsemi.orchestrator.data_suspects import judged_split
-from cellsemi.orchestrator.folds import folds_of
-from cellsemi.orchestrator.status import read_status
+from cellsemi.orchestrator.runs.export import Wish, choose
+from cellsemi.orchestrator.runs.label_issues import judged_split
+from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.run import RunPaths
 

@@ -11,8 +11,10 @@ import pytest
 
 from cellsemi.configs.errors import EngineError, ImageError, RunError, TrainingDiverged
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine import Failure, Fault, attempt, in_one_line, open_engine
-from cellsemi.orchestrator.inline import InlineEngine
+from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
+from cellsemi.orchestrator.engine.inline import InlineEngine
+from cellsemi.orchestrator.engine.open import open_engine
+from cellsemi.orchestrator.engine.protocol import Failure
 
 ENGINE = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
 

@@ -25,7 +25,8 @@ from cellsemi.models.flow_unet import net as flow_net
 from cellsemi.models.model_files import write_model_file
 from cellsemi.models.registry import FAMILIES
 from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
-from cellsemi.orchestrator import doctor, models_cli
+from cellsemi.orchestrator import doctor
+from cellsemi.orchestrator.cli import models
 
 CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
 
@@ -95,7 +96,7 @@ def test_models_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_package_that_nobody_requires_is_named_too() -> None:
-    assert models_cli._missing(("torch", "no-such-package-cellsemi"), {}) == {
+    assert models._missing(("torch", "no-such-package-cellsemi"), {}) == {
         "no-such-package-cellsemi": "pip install no-such-package-cellsemi"
     }
 

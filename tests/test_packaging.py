@@ -11,7 +11,7 @@ import click
 import pytest
 
 from cellsemi.configs.loading import preset_names
-from cellsemi.orchestrator.cli import cli
+from cellsemi.orchestrator.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "rounds", "models", "orchestrator")
@@ -78,7 +78,7 @@ def test_presets_and_markers_are_package_data() -> None:
 
 def test_the_command_is_installed() -> None:
     (entry,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "cellsemi")
-    assert entry.value == "cellsemi.orchestrator.cli:main"
+    assert entry.value == "cellsemi.orchestrator.cli.main:main"
     assert callable(entry.load())
     assert metadata.version("cellsemi") == setup()["metadata"]["version"]
 

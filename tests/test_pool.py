@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine import Failure, Fault
-from cellsemi.orchestrator.pool import Command, Kill, Pool, Rules, Send, Spawn, map_rules, task_rules
+from cellsemi.orchestrator.engine.fault import Fault
+from cellsemi.orchestrator.engine.pool import Command, Kill, Pool, Rules, Send, Spawn, map_rules, task_rules
+from cellsemi.orchestrator.engine.protocol import Failure
 
 RULES = Rules("predict", max_attempts=3, start_deadline_s=60.0, deadline_s=30.0)
 FRESH = Rules("train", max_attempts=3, start_deadline_s=60.0, deadline_s=None, depth=1, fresh=True)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from test_leaderboard import CLASSES, CONFIG, HIGH, LOW, scores
 
 from cellsemi.models.base import Image
-from cellsemi.orchestrator import labelling
-from cellsemi.orchestrator.status import read_status
+from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.promotion import Sized, decide
 from cellsemi.rounds.evaluation.size_shift import SMALLEST_SHARE, enlargements, weighted
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.prediction_splits import enlarged, enlargement_of
 
 counts = st.dictionaries(st.sampled_from([0.35, 0.5, 0.71, 1.0, 1.41, 2.0]), st.integers(1, 60), min_size=1)
 
@@ -59,10 +59,10 @@ def test_a_gain_at_the_sizes_of_the_pool_is_a_gain() -> None:
 
 
 def test_enlarged_images_have_a_split_of_their_own() -> None:
-    assert labelling.enlarged(1.0) == "val"
+    assert enlarged(1.0) == "val"
     for size in (0.5, 2.83, 4.0):
-        assert labelling.enlargement_of(labelling.enlarged(size)) == size
-    assert [labelling.enlargement_of(split) for split in ("val", "test", "unlabelled", "trial")] == [1.0] * 4
+        assert enlargement_of(enlarged(size)) == size
+    assert [enlargement_of(split) for split in ("val", "test", "unlabelled", "trial")] == [1.0] * 4
 
 
 class Preferring:

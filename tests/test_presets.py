@@ -10,8 +10,8 @@ from layouts import LAYOUTS, SIZES, SYSTEMS, pictures
 from cellsemi.configs.loading import load_config, preset_names
 from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.inline import InlineEngine
-from cellsemi.orchestrator.progress import SilentWatcher
+from cellsemi.orchestrator.engine.inline import InlineEngine
+from cellsemi.orchestrator.events import SilentWatcher
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.manifest import read_manifest

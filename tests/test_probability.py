@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.orchestrator.folds import folds_of
-from cellsemi.orchestrator.probability import GRID, best_of
+from cellsemi.orchestrator.stages.choose_cell_probability import GRID, best_of
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import read_manifest
 

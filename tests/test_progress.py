@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cellsemi.orchestrator.progress import (
-    EventLog,
-    LiveWatcher,
-    Pace,
-    PlainWatcher,
-    SilentWatcher,
-    Watcher,
-    duration,
-    open_watcher,
-    read_events,
-)
+from cellsemi.orchestrator.events import EventLog, SilentWatcher, Watcher, duration, read_events
+from cellsemi.orchestrator.terminal.watchers import LiveWatcher, Pace, PlainWatcher, open_watcher
 
 
 class Clock:

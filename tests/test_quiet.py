@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import os, subprocess, sys
 from pathlib import Path
-from cellsemi.orchestrator.quiet import quiet_output
+from cellsemi.orchestrator.terminal.quiet import quiet_output
 print("before")
 try:
     with quiet_output(Path(sys.argv[1])) as stream:

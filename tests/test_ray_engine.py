@@ -15,7 +15,7 @@ import pytest
 
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine import Engine, Failure
+from cellsemi.orchestrator.engine.protocol import Engine, Failure
 
 pytestmark = pytest.mark.ray
 CONFIG = EngineConfig(cpus_per_worker=0.5, workers=2, max_attempts=3, shard_deadline_s=120.0)
@@ -69,7 +69,7 @@ class Scribe:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One local Ray for all tests of this module."""
-    from cellsemi.orchestrator.ray_start import start_ray
+    from cellsemi.orchestrator.engine.ray_start import start_ray
 
     started = start_ray("local", tmp_path_factory.mktemp("run"))
     from ray import cloudpickle
@@ -86,7 +86,7 @@ def engine(session: Any) -> Engine:
 
 def engine_on(session: Any, **changes: Any) -> Engine:
     """The engine of CONFIG with some changes."""
-    from cellsemi.orchestrator.ray_engine import RayEngine
+    from cellsemi.orchestrator.engine.ray_engine import RayEngine
 
     return RayEngine(CONFIG.model_copy(update=changes), session)
 
@@ -197,7 +197,7 @@ def test_waiting_for_a_place_ends_with_the_numbers_that_explain_it(
     import ray
 
     carry_out(engine, Scribe(str(tmp_path)), 2)  # its workers keep their places for the next map
-    monkeypatch.setattr("cellsemi.orchestrator.ray_engine.PATIENCE_LOCAL_S", 0.5)
+    monkeypatch.setattr("cellsemi.orchestrator.engine.ray_engine.PATIENCE_LOCAL_S", 0.5)
     total = ray.cluster_resources()["CPU"]
     greedy = engine_on(session, cpus_per_worker=total, workers=1)
     with pytest.raises(EngineError) as caught:

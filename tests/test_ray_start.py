@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cellsemi.configs.errors import EngineError
-from cellsemi.orchestrator.ray_start import Probe, folder_problem, start_ray
+from cellsemi.orchestrator.engine.ray_start import Probe, folder_problem, start_ray
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "http://head:8265", "head", "head:port"])
@@ -40,7 +40,7 @@ def test_a_ray_that_is_already_set_up_otherwise_is_not_opened_to_others(tmp_path
 import sys, types
 from pathlib import Path
 from cellsemi.configs.errors import EngineError
-from cellsemi.orchestrator.ray_start import start_ray
+from cellsemi.orchestrator.engine.ray_start import start_ray
 sys.modules["ray"] = types.ModuleType("ray")  # stands for a Ray imported by somebody else
 try:
     start_ray("local", Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from terminal import invoke
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator import reporting
+from cellsemi.orchestrator.runs import report
 from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.manifest import read_manifest
@@ -57,7 +57,7 @@ def cells_of_table(lines: list[str], first: str) -> list[list[str]]:
 def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     for round in (0, 1):
-        text = reporting.write(config, paths, round).read_text()
+        text = report.write(config, paths, round).read_text()
         manifest = json.loads(paths.round_manifest(round).read_text())
         reason = manifest["decision"]["reason"]
         assert text.splitlines()[2] == f"**{reason[0].upper()}{reason[1:]}.**"
@@ -73,7 +73,7 @@ def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Co
 
 def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    text = reporting.write(config, paths, 1).read_text()
+    text = report.write(config, paths, 1).read_text()
     images = pd.concat(pd.read_parquet(path) for path in shards.shard_paths(paths.pseudo(1)))
     counts: Counter[tuple[str, str, str]] = Counter()
     for cells in images["instances"]:
@@ -101,7 +101,7 @@ def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[R
 
 def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    path = reporting.write(config, paths, 1)
+    path = report.write(config, paths, 1)
     text = path.read_text()
     known = {
         ("teacher", name): content
@@ -131,19 +131,19 @@ def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Conf
 
 def test_the_files_it_names_are_there_and_a_second_report_is_the_same(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    path = reporting.write(config, paths, 1)
+    path = report.write(config, paths, 1)
     first = path.read_bytes(), path.with_name("reliability.png").read_bytes()
     named = [line.split("`")[1] for line in section(path.read_text(), "Where is it?") if line]
     assert {"round-01/pseudo", "round-01/students/unet-a", "run.yaml"} <= set(named)
     assert all((paths.root / name).exists() for name in named)
-    assert reporting.write(config, paths, 1) == path
+    assert report.write(config, paths, 1) == path
     assert (path.read_bytes(), path.with_name("reliability.png").read_bytes()) == first
     assert not list(paths.root.rglob("*.tmp"))
 
 
 def test_the_time_of_every_stage_is_that_of_its_manifest(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    facts = reporting.collect(config, paths, 1)
+    facts = report.collect(config, paths, 1)
     names = [name for name, _, _ in facts.times]
     assert {"predict unlabelled with unet-a", "screen pseudo-labels", "train unet-b", "fuse test"} <= set(names)
     steps = read_manifest(paths.model(1, "unet-b"))["steps"]
@@ -152,7 +152,7 @@ def test_the_time_of_every_stage_is_that_of_its_manifest(finished: tuple[RunPath
 
 def test_trouble_is_said(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    facts = reporting.collect(config, paths, 1)
+    facts = report.collect(config, paths, 1)
 
     def wrong(**changes: object) -> list[str]:
         return [line for line in section(to_markdown(replace(facts, **changes)), "What went wrong?") if line]
@@ -179,19 +179,19 @@ def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple
     content["shards"][1] |= {"told": {"a cell was cut": 1}}
     try:
         files.write_json(folder / "manifest.json", content)
-        problems = reporting.collect(config, paths, 1).problems
+        problems = report.collect(config, paths, 1).problems
     finally:
         (folder / "manifest.json").write_text(kept)
     assert problems == [
         "unet-b on unlabelled: the 2 images of part-00000.parquet were given up: no memory",
         "unet-b on unlabelled, 3 times: a cell was cut",
     ]
-    assert reporting.collect(config, paths, 1).problems == []
+    assert report.collect(config, paths, 1).problems == []
 
 
 def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    facts = reporting.collect(config, paths, 1)
+    facts = report.collect(config, paths, 1)
     sets = [TrainingSet(f"fold-{n}", 3 + n, 20, 5, {"no cell found": n} if n else {}) for n in (0, 1)]
     lines = section(to_markdown(replace(facts, training=sets)), "What did it learn from?")
     assert cells_of_table(lines, "fold") == [

@@ -14,12 +14,12 @@ from terminal import cellsemi, invoke
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator import show
+from cellsemi.orchestrator.events import EventLog, SilentWatcher
 from cellsemi.orchestrator.flow_check import spread
-from cellsemi.orchestrator.judging import read_verdict
-from cellsemi.orchestrator.progress import EventLog, SilentWatcher
+from cellsemi.orchestrator.terminal import tables
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Interval, Row
 from cellsemi.rounds.store import files, schemas, shards
 from cellsemi.rounds.store.lock import driver_lock
@@ -175,7 +175,7 @@ def test_the_leaderboard_as_json_is_the_table(here: Path) -> None:
 def test_the_leaderboard_fits_the_terminal(here: Path, width: int, columns: int) -> None:
     stream = io.StringIO()
     paths = judged_run()
-    show.print_leaderboard(paths, Console(file=stream, width=width, highlight=False))
+    tables.print_leaderboard(paths, Console(file=stream, width=width, highlight=False))
     lines = stream.getvalue().splitlines()
     (head,) = (line for line in lines if "round" in line and "model" in line)
     names, _ = leaderboard.display_rows(leaderboard.read(paths.leaderboard))
@@ -191,9 +191,9 @@ def test_the_leaderboard_fits_the_terminal(here: Path, width: int, columns: int)
 def test_columns_are_chosen_by_what_they_tell() -> None:
     header = ["rank", "round", "model", "val mAP", "test mAP"]
     cells = [["1", "0", "unet-a", "0.4 (0.3..0.5)", "0.5 (0.4..0.6)"]]
-    everything, missing = show.fit_columns(header, cells, 80)
+    everything, missing = tables.fit_columns(header, cells, 80)
     assert list(everything) == header and missing == []
-    narrow, missing = show.fit_columns(header, cells, 2 + 7 + 8 + 16 + 9)
+    narrow, missing = tables.fit_columns(header, cells, 2 + 7 + 8 + 16 + 9)
     assert narrow == {"round": ["0"], "model": ["unet-a"], "val mAP": ["0.4"], "test mAP": ["0.5 (0.4..0.6)"]}
     assert missing == ["intervals of val mAP", "rank"]
 

@@ -18,8 +18,8 @@ from cellsemi.models import weight_files
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.model_files import read_model_file
 from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.inline import InlineEngine
-from cellsemi.orchestrator.progress import SilentWatcher
+from cellsemi.orchestrator.engine.inline import InlineEngine
+from cellsemi.orchestrator.events import SilentWatcher
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import run
 

@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.data_suspects import to_csv
+from cellsemi.orchestrator.runs.label_issues import to_csv
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map
 from cellsemi.rounds.cells.matching import scorable

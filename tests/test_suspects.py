@@ -17,7 +17,7 @@ from terminal import invoke
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator.data_suspects import _around
+from cellsemi.orchestrator.runs.label_issues import _around
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode

@@ -17,10 +17,10 @@ from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.models.inference.zoom_search import ZoomSearch, surety
-from cellsemi.orchestrator import labelling
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.prediction_splits import trial_of
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -75,8 +75,8 @@ def test_labelling_differs_only_in_what_it_names() -> None:
     config = build_config({"labelling": {"zoom_search": [0.5, 1]}, "inference": {"tta": ["rot90"]}}, "test")
     model = config.models[0]
     assert config.labelling_of(model) == config.inference_of(model).model_copy(update={"zoom_search": (0.5, 1.0)})
-    assert labelling.trial_of(config) == "trial"
-    assert labelling.trial_of(build_config({}, "test")) == "val"
+    assert trial_of(config) == "trial"
+    assert trial_of(build_config({}, "test")) == "val"
     with pytest.raises(ConfigError, match="expected zooms"):
         build_config({"labelling": {"zoom_search": [0.01]}}, "test")
 

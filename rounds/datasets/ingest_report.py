@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ignore_label_issues import SuspectCounts
-from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 
 OnImage = Callable[[str, int, int], None]
 
@@ -46,3 +47,30 @@ class IngestReport:
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return asdict(self)
+
+
+def sentences(report: IngestReport, data: DataConfig) -> list[str]:
+    """What a person must know about the data: sizes, and everything that was left out."""
+    images, cells = report.images, report.cells
+    lines = [
+        f"{images['labelled']} labelled images ({cells['labelled']} cells), {images['unlabelled']} unlabelled, "
+        f"{images['val']} val ({cells['val']} cells), {images['test']} test ({cells['test']} cells)"
+    ]
+    lines += report.notes
+    lines += [f"{count} cells: {what} (data.clean)" for what, count in report.cleaned.items()]
+    if report.repeated:
+        lines.append(f"{report.repeated} cells of images that are listed twice were taken once")
+    if sum(report.ignored.values()):
+        lines.append(f"{sum(report.ignored.values())} cells are marked to be ignored: neither learnt nor scored")
+    if report.quarantined:
+        lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
+        lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
+    if report.labelled_not_drawn:
+        fate = "left out" if data.limit_rest == "leave out" else "in the pool, their labels hidden"
+        lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")
+    for split in SPLITS:
+        if report.duplicates[split]:
+            lines.append(f"{report.duplicates[split]} {split} images repeat another one's pixels")
+        if report.empty[split]:
+            lines.append(f"{report.empty[split]} {split} images are annotated as empty")
+    return lines

@@ -1,0 +1,207 @@
+"""`cellsemi data`: look at a data set, import it, export what there is, check files.
+
+What is heavy is imported inside the commands, so that `cellsemi --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import click
+
+from cellsemi.configs.data import Split
+from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
+
+if TYPE_CHECKING:
+    from cellsemi.rounds.cells.instances import State
+
+FORMATS = (
+    "coco", "geojson", "imagej-rois", "kaggle", "kaggle-columns", "label-maps", "measurements", "seg-npy",
+)  # fmt: skip
+STATES = ("human", "accepted", "predicted", "ignored")
+SPLITS: tuple[str, ...] = get_args(Split)
+anything = click.Path(path_type=Path, exists=True)
+
+
+def source_options(command: Command) -> Command:
+    """--config and --set, for commands that recognise a data set by themselves."""
+    command = click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change one setting, e.g. --set data.mask_suffix=_x. May be repeated.",
+    )(command)
+    return click.option(
+        "--config",
+        "source",
+        metavar="PATH|PRESET",
+        help="A YAML file or a preset that says what the data is; PATH is its data.root. Default: recognised.",
+    )(command)
+
+
+@click.group()
+def data() -> None:
+    """Look at a data set, import it, export results, check files."""
+
+
+@data.command("inspect")
+@click.argument("path", type=anything, required=False)
+@source_options
+@click.option("--limit", type=click.IntRange(min=1), help="Look at this many images, spread over the data set.")
+@click.option("--out", type=click.Path(path_type=Path), help="The picture. Default: inspect-NAME.png.")
+@click.option("--no-picture", is_flag=True, help="Draw none.")
+@json_option
+@debug_option
+def inspect_command(
+    path: Path | None,
+    source: str | None,
+    settings: tuple[str, ...],
+    limit: int | None,
+    out: Path | None,
+    no_picture: bool,
+    as_json: bool,
+) -> None:
+    """Say what a data set is and what is in it.
+
+    PATH is a folder, or the file that lists it; default: what the config names. Writes a picture of a few
+    images with their cells, and prints the data section to paste into cellsemi.yaml.
+    """
+
+    from cellsemi.orchestrator import describe_dataset
+    from cellsemi.orchestrator.terminal import data_tables
+
+    described = describe_dataset.describe(path, source, settings)
+    picture = None if no_picture else data_tables.picture_path(out, path or described.config.data.root)
+    with data_tables.counting(as_json) as count:
+        look = describe_dataset.look(described, limit, picture, count)
+    options = data_tables.repeated(source, settings)
+    answer(as_json, look.to_json(), lambda: data_tables.print_look(look, path, options))
+
+
+@data.command("import")
+@click.argument("path", type=anything, required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder of image shards.")
+@source_options
+@click.option("--force", is_flag=True, help="Make a finished import in --out anew.")
+@json_option
+@debug_option
+def import_command(
+    path: Path | None, out: Path, source: str | None, settings: tuple[str, ...], force: bool, as_json: bool
+) -> None:
+    """Read a data set once, check it, and write it as image shards.
+
+    PATH is a folder, or the file that lists it; default: what the config names. Images that cannot be used
+    are put aside and counted. `data.source: shards` then reads the folder.
+    """
+
+    from cellsemi.orchestrator import describe_dataset
+    from cellsemi.orchestrator.terminal import data_tables
+    from cellsemi.rounds.datasets.import_shards import import_data, told
+
+    described = describe_dataset.describe(path, source, settings)
+    with data_tables.counting(as_json) as count:
+        config = describe_dataset.with_classes(described, count)
+        report = import_data(config, out, lambda split, done, of: count(f"read {split} images", done, of), force)
+    content = {"folder": str(out), "classes": list(config.data.classes), "seconds": report.seconds, **told(report)}
+    answer(as_json, content, lambda: data_tables.print_import(report, config.data, described.detected, out))
+
+
+@data.command("export")
+@click.argument("what", metavar="RUN|SHARDS")
+@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new file, or folder.")
+@click.option("--split", type=click.Choice(SPLITS), help="Of a run: default test. Of an import: all with cells.")
+@click.option("--model", help="Of a run. Default: the ensemble.")
+@click.option("--round", "number", type=click.IntRange(min=0), help="Of a run. Default: the last one promoted.")
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Of a run, default: the threshold chosen on val.")
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only such cells. May be repeated.")
+@click.option("--pseudo", is_flag=True, help="Of a run: the screened pseudo-labels of a round.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@json_option
+@debug_option
+def export_command(
+    what: str,
+    kind: str,
+    out: Path,
+    split: str | None,
+    model: str | None,
+    number: int | None,
+    min_score: float | None,
+    states: tuple[State, ...],
+    pseudo: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write cells for other programs.
+
+    RUN is a name below ./runs or a folder: what its best models see, or (--split labelled) what people drew.
+    SHARDS is a folder of `cellsemi data import`, or any with part-*.parquet. Rejected cells are never written.
+    """
+
+    from cellsemi.orchestrator.runs.export import Wish, choose
+    from cellsemi.orchestrator.terminal import data_tables
+    from cellsemi.rounds.datasets.export import export
+
+    choice = choose(what, Wish(split, model, number, min_score, states, pseudo))
+    done = export(choice.source, choice.cells, kind, out, force)
+    content: dict[str, Any] = {
+        "out": str(out),
+        "format": kind,
+        "what": choice.sentence,
+        "images": done.images,
+        "cells": done.cells,
+        "files": done.files,
+        "losses": dict(done.losses),
+    }
+    answer(as_json, content, lambda: data_tables.print_export(done, choice.sentence, kind, out))
+
+
+@data.command("suspects")
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--split", type=click.Choice(["val", "test", "labelled"]), default="val", help="Whose labels. Default: val."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder. Default: suspects-RUN.")
+@json_option
+@debug_option
+def suspects_command(run: str, split: str, out: Path | None, as_json: bool) -> None:
+    """List human labels that the promoted models contradict.
+
+    RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: val and test,
+    not labelled. What is learnt from a look at test must not choose anything. Writes a table and pictures, the
+    surest first; nothing is changed or left out. Another run with `data.suspects` set to the table ignores the
+    cells that are still in it; it takes none of test.
+    """
+
+    from cellsemi.orchestrator.runs import label_issues
+    from cellsemi.orchestrator.terminal import data_tables
+
+    with data_tables.counting(as_json) as count:
+        found = label_issues.search(run, split, out, count)
+    answer(as_json, found.to_json(), lambda: label_issues.print_search(found))
+
+
+@data.command("check")
+@click.argument("path", type=anything)
+@click.option(
+    "--order", type=click.Choice(["row", "column"]), default="row", help="Pixel order of a submission. Default: row."
+)
+@json_option
+@debug_option
+@click.pass_context
+def check_command(context: click.Context, path: Path, order: Literal["row", "column"], as_json: bool) -> None:
+    """Check image shards, a COCO file or a submission.
+
+    PATH is the folder of an import or a run, any folder with part-*.parquet, a .json or a .csv. Exit code 1
+    when something is wrong.
+    """
+
+    from cellsemi.orchestrator.terminal import data_tables
+    from cellsemi.rounds.datasets.check_files import check_path
+
+    with data_tables.counting(as_json) as count:
+        checked = check_path(path, order, lambda done: count("check images", done, None))
+    answer(as_json, checked.to_json(), lambda: data_tables.print_checked(checked, path))
+    context.exit(1 if checked.problems else 0)

@@ -1,0 +1,249 @@
+"""The command line. Thin: each command reads its options, calls one function and shows what came back.
+
+What is heavy is imported inside the commands, so that `cellsemi --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from cellsemi.configs.describe import documented_yaml
+from cellsemi.configs.errors import CellsemiError, UsageError
+from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, load_config, preset_text
+from cellsemi.orchestrator.cli import models
+from cellsemi.orchestrator.cli.ablate import ablate
+from cellsemi.orchestrator.cli.data import data
+from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
+from cellsemi.orchestrator.cli.report import report
+
+if TYPE_CHECKING:
+    from cellsemi.rounds.store.run import RunPaths
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+TERMINATED = 143  # 128 + SIGTERM, what a batch system sends
+run_argument = click.argument("run", required=False)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
+    session = Session(debug=os.environ.get("CELLSEMI_DEBUG", "") not in ("", "0"))
+    sys.excepthook = session.crashed
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(args=args, prog_name="cellsemi", standalone_mode=False, obj=session)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        session.stopped("Interrupted")
+        sys.exit(INTERRUPTED)
+    except _Terminated:
+        session.stopped("Terminated")
+        sys.exit(TERMINATED)
+    except CellsemiError as error:
+        if session.debug:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(code or 0)
+
+
+class _Terminated(BaseException):
+    """SIGTERM as an exception, so that locks, workers and the terminal are left in order."""
+
+
+def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cellsemi", message="cellsemi %(version)s")
+@debug_option
+def cli() -> None:
+    """Semi-supervised pseudo-labelling rounds for cell instance segmentation.
+
+    `cellsemi round --n 3` brings a run to three rounds, and goes on where an earlier call stopped.
+    """
+
+
+cli.add_command(data)
+cli.add_command(ablate)
+cli.add_command(report)
+cli.add_command(models.models)
+cli.add_command(models.weights)
+
+
+@cli.command()
+@click.option(
+    "--n",
+    "target",
+    type=click.IntRange(min=0),
+    required=True,
+    help="The round to reach; 0: human labels only.",
+)
+@config_options
+@click.option("--run", "name", help="Name of the run (run.name).")
+@click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
+@click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
+@json_option
+@debug_option
+@click.pass_obj
+def round(
+    session: Session,
+    *,
+    target: int,
+    source: str | None,
+    settings: tuple[str, ...],
+    name: str | None,
+    engine: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Bring a run to N rounds of pseudo-labelling.
+
+    The same command goes on after a crash, and does nothing when the rounds are done. Progress goes to
+    standard error, the leaderboard to standard output.
+    """
+
+    from cellsemi.orchestrator.terminal import tables
+
+    named = {"run.name": name, "engine.kind": engine, "engine.address": address}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    loaded = load_config(source, [*settings, *overrides])
+    from cellsemi.rounds.store.run import open_run
+
+    paths = open_run(loaded.config)
+    session.log = paths.log
+    _drive(loaded, target, paths, silent=as_json)
+    answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
+
+
+@cli.command()
+@run_argument
+@json_option
+@debug_option
+def leaderboard(run: str | None, as_json: bool) -> None:
+    """Show who is ahead in a run, and the verdict.
+
+    RUN is a name below ./runs or a folder; default: the run worked on last.
+    """
+
+    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.orchestrator.terminal import tables
+
+    paths = find_run(run)
+    answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
+
+
+@cli.command()
+@run_argument
+@json_option
+@debug_option
+def status(run: str | None, as_json: bool) -> None:
+    """Show how far a run is.
+
+    RUN is a name below ./runs or a folder; default: the run worked on last.
+    """
+
+    from cellsemi.orchestrator.runs.status import find_run, read_status
+    from cellsemi.orchestrator.terminal import tables
+
+    found = read_status(find_run(run))
+    answer(as_json, found.to_json(), lambda: tables.print_status(found))
+
+
+@cli.command()
+@click.argument("preset", default="demo")
+@click.option("--out", type=click.Path(path_type=Path), default=LOCAL_FILE, help=f"Default: {LOCAL_FILE}.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one setting. May be repeated.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@debug_option
+def init(preset: str, out: Path, settings: tuple[str, ...], force: bool) -> None:
+    """Write a config file with every setting explained.
+
+    The settings are those of PRESET (default: demo), changed by --set.
+    """
+    preset_text(preset)  # refuses a name that is no preset, even if a file is called so
+    if out.exists() and not force:
+        raise UsageError(f"{out}: there already; --force overwrites it, --out FILE writes another")
+    text = documented_yaml(load_config(preset, settings).config)
+    from cellsemi.rounds.store.files import write_text
+
+    write_text(out, text)
+    where = "" if out == LOCAL_FILE else f" --config {out}"
+    click.echo(f"{out} written. Next: cellsemi round --n 3{where}")
+
+
+@cli.command()
+@click.option("--measure", is_flag=True, help="Also time whether bfloat16 is faster here.")
+@json_option
+@debug_option
+@click.pass_context
+def doctor(context: click.Context, measure: bool, as_json: bool) -> None:
+    """Show what this machine has and lacks.
+
+    Exit code 1 when something required is missing.
+    """
+
+    from cellsemi.orchestrator.doctor import examine
+    from cellsemi.orchestrator.terminal import tables
+
+    report = examine(measure)
+    answer(as_json, report.to_json(), lambda: tables.print_report(report))
+    context.exit(0 if report.healthy else 1)
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@config_options
+@click.option("--limit", type=click.IntRange(min=1), help="Look at this many images, spread over the data set.")
+@json_option
+@debug_option
+def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """Show what the flow targets can represent.
+
+    Sends ground truth through each target and back to masks: the ceiling of any network. Looks at the
+    annotated images of FOLDER (image shards of a run), or else at the training and validation images of the
+    config's data set. Test images are not looked at.
+    """
+
+    from cellsemi.orchestrator.flow_check import check_config, check_folder
+    from cellsemi.orchestrator.terminal import tables
+
+    results = check_folder(folder, limit) if folder else check_config(load_config(source, settings).config, limit)
+    answer(as_json, [result.to_json() for result in results], lambda: tables.print_flows(results))
+
+
+def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> None:
+    """Carry the campaign out, holding the run's lock; say what is used before it starts."""
+    from cellsemi.orchestrator.campaign import run_campaign
+    from cellsemi.orchestrator.engine.open import open_engine
+    from cellsemi.orchestrator.events import EventLog
+    from cellsemi.orchestrator.terminal.quiet import quiet_output
+    from cellsemi.orchestrator.terminal.watchers import open_watcher
+    from cellsemi.rounds.store.lock import driver_lock
+
+    with driver_lock(paths), quiet_output(paths.log) as stream:
+
+        def say(line: str) -> None:
+            if not silent:
+                click.echo(line, file=stream)
+
+        say(f"config: {loaded.origin}\nrun:    {paths.root}")
+        if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
+            say(f"Nothing to do: round {target} is done.")
+            return
+        with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
+            signal.signal(signal.SIGTERM, _terminate)  # importing ray puts its own in place
+            say(f"engine: {engine.describe()}")
+            run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))

@@ -1,0 +1,222 @@
+"""`cellsemi models` and `cellsemi weights`: what can be trained, and the weight files of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cellsemi.configs.errors import ModelError, UsageError
+from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
+
+if TYPE_CHECKING:
+    from cellsemi.models.weight_files import Verified
+    from cellsemi.orchestrator.doctor import Package
+
+sha256_option = click.option("--sha256", metavar="HEX", help="What the file's sha256 must be, in hex.")
+FILE = click.Path(path_type=Path)
+
+
+# --- models -------------------------------------------------------------------------------------------
+
+
+@click.command()
+@json_option
+@debug_option
+def models(as_json: bool) -> None:
+    """List the models: size, needs, licences.
+
+    Each is an entry of `models` in a config. Where packages are missing, the line that installs them is shown.
+    """
+    content = models_json()
+    answer(as_json, content, lambda: print_models(content))
+
+
+def models_json() -> list[dict[str, Any]]:
+    """The catalogue in plain values, with `missing`: {package: the line that installs it}."""
+    from cellsemi.models.catalogue import CATALOGUE
+    from cellsemi.orchestrator.doctor import packages
+
+    here = {package.name: package for package in packages()}
+    return [{**asdict(model), "missing": _missing(model.packages, here)} for model in CATALOGUE]
+
+
+def _missing(wanted: tuple[str, ...], here: dict[str, Package]) -> dict[str, str]:
+    """Of the packages a model wants those that are not there in a version that will do."""
+    from cellsemi.orchestrator.doctor import installed
+
+    missing = {name: here[name].remedy for name in wanted if name in here and not here[name].fine}
+    unknown = [name for name in wanted if name not in here and installed(name) is None]
+    return missing | {name: f"pip install {name}" for name in unknown}
+
+
+def print_models(content: list[dict[str, Any]]) -> None:
+    """The table, the lines that install what is missing, and the licences by family."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from cellsemi.orchestrator.terminal.tables import table
+
+    console = Console(highlight=False)
+    rows = table("model", "size", "starts from", "needs", "")
+    rows.columns[1].justify = "right"
+    for model in content:
+        needs = ", ".join(name for name in model["packages"] if name != "torch") or "torch"
+        state = "[yellow]missing[/yellow]" if model["missing"] else "[green]ok[/green]"
+        rows.add_row(model["name"], f"{model['parameters'] / 1e6:.1f} M", model["start"], needs, state)
+    console.print(rows)
+    for name, line in {name: line for model in content for name, line in model["missing"].items()}.items():
+        console.print(f"{name}: {escape(line)}", soft_wrap=True)
+    console.print("Size: parameters for one class. Starts from either: from scratch, or from weights that you have.")
+    console.print("Licences of the code and of known weights:")
+    for kind, model in {model["kind"]: model for model in content}.items():
+        console.print(
+            f"  [bold]{kind}[/bold]: {escape(model['code_licence'])}; weights: {escape(model['weights_licence'])}"
+        )
+
+
+# --- weights ------------------------------------------------------------------------------------------
+
+
+@click.group()
+def weights() -> None:
+    """Register, verify and export files of weights.
+
+    A registered name can stand for a file in a config (`weights: NAME`). Nothing is downloaded.
+    """
+
+
+@weights.command()
+@click.argument("file", type=FILE)
+@click.option("--name", required=True, help="The name that stands for the file.")
+@sha256_option
+@click.option("--licence", default="", help="A note on the licence, for yourself.")
+@click.option("--force", is_flag=True, help="Give a name that is taken to this file.")
+@debug_option
+def add(file: Path, name: str, sha256: str | None, licence: str, force: bool) -> None:
+    """Give a file of weights a name on this machine.
+
+    Path and sha256 are kept, the file stays where it is, and is verified whenever it is used.
+    """
+    from cellsemi.models import weight_files as registry
+
+    entry = registry.add(file, name, sha256=sha256, licence=licence, replaces=force)
+    click.echo(f"{name} is {entry.path} ({_size(entry.bytes)}). In a config:\n{_config_lines(name, entry.sha256)}")
+
+
+@weights.command("list")
+@json_option
+@debug_option
+def list_weights(as_json: bool) -> None:
+    """List the registered files."""
+    from cellsemi.models.weight_files import registered, registry_path
+
+    entries = [asdict(entry) for entry in registered().values()]
+
+    def show() -> None:
+        for entry in entries:
+            note = f"  {entry['licence']}" if entry["licence"] else ""
+            click.echo(f"{entry['name']}  {_size(entry['bytes'])}  sha256 {entry['sha256']}{note}\n  {entry['path']}")
+        if not entries:
+            click.echo(f"No weights in {registry_path()}; `cellsemi weights add FILE --name NAME` registers some.")
+
+    answer(as_json, entries, show)
+
+
+@weights.command()
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@sha256_option
+@debug_option
+@click.pass_context
+def verify(context: click.Context, name: str | None, sha256: str | None) -> None:
+    """Compare a file with its sha256; without a name, all that are registered.
+
+    Exit code 1 when one is missing or is another.
+    """
+    from cellsemi.models import weight_files as registry
+
+    if name is not None:
+        click.echo(_verdict(name, registry.verify(name, sha256)))
+        return
+    if sha256 is not None:
+        raise UsageError("--sha256 is of one file: name it")
+    broken = 0
+    for known in registry.registered():
+        try:
+            click.echo(_verdict(known, registry.verify(known)))
+        except ModelError as error:
+            click.echo(f"Error: {error}", err=True)
+            broken += 1
+    if broken:
+        context.exit(1)
+
+
+@weights.command()
+@click.argument("trained", metavar="RUN/MODEL|FOLDER")
+@click.option("--out", type=FILE, required=True, help="The file to write.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@debug_option
+def export(trained: str, out: Path, force: bool) -> None:
+    """Write a trained model as its own framework opens it.
+
+    Of a run, the model of its last round is taken: `demo/cellpose`, or name the folder that holds it.
+    """
+    from cellsemi.models.model_files import read_model_file
+
+    folder = find_trained(trained)
+    kind = read_model_file(folder)["kind"]
+    if kind not in ("cellpose-sam", "detectron2-maskrcnn"):
+        raise UsageError(f"{folder}: a {kind}; its model.safetensors opens with safetensors.torch.load_file as it is")
+    if out.exists() and not force:
+        raise UsageError(f"{out}: there already; --force overwrites it")
+    if kind == "detectron2-maskrcnn":
+        from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
+
+        export_detectron2(folder, out)
+        click.echo(f"{out} written from {folder}. Detectron2's DetectionCheckpointer opens it.")
+        return
+    from cellsemi.models.cellpose_sam.family import export_cellpose
+
+    left = export_cellpose(folder, out)
+    click.echo(f"{out} written from {folder}. CellposeModel(pretrained_model={str(out)!r}) opens it.")
+    if left:
+        click.echo(f"Cellpose knows no classes: the class head ({len(left)} tensors) is left out.")
+
+
+def find_trained(name: str) -> Path:
+    """The folder of a trained model: the path itself, or RUN/MODEL of the last round that has it.
+
+    UsageError, naming what there is, when there is none.
+    """
+    from cellsemi.models.model_files import MODEL_FILE
+    from cellsemi.orchestrator.runs.status import find_run
+
+    if (Path(name) / MODEL_FILE).is_file():
+        return Path(name)
+    run, _, model = name.rstrip("/").rpartition("/")
+    if not run:
+        raise UsageError(f"{name}: holds no trained model; name a folder with {MODEL_FILE}, or RUN/MODEL")
+    paths = find_run(run)
+    found = sorted(paths.root.glob(f"round-*/students/*/{MODEL_FILE}"))
+    folders = [path.parent for path in found if path.parent.name == model]
+    if not folders:
+        names = ", ".join(sorted({path.parent.name for path in found})) or "none"
+        raise UsageError(f"{paths.root}: has no trained model {model!r}; there are: {names}")
+    return folders[-1]
+
+
+def _verdict(name: str, found: Verified) -> str:
+    if found.compared:
+        return f"{name}: ok, {found.path} ({_size(found.bytes)}), sha256 {found.sha256}"
+    lines = _config_lines(name, found.sha256)
+    return f"{name}: {_size(found.bytes)}, nothing to compare it with (--sha256 HEX). In a config:\n{lines}"
+
+
+def _config_lines(name: str, sha256: str) -> str:
+    return f"    weights: {name}\n    weights_sha256: {sha256}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

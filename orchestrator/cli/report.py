@@ -1,0 +1,32 @@
+"""`cellsemi report`: write the reports of all finished rounds of a run, and name them."""
+
+from __future__ import annotations
+
+import click
+
+from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
+
+
+@click.command()
+@click.argument("run", required=False)
+@json_option
+@debug_option
+def report(run: str | None, as_json: bool) -> None:
+    """Write a report of every finished round.
+
+    RUN is a name below ./runs or a folder; default: the run worked on last. Each round gets report.md and a
+    picture, made anew from the run's files.
+    """
+    from cellsemi.configs.errors import RunError
+    from cellsemi.orchestrator.runs.report import write
+    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.rounds.store.run import read_config
+
+    paths = find_run(run)
+    config = read_config(paths)
+    rounds = paths.finished_rounds()
+    if not rounds:
+        raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
+    written = [str(write(config, paths, round)) for round in rounds]
+    content = {"run": paths.name, "folder": str(paths.root), "reports": written}
+    answer(as_json, content, lambda: click.echo("\n".join(written)))

@@ -1,0 +1,1 @@
+"""Engines: the same job in this process or on Ray."""

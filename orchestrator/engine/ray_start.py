@@ -1,0 +1,254 @@
+"""Starting Ray on this machine, or connecting to a cluster: what is decided before the first worker.
+
+The address is the one given, else RAY_ADDRESS, else a Ray of our own. That one is closed to others: it
+listens on the loopback interface only, asks for a token that never touches the disk, has no dashboard
+and sends no statistics. A cluster is joined only when it is named, never because one was found.
+
+Ray reads its settings when it is imported. So they are set first, and a process that has used Ray one
+way cannot use it the other way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.errors import EngineError, RunError
+from cellsemi.orchestrator.doctor import cpu_count
+from cellsemi.orchestrator.engine.fault import in_one_line
+from cellsemi.rounds.store import files
+
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels; Ray's least is 75 MB
+PROBE_FILE = ".shared-folder-probe"
+NODE_ANSWER_S = 60.0
+CONNECT_S = 10.0
+SHARED_HELP = "Put the run on storage that all nodes see: --set run.root=FOLDER"
+TOKEN_HELP = (
+    "If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN): "
+    "with an address given Ray does not look for one by itself"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A file that every node must see with this content: the proof that the run's folder is shared."""
+
+    path: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A running connection to Ray. `address` and `probe` are None when Ray is our own."""
+
+    version: str
+    address: str | None
+    probe: Probe | None
+
+    def close(self) -> None:
+        """Leave the cluster, or stop our own Ray; the workers' processes end with it."""
+        import ray
+
+        ray.shutdown()
+        if self.probe is not None:
+            Path(self.probe.path).unlink(missing_ok=True)
+
+
+def start_ray(address: str | None, run_folder: Path) -> Session:
+    """Start or join Ray; on a cluster, check that every node sees `run_folder`.
+
+    `address` is host:port, "local" or None (RAY_ADDRESS, else local). Raises EngineError with the remedy
+    when Ray cannot be started, the cluster cannot be joined, or the folder is not shared.
+    """
+    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+    if chosen == "local":
+        _settle("local")
+        _start_local()
+        return Session(_ray_version(), None, None)
+    _check_address(chosen, "the address" if address else "RAY_ADDRESS")
+    _settle("cluster")
+    _join(chosen)
+    import ray
+
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(ray.shutdown)
+        session = Session(_ray_version(), chosen, check_shared_folder(run_folder))
+        on_error.pop_all()
+    return session
+
+
+def check_shared_folder(folder: Path) -> Probe:
+    """Ask every node of the cluster to read a file of `folder` and to write beside it.
+
+    Returns the probe, whose file stays: nodes that join later are asked too. Raises EngineError naming
+    the node and the remedy.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = Probe(str(folder / PROBE_FILE), uuid.uuid4().hex)
+    files.write_text(Path(probe.path), probe.token)
+    ask = ray.remote(num_cpus=0, max_retries=0)(folder_problem)
+    answers = {}
+    for node in alive_nodes():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        answers[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = ask.options(scheduling_strategy=there).remote(
+            probe
+        )
+    problems = []
+    for name, answer in answers.items():
+        try:
+            found = ray.get(answer, timeout=NODE_ANSWER_S)
+        except GetTimeoutError:
+            found = f"no answer within {NODE_ANSWER_S:g} s"
+        except RayError as error:
+            found = in_one_line(error)
+        if found:
+            problems.append(f"node {name}: {found}")
+    if problems:
+        Path(probe.path).unlink(missing_ok=True)
+        raise EngineError(f"{'; '.join(problems)}. {SHARED_HELP}")
+    return probe
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """What Ray knows of each machine that is there: NodeID, NodeManagerAddress, Resources and more."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def folder_problem(probe: Probe) -> str:
+    """Why this machine cannot work in the probe's folder, or "". Leaves nothing behind."""
+    path = Path(probe.path)
+    try:
+        if path.read_text(encoding="utf-8") != probe.token:
+            return f"sees another {path.parent} than the driver"
+        beside = path.with_name(f"{PROBE_FILE}-{uuid.uuid4().hex[:8]}")
+        files.write_text(beside, probe.token)
+        beside.unlink()
+    except (OSError, RunError) as error:
+        return f"cannot work in {path.parent}: {in_one_line(error)}"
+    return ""
+
+
+# --- our own Ray ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _token() -> str:
+    """The password of our own Ray: in the memory of this process and the ones it starts, nowhere else."""
+    return secrets.token_hex(32)
+
+
+def _settings(way: str) -> dict[str, str]:
+    common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_COLOR_PREFIX": "0"}
+    if way == "cluster":
+        return common
+    # The switch for "no cluster here" makes every part of Ray listen on 127.0.0.1 alone.
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {**common, **loopback, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+
+
+_settled: list[str] = []  # the way in which this process uses Ray, once it has
+
+
+def _settle(way: str) -> None:
+    """Set what Ray reads at its import, once in a process."""
+    if not _settled:
+        wanted = _settings(way)
+        if way == "local" and "ray" in sys.modules and any(os.environ.get(k) != v for k, v in wanted.items()):
+            raise EngineError(
+                "Ray was imported before cellsemi could close it to other machines; open the engine before "
+                "anything imports ray, or use --engine inline"
+            )
+        os.environ.update(wanted)
+        _settled.append(way)
+    if _settled != [way]:
+        raise EngineError(
+            f"this process has used a {_settled[0]} Ray and cannot use a {way} one; start another process"
+        )
+    import ray
+
+    if ray.is_initialized():
+        raise EngineError("Ray is already at work in this process; close that engine first, or call ray.shutdown()")
+
+
+def _start_local() -> None:
+    with _explained("Ray could not be started on this machine"):
+        _init(
+            address="local",
+            num_cpus=cpu_count() if cpu_count() != os.cpu_count() else None,  # Ray itself knows container limits
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+
+
+# --- somebody's cluster -----------------------------------------------------------------------------
+
+
+def _check_address(address: str, origin: str) -> None:
+    """EngineError unless something listens there: Ray would try for minutes and then end the process."""
+    host, separator, port = address.rpartition(":")
+    if "://" in address or not separator or not port.isdigit():
+        raise EngineError(
+            f"{origin} is {address!r}: expected host:port of a Ray head (port 6379 unless it was changed), "
+            "or 'local'. To drive a cluster from outside, submit the command as a job: "
+            "ray job submit --address http://HEAD:8265 -- cellsemi round --n 3"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(
+            f"{address}: no Ray can be reached there ({error}); is the cluster up, is the port right?"
+        ) from None
+
+
+def _join(address: str) -> None:
+    with _explained(f"{address}: the cluster could not be joined", TOKEN_HELP):
+        _init(address=address)
+
+
+def _init(**options: Any) -> None:
+    """Worker output goes to the driver's descriptors, which `quiet_output` has pointed at the log."""
+    import ray
+
+    ray.init(logging_level=logging.ERROR, log_to_driver=True, **options)
+
+
+@contextlib.contextmanager
+def _explained(what: str, remedy: str = "") -> Iterator[None]:
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
+        text = " ".join(in_one_line(each) for each in _chain(error))
+        start = text.find("The cluster was started with:")
+        if start >= 0:
+            raise EngineError(f"{what}: other versions there than here. {text[start:]}") from error
+        said = in_one_line(error)
+        raise EngineError(f"{what}: {said}" + (f". {remedy}" if remedy else "")) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _ray_version() -> str:
+    import ray
+
+    return str(ray.__version__)

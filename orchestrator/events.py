@@ -1,0 +1,171 @@
+"""Records what a run does, one JSON line an event."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+Clock = Callable[[], float]
+
+
+LOG_EVERY_S = 1.0  # between two `advance` events of one stage
+
+
+class Watcher(Protocol):
+    """Told by the campaign what happens; shows it, keeps it, or does nothing."""
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        """A stage begins, e.g. round 1, "predict unlabelled with unet-a", 48, "images"."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """So many units of the current stage are done: absolute, never falling, may jump."""
+        ...
+
+    def note(self, message: str) -> None:
+        """A sentence worth keeping, such as a promotion decision or a quarantine count."""
+        ...
+
+    def finish(self, seconds: float) -> None:
+        """The current stage ended after `seconds`."""
+        ...
+
+    def skipped(self, round: int, name: str) -> None:
+        """The stage was already done in an earlier call."""
+        ...
+
+
+class SilentWatcher:
+    """Shows nothing: for `--json`, and for tests."""
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def finish(self, seconds: float) -> None:
+        """Nothing."""
+
+    def skipped(self, round: int, name: str) -> None:
+        """Nothing."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(0.31), duration(42.4), duration(187), duration(7380)
+    ('0.3 s', '42 s', '3 min 07 s', '2 h 03 min')
+    """
+    whole = round(seconds)
+    if whole < 10:
+        return f"{round(seconds, 1):g} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of events.jsonl: `event` is a Watcher method's name, `time` is UTC as ISO 8601."""
+
+    time: str
+    event: str
+    round: int
+    stage: str
+    done: int
+    total: int
+    unit: str = ""
+    seconds: float | None = None
+    message: str = ""
+
+
+class EventLog:
+    """Writes every event to a JSON-lines file, then passes it on to another watcher.
+
+    Each line is one write: a kill costs at most the last line, which `read_events` skips. `advance`
+    is written at most once in LOG_EVERY_S, and always when the stage is complete.
+    """
+
+    def __init__(self, watcher: Watcher, path: Path, clock: Clock = time.monotonic) -> None:
+        self._watcher, self._path, self._clock = watcher, path, clock
+        self._round, self._stage, self._unit = 0, "", ""
+        self._done = self._total = 0
+        self._written_s = clock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_cut_line(path)
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        """Written and passed on."""
+        self._round, self._stage, self._unit = round, name, unit
+        self._done, self._total = 0, total
+        self._write("stage")
+        self._watcher.stage(round, name, total, unit)
+
+    def advance(self, done: int) -> None:
+        """Passed on; written now and then."""
+        news = done > self._done
+        self._done = max(done, self._done)
+        if news and (self._done == self._total or self._clock() - self._written_s >= LOG_EVERY_S):
+            self._write("advance")
+        self._watcher.advance(done)
+
+    def note(self, message: str) -> None:
+        """Written and passed on."""
+        self._write("note", message=message)
+        self._watcher.note(message)
+
+    def finish(self, seconds: float) -> None:
+        """Written and passed on."""
+        self._write("finish", seconds=round(seconds, 3))
+        self._watcher.finish(seconds)
+
+    def skipped(self, round: int, name: str) -> None:
+        """Written and passed on."""
+        self._round, self._stage, self._unit = round, name, ""
+        self._done = self._total = 0
+        self._write("skipped")
+        self._watcher.skipped(round, name)
+
+    def _write(self, event: str, **more: Any) -> None:
+        line: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "round": self._round,
+            "stage": self._stage,
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+            **more,
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._written_s = self._clock()
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The events of a log, oldest first; a line that a crash cut is skipped, no file means no events."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, TypeError):
+                yield Event(**json.loads(line))
+
+
+def _end_cut_line(path: Path) -> None:
+    """End the line that a crash cut, so that it does not swallow the next event."""
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")

@@ -1,0 +1,152 @@
+"""What of a run, or of a folder of image shards, an export takes: which cells, from which score on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.rounds.evaluation.history import delivered, standing
+from cellsemi.orchestrator.runs.status import find_run
+from cellsemi.rounds.cells.instances import State
+from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.pseudo_labels.training_set import with_images
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import MANIFEST
+from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths, read_config
+from cellsemi.rounds.store.schemas import ImageRecord
+
+HUMAN = "labelled"  # the split of a run whose cells are people's, not predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for; None is left to what there is."""
+
+    split: str | None = None
+    model: str | None = None
+    round: int | None = None
+    min_score: float | None = None
+    states: tuple[State, ...] = ()
+    pseudo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is exported, with a sentence for a person."""
+
+    source: Source
+    cells: Cells
+    sentence: str
+
+
+def choose(name: str, wish: Wish) -> Choice:
+    """The records of a run (its name or folder) or of a folder of shards; UsageError when it is neither."""
+    folder = Path(name)
+    if (folder / IMPORT_FILE).is_file() or shards.shard_paths(folder):
+        return _of_shards(folder, wish)
+    return _of_run(find_run(name), wish)
+
+
+def _of_shards(folder: Path, wish: Wish) -> Choice:
+    if wish.model is not None or wish.round is not None or wish.pseudo:
+        raise UsageError(f"{folder}: image shards, not a run: --model, --round and --pseudo do not apply")
+    cells = Cells(wish.states or EXPORTED, wish.min_score or 0.0)
+    if not (folder / IMPORT_FILE).is_file():
+        if wish.split is not None:
+            raise UsageError(f"{folder}: the shards of one split; --split is for an import or a run")
+        return Choice(of_folder(folder), cells, f"the cells of {folder}{_from(cells.min_score)}")
+    splits = [wish.split] if wish.split else [split for split in SPLITS if split != "unlabelled"]
+    sentence = f"the cells of {folder}, {', '.join(splits)}{_from(cells.min_score)}"
+    return Choice(of_folder(folder, splits), cells, sentence)
+
+
+def _of_run(paths: RunPaths, wish: Wish) -> Choice:
+    classes = read_config(paths).data.classes
+    if wish.pseudo:
+        return _pseudo(paths, classes, wish)
+    split = wish.split or "test"
+    cells = Cells(wish.states or EXPORTED, wish.min_score or 0.0, unseen_as_empty=True)
+    if split == HUMAN:
+        if wish.model is not None or wish.round is not None:
+            raise UsageError(f"--split {HUMAN} is what people drew: --model and --round do not apply")
+        source = Source(shards.read_folder(_finished(paths.split(HUMAN), "the run has not read its images")), classes)
+        return Choice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
+    round = finished_round(paths, wish.round)
+    model = wish.model or ENSEMBLE
+    if wish.round is None and wish.model is None:
+        round, model = delivered(paths)
+    folder = paths.predictions(round, model, split)
+    _finished(folder, f"{model} of round {round} has not looked at the {split} images; {_known(paths, round, split)}")
+    sentence = f"{model} of round {round} of {paths.name} on {split}"
+    if wish.min_score is None:
+        threshold = find(read_evaluations(paths.evaluation(round), classes), model, "val").threshold
+        cells = replace(cells, min_score=threshold)
+        sentence += f", cells with a score from {threshold:.3f} on (chosen on val; --min-score takes another)"
+    else:
+        sentence += _from(wish.min_score)
+    return Choice(Source(_with_images(folder, paths.split(split)), classes), cells, sentence)
+
+
+def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
+    """The screened pseudo-labels of a round: those that train, and those that are ignored."""
+    if wish.model is not None or wish.split not in (None, "unlabelled"):
+        raise UsageError("--pseudo takes the unlabelled images as all teachers saw them: no --model, no other --split")
+    if read_config(paths).rounds.folds is not None:
+        raise UsageError(
+            f"{paths.name} has folds, each with pseudo-labels of its own (round-NN/pseudo.fold-K); they train models "
+            "that judge each other's images, so there is no one set to export"
+        )
+    done = [number for number in range(1, 1000) if (paths.pseudo(number) / MANIFEST).is_file()]
+    round = wish.round if wish.round is not None else max(done, default=0)
+    told = ", ".join(map(str, done)) or "none"
+    folder = _finished(paths.pseudo(round), f"round {round} has no pseudo-labels; rounds that have: {told}")
+    cells = Cells(wish.states or ("accepted", "ignored"), wish.min_score or 0.0)
+    sentence = f"the pseudo-labels of round {round} of {paths.name}{_from(cells.min_score)}"
+    return Choice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
+
+
+def finished_round(paths: RunPaths, asked: int | None) -> int:
+    """The round asked for, else the last that was promoted."""
+    if not paths.finished_rounds():
+        raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
+    if asked is None:
+        return standing(paths).round
+    if asked not in paths.finished_rounds():
+        raise UsageError(f"round {asked} is not finished; those that are: {_numbers(paths.finished_rounds())}")
+    return asked
+
+
+def _known(paths: RunPaths, round: int, split: str) -> str:
+    """Which models have, and in which rounds the unlabelled images were looked at."""
+    folders = sorted((paths.round(round) / "students").glob("*"))
+    models = [path.name for path in folders if (paths.predictions(round, path.name, split) / MANIFEST).is_file()]
+    if models:
+        return f"there are: {', '.join(models)}"
+    rounds = [n for n in paths.finished_rounds() if (paths.predictions(n, ENSEMBLE, split) / MANIFEST).is_file()]
+    return f"rounds whose ensemble has: {_numbers(rounds)} (the pool is labelled when the next round starts)"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _finished(folder: Path, otherwise: str) -> Path:
+    if not (folder / MANIFEST).is_file():
+        raise RunError(f"{folder}: {otherwise}")
+    return folder
+
+
+def _with_images(labels: Path, images: Path) -> Iterator[ImageRecord]:
+    """Predictions with the encoded images of the run's own data; RunError when the two do not fit."""
+    try:
+        yield from with_images(shards.read_folder(labels), shards.read_folder(images))
+    except ValueError as error:
+        raise RunError(f"{labels}: not of the images in {images} ({error}); the run was altered by hand") from None
+
+
+def _from(score: float | None) -> str:
+    return f", cells with a score from {score:g} on" if score else ""

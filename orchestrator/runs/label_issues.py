@@ -1,0 +1,271 @@
+"""`cellsemi data suspects`: the human labels of a run that its promoted models contradict, as a list and pictures.
+
+Nothing of the run is changed: what is wrong is put right in the data set, by a person; or the table is handed to
+another run as `data.suspects`, which then ignores what it names.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.configs.loading import config_hash
+from cellsemi.orchestrator.runs.export import Wish, choose, finished_round
+from cellsemi.rounds.store.prediction_splits import judged
+from cellsemi.orchestrator.runs.status import find_run
+from cellsemi.rounds.datasets.label_issue_file import LEARNT
+from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, Suspect, find_suspects
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.folds import HUMAN_SPLIT
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
+from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
+
+PER_SHEET = 6  # suspects on a picture, each as drawn and as seen
+AROUND = 3  # a picture shows so many times the larger side of the box,
+LEAST_PX, MOST_PX = 96, 960  # within these bounds
+SHOWN = 20  # suspects on the terminal; all are in the table
+OTHERS, SUSPECT = 0, 1
+MARKED = ("other cells", "to be looked at")
+
+Count = Callable[[str, int, int | None], None]  # what, done, of
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What was looked for and found.
+
+    `unseen` images could not be predicted, or were never annotated; `splits` are those of the judged ones, by id.
+    """
+
+    run: str
+    split: str
+    by: str
+    classes: tuple[str, ...]
+    images: int
+    cells: int
+    unseen: int
+    findings: Findings
+    splits: dict[str, str]
+    out: Path
+    sheets: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "run": self.run,
+            "split": self.split,
+            "by": self.by,
+            "out": str(self.out),
+            "images": self.images,
+            "cells": self.cells,
+            "unseen_images": self.unseen,
+            "sure_from": self.sure_from(),
+            "sheets": self.sheets,
+            "suspects": _rows(self.findings.suspects, self.splits),
+        }
+
+    def sure_from(self) -> dict[str, list[float] | None]:
+        """Per class the lowest and the highest quality over the images from which predictions are sure.
+
+        None where no prediction is right.
+        """
+        sure = np.array([trust.sure for trust in self.findings.trust.values()]).reshape(-1, len(self.classes))
+        finite = {name: column[np.isfinite(column)] for name, column in zip(self.classes, sure.T, strict=True)}
+        return {name: [float(v.min()), float(v.max())] if len(v) else None for name, v in finite.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """Who judges a split, in words, and the (predictions, images) folders in which they do, out of sample."""
+
+    by: str
+    folders: tuple[tuple[Path, Path], ...]
+
+
+def judged_split(paths: RunPaths, split: str) -> Judges:
+    """The promoted models on images that none of them learned from: one pair of folders, of the hold-out.
+
+    This is the one place that knows where such predictions lie. UsageError for labelled images, which the models
+    learned from; RunError when there are no predictions.
+    """
+    config = read_config(paths)
+    if config.rounds.folds is not None and split != "test":
+        round = finished_round(paths, None)
+        pairs = tuple(judged(config, paths, round, ENSEMBLE, "val"))
+        return Judges(f"{ENSEMBLE} of round {round} of {paths.name}, each fold by those who left it out", pairs)
+    if split == HUMAN_SPLIT:
+        raise UsageError(
+            f"--split {split}: the models of {paths.name} learned from these labels and would repeat them, wrong ones "
+            "too. Judge val, or make a run with rounds.folds, in which every label is judged by models that left it out"
+        )
+    choice = choose(str(paths.root), Wish(split=split, min_score=0.0))
+    round = finished_round(paths, None)
+    return Judges(choice.sentence, ((paths.predictions(round, ENSEMBLE, split), paths.split(split)),))
+
+
+def search(name: str, split: str, out: Path | None, count: Count) -> Search:
+    """Find the suspects of a split of a run and write them as suspects.parquet, .csv and pictures.
+
+    `out` defaults to suspects-RUN here. UsageError when it holds something, there is no such run, or its models
+    learned from the split; RunError when no round is finished.
+    """
+    paths = find_run(name)
+    judges = judged_split(paths, split)
+    out = out or Path(f"suspects-{paths.name}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is not an empty folder; name a new one with --out, or remove it first")
+    judged: list[Judged] = []
+    splits: dict[str, str] = {}
+    images = 0
+    for found, known in _looked_at(judges):
+        images += 1
+        if found.instances is not None and known.instances is not None:
+            judged.append((known.image_id, found.instances, known.instances))
+            splits[known.image_id] = known.split
+        count("read images", images, None)
+    config = read_config(paths)
+    findings = find_suspects(judged, config.data.classes, config.screen.min_samples)
+    rows = _rows(findings.suspects, splits)
+    sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, config_hash(config), count)
+    cells = sum(truth.state.count("human") for _, _, truth in judged)
+    return Search(
+        run=paths.name,
+        split=split,
+        by=judges.by,
+        classes=config.data.classes,
+        images=len(judged),
+        cells=cells,
+        unseen=images - len(judged),
+        findings=findings,
+        splits=splits,
+        out=out,
+        sheets=sheets,
+    )
+
+
+def _looked_at(judges: Judges) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+    """(prediction, image with its labels) of every image; RunError when the two do not fit."""
+    for predictions, images in judges.folders:
+        pairs = zip_longest(shards.read_folder(predictions), shards.read_folder(images))
+        for found, known in pairs:
+            if found is None or known is None or found.image_id != known.image_id:
+                raise RunError(f"{predictions}: not of the images in {images}; the run was altered by hand")
+            yield found, known
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def _write(
+    out: Path,
+    images: Sequence[Path],
+    findings: Findings,
+    rows: Sequence[dict[str, Any]],
+    hashed: str,
+    count: Count,
+) -> int:
+    """Write the table and the pictures into the new folder `out`; returns the number of pictures."""
+    sheets = 0
+    with files.atomic_folder(out) as folder:
+        shards.write_rows(folder / "suspects.parquet", rows, SUSPECTS, hashed)
+        files.write_text(folder / "suspects.csv", to_csv(rows))
+        for sheets, picture in enumerate(_pictures(images, findings), start=1):
+            files.write_bytes(folder / _sheet((sheets - 1) * PER_SHEET), picture)
+            count("draw", sheets, -(-len(rows) // PER_SHEET))
+    return sheets
+
+
+def _rows(suspects: Sequence[Suspect], splits: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of the SUSPECTS table, in its order; `splits` are those of the images, by id."""
+    found = [s.to_row() | {"split": splits[s.image_id], "sheet": _sheet(i)} for i, s in enumerate(suspects)]
+    return [{name: row[name] for name in SUSPECTS.names} for row in found]
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per suspect, all digits; empty where there is no value."""
+    buffer = StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=SUSPECTS.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _sheet(index: int) -> str:
+    """The picture that shows suspect `index`."""
+    return f"sheet-{index // PER_SHEET + 1:03d}.png"
+
+
+# --- pictures -----------------------------------------------------------------------------------------
+
+
+def _pictures(images: Sequence[Path], findings: Findings) -> Iterator[bytes]:
+    """PNGs of PER_SHEET suspects each, in their order: as people drew them, beside what the models are sure of."""
+    stored = shards.ShardSet([path for each in images for path in shards.shard_paths(each)], 2 * PER_SHEET)
+    listed = (row["image_id"] for each in images for row in shards.read_columns(each, ["image_id"]))
+    place = {image_id: i for i, image_id in enumerate(listed)}
+    for start in range(0, len(findings.suspects), PER_SHEET):
+        some = findings.suspects[start : start + PER_SHEET]
+        panels = [panel for s in some for panel in _panels(stored[place[s.image_id]], s, findings)]
+        yield contact_sheet(panels, in_row=2)
+
+
+def _panels(record: ImageRecord, suspect: Suspect, findings: Findings) -> Iterator[Panel]:
+    seen, drawn = findings.seen[suspect.image_id], record.instances
+    assert drawn is not None, "an annotated image was judged"
+    sure = np.flatnonzero(seen.quality >= findings.trust[suspect.image_id].sure[seen.class_id])
+    x0, y0, x1, y1 = suspect.bbox
+    side = int(np.clip(AROUND * max(x1 - x0, y1 - y0), LEAST_PX, MOST_PX))
+    window = _around((y0 + y1) // 2, side, record.height), _around((x0 + x1) // 2, side, record.width)
+    for cells, at, whose in (
+        (drawn, np.arange(len(drawn)) == suspect.cell, f"{suspect.kind}: as drawn"),
+        (seen.select(sure), sure == suspect.seen, f"sure predictions, {suspect.confidence:.2f}"),
+    ):
+        marked = cells.with_(class_id=np.where(at, SUSPECT, OTHERS), score=np.where(at, 1.0, cells.score * 0.999))
+        yield Panel(record, marked, MARKED, whose, window)
+
+
+def _around(middle: int, side: int, size: int) -> slice:
+    """`side` pixels around `middle`, moved to lie within 0 and `size`; all of them where there are fewer."""
+    start = max(0, min(middle - side // 2, size - side))
+    return slice(start, min(start + side, size))
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def print_search(found: Search, console: Console | None = None) -> None:
+    """What was judged by whom, how many of each kind, the surest, and where all are."""
+    console = console or Console(highlight=False)
+
+    def line(text: str) -> None:
+        console.print(escape(text), soft_wrap=True)
+
+    suspects = found.findings.suspects
+    line(f"{found.by}: {found.cells} human cells of {found.images} images looked at")
+    if found.unseen:
+        line(f"not judged: {found.unseen} images that no model could look at, or nobody annotated")
+    for name, sure in found.sure_from().items():
+        told = "no prediction is right" if sure is None else f"sure from a quality of {sure[0]:.2f} .. {sure[1]:.2f} on"
+        line(f"  {name}: {told}")
+    kinds = Counter(suspect.kind for suspect in suspects)
+    line(f"{len(suspects)} to be looked at: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
+    for s in suspects[:SHOWN]:
+        line(f"  {s.confidence:.2f}  {s.image_id} at x {s.bbox[0]}, y {s.bbox[1]}: {s.reason}")
+    if len(suspects) > SHOWN:
+        line(f"  and {len(suspects) - SHOWN} more")
+    line(f"{found.out}: suspects.csv, suspects.parquet, {found.sheets} pictures. Nothing in the run was changed.")
+    if suspects and found.split in LEARNT:
+        line(f"Next: take out the rows of labels that are right; --set data.suspects={found.out / 'suspects.csv'}")
+        line("in another run (--run NAME) ignores those that are left.")

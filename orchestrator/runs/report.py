@@ -1,0 +1,179 @@
+"""The report of a finished round, collected from the run's folder alone: report.md, and beside it its picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.stages.context import Context
+from cellsemi.rounds.store.folds import Fold, folds_of
+from cellsemi.rounds.store.prediction_splits import EVALUATED, POOL, TRIAL
+from cellsemi.orchestrator.events import duration
+from cellsemi.rounds.store.prediction_pairs import cells_of
+from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.pseudo_labels.filter import count_reasons
+from cellsemi.rounds.pseudo_labels.thresholds import Limits
+from cellsemi.rounds.report import round_report
+from cellsemi.rounds.report.reliability_diagram import picture
+from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import MANIFEST, read_manifest
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
+
+NAME = "report.md"
+
+
+def write_report(context: Context, round: int) -> None:
+    """Write the report of a round whose manifest is written."""
+    write(context.config, context.paths, round)
+
+
+def write(config: Config, paths: RunPaths, round: int) -> Path:
+    """Write report.md of a finished round, and its picture where a model said anything; returns its path.
+
+    The same run folder gives the same bytes. RunError when a file of the run is missing or damaged.
+    """
+    facts = collect(config, paths, round)
+    path = paths.round(round) / NAME
+    if shown := round_report.diagrams(facts):
+        files.write_bytes(path.with_name(round_report.PICTURE), picture(shown))
+    files.write_text(path, round_report.to_markdown(facts))
+    return path
+
+
+def collect(config: Config, paths: RunPaths, round: int) -> Facts:
+    """What the run's folder says of a finished round."""
+    folds = folds_of(config)
+    manifest = files.read_json(paths.round_manifest(round))
+    teachers_round = manifest["teachers_round"]
+    taught = teachers_round is not None
+    drift = paths.drift(round)
+    return Facts(
+        run=paths.name,
+        round=round,
+        decision=Decision(**manifest["decision"]),
+        on_control=Decision(**manifest["control"]) if manifest["control"] else None,
+        rows=[Row.from_json(values) for values in manifest["rows"]],
+        students=manifest["students"],
+        why_these_students=manifest["why_these_students"],
+        teachers_round=teachers_round,
+        teachers=files.read_json(paths.round_manifest(teachers_round))["students"] if taught else (),
+        training=[_training_set(paths, round, fold) for fold in folds],
+        pool=read_manifest(paths.pseudo(round, folds[0].suffix))["rows"] if taught else 0,
+        pseudo=_pseudo(config, paths, round) if taught else {},
+        scored=list(_scored(config, paths, round)),
+        limits=_limits(config, paths, round) if taught else None,
+        drift=files.read_json(drift)["alarms"] if drift.is_file() else None,
+        problems=list(_problems(paths, round, teachers_round)),
+        times=list(_times(config, paths, round)),
+        places=list(_places(paths, round, folds)),
+    )
+
+
+def _training_set(paths: RunPaths, round: int, fold: Fold) -> TrainingSet:
+    merged = read_manifest(paths.train(round, fold.suffix))["merged"]
+    images, cells = merged["human_images"], merged["human_cells"]
+    return TrainingSet(fold.suffix.lstrip("."), images, cells, merged["pseudo_images"], merged["left_out"])
+
+
+def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[str]]:
+    """Cells by class, then by state and reason, of the pseudo-labels of all folds."""
+    classes = config.data.classes
+    found: dict[str, Counter[str]] = {name: Counter() for name in classes}
+    for cells in cells_of(*(paths.pseudo(round, fold.suffix) for fold in folds_of(config))):
+        for class_id in np.unique(cells.class_id).tolist():
+            found[classes[class_id]] += count_reasons(cells.select(cells.class_id == class_id))
+    return found
+
+
+def _limits(config: Config, paths: RunPaths, round: int) -> Limits:
+    return Limits.from_json(files.read_json(paths.screen(round))["limits"], config.data.classes)
+
+
+def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
+    """Every calibration of the round: of its teachers, of what they say together, of its students."""
+    classes = config.data.classes
+    yield from _members("teacher", classes, paths.teachers_calibration(round))
+    if paths.screen(round).is_file():
+        content = files.read_json(paths.screen(round))["calibration"]
+        yield Scored("teachers together", ENSEMBLE, Calibration.from_json(content, classes))
+    yield from _members("student", classes, paths.calibration(round))
+
+
+def _members(whose: str, classes: Sequence[str], path: Path) -> Iterator[Scored]:
+    members: dict[str, Any] = files.read_json(path)["members"] if path.is_file() else {}
+    for name, content in sorted(members.items()):
+        yield Scored(whose, name, Calibration.from_json(content, classes))
+
+
+# --- what went wrong ----------------------------------------------------------------------------------
+
+
+def _problems(paths: RunPaths, round: int, teachers_round: int | None) -> Iterator[str]:
+    """Images and models that were left out, and what models told while they looked at images."""
+    if count := quarantined(paths):
+        yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
+    for model in models_of(paths, round):
+        folder = paths.model(round, model)
+        if (folder / MANIFEST).is_file() and (why := read_manifest(folder).get("diverged")):
+            yield f"the training of {model} diverged: {why}"
+    looked = [(round, split) for split in EVALUATED]
+    looked += [] if teachers_round is None else [(teachers_round, split) for split in (TRIAL, POOL)]
+    for model_round, split in looked:
+        for model in models_of(paths, model_round):
+            yield from _told(paths.predictions(model_round, model, split), f"{model} on {split}")
+
+
+def _told(folder: Path, who: str) -> Iterator[str]:
+    if not (folder / MANIFEST).is_file():
+        return
+    told: Counter[str] = Counter()
+    for shard in read_manifest(folder)["shards"]:
+        told += Counter(shard.get("told", {}))
+        if why := shard.get("given_up"):
+            yield f"{who}: the {shard['rows']} images of {shard['file']} were given up: {why}"
+    for sentence, times in sorted(told.items()):
+        yield f"{who}, {times} times: {sentence}"
+
+
+# --- time and places ----------------------------------------------------------------------------------
+
+
+def _times(config: Config, paths: RunPaths, round: int) -> Iterator[tuple[str, str, str]]:
+    for stage in stages(paths, folds_of(config)):
+        if stage.round == round and stage.seconds is not None:
+            yield stage.name, _done(stage), duration(stage.seconds)
+    seconds = files.read_json(paths.round_manifest(round))["seconds"]
+    yield "all, with those that leave no folder", "", duration(seconds)
+
+
+def _done(stage: Stage) -> str:
+    return "" if stage.done is None else f"{stage.done} {stage.unit}"
+
+
+def _places(paths: RunPaths, round: int, folds: Sequence[Fold]) -> Iterator[tuple[str, str]]:
+    """What there is of the round, each with its path below the run's folder."""
+    places = [
+        ("decision and rows", paths.round_manifest(round)),
+        ("scores of every image", paths.evaluation(round)),
+        ("calibration of the teachers", paths.teachers_calibration(round)),
+        ("calibration and limits of the pseudo-labels", paths.screen(round)),
+        ("calibration of the students", paths.calibration(round)),
+        ("drift", paths.drift(round)),
+        *(("pseudo-labels", paths.pseudo(round, fold.suffix)) for fold in folds),
+        *(("what the students learned from", paths.train(round, fold.suffix)) for fold in folds),
+        *((f"model {name}", paths.model(round, name)) for name in models_of(paths, round)),
+        ("leaderboard of all rounds", paths.leaderboard.with_suffix(".md")),
+        ("settings", paths.config),
+    ]
+    for what, path in places:
+        if path.exists():
+            yield what, str(path.relative_to(paths.root))

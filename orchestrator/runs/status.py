@@ -1,0 +1,118 @@
+"""How far a run is, read from its folder alone: no driver is asked, so it may be dead or on another node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.errors import UsageError
+from cellsemi.configs.loading import config_hash
+from cellsemi.rounds.evaluation import history
+from cellsemi.rounds.store.folds import folds_of
+from cellsemi.orchestrator.events import Event, read_events
+from cellsemi.orchestrator.runs.progress_on_disk import Stage, quarantined, stages
+from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.store import files, lock, run
+from cellsemi.rounds.store.run import RunPaths
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The drift alarms of the last round whose pseudo-labels were compared."""
+
+    round: int
+    alarms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `cellsemi status` says. `teachers` are those of the next round, "" while there are none; `drift` is None
+    while no pseudo-labels were compared.
+    """
+
+    run: str
+    folder: str
+    config_hash: str
+    finished_rounds: tuple[int, ...]
+    working: bool
+    stages: tuple[Stage, ...]
+    teachers: str
+    decisions: tuple[str, ...]
+    quarantined: int | None
+    drift: Drift | None
+    last_event: Event | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def find_run(name: str | None) -> RunPaths:
+    """The run of a name below ./runs or of a folder; None means the one worked on last.
+
+    UsageError, naming what there is, when there is no such run.
+    """
+    if name is None:
+        runs = known_runs()
+        if not runs:
+            raise UsageError(f"no run below ./{RUNS}; `cellsemi round --n 3` starts one, or name a run's folder")
+        return runs[0]
+    for folder in (RUNS / name, Path(name)):
+        paths = RunPaths(folder.resolve())
+        if paths.config.is_file():
+            return paths
+    names = ", ".join(sorted(paths.name for paths in known_runs())) or "none"
+    raise UsageError(f"no run is called {name!r} and no folder {name} holds one; below ./{RUNS} there are: {names}")
+
+
+def known_runs() -> list[RunPaths]:
+    """The runs below ./runs, the one worked on last first."""
+    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    runs = [RunPaths(folder.resolve()) for folder in folders]
+    return sorted((paths for paths in runs if paths.config.is_file()), key=_last_change, reverse=True)
+
+
+def _last_change(paths: RunPaths) -> float:
+    return max(path.stat().st_mtime for path in (paths.config, paths.events) if path.is_file())
+
+
+def read_status(paths: RunPaths) -> Status:
+    """Everything that the run's folder says; RunError when it is damaged."""
+    config = run.read_config(paths)
+    decisions = history.decisions(history.read_manifests(paths))
+    last = None
+    for last in read_events(paths.events):  # noqa: B007 - the last one is what is asked for
+        pass
+    return Status(
+        run=paths.name,
+        folder=str(paths.root),
+        config_hash=config_hash(config),
+        finished_rounds=tuple(paths.finished_rounds()),
+        working=lock.is_locked(paths),
+        stages=tuple(stages(paths, folds_of(config))),
+        teachers=_teachers(paths, decisions),
+        decisions=tuple(f"round {round}: {made.reason}" for round, made in decisions.items()),
+        quarantined=quarantined(paths),
+        drift=_drift(paths),
+        last_event=last,
+    )
+
+
+def _teachers(paths: RunPaths, decisions: Mapping[int, Decision]) -> str:
+    """The models that teach the next round, once there are any."""
+    if not decisions:
+        return ""
+    teachers = history.standing(paths)
+    return f"{', '.join(teachers.names)} of round {teachers.round}"
+
+
+def _drift(paths: RunPaths) -> Drift | None:
+    rounds = range(len(list(paths.root.glob("round-*"))) - 1, 0, -1)
+    for round in rounds:
+        if paths.drift(round).is_file():
+            return Drift(round, tuple(files.read_json(paths.drift(round))["alarms"]))
+    return None

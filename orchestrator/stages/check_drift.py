@@ -1,0 +1,64 @@
+"""The drift of the pseudo-labels of a round, into drift.json and as notes. It decides nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cellsemi.orchestrator.stages.context import Context
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.prediction_pairs import cells_of
+
+
+def watch(context: Context, round: int) -> None:
+    """Compare the pseudo-labels of a round with the human labels of training and val, and the round before."""
+    paths, title = context.paths, "look for drift"
+    path = paths.drift(round)
+    inputs = [*_human(context), *(folder for r in (round - 1, round) if r for folder in _pseudo(context, r))]
+    screens = [files.read_json(paths.screen(r))["calibration"] for r in (round - 1, round) if r]
+    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in inputs], screens])
+    if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
+        context.watcher.skipped(round, title)
+    else:
+        started = time.monotonic()
+        total = sum(read_manifest(folder)["rows"] for folder in inputs)
+        context.watcher.stage(round, title, total, "images")
+        files.write_json(path, {"fingerprint": fingerprint, **_compared(context, round)})
+        context.watcher.advance(total)
+        context.finish(round, time.monotonic() - started)
+    for sentence in files.read_json(path)["alarms"]:
+        context.watcher.note(f"round {round}: drift: {sentence}")
+
+
+def _human(context: Context) -> list[Path]:
+    """The folders of all human labels but test."""
+    return [context.paths.split(name) for name in folds_of(context.config)[0].human]
+
+
+def _pseudo(context: Context, round: int) -> list[Path]:
+    return [context.paths.pseudo(round, fold.suffix) for fold in folds_of(context.config)]
+
+
+def _compared(context: Context, round: int) -> dict[str, Any]:
+    human = profile(cells_of(*_human(context)), context.config.data.classes)
+    now = _screened(context, round)
+    before = _screened(context, round - 1) if round > 1 else None
+    found = alarms(now, human, "the human labels")
+    found += alarms(now, before, "the pseudo-labels of the round before") if before else []
+    return {
+        "human": human.to_json(),
+        "before": before.to_json() if before else None,
+        "now": now.to_json(),
+        "alarms": found + calibration_alarms(now, before),
+    }
+
+
+def _screened(context: Context, round: int) -> Profile:
+    paths, classes = context.paths, context.config.data.classes
+    calibration = Calibration.from_json(files.read_json(paths.screen(round))["calibration"], classes)
+    return profile(cells_of(*_pseudo(context, round)), classes, calibration)

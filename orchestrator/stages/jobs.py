@@ -1,0 +1,185 @@
+"""The work that travels to workers: predict a shard, label a shard, train a student.
+
+Each job is plain values; `start` runs once in the worker's process, `run` does one item, writes its
+files atomically under a name that depends only on the item, and returns a small commit record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsemi.configs.rounds import FusionConfig
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import FitTask
+from cellsemi.models.inference.zoom_search import ZoomSearch
+from cellsemi.models.model_files import PROGRESS_FILE
+from cellsemi.models.registry import family, load_predictor
+from cellsemi.orchestrator.engine.protocol import Worker
+from cellsemi.orchestrator.stages import choose_cell_probability
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.manifest import write_commit
+from cellsemi.rounds.store.schemas import ImageRecord
+
+ZOOMS = "zooms"  # in a commit of predictions: images by the zoom that a search kept
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStage:
+    """What every stage over shards shares: where it reads and writes, and what its outputs depend on."""
+
+    source: str  # folder of image shards
+    out: str
+    fingerprint: str
+    config_hash: str
+
+    def records(self, item: int) -> Iterator[ImageRecord]:
+        """The images of shard `item`."""
+        return shards.read_shard(Path(self.source) / shards.part_name(item))
+
+    def commit(self, item: int, records: list[ImageRecord], **more: Any) -> dict[str, Any]:
+        """Write the shard, then its commit record, to which `more` is added."""
+        out = Path(self.out)
+        written = shards.write_shard(out / shards.part_name(item), records, self.config_hash)
+        return write_commit(out, item, self.fingerprint, {**written, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class PredictJob:
+    """One teacher looks at every image of a folder of shards."""
+
+    stage: ShardStage
+    model: str
+    inference: InferenceConfig
+    device: str
+    max_pixels: int
+    round: int
+    zoom: float  # images are enlarged so many times; masks are of their own size
+    name: str
+    uses_device: bool = True
+
+    def start(self) -> Worker:
+        """Load the teacher, once."""
+        return _Predictor(self)
+
+
+class _Predictor:
+    def __init__(self, job: PredictJob) -> None:
+        self._job = job
+        self._predictor = load_predictor(Path(job.model), job.inference, job.device)
+
+    def run(self, item: int) -> dict[str, Any]:
+        job = self._job
+        out = []
+        for record in job.stage.records(item):
+            assert record.image is not None
+            image = decode_image(record.image, record.image_id, job.max_pixels)
+            (found,) = self._predictor.predict([image], job.zoom)
+            out.append(record.with_(image=None, instances=found.with_(round=job.round)))
+        more: dict[str, Any] = {"told": dict(self._predictor.told)}
+        self._predictor.told.clear()
+        if isinstance(self._predictor, ZoomSearch):
+            more[ZOOMS] = {f"{zoom:g}": count for zoom, count in sorted(self._predictor.chosen.items())}
+            self._predictor.chosen.clear()
+        return job.stage.commit(item, out, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of an ensemble: the folder of its predictions, and what its scores are worth (None: as they are)."""
+
+    name: str
+    folder: str
+    calibration: dict[str, Any] | None  # Calibration.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class FuseJob:
+    """The masks of several models on the same images become one set.
+
+    With `class_is_stated` the class that the data set states for an image, as file names do, comes before
+    what the models guess.
+    """
+
+    stage: ShardStage
+    members: tuple[Member, ...]
+    fusion: FusionConfig
+    classes: tuple[str, ...]
+    one_class_per_image: bool
+    class_is_stated: bool
+    name: str
+    uses_device: bool = False
+
+    def start(self) -> Worker:
+        """Read the calibrations, once."""
+        return _Fuser(self)
+
+
+class _Fuser:
+    def __init__(self, job: FuseJob) -> None:
+        self._job = job
+        self._calibrations = {
+            member.name: Calibration.from_json(member.calibration, job.classes)
+            for member in job.members
+            if member.calibration is not None
+        }
+
+    def run(self, item: int) -> dict[str, Any]:
+        """Fuse shard `item`."""
+        job = self._job
+        readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
+        out = []
+        for rows in zip(*readers, strict=True):
+            if len({row.image_id for row in rows}) != 1:
+                raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
+            said = {member.name: self._worth(member, row) for member, row in zip(job.members, rows, strict=True)}
+            cells = {name: found for name, found in said.items() if found is not None}
+            fused = fuse(cells, job.fusion, job.one_class_per_image) if cells else None
+            out.append(rows[0].with_(instances=fused))
+        return job.stage.commit(item, out)
+
+    def _worth(self, member: Member, row: ImageRecord) -> Instances | None:
+        """What a member said of an image, in the stated class and with calibrated scores."""
+        cells = row.instances
+        if cells is None:
+            return None
+        if self._job.class_is_stated and row.cell_type is not None:
+            cells = cells.with_(class_id=self._job.classes.index(row.cell_type))
+        found = self._calibrations.get(member.name)
+        return cells if found is None else found.as_scores(cells)
+
+
+@dataclass(frozen=True, slots=True)
+class FitJob:
+    """Train students; item i is task i, and `choices` i what is chosen for its model afterwards, if anything."""
+
+    tasks: tuple[FitTask, ...]
+    choices: tuple[choose_cell_probability.Choice | None, ...]
+    name: str
+    uses_device: bool = True
+
+    def start(self) -> Worker:
+        """Nothing to load: a student starts from scratch, or from its own checkpoint."""
+        return self
+
+    def run(self, item: int) -> dict[str, Any]:
+        """Train one student to its end."""
+        task, choice = self.tasks[item], self.choices[item]
+        folder = Path(task.out_dir)
+        started = time.monotonic()
+
+        def progress(step: int, steps: int) -> None:
+            files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
+
+        result = family(task.model.kind).fit(task, progress)
+        record = asdict(result)
+        if choice is not None:
+            record[choose_cell_probability.KEY] = choose_cell_probability.choose(choice, folder)
+        return {**record, "seconds": round(time.monotonic() - started, 2)}

@@ -1,0 +1,261 @@
+"""Tables for a terminal: the leaderboard, the status of a run, the doctor's report, the flow check.
+
+A narrow terminal gets fewer columns of the leaderboard, and is told which are missing and where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellsemi.orchestrator.events import duration
+
+if TYPE_CHECKING:  # each command imports only what it shows
+    from cellsemi.orchestrator.doctor import Package, Report
+    from cellsemi.orchestrator.events import Event
+    from cellsemi.orchestrator.flow_check import FlowResult
+    from cellsemi.orchestrator.runs.progress_on_disk import Stage
+    from cellsemi.orchestrator.runs.status import Drift, Status
+    from cellsemi.rounds.evaluation.leaderboard import Row
+    from cellsemi.rounds.store.run import RunPaths
+
+GAP = 2  # blanks between two columns of a table
+SUFFIXES = (".md", ".csv", ".parquet")
+LEADING_ZERO = re.compile(r"(?<!\d)0(?=\.\d)\.")
+# What is kept of the leaderboard when the terminal is narrow; columns that are not listed come last.
+PRIORITY = (
+    "round",
+    "model",
+    "test mAP",
+    "change",
+    "promoted",
+    "val mAP",
+    "vs control",
+    "F1",
+    "rank",
+    "accepted",
+)
+
+
+def table(*headers: str) -> Table:
+    """The one style of all tables: GAP blanks between columns, no word wrapped."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False)
+    for header in headers:
+        made.add_column(header, no_wrap=True)
+    return made
+
+
+# --- leaderboard --------------------------------------------------------------------------------------
+
+
+def read_leaderboard(paths: RunPaths) -> tuple[list[Row], str]:
+    """The rows of a run's leaderboard and the verdict on it; RunError while no round has been judged."""
+    from cellsemi.rounds.evaluation.history import read_verdict
+    from cellsemi.rounds.evaluation.leaderboard import read
+
+    return read(paths.leaderboard), read_verdict(paths)
+
+
+def leaderboard_json(paths: RunPaths) -> dict[str, Any]:
+    """What `--json` prints: the run, its rows with all digits, the verdict, the files."""
+    rows, sentence = read_leaderboard(paths)
+    return {
+        "run": paths.name,
+        "folder": str(paths.root),
+        "verdict": sentence,
+        "rows": [row.to_json() for row in rows],
+        "files": [str(paths.leaderboard.with_suffix(suffix)) for suffix in SUFFIXES],
+    }
+
+
+def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
+    """The table as wide as the terminal allows, the verdict, and where the files are."""
+    from cellsemi.rounds.evaluation.leaderboard import display_rows
+
+    console = console or Console(highlight=False)
+    rows, sentence = read_leaderboard(paths)
+    header, cells = display_rows(rows)
+    shown, missing = fit_columns(header, [[short(cell) for cell in row] for row in cells], console.width)
+    made = table(*shown)
+    for name, column in zip(shown, made.columns, strict=True):
+        column.justify = "left" if name == "model" else "right"
+    for line in zip(*shown.values(), strict=True):
+        made.add_row(*(f"[green]{cell}[/green]" if cell == "yes" else escape(cell) for cell in line))
+    console.print(f"[bold]{escape(paths.name)}[/bold]")
+    console.print(made)
+    console.print(escape(sentence), style="bold")
+    console.print(f"Brackets: {rows[0].confidence:.0%} bootstrap intervals over images.")
+    if missing:
+        console.print(f"Not shown at this width: {', '.join(missing)}.")
+    names = ", ".join(paths.leaderboard.with_suffix(suffix).name for suffix in SUFFIXES)
+    console.print(f"{names} in {escape(str(paths.root))}", soft_wrap=True)
+
+
+def fit_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, priority: Sequence[str] = PRIORITY
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The columns that fit into `width`, those of `priority` first, and the names of the rest.
+
+    Columns come back in the order of `header`. A column that is too wide with its intervals is tried
+    without them, and is then among the rest as "intervals of NAME".
+    """
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    chosen: dict[str, list[str]] = {}
+    missing = []
+    used = 2  # the table's own edges
+    for name in sorted(header, key=lambda name: priority.index(name) if name in priority else len(priority)):
+        full = columns[name]
+        bare = [cell.split(" (")[0] for cell in full]
+        for cells in (full, bare):
+            wide = max(len(name), *map(len, cells)) + GAP
+            if used + wide <= width:
+                used += wide
+                chosen[name] = cells
+                break
+        if chosen.get(name) != full:
+            missing.append(f"intervals of {name}" if name in chosen else name)
+    return {name: chosen[name] for name in header if name in chosen}, missing
+
+
+def short(cell: str) -> str:
+    """`0.431 (0.390..0.470)` as `.431 (.390, .470)`: there are many figures and few columns."""
+    return LEADING_ZERO.sub(".", cell.replace("..", ", "))
+
+
+# --- status -------------------------------------------------------------------------------------------
+
+
+def print_status(status: Status, console: Console | None = None) -> None:
+    """How far a run is: its stages by round, its teachers, what was quarantined, what happened last."""
+    console = console or Console(highlight=False)
+    working = "a driver is working on it" if status.working else "no driver is working on it"
+    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{working}", soft_wrap=True)
+    rows = table("round", "stage", "state", "done", "time")
+    rows.columns[3].justify = rows.columns[4].justify = "right"
+    for round in sorted({stage.round for stage in status.stages}):
+        stages = [stage for stage in status.stages if stage.round == round]
+        if round in status.finished_rounds:
+            rows.add_row(*_finished_cells(round, stages))
+        else:
+            for stage in stages:
+                rows.add_row(*_stage_cells(stage))
+    if status.stages:
+        console.print(rows)
+    for decision in status.decisions:
+        console.print(escape(decision), soft_wrap=True)
+    if status.teachers:
+        console.print(f"teachers of the next round: {escape(status.teachers)}")
+    if status.drift is not None:
+        _print_drift(status.drift, console)
+    if status.quarantined is not None:
+        console.print(f"quarantined images: {status.quarantined}")
+    if status.last_event is not None:
+        console.print(f"last event: {escape(_event_words(status.last_event))}", soft_wrap=True)
+
+
+def _print_drift(drift: Drift, console: Console) -> None:
+    for alarm in drift.alarms:
+        console.print(f"[yellow]drift in round {drift.round}:[/yellow] {escape(alarm)}", soft_wrap=True)
+    if not drift.alarms:
+        console.print(f"no drift alarm in round {drift.round}")
+
+
+def _event_words(event: Event) -> str:
+    when = event.time[:19].replace("T", " ") + " UTC"
+    if event.message:
+        return f"{when}  {event.message}"
+    what = {
+        "stage": "began",
+        "advance": f"{event.done} of {event.total} {event.unit}",
+        "finish": "finished",
+        "skipped": "was done before",
+    }[event.event]
+    return f"{when}  round {event.round}, {event.stage}: {what}"
+
+
+def _finished_cells(round: int, stages: Sequence[Stage]) -> tuple[str, ...]:
+    """A finished round in one line: its stages are all done."""
+    seconds = sum(stage.seconds or 0.0 for stage in stages)
+    return str(round), "all", "[green]done[/green]", f"{len(stages)} stages", duration(seconds)
+
+
+def _stage_cells(stage: Stage) -> tuple[str, ...]:
+    state = "[green]done[/green]" if stage.state == "done" else "[yellow]begun[/yellow]"
+    of = "" if stage.total is None or stage.total == stage.done else f" of {stage.total}"
+    done = "" if stage.done is None else f"{stage.done}{of} {stage.unit}"
+    seconds = "" if stage.seconds is None else duration(stage.seconds)
+    return str(stage.round), escape(stage.name), state, done, seconds
+
+
+# --- doctor and flows ---------------------------------------------------------------------------------
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """The doctor's report: packages, what mends the missing ones, devices, disk, Ray."""
+    console = console or Console(highlight=False)
+    rows = table("package", "installed", "wanted", "")
+    for package in report.packages:
+        rows.add_row(package.name, package.version or "missing", package.wanted, _judgement(package))
+    console.print(f"cellsemi {report.cellsemi}, Python {report.python}, {report.platform}")
+    console.print(rows)
+    for package in report.packages:
+        if package.remedy:
+            # soft_wrap: a command that is copied must not be broken by the terminal's width
+            console.print(f"{package.name}: {escape(package.remedy)}", soft_wrap=True)
+    console.print(f"devices:   {escape(', '.join(report.devices) or 'none')}", soft_wrap=True)
+    for device, faster in (report.bfloat16_faster or {}).items():
+        console.print(f"bfloat16:  {'faster' if faster else 'not faster'} than float32 on {escape(device)}")
+    console.print(f"CPUs:      {report.cpus}")
+    console.print(f"free disk: {report.free_disk_gb} GB below {escape(report.folder)}", soft_wrap=True)
+    address = report.ray.get("RAY_ADDRESS")
+    ray = f"the cluster at {address} (RAY_ADDRESS)" if address else "RAY_ADDRESS is not set: a local Ray is started"
+    console.print(f"Ray:       {escape(ray)}", soft_wrap=True)
+    if address and "RAY_AUTH_MODE" not in report.ray:
+        console.print("           a cluster with token authentication also needs RAY_AUTH_MODE=token", soft_wrap=True)
+    for line in report.warnings:
+        console.print(f"[yellow]warning:[/yellow]   {escape(line)}", soft_wrap=True)
+    console.print(
+        "[green]All that is required is there.[/green]" if report.healthy else "[red]Something is missing.[/red]"
+    )
+
+
+def _judgement(package: Package) -> str:
+    if package.fine:
+        return "[green]ok[/green]"
+    if not package.required:
+        return "[dim]optional[/dim]"
+    return "[red]missing[/red]" if package.version is None else "[red]too old or too new[/red]"
+
+
+def print_flows(results: Sequence[FlowResult], console: Console | None = None) -> None:
+    """Cells that come back from each flow target, by class."""
+    console = console or Console(highlight=False)
+    rows = table("class", "target", "images", "cells", "made", ">.5", ">.75", ">.9", "IoU", "s/image")
+    for column in rows.columns[2:]:
+        column.justify = "right"
+    for result in results:
+        shares = (f"{result.share(count):.3f}" for count in (result.at_50, result.at_75, result.at_90))
+        rows.add_row(
+            escape(result.class_name),
+            result.target,
+            str(result.images),
+            str(result.cells),
+            str(result.found),
+            *shares,
+            f"{result.mean_iou:.3f}",
+            f"{result.seconds / max(result.images, 1):.3f}",
+        )
+    console.print(rows)
+    console.print(
+        "Ground-truth cells, the masks made of their targets, the share of the cells that comes back at "
+        "three IoU limits, and the mean IoU: what a perfect network would reach."
+    )
+    covered = max((result.covered for result in results), default=0)
+    if covered:
+        console.print(f"Up to {covered} cells of a class lie wholly under others and are not counted.")

@@ -1,0 +1,224 @@
+"""What a person sees while a run works, and the event log that outlives the terminal.
+
+The campaign speaks to one Watcher and knows nothing of terminals. A watcher writes to the stream it is
+given, never to `sys.stdout`: while Ray runs, file descriptors 1 and 2 belong to the log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from cellsemi.orchestrator.events import Clock, SilentWatcher, Watcher, duration
+
+PLAIN_EVERY_S = 10.0  # between two lines of one stage when there is no terminal
+
+
+PACE_WINDOW_S = 60.0  # the rate is that of the last minute
+
+
+BAR_FROM_COLUMNS = 100  # narrower terminals need the room for words
+
+
+FOUND_DONE_S = 0.5  # work reported this soon after the start was done by an earlier call
+
+
+class Pace:
+    """How fast one stage goes: rate over the last minute, and the time left at that rate.
+
+    What is reported in the first half second was done by an earlier call and does not count as speed.
+    """
+
+    def __init__(self, total: int, unit: str, clock: Clock) -> None:
+        self.total, self.unit = total, unit
+        self.done = 0
+        self._clock = clock
+        self._start = clock()
+        self._samples = deque([(self._start, 0)])
+
+    def advance(self, done: int) -> None:
+        """Note that `done` units are done now; a smaller number than before is ignored."""
+        now = self._clock()
+        self.done = max(self.done, done)
+        if now - self._start < FOUND_DONE_S:
+            self._samples.clear()
+        self._samples.append((now, self.done))
+        while len(self._samples) > 2 and now - self._samples[1][0] > PACE_WINDOW_S:
+            self._samples.popleft()
+
+    def rate(self) -> float | None:
+        """Units per second; None while nothing was measured."""
+        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (last_s - first_s) if last > first and last_s > first_s else None
+
+    def remaining_s(self) -> float | None:
+        """Seconds left at this rate, counted down between two reports; None while unknown."""
+        rate = self.rate()
+        if rate is None:
+            return None
+        since = self._clock() - self._samples[-1][0]
+        return max((self.total - self.done) / rate - since, 0.0)
+
+    def words(self) -> str:
+        """`2.1/s, 13 s left`; empty while nothing was measured."""
+        rate, left = self.rate(), self.remaining_s()
+        if rate is None or left is None:
+            return ""
+        speed = f"{rate:.1f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
+        return f"{speed}, {duration(round(left))} left" if self.done < self.total else speed
+
+
+class PlainWatcher:
+    """Plain lines without time stamps, for a file, a pipe or a job log."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._label = ""
+        self._pace = Pace(0, "", clock)
+        self._shown_s = clock()
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        """One line: what begins and how much it is."""
+        self._label = f"round {round}: {name}"
+        self._pace = Pace(total, unit, self._clock)
+        self._line(f"{self._label}: {total} {unit}")
+
+    def advance(self, done: int) -> None:
+        """A line at most every PLAIN_EVERY_S."""
+        pace = self._pace
+        pace.advance(done)
+        if self._clock() - self._shown_s >= PLAIN_EVERY_S:
+            words = pace.words()
+            self._line(f"{self._label}: {pace.done} of {pace.total} {pace.unit}" + (f", {words}" if words else ""))
+
+    def note(self, message: str) -> None:
+        """The sentence on its own line."""
+        self._line(f"  {message}")
+
+    def finish(self, seconds: float) -> None:
+        """One line with the time that the stage took."""
+        self._line(f"{self._label}: done in {duration(seconds)}")
+
+    def skipped(self, round: int, name: str) -> None:
+        """One line."""
+        self._line(f"round {round}: {name}: was done before")
+
+    def _line(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+        self._shown_s = self._clock()
+
+
+class LiveWatcher:
+    """A moving line for the stage at work; each finished stage stays above it as one line.
+
+    A context manager: leaving it, also by Ctrl-C, gives the terminal back as it was.
+    """
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._pace = Pace(0, "", clock)
+        self._label = ""
+        bar = [BarColumn(bar_width=16)] if console.width >= BAR_FROM_COLUMNS else []
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            *bar,
+            _PaceColumn(self),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # what others print belongs in the log file
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> LiveWatcher:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @property
+    def pace(self) -> Pace:
+        """The pace of the stage at work."""
+        return self._pace
+
+    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+        """The moving line now shows this stage."""
+        self._clear()
+        self._pace = Pace(total, unit, self._clock)
+        self._label = _label(round, name)
+        self._progress.add_task(self._label, total=total)
+
+    def advance(self, done: int) -> None:
+        """The bar moves."""
+        self._pace.advance(done)
+        for task in self._progress.task_ids:
+            self._progress.update(task, completed=self._pace.done)
+
+    def note(self, message: str) -> None:
+        """The sentence stays above the moving line."""
+        self._print(f"  {escape(message)}", style="italic")
+
+    def finish(self, seconds: float) -> None:
+        """The stage stays as one line with its amount and its time."""
+        self._clear()
+        pace = self._pace
+        self._print(f"{self._label}  [dim]{pace.total} {pace.unit} in[/dim] {duration(seconds)}")
+
+    def skipped(self, round: int, name: str) -> None:
+        """One line."""
+        self._print(f"{_label(round, name)}  [dim]was done before[/dim]")
+
+    def _clear(self) -> None:
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._progress.console.print(text, style=style, highlight=False)
+
+
+class _PaceColumn(ProgressColumn):
+    """Amount, rate and time left of a LiveWatcher's stage."""
+
+    def __init__(self, watcher: LiveWatcher) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._watcher = watcher
+
+    def render(self, task: Task) -> Text:
+        pace = self._watcher.pace
+        words = pace.words()
+        return Text.assemble(f"{pace.done}/{pace.total} {pace.unit}", (f"  {words}", "dim"))
+
+
+def _label(round: int, name: str) -> str:
+    return f"[bold]round {round}[/bold]  {escape(name)}"
+
+
+def console_for(stream: TextIO) -> Console:
+    """A rich console on `stream`; its width is that of the stream's own terminal, whatever stdin is."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if not os.isatty(0) and "COLUMNS" not in os.environ:
+            return Console(file=stream, width=os.get_terminal_size(stream.fileno()).columns)
+    return Console(file=stream)
+
+
+@contextlib.contextmanager
+def open_watcher(stream: TextIO, silent: bool = False) -> Iterator[Watcher]:
+    """The watcher that fits a stream: live on a terminal, plain lines otherwise."""
+    if silent:
+        yield SilentWatcher()
+    elif (console := console_for(stream)).is_terminal and not console.is_dumb_terminal:
+        with LiveWatcher(console) as watcher:
+            yield watcher
+    else:
+        yield PlainWatcher(stream)
