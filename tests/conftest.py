@@ -25,5 +25,5 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast stand-in in place of the flow U-Net, and no waiting for the disk."""
     from cellsemi.models.registry import FAMILIES
 
-    monkeypatch.setitem(FAMILIES, "flow-unet", "fake_family")
+    monkeypatch.setitem(FAMILIES, "flow-unet", "helpers.fake_family")
     monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time of these small runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from terminal import cellsemi
+from helpers.terminal import cellsemi
 
 from cellsemi.rounds.evaluation import leaderboard
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from campaigns import tables
-from terminal import MAIN, cellsemi
+from helpers.campaigns import tables
+from helpers.terminal import MAIN, cellsemi
 
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store.lock import is_locked

@@ -1,0 +1,290 @@
+"""The loop: schedule, averages, losses that ignore what they should, resume to the same bits, NaN guard."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.pictures import quiet
+from torch import nn
+
+from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.loss import flow_loss
+from cellsemi.models.flow_unet.net import build
+from cellsemi.models.training import precision
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
+from cellsemi.models.training.device import compute_settings, pick_device
+from cellsemi.models.training.loop import Averaged, Loop, LossParts, Trained
+from cellsemi.models.training.precision import choose_precision
+from cellsemi.models.training.schedule import course, one_cycle, rates
+
+CONFIG = TrainingConfig(batch=2, crop_px=32, checkpoint_every=4, precision="float32")
+
+
+def a_batch(seed: int, classes: int = 1) -> Batch:
+    rng = np.random.default_rng(seed)
+    inside = (rng.random((2, 32, 32)) > 0.5).astype(np.float32)
+    angle = rng.random((2, 32, 32)) * 2 * np.pi
+    flow = (np.stack([np.sin(angle), np.cos(angle)], 1) * inside[:, None]).astype(np.float32)
+    return Batch(
+        images=rng.random((2, 1, 32, 32), np.float32),
+        inside=inside,
+        flow=flow,
+        class_id=rng.integers(0, classes, (2, 32, 32)) * inside.astype(np.int64),
+        weight=np.ones((2, 32, 32), np.float32),
+    )
+
+
+def loss_of(net: nn.Module, step: int) -> LossParts:
+    batch = a_batch(step, 3)
+    return flow_loss(net(torch.from_numpy(batch.images)), batch)
+
+
+def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: TrainingConfig = CONFIG) -> Loop:
+    return Loop(
+        build(4, ("a", "b", "c"), 0),
+        config,
+        steps=steps,
+        folder=folder,
+        fingerprint=fingerprint,
+        precision="float32",
+        device=torch.device("cpu"),
+    )
+
+
+def digest(trained: Trained) -> str:
+    content = b"".join(name.encode() + value.numpy().tobytes() for name, value in sorted(trained.weights.items()))
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As fit does: small tensors on many threads cost more than they gain."""
+    with compute_settings(1):
+        yield
+
+
+def stop_at(when: int) -> Callable[[int, int], None]:
+    def progress(step: int, steps: int) -> None:
+        if step >= when:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = loop(tmp_path / "whole").run(loss_of, quiet)
+    with pytest.raises(KeyboardInterrupt):
+        loop(tmp_path / "cut").run(loss_of, stop_at(4))
+    resumed = loop(tmp_path / "cut").run(loss_of, quiet)
+    assert (whole.resumed_at, resumed.resumed_at) == (0, 4)
+    assert digest(resumed) == digest(whole)
+    assert resumed.records == whole.records and len(whole.records) == 10
+
+
+def test_a_checkpoint_of_another_task_is_not_continued(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        loop(tmp_path).run(loss_of, stop_at(4))
+    other = loop(tmp_path, fingerprint="b")
+    assert other.run(loss_of, quiet).resumed_at == 0
+    other.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_not_continued(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / CHECKPOINT_FILE, "a")
+    assert checkpoint.read() is None
+    record = StepRecord(1, 1.0, {"prob": 0.5, "flow": 0.5}, 0.1, 2.0)
+    checkpoint.write({"w": torch.arange(3.0)}, 1, "bfloat16", [record])
+    found = checkpoint.read()
+    assert found is not None and (found.step, found.precision, found.records) == (1, "bfloat16", (record,))
+    content = checkpoint.path.read_bytes()
+    checkpoint.path.write_bytes(content[: len(content) // 2])
+    assert checkpoint.read() is None
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    def bad(net: nn.Module, step: int) -> LossParts:
+        parts = loss_of(net, step)
+        return LossParts(parts.total * (float("nan") if step == 6 else 1), parts.parts)
+
+    with pytest.raises(TrainingDiverged, match=r"step 7 of 10.*lower training\.lr.*checkpoint: step 4"):
+        loop(tmp_path).run(bad, quiet)
+    assert (tmp_path / CHECKPOINT_FILE).is_file()
+
+
+def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
+    batch = a_batch(0)
+    trained = loop(tmp_path, steps=40).run(
+        lambda net, step: flow_loss(net(torch.from_numpy(batch.images)), batch), quiet
+    )
+    first, last = trained.records[0], trained.records[-1]
+    assert last.loss < 0.8 * first.loss
+    assert all(last.parts[name] < first.parts[name] for name in ("prob", "flow"))
+
+
+def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    loop(tmp_path, steps=13).run(loss_of, lambda step, steps: calls.append((step, steps)))
+    assert calls == [(4, 13), (8, 13), (10, 13), (12, 13), (13, 13)]
+
+
+def test_one_cycle_rises_once_and_falls_once() -> None:
+    found = [2e-3 * one_cycle(step, 300) for step in range(300)]
+    top = int(np.argmax(found))
+    assert top == 45 and found[top] == pytest.approx(2e-3)
+    assert (np.diff(found[: top + 1]) > 0).all() and (np.diff(found[top:]) < 0).all()
+    assert found[0] == pytest.approx(8e-5) and found[-1] == pytest.approx(2e-6)
+    assert all(0 < one_cycle(0, steps) <= 1 for steps in (1, 2, 3))
+
+
+def test_the_schedules_are_those_of_their_names() -> None:
+    config = TrainingConfig(schedule="step", decay_at=(0.5, 0.8), decay_factor=0.1, warmup_steps=4)
+    found = [course(step, 20, config) for step in range(20)]
+    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert found[9:11] == pytest.approx([1, 0.1]) and found[15:17] == pytest.approx([0.1, 0.01])
+    cosine = TrainingConfig(schedule="cosine", warmup_steps=2)
+    assert [course(step, 12, cosine) for step in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert {course(step, 9, TrainingConfig(schedule="constant")) for step in range(9)} == {1.0}
+
+
+def test_a_plateau_is_a_window_that_is_no_better_than_the_best() -> None:
+    config = TrainingConfig(schedule="plateau", patience_steps=3, decay_factor=0.5)
+    losses = [3.0, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1.5, 1.5, 1.5]
+    found = [course(step, 99, config, losses[:step]) for step in (0, 6, 8, 9, 12, 15)]
+    assert found == [1, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_two_stages_have_rates_of_their_own() -> None:
+    config = TrainingConfig(
+        lr=1e-4, backbone_lr=1e-5, frozen_steps=4, frozen_lr=1e-3, schedule="constant", warmup_steps=2
+    )
+    found = [rates(step, 10, config) for step in range(10)]
+    assert [r.head for r in found] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 5e-5, *[1e-4] * 5])
+    assert [r.backbone for r in found] == [None] * 4 + [pytest.approx(5e-6)] + [pytest.approx(1e-5)] * 5
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_two_stages_resume_to_the_same_bits_and_freeze_the_backbone(tmp_path: Path, optimiser: str) -> None:
+    config = CONFIG.model_copy(
+        update={"optimiser": optimiser, "lr": 1e-3, "frozen_steps": 6, "backbone_lr": 1e-4, "schedule": "plateau"}
+    )
+
+    def two_stage(folder: Path) -> Loop:
+        made = loop(folder, config=config)
+        return Loop(
+            made._net, config, steps=10, folder=folder, fingerprint="a", precision="float32",
+            device=torch.device("cpu"), backbone="encoder",
+        )  # fmt: skip
+
+    start = {name: value.clone() for name, value in loop(tmp_path / "x")._net.named_parameters()}
+    frozen = two_stage(tmp_path / "frozen")
+    with pytest.raises(KeyboardInterrupt):
+        frozen.run(loss_of, stop_at(4))
+    now = dict(frozen._net.named_parameters())
+    moved = {name for name, value in now.items() if not torch.equal(value, start[name])}
+    assert moved and all(not name.startswith("encoder") for name in moved)
+    whole = two_stage(tmp_path / "whole").run(loss_of, quiet)
+    for stop in (4, 8):  # in the first stage, and in the second
+        with pytest.raises(KeyboardInterrupt):
+            two_stage(tmp_path / f"cut{stop}").run(loss_of, stop_at(stop))
+        resumed = two_stage(tmp_path / f"cut{stop}").run(loss_of, quiet)
+        assert resumed.resumed_at == stop and digest(resumed) == digest(whole)
+
+
+def test_the_average_is_that_of_its_definition() -> None:
+    net = nn.BatchNorm1d(1)
+    average = Averaged(net, 0.9)
+    expected = net.weight.item()
+    for step, value in enumerate([3.0, 5.0, 1.0, 4.0]):
+        with torch.no_grad():
+            net.weight.fill_(value)
+            net.num_batches_tracked.fill_(step)
+        average.update(net, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    assert average.values["weight"].item() == pytest.approx(expected)
+    assert average.values["num_batches_tracked"].item() == 3
+
+
+def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
+    fit = loop(tmp_path, steps=3, config=CONFIG.model_copy(update={"ema": 0.0}))
+    trained = fit.run(loss_of, quiet)
+    assert all(torch.equal(trained.weights[name], value) for name, value in fit._net.state_dict().items())
+
+
+def gradients(batch: Batch) -> tuple[float, torch.Tensor]:
+    net = build(4, ("a", "b", "c"), 1).eval()
+    loss = flow_loss(net(torch.from_numpy(batch.images)), batch).total
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+
+def test_what_is_under_an_ignored_cell_changes_no_gradient() -> None:
+    one, other = a_batch(0, 3), a_batch(1, 3)
+    ignored = np.zeros((2, 32, 32), bool)
+    ignored[:, 5:20, 8:30] = True
+    weight = np.where(ignored, 0, 1.7).astype(np.float32)
+    one = Batch(one.images, one.inside, one.flow, one.class_id, weight)
+    mixed = Batch(
+        one.images,
+        np.where(ignored, other.inside, one.inside),
+        np.where(ignored[:, None], other.flow, one.flow),
+        np.where(ignored, other.class_id, one.class_id),
+        weight,
+    )
+    (loss, gradient), (mixed_loss, mixed_gradient) = gradients(one), gradients(mixed)
+    assert loss == mixed_loss and torch.equal(gradient, mixed_gradient)
+    assert gradient.abs().max() > 0
+    all_seen = Batch(mixed.images, mixed.inside, mixed.flow, mixed.class_id, np.ones_like(weight))
+    assert not torch.equal(gradients(all_seen)[1], gradient)
+
+
+def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
+    batch = a_batch(0, 3)
+    loss, gradient = gradients(
+        Batch(batch.images, batch.inside, batch.flow, batch.class_id, np.zeros_like(batch.weight))
+    )
+    assert loss == 0 and not gradient.any()
+
+
+def test_the_loss_of_known_outputs() -> None:
+    """Logit 0 costs ln 2; a zero vector against a unit vector costs 1/2; even class logits cost ln 3."""
+    parts = flow_loss(torch.zeros(2, 6, 32, 32), a_batch(0, 3))
+    assert parts.parts["prob"].item() == pytest.approx(math.log(2), rel=1e-5)
+    assert parts.parts["flow"].item() == pytest.approx(0.5, rel=1e-5)
+    assert parts.parts["class"].item() == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_settings_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with compute_settings(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    assert pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_a_stated_precision_is_taken_and_auto_measures() -> None:
+    assert choose_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+def test_a_run_keeps_its_first_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    answers = iter(["bfloat16", "float32"])
+    monkeypatch.setattr(precision, "_measured", lambda kind: next(answers))
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    (path,) = (tmp_path / "run").iterdir()
+    assert path.name.startswith("cpu-") and path.suffix == ".json"
+    precision._write_first(path, "float32")  # another student, a moment later
+    assert choose_precision("auto", cpu, tmp_path / "run") == "bfloat16"
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [path.name]
+    assert choose_precision("auto", cpu, tmp_path / "other") == "float32"

@@ -1,0 +1,191 @@
+"""`cellsemi models` and `cellsemi weights`: what they say, their exit codes, and the catalogue's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.terminal import invoke
+from pydantic import TypeAdapter
+from torch import nn
+
+from cellsemi.configs.errors import ModelError, UsageError
+from cellsemi.configs.models import MaskRcnnConfig, ModelConfig
+from cellsemi.models import catalogue, weight_files
+from cellsemi.models.catalogue import CATALOGUE, Model
+from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.flow_unet import net as flow_net
+from cellsemi.models.model_files import write_model_file
+from cellsemi.models.registry import FAMILIES
+from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
+from cellsemi.orchestrator import doctor
+from cellsemi.orchestrator.cli import models
+
+CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
+
+
+@pytest.fixture(autouse=True)
+def home(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(weight_files.HOME_VARIABLE, str(here / "home"))
+    return here
+
+
+def config_of(model: Model) -> ModelConfig:
+    given = {"weights": "w"} if model.start == "weights" else {}
+    return CONFIG.validate_python({"kind": model.kind, "name": "m", **model.settings, **given})
+
+
+def network(model: Model) -> nn.Module:
+    config = config_of(model)
+    if model.kind == "flow-unet":
+        return flow_net.build(24, ("cell",), 0)
+    if model.kind == "cellpose-sam":
+        return parts.build_net(256)
+    if isinstance(config, MaskRcnnConfig):
+        return rcnn_net.build(config, 1, 0)
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    rcnn = pytest.importorskip("cellsemi.models.detectron2_maskrcnn.net")
+    made: nn.Module = rcnn.build(config, 1, 0)
+    return made
+
+
+# --- catalogue ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.name)
+def test_the_stated_sizes_are_those_of_the_networks(model: Model) -> None:
+    with torch.device("meta"):  # nothing is allocated
+        net = network(model)
+    assert sum(parameter.numel() for parameter in net.parameters()) == model.parameters
+
+
+def test_every_kind_of_the_config_is_listed() -> None:
+    kinds = {config_of(model).kind for model in CATALOGUE}
+    schema = CONFIG.json_schema()["discriminator"]["mapping"]
+    assert kinds == set(schema) and set(FAMILIES) <= kinds
+    assert len({model.name for model in CATALOGUE}) == len(CATALOGUE)
+    assert all(model.name.split("/")[0] == model.kind for model in CATALOGUE)
+
+
+def test_the_catalogue_imports_no_framework() -> None:
+    code = "import sys; import cellsemi.models.catalogue; assert not {'torch', 'cellpose'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_models_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    absent = doctor.Package("detectron2", None, "", False, catalogue.DETECTRON2_INSTALL)
+    there = [replace(package, remedy="") for package in doctor.packages() if package.name != "detectron2"]
+    monkeypatch.setattr(doctor, "packages", lambda: [*there, absent])
+    shown = invoke("models")
+    assert shown.exit_code == 0, shown.output
+    assert all(re.search(rf"^ {re.escape(model.name)} .*M", shown.output, re.M) for model in CATALOGUE)
+    assert f"detectron2: {catalogue.DETECTRON2_INSTALL}\n" in shown.output
+    assert "CC BY-NC" in shown.output and "…" not in shown.output
+    content = {model["name"]: model for model in json.loads(invoke("models", "--json").output)}
+    assert content["detectron2-maskrcnn/cascade"]["missing"] == {"detectron2": catalogue.DETECTRON2_INSTALL}
+    assert content["cellpose-sam"]["missing"] == {} and content["cellpose-sam"]["parameters"] == 304628930
+    assert content["torchvision-maskrcnn/resnet18"]["settings"] == {"backbone": "resnet18"}
+
+
+def test_a_package_that_nobody_requires_is_named_too() -> None:
+    assert models._missing(("torch", "no-such-package-cellsemi"), {}) == {
+        "no-such-package-cellsemi": "pip install no-such-package-cellsemi"
+    }
+
+
+# --- weights ------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, value: float = 0.0) -> str:
+    torch.save({"a": torch.full((3,), value)}, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_is_added_listed_and_verified(home: Path) -> None:
+    digest = saved(home / "w.pth")
+    assert "No weights in" in invoke("weights", "list").output
+    added = invoke("weights", "add", "w.pth", "--name", "mine", "--sha256", digest, "--licence", "CC0")
+    assert added.exit_code == 0 and f"    weights: mine\n    weights_sha256: {digest}\n" in added.output
+    listed = invoke("weights", "list")
+    assert all(word in listed.output for word in ("mine", digest, "CC0", str(home / "w.pth")))
+    (entry,) = json.loads(invoke("weights", "list", "--json").output)
+    assert entry["name"] == "mine" and entry["sha256"] == digest
+    for args in (["mine"], ["mine", "--sha256", digest], ["w.pth", "--sha256", digest], []):
+        verified = invoke("weights", "verify", *args)
+        assert verified.exit_code == 0 and ": ok, " in verified.output, args
+    unknown = invoke("weights", "verify", "w.pth")
+    assert unknown.exit_code == 0 and "nothing to compare" in unknown.output
+    assert f"    weights: w.pth\n    weights_sha256: {digest}\n" in unknown.output
+
+
+def test_what_is_wrong_with_a_file_is_an_error_with_its_exit_code(home: Path) -> None:
+    saved(home / "w.pth")
+    invoke("weights", "add", "w.pth", "--name", "mine")
+    saved(home / "good.pth", 2.0)
+    invoke("weights", "add", "good.pth", "--name", "other")
+    saved(home / "w.pth", 1.0)
+    both = invoke("weights", "verify")
+    assert both.exit_code == 1 and "other: ok" in both.output and "mine" in both.output and "altered" in both.output
+    failures: list[tuple[list[str], type[Exception], int]] = [
+        (["verify", "mine"], ModelError, 1),
+        (["verify", "w.pth", "--sha256", "0" * 64], ModelError, 1),
+        (["verify", "nowhere.pth"], ModelError, 1),
+        (["verify", "--sha256", "0" * 64], UsageError, 2),
+        (["add", "nowhere.pth", "--name", "x"], ModelError, 1),
+        (["add", "w.pth", "--name", "mine"], UsageError, 2),
+        (["add", "w.pth", "--name", "a b"], UsageError, 2),
+    ]
+    for args, kind, code in failures:
+        result = invoke("weights", *args)
+        assert isinstance(result.exception, kind) and result.exception.exit_code == code, args
+    assert invoke("weights", "add", "w.pth").exit_code == 2  # no --name
+    assert invoke("weights", "add", "w.pth", "--name", "mine", "--force").exit_code == 0
+    assert invoke("weights", "verify").exit_code == 0
+
+
+def trained(folder: Path, kind: str = "cellpose-sam", value: float = 1.0) -> Path:
+    from safetensors.torch import save
+
+    content = {"net.W2": torch.full((2,), value), "classes.0.weight": torch.zeros(1)}
+    write_model_file(folder, kind, save(content), {"classes": ["a", "b"]})
+    return folder
+
+
+def test_a_trained_model_is_exported_without_its_class_head(home: Path) -> None:
+    trained(home / "model")
+    done = invoke("weights", "export", "model", "--out", "cp.pth")
+    assert done.exit_code == 0 and "class head (1 tensors) is left out" in done.output
+    exported = torch.load(home / "cp.pth", weights_only=True)
+    assert set(exported) == {"W2"} and exported["W2"].tolist() == [1, 1]
+    again = invoke("weights", "export", "model", "--out", "cp.pth")
+    assert isinstance(again.exception, UsageError) and "--force" in str(again.exception)
+    assert invoke("weights", "export", "model", "--out", "cp.pth", "--force").exit_code == 0
+
+
+def test_the_model_of_a_run_is_that_of_its_last_round(home: Path) -> None:
+    run = home / "runs" / "demo"
+    for round in (0, 1, 2):
+        if round < 2:  # the last round has not trained it yet
+            trained(run / f"round-{round:02d}" / "students" / "cellpose", value=round)
+        (run / f"round-{round:02d}" / "students" / "unet").mkdir(parents=True)
+    (run / "run.yaml").write_text("")
+    assert invoke("weights", "export", "demo/cellpose", "--out", "cp.pth").exit_code == 0
+    assert torch.load(home / "cp.pth", weights_only=True)["W2"].tolist() == [1, 1]
+    for name, words in (("demo/unet", "there are: cellpose"), ("nothing", "RUN/MODEL"), ("none/m", "no run is called")):
+        failed = invoke("weights", "export", name, "--out", "no.pth")
+        assert isinstance(failed.exception, UsageError) and words in str(failed.exception)
+    assert not (home / "no.pth").exists()
+
+
+def test_other_models_are_not_exported(home: Path) -> None:
+    trained(home / "model", kind="flow-unet")
+    failed = invoke("weights", "export", "model", "--out", "x.pth")
+    assert isinstance(failed.exception, UsageError) and "load_file" in str(failed.exception)

@@ -1,0 +1,253 @@
+"""Leaderboard, promotion and verdict on scores whose means and differences are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, MIXED, scores
+
+from cellsemi.configs.errors import RunError
+from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, display_rows, make_row
+from cellsemi.rounds.evaluation.promotion import Decision, decide
+from cellsemi.rounds.evaluation.verdict import verdict
+
+COUNTS = {"accepted": 5, "ignored": 3, "rejected": 2}
+
+
+def evaluation(passed, split="test", *, round=0, model="ensemble", threshold=0.5, classes=None):
+    return Evaluation(round, model, split, threshold, scores(passed, classes))
+
+
+def row(test, *, round=0, model="ensemble", baseline=None, control=None, promoted=True, val=None, classes=None):
+    of = {"round": round, "model": model, "threshold": 0.25, "classes": classes}
+    return make_row(
+        evaluation(val or test, "val", **of),
+        evaluation(test, **of),
+        baseline=None if baseline is None else evaluation(baseline, classes=classes),
+        control=None if control is None else evaluation(control, model="control", classes=classes),
+        classes=CLASSES,
+        counts=COUNTS,
+        promoted=promoted,
+        seconds=90.0,
+        config=CONFIG,
+        seed=3,
+    )
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
+
+def test_a_row_holds_what_the_scores_say():
+    found = row(HIGH, round=2, baseline=LOW, control=HIGH, val=MIXED, classes=[0, 1, 0, 1] * 5)
+    assert found.test_map.value == pytest.approx(0.7)
+    assert found.val_map.value == pytest.approx(0.5)
+    assert found.val_map.low < 0.5 < found.val_map.high
+    assert found.test_class_map == {"astro": pytest.approx(0.7), "cort": pytest.approx(0.7)}
+    assert (found.change.value, found.change.low, found.change.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert (found.vs_control.value, found.vs_control.low) == pytest.approx((0, 0))
+    assert (found.round, found.model, found.val_threshold, found.confidence) == (2, "ensemble", 0.25, 0.95)
+    assert (found.accepted, found.ignored, found.rejected) == (5, 3, 2)
+    assert (found.precision50, found.recall50, found.f1) == (1, 1, 1)
+    assert (found.val_images, found.test_images) == (20, 20)
+    assert row(LOW).change is None and row(LOW).vs_control is None
+
+
+def test_rows_are_repeatable_and_images_must_fit():
+    assert row(MIXED, baseline=LOW) == row(MIXED, baseline=LOW)
+    with pytest.raises(ValueError, match="same images"):
+        row(LOW, baseline=LOW[:4])
+
+
+def test_the_control_is_compared_with_the_model_that_it_copies():
+    assert baseline_name("control", "unet-a") == "unet-a"
+    assert baseline_name("ensemble", "unet-a") == "ensemble"
+    assert baseline_name("unet-b", "unet-a") == "unet-b"
+
+
+# --- promotion ----------------------------------------------------------------------------------------
+
+
+def test_a_clear_gain_is_promoted_and_no_gain_is_not():
+    better = decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0)
+    assert (better.promoted, better.probability) == (True, 1.0)
+    assert "0.500 -> 0.700" in better.reason
+    same = decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0)
+    assert (same.promoted, same.probability) == (False, 0.5)
+    assert "not clearly better" in same.reason and "50.0% of 500 resamples, 60.0% needed" in same.reason
+    worse = decide(scores(LOW), scores(HIGH), CLASSES, CONFIG, 0)
+    assert (worse.promoted, worse.probability) == (False, 0.0)
+    assert "class astro fell by 0.200" in worse.reason
+
+
+def test_a_gain_within_noise_is_not_promoted_unless_asked():
+    candidate, best = scores([9, 1, 8, 2, 6]), scores([5, 5, 5, 5, 5])
+    found = decide(candidate, best, CLASSES, CONFIG, 0)
+    assert 0.5 < found.probability < 0.6 and not found.promoted
+    lax = PromotionConfig(bootstrap=500, min_probability=0.5)
+    assert decide(candidate, best, ("astro",), lax, 0).promoted
+
+
+def test_no_class_may_fall():
+    candidate, best = scores([9] * 8 + [4] * 2, [0] * 8 + [1] * 2), scores([5] * 10, [0] * 8 + [1] * 2)
+    found = decide(candidate, best, CLASSES, CONFIG, 0)
+    assert found.probability == 1.0 and not found.promoted
+    assert found.reason.startswith("not promoted: class cort fell by 0.100, at most 0.050 is allowed")
+    assert decide(candidate, best, CLASSES, PromotionConfig(class_margin=0.1), 0).promoted  # at most: inclusive
+
+
+def test_the_first_round_has_no_rival_and_a_decision_survives_json():
+    first = decide(scores(LOW), None, CLASSES, CONFIG, 0)
+    assert first == Decision(True, None, "promoted: the first round has no rival")
+    with pytest.raises(ValueError, match="same images"):
+        decide(scores(LOW), scores(LOW[:3]), CLASSES, CONFIG, 0)
+
+
+# --- verdict ------------------------------------------------------------------------------------------
+
+BASE = row(LOW)
+HELD = (0, "ensemble")
+REFUSED = {1: Decision(False, 0.3, "not promoted: not clearly better")}
+
+
+def with_control(control):
+    return row(HIGH, round=1, model="unet-a", baseline=LOW, control=control, promoted=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "opening"),
+    [
+        ([], "Nothing has been evaluated yet."),
+        (
+            [BASE],
+            "No round has been run yet: the supervised models of round 0 score 0.500 (95 % interval 0.4",
+        ),
+        (
+            [BASE, row(HIGH, round=1, baseline=LOW)],
+            "The rounds helped, but nothing here tells it from longer training:",
+        ),
+        (
+            [BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)],
+            "The rounds helped: test mAP 0.500 in round 0",
+        ),
+        (
+            [BASE, row(HIGH, round=1, baseline=LOW), with_control(HIGH)],
+            "The rounds helped, but not measurably more than longer training on the human labels:",
+        ),
+        (
+            [BASE, row(HIGH, round=1, baseline=LOW), with_control([9] * 20)],
+            "The rounds helped less than longer training on the human labels alone:",
+        ),
+        ([BASE, row(MIXED, round=1, baseline=LOW)], "The rounds did not help measurably:"),
+        ([BASE, row(LOW, round=1, baseline=HIGH)], "The rounds did harm, although validation promoted them:"),
+    ],
+)
+def test_the_verdict_says_what_the_rows_say(rows, opening):
+    assert verdict(rows, {}, HELD).startswith(opening)
+
+
+def test_the_verdict_names_a_refused_round_and_speaks_of_the_standing_one():
+    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, HELD)
+    assert none.startswith("The rounds did not help, none was promoted: test mAP 0.500 in round 0, 0.700 in round 1")
+    assert none.endswith("; round 1 was not promoted: not clearly better.")
+    rows = [BASE, row(HIGH, round=1, baseline=LOW), row(LOW, round=2, baseline=LOW, promoted=False)]
+    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")}, HELD)
+    assert "0.700 in round 1, a change of +0.200 (95 % interval +0.200 to +0.200) on 20 images" in found
+    assert "there is no supervised control of equal steps to compare with; round 2 was not promoted" in found
+
+
+def test_the_verdict_states_the_control():
+    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {}, HELD)
+    assert "against a supervised control of as many steps, unet-a of round 1 differs by +0.200 (95 % in" in found
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+def test_rank_is_by_validation_and_never_by_test():
+    header, cells = display_rows([row(HIGH, val=LOW), row(LOW, val=HIGH, round=1, baseline=LOW)])
+    assert header[:3] == ["rank", "round", "model"]
+    assert [line[0] for line in cells] == ["2", "1"]
+    assert all(len(line) == len(header) for line in cells)
+    assert cells[0][header.index("change")] == "-"
+    assert cells[1][header.index("change")].startswith("+0.000 (")
+    assert cells[0][header.index("test cort")] == "-"  # no test image holds it
+    assert cells[0][header.index("min")] == "1.5"
+
+
+def test_one_class_needs_no_column_of_its_own():
+    single = replace(BASE, test_class_map={"cell": 0.5})
+    assert not [name for name in display_rows([single])[0] if name.startswith("test c")]
+    assert display_rows([])[1] == []
+
+
+def test_files_hold_the_rows(tmp_path):
+    rows = [BASE, row(MIXED, round=1, baseline=LOW, control=LOW, promoted=False)]
+    leaderboard.write(tmp_path / "leaderboard", rows, "A sentence.", "hash")
+    assert leaderboard.read(tmp_path / "leaderboard") == rows
+    before = (tmp_path / "leaderboard.parquet").read_bytes()
+    leaderboard.write(tmp_path / "leaderboard", rows, "A sentence.", "hash")
+    assert (tmp_path / "leaderboard.parquet").read_bytes() == before
+    frame = pd.read_parquet(tmp_path / "leaderboard.parquet")
+    assert frame.test_map.tolist() == pytest.approx([0.5, 0.5])
+    lines = list(csv.DictReader((tmp_path / "leaderboard.csv").read_text(encoding="utf-8").splitlines()))
+    assert float(lines[1]["test_map_low"]) == rows[1].test_map.low
+    assert (lines[0]["change"], lines[0]["test_map.cort"], lines[1]["promoted"]) == ("", "", "False")
+    text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert text.startswith("# Leaderboard\n\nA sentence.\n\n| rank | round |")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 4 and len({line.count("|") for line in table}) == 1
+
+
+def test_rows_survive_json_and_damage_is_named(tmp_path):
+    found = row(MIXED, round=1, baseline=LOW)
+    assert Row.from_json(json.loads(json.dumps(found.to_json(), sort_keys=True))) == found
+    with pytest.raises(RunError, match="damaged"):
+        Row.from_json({"round": 1})
+    with pytest.raises(RunError, match="no leaderboard yet"):
+        leaderboard.read(tmp_path / "leaderboard")
+
+
+def test_each_class_stays_under_its_name(tmp_path):
+    found = replace(BASE, test_class_map={"b": 0.5, "a": 0.25})
+    again = Row.from_json(json.loads(json.dumps(found.to_json(), sort_keys=True)))
+    assert list(again.test_class_map) == ["b", "a"]  # the order of the config, although JSON sorts keys
+    leaderboard.write(tmp_path / "leaderboard", [found], "", "hash")
+    assert list(leaderboard.read(tmp_path / "leaderboard")[0].test_class_map) == ["b", "a"]
+    header, (first, second) = display_rows([found, replace(BASE, test_class_map={"a": 0.25, "b": 0.5})])
+    assert first == second
+    assert (first[header.index("test a")], first[header.index("test b")]) == ("0.250", "0.500")
+
+
+def test_empty_leaderboard_is_written_too(tmp_path):
+    leaderboard.write(tmp_path / "leaderboard", [], "Nothing yet.", "hash")
+    assert leaderboard.read(tmp_path / "leaderboard") == []
+    assert "Nothing yet." in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+
+
+# --- evaluation ---------------------------------------------------------------------------------------
+
+
+def test_evaluations_survive_the_disk(tmp_path):
+    path = tmp_path / "evaluation.parquet"
+    written = [
+        evaluation(MIXED, "val", model="unet-a", classes=[0, 1, 1, 0] * 5),
+        evaluation(MIXED, "test", model="unet-a", threshold=0.1),
+        evaluation(LOW, "test", model="ensemble", round=0),
+    ]
+    write_evaluations(path, written, CLASSES, "hash")
+    assert read_evaluations(path, CLASSES) == written
+    assert find(written, "ensemble", "test") is written[2]
+    with pytest.raises(RunError, match="no rows of 'ensemble' on 'val'"):
+        find(written, "ensemble", "val")
+    with pytest.raises(RunError, match=r"holds classes \['cort'\]"):
+        read_evaluations(path, CLASSES[:1])
+    frame = pd.read_parquet(path)
+    assert frame.groupby(["model", "split"]).ap.mean()["unet-a", "test"] == pytest.approx(0.5)
+    assert frame.classes[1][0]["class"] == "cort"

@@ -1,0 +1,113 @@
+"""Judging at the sizes of the pool: what the zooms say of the sizes, and how they weigh a decision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.campaigns import bring, config_at
+from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, scores
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellsemi.models.base import Image
+from cellsemi.orchestrator.runs.status import read_status
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.promotion import Sized, decide
+from cellsemi.rounds.evaluation.size_shift import SMALLEST_SHARE, enlargements, weighted
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.prediction_splits import enlarged, enlargement_of
+
+counts = st.dictionaries(st.sampled_from([0.35, 0.5, 0.71, 1.0, 1.41, 2.0]), st.integers(1, 60), min_size=1)
+
+
+def test_half_the_zoom_is_twice_the_size() -> None:
+    assert enlargements({0.5: 30, 1.0: 70}, {1.0: 3}) == {1.0: 0.7, 2.0: 0.3}
+    assert enlargements({0.5: 30, 1.0: 70}, {0.5: 3}) == {0.5: 0.7, 1.0: 0.3}, "val is seen best at .5 itself"
+    assert enlargements({1.0: 99, 2.0: 1}, {1.0: 5}) == {1.0: 1.0}, "one image in a hundred is a whim"
+    assert enlargements({}, {1.0: 5}) == {1.0: 1.0}
+
+
+@given(counts, counts)
+def test_shares_are_those_of_the_pool(pool: dict[float, int], val: dict[float, int]) -> None:
+    found = enlargements(pool, val)
+    each = sorted(Counter(val).elements())
+    typical = each[(len(each) - 1) // 2]  # the lower median
+    wanted = Counter(round(typical / zoom, 2) for zoom in Counter(pool).elements())
+    wanted = Counter({size: n for size, n in wanted.items() if n >= SMALLEST_SHARE * sum(pool.values())})
+    assert found == pytest.approx({size: n / wanted.total() for size, n in wanted.items()})
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_a_mean_over_sizes_is_weighted_by_their_shares() -> None:
+    assert weighted([np.array([0.0, 1.0]), np.array([1.0, 1.0])], [0.25, 0.75]).tolist() == [0.75, 1.0]
+
+
+def test_a_gain_at_the_sizes_of_the_pool_is_a_gain() -> None:
+    """As they are the images show no difference; enlarged twice, as two in five of the pool, they do."""
+    alike = Sized(1.0, 0.6, scores(LOW), scores(LOW))
+    better = Sized(2.0, 0.4, scores(HIGH), scores(LOW))
+    assert not decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0).promoted
+    found = decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0, [alike, better])
+    assert found.promoted and "at the pool's sizes (60% x1, 40% x2)" in found.reason
+    worse = Sized(2.0, 0.4, scores(LOW), scores(HIGH))
+    assert not decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0, [alike, worse]).promoted
+
+
+def test_enlarged_images_have_a_split_of_their_own() -> None:
+    assert enlarged(1.0) == "val"
+    for size in (0.5, 2.83, 4.0):
+        assert enlargement_of(enlarged(size)) == size
+    assert [enlargement_of(split) for split in ("val", "test", "unlabelled", "trial")] == [1.0] * 4
+
+
+class Preferring:
+    """The stand-in with a taste: the images of the pool look best at half the zoom, all others at 1."""
+
+    def __init__(self, found: object, taste: dict[int, float]) -> None:
+        self._found, self._taste, self.told = found, taste, Counter[str]()
+
+    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+        (cells,) = self._found.predict(images)  # type: ignore[attr-defined]
+        best = self._taste.get(int(np.asarray(images[0], np.int64).sum()), 1.0)
+        return [cells.with_(score=cells.score if zoom == best else cells.score / 2)]
+
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+        return self.predict([image]) * len(probabilities)
+
+
+def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_models: None
+) -> None:
+    from helpers import fake_family
+
+    from cellsemi.rounds.store import shards
+    from cellsemi.rounds.store.image_codec import decode_image
+
+    settings = ("labelling.zoom_search=[0.5, 1.0]", "inference.tta=[identity]")
+    plain, _ = bring(config_at(tmp_path / "plain"), 0)
+    taste = {}
+    for record in shards.read_folder(plain.split("unlabelled")):
+        assert record.image is not None
+        image = decode_image(record.image, record.image_id, 10**6)
+        taste[int(np.asarray(image, np.int64).sum())] = 0.5
+    load = fake_family.FakeFamily.load
+    monkeypatch.setattr(fake_family.FakeFamily, "load", lambda *args: Preferring(load(*args), taste))
+
+    paths, watcher = bring(config_at(tmp_path, *settings), 1)
+    assert files.read_json(paths.sizes) == {"shares": {"2": 1.0}}
+    zooms = [shard["zooms"] for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled"))["shards"]]
+    assert sum((Counter(each) for each in zooms), Counter()) == {"0.5": 5}
+    assert "round 1: cells of the pool beside those of val: 100% are 2 times as large" in watcher.notes
+    reason = files.read_json(paths.round_manifest(1))["decision"]["reason"]
+    assert "at the pool's sizes (100% x2)" in reason
+    for round in (0, 1):  # the best so far and the candidate
+        assert read_manifest(paths.predictions(round, "ensemble", "val-x2"))["rows"] == 3
+    assert any("val-x2" in stage.name for stage in read_status(paths).stages)
+
+    off, _ = bring(config_at(tmp_path / "off", *settings, "rounds.promotion.pool_sizes=false"), 1)
+    assert "sizes" not in files.read_json(off.round_manifest(1))["decision"]["reason"]

@@ -1,0 +1,219 @@
+"""The report of a round: a real tiny campaign against its own tables, what it says of trouble, the command."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.campaigns import bring, config_at
+from helpers.terminal import invoke
+from PIL import Image
+
+from cellsemi.configs.errors import RunError
+from cellsemi.configs.loading import load_config
+from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.runs import report
+from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.run import RunPaths, open_run
+
+# Nobody is sure of anything here: one class is accepted, one left to the loss, one rejected.
+LIMITS = {"shsy5y": (0.02, 0.01), "astro": (0.9, 0.01), "cort": (0.9, 0.5)}
+LIMITED = ", ".join(f"{name}: {{accept: {accept}, reject: {reject}}}" for name, (accept, reject) in LIMITS.items())
+SETTINGS = (f"screen.limits={{{LIMITED}}}", "screen.min_samples=10")
+STATES = ("accepted", "ignored", "rejected")
+
+pytestmark = pytest.mark.usefixtures("fake_models")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture
+def finished(folder: Path) -> tuple[RunPaths, Config]:
+    """One run for all tests: the first makes it, the others find it done."""
+    config = config_at(folder, *SETTINGS)
+    return bring(config, 1)[0], config
+
+
+def section(text: str, title: str) -> list[str]:
+    return text.split(f"## {title}\n")[1].split("\n## ", maxsplit=1)[0].splitlines()
+
+
+def cells_of_table(lines: list[str], first: str) -> list[list[str]]:
+    """The rows of the table whose header begins with `first`."""
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    end = next((i for i in range(start, len(lines)) if not lines[i].startswith("|")), len(lines))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : end]]
+
+
+def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    for round in (0, 1):
+        text = report.write(config, paths, round).read_text()
+        manifest = json.loads(paths.round_manifest(round).read_text())
+        reason = manifest["decision"]["reason"]
+        assert text.splitlines()[2] == f"**{reason[0].upper()}{reason[1:]}.**"
+        rows = cells_of_table(section(text, "Did it help?"), "model")
+        assert [row[0] for row in rows] == [row["model"] for row in manifest["rows"]]
+        for shown, row in zip(rows, manifest["rows"], strict=True):
+            assert shown[2] == f"{row['test_map']:.3f} ({row['test_map_low']:.3f}..{row['test_map_high']:.3f})"
+            assert (shown[3] == "-") == (round == 0) and (shown[5] == "yes") == row["promoted"]
+        assert manifest["why_these_students"] in text
+        assert ("vs control: " in text) == (round == 1)
+    assert "Teachers: unet-a, unet-b of round 0." in text
+
+
+def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    text = report.write(config, paths, 1).read_text()
+    images = pd.concat(pd.read_parquet(path) for path in shards.shard_paths(paths.pseudo(1)))
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for cells in images["instances"]:
+        for cell in cells if cells is not None else ():
+            counts[cell["state"], cell["reason"], config.data.classes[cell["class_id"]]] += 1
+    rows = cells_of_table(section(text, "What did it learn from?"), "state")
+    found = {
+        (row[0], row[1], name): int(cell)
+        for row in rows[:-1]
+        for name, cell in zip(config.data.classes, row[2:-1], strict=True)
+        if cell != "0"
+    }
+    assert found == counts and {state for state, _, _ in counts} == set(STATES)
+    assert [int(cell) for cell in rows[-1][2:]] == [
+        *(sum(n for key, n in counts.items() if key[2] == name) for name in config.data.classes),
+        sum(counts.values()),
+    ]
+    assert f"found in {len(images)} unlabelled images" in text
+    human = [r.instances for r in shards.read_folder(paths.train(1)) if r.split == "labelled"]
+    taught = sum(r.split == "unlabelled" for r in shards.read_folder(paths.train(1)))
+    (learnt,) = cells_of_table(section(text, "What did it learn from?"), "human images")
+    assert learnt[:3] == [str(len(human)), str(sum(len(cells or ()) for cells in human)), str(taught)]
+    assert taught < len(images) and learnt[3] == f"{len(images) - taught} (no cell accepted)"
+
+
+def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    path = report.write(config, paths, 1)
+    text = path.read_text()
+    known = {
+        ("teacher", name): content
+        for name, content in files.read_json(paths.teachers_calibration(1))["members"].items()
+    }
+    known["teachers together", "ensemble"] = files.read_json(paths.screen(1))["calibration"]
+    known |= {("student", n): c for n, c in files.read_json(paths.calibration(1))["members"].items()}
+    rows = cells_of_table(section(text, "Can the scores be trusted?"), "whose")
+    assert {(row[0], row[1]) for row in rows} == set(known) and len(rows) == 3 * len(known)
+    for whose, model, name, samples, right, _, error in rows:
+        curve = known[whose, model][name]
+        assert (int(samples), int(right)) == (curve["samples"], curve["positives"])
+        if curve["samples"]:
+            assert error == f"{curve['ece_before']:.3f} -> {curve['ece_after']:.3f}"
+            bins = text.split(f"### {whose}: {model}, {name}\n")[1].split("\n\n", maxsplit=1)[0]
+            shown = cells_of_table(bins.splitlines(), "confidence")
+            for place, when in ((1, "before"), (4, "after")):
+                stated = [[str(n), f"{mean:.3f}", f"{rate:.3f}"] for n, mean, rate in curve[when]]
+                assert [row[place : place + 3] for row in shown if row[place] != "0"] == stated
+    seen = [r.instances for r in shards.read_folder(paths.predictions(0, "unet-a", "val"))]
+    total = sum(int(row[3]) for row in rows if row[:2] == ["teacher", "unet-a"])
+    assert total == sum(len(cells or ()) for cells in seen) > 0
+    assert "](reliability.png)" in text
+    with Image.open(path.with_name("reliability.png")) as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_the_files_it_names_are_there_and_a_second_report_is_the_same(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    path = report.write(config, paths, 1)
+    first = path.read_bytes(), path.with_name("reliability.png").read_bytes()
+    named = [line.split("`")[1] for line in section(path.read_text(), "Where is it?") if line]
+    assert {"round-01/pseudo", "round-01/students/unet-a", "run.yaml"} <= set(named)
+    assert all((paths.root / name).exists() for name in named)
+    assert report.write(config, paths, 1) == path
+    assert (path.read_bytes(), path.with_name("reliability.png").read_bytes()) == first
+    assert not list(paths.root.rglob("*.tmp"))
+
+
+def test_the_time_of_every_stage_is_that_of_its_manifest(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    facts = report.collect(config, paths, 1)
+    names = [name for name, _, _ in facts.times]
+    assert {"predict unlabelled with unet-a", "screen pseudo-labels", "train unet-b", "fuse test"} <= set(names)
+    steps = read_manifest(paths.model(1, "unet-b"))["steps"]
+    assert ("train unet-b", f"{steps} steps") in [time[:2] for time in facts.times]
+
+
+def test_trouble_is_said(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    facts = report.collect(config, paths, 1)
+
+    def wrong(**changes: object) -> list[str]:
+        return [line for line in section(to_markdown(replace(facts, **changes)), "What went wrong?") if line]
+
+    assert wrong(drift=["too many", "too large."], problems=["x diverged: nan"]) == [
+        "- drift: too many.",
+        "- drift: too large.",
+        "- x diverged: nan.",
+    ]
+    assert wrong(drift=[], problems=[]) == ["- no drift alarm"]
+    assert wrong(drift=None, problems=[]) == ["- drift was not looked for (`rounds.drift_alarms` is off)"]
+    assert wrong(drift=None, problems=[], teachers_round=None) == ["- nothing that was noticed"]
+    alarms = json.loads(paths.drift(1).read_text())["alarms"]
+    assert [line.removeprefix("- drift: ") for line in wrong(problems=[])] == [f"{alarm}." for alarm in alarms]
+    assert alarms
+
+
+def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    folder = paths.predictions(0, "unet-b", "unlabelled")
+    kept = (folder / "manifest.json").read_text()
+    content = json.loads(kept)
+    content["shards"][0] |= {"given_up": "no memory", "told": {"a cell was cut": 2}}
+    content["shards"][1] |= {"told": {"a cell was cut": 1}}
+    try:
+        files.write_json(folder / "manifest.json", content)
+        problems = report.collect(config, paths, 1).problems
+    finally:
+        (folder / "manifest.json").write_text(kept)
+    assert problems == [
+        "unet-b on unlabelled: the 2 images of part-00000.parquet were given up: no memory",
+        "unet-b on unlabelled, 3 times: a cell was cut",
+    ]
+    assert report.collect(config, paths, 1).problems == []
+
+
+def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    facts = report.collect(config, paths, 1)
+    sets = [TrainingSet(f"fold-{n}", 3 + n, 20, 5, {"no cell found": n} if n else {}) for n in (0, 1)]
+    lines = section(to_markdown(replace(facts, training=sets)), "What did it learn from?")
+    assert cells_of_table(lines, "fold") == [
+        ["fold-0", "3", "20", "5", "none"],
+        ["fold-1", "4", "20", "5", "1 (no cell found)"],
+    ]
+    assert any("each fold by teachers of its own" in line for line in lines)
+
+
+def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finished: tuple[RunPaths, Config]) -> None:
+    paths, _ = finished
+    expected = [paths.round(round) / "report.md" for round in (0, 1)]
+    for path in expected:
+        path.unlink(missing_ok=True)
+    done = invoke("report", str(paths.root), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["reports"] == [str(path) for path in expected]
+    assert all(path.is_file() for path in expected)
+    assert invoke("report", str(paths.root)).output.split() == [str(path) for path in expected]
+
+
+def test_a_run_without_a_finished_round_has_no_report(here: Path) -> None:
+    open_run(load_config("demo", ["run.name=new"]).config)
+    done = invoke("report", "new")
+    assert isinstance(done.exception, RunError) and "no round is finished yet" in str(done.exception)
