@@ -39,7 +39,7 @@ from machine import describe
 
 HERE = Path(__file__).parent
 HEIGHT, WIDTH = 520, 704
-POOL = 8192  # distinct masks
+UNLABELLED = 8192  # distinct masks
 FILE = "annotations.json"
 HEADER = ("what", "seconds", "cells/s", "peak memory, MB")
 
@@ -86,14 +86,14 @@ def _measured(step: Callable[[], dict[str, float]]) -> dict[str, float]:
 def generate(folder: Path, instances: int, images: int, peer_images: int) -> dict[str, float]:
     """The file and its images, each with its number in the pixels, so that no two are the same."""
     rng = np.random.default_rng(0)
-    masks = [_mask(rng, as_rle=i % 10 == 0) for i in range(POOL)]
+    masks = [_mask(rng, as_rle=i % 10 == 0) for i in range(UNLABELLED)]
     (folder / "images").mkdir()
     for i in range(images):
         pixels = np.full((HEIGHT, WIDTH), 128, np.uint8)
         pixels[0, :4] = np.frombuffer(i.to_bytes(4, "little"), np.uint8)
         (folder / "images" / f"{i}.png").write_bytes(to_png(pixels))
     owners = rng.permutation(np.arange(instances) % images).tolist()
-    chosen = rng.integers(0, POOL, instances).tolist()
+    chosen = rng.integers(0, UNLABELLED, instances).tolist()
     listed = [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in range(images)]
     with (folder / FILE).open("w") as file:
         file.write(f'{{"images": {json.dumps(listed)}, "categories": [{{"id": 1, "name": "cell"}}],\n"annotations": [')
@@ -180,7 +180,7 @@ def _text(found: dict[str, dict[str, Any]], sizes: dict[str, int], megabytes: fl
     return f"""# COCO: {cells:,} cells on {sizes["images"]:,} images of {WIDTH}x{HEIGHT}
 
 {describe()}, pycocotools {versions()["pycocotools"]}. The generated file has {megabytes:,.0f} MB: wavy ellipses of
-30-60 points ({POOL} distinct ones, reused), every tenth as compressed run lengths, the annotations of all images
+30-60 points ({UNLABELLED} distinct ones, reused), every tenth as compressed run lengths, the annotations of all images
 mixed. One process each, one core. Written by
 `benchmarks/coco.py --instances {cells} --images {sizes["images"]} --peer-images {sizes["peer_images"]}`.
 

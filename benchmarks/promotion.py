@@ -174,7 +174,7 @@ split is among them.
 * **students: gain**: mean gain in mAP of following the rule where the rival is round 0 and the candidate is what was
   trained after it, as in life. **any order: gain**: the same over every two models in both orders.
 
-Decisions of one row share images and models; the figures have no interval. Decisions of a run with a zoom search also
+Decisions of one row share images and models; the figures have no interval. Decisions of a run with a scale search also
 see their validation images at the sizes of the pool; these here do not.
 
 {models}

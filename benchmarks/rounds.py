@@ -135,7 +135,7 @@ ABLATION = """
 
 Ours with one part off, or, where the name says what ours is not, that in its place: test mAP of the last round and of
 the promoted one, means over the seeds named, and the difference from ours on the same seeds; per seed: promoted - ours.
-+0.000 is a part that had nothing to change: with fewer than `screen.min_samples` predictions on the validation images,
++0.000 is a part that had nothing to change: with fewer than `filter.min_samples` predictions on the validation images,
 as some seeds have, scores stay as they are, with calibration or without.
 """
 
@@ -172,15 +172,15 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   e - b is below {SMALL_GAP}. **d - c** and **d - b** are of the delivered (d), in brackets the paired-bootstrap
   interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished.
 
-What had been seen before: zoom search, judging at the pool's sizes and the choice of the cell probability were
+What had been seen before: scale search, judging at the pool's sizes and the choice of the cell probability were
 developed with the test figures of seed 0 of every regime and of seed 1 of `uncovered` in sight: take those for
 optimistic. The ratio of human crops, the last phase on human labels and the number of rounds were chosen on other
 draws (`--development`), with the images of the splits `labelled` and `val` that were not drawn as their test. So was
 how sure a round must be (`promotion.md`), but the question was asked because .8 had refused students of `uncovered`
 seed 2 and `mixed` seed 1 that were better on test by .113 and .139: of those two the delivered figure is optimistic.
 
-Settings, on top of the presets `dsb2018` (whose `labelling.zoom_search` is ours, too) and, for generated cells, `demo`;
-every model is a flow U-Net, one a round:
+Settings, on top of the presets `dsb2018` (whose `unlabelled_inference.scale_search` is ours, too) and, for generated
+cells, `demo`; every model is a flow U-Net, one a round:
 
 {lists}
 """

@@ -24,7 +24,7 @@ COMMON: dict[str, tuple[str, Settings]] = {
     "classes": ("demo", {**_ALL, "data.source": "shards"}),
 }
 AUGMENT: dict[str, Settings] = {"classes": {"augment": {"scale_min": 0.75, "scale_max": 1.35}}}
-NO_CALIBRATION: Settings = {"screen.min_samples": 10**9}  # fewer predictions than this leave the scores as they are
+NO_CALIBRATION: Settings = {"filter.min_samples": 10**9}  # fewer predictions than this leave the scores as they are
 # (a), (b), (d), (e) and the ablations: what differs from the preset.
 OURS: Settings = {}
 # (c): every part of ours off. Scores are taken as they are, what is below .5 is background, and every round teaches.
@@ -32,13 +32,13 @@ PLAIN: Settings = {
     "training.human_fraction": 0.5,
     "training.human_last": 0.0,
     "inference.cell_probability": 0.5,
-    "labelling.zoom_search": None,
-    "screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},
+    "unlabelled_inference.scale_search": None,
+    "filter.thresholds": {PER_CLASS: {"accept": 0.5, "reject": 0.5}},
     **NO_CALIBRATION,
-    "screen.weight_by_quality": False,
+    "filter.weight_by_quality": False,
     "rounds.promotion.min_probability": 0.0,
     "rounds.promotion.class_margin": 1.0,
-    "rounds.promotion.pool_sizes": False,
+    "rounds.promotion.unlabelled_sizes": False,
     "rounds.stop_after": None,
     "rounds.control": False,
 }
@@ -66,13 +66,13 @@ class Off:
 ABLATIONS: dict[str, dict[str, Off]] = {
     "uncovered": {
         "cell probability chosen on val": Off({"inference.cell_probability": 0.5}),
-        "zoom search": Off({"labelling.zoom_search": None}),
+        "scale search": Off({"unlabelled_inference.scale_search": None}),
         "calibration": Off(NO_CALIBRATION),
-        "limits chosen on val": Off({"screen.limits": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
-        "area limits only where they pay": Off({"screen.areas": "always"}),
+        "limits chosen on val": Off({"filter.thresholds": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
+        "area limits only where they pay": Off({"filter.areas": "always"}),
         "one teacher, not two fused": Off({}, more_teachers=1),
-        "ignore band": Off({"screen.reject_below": 1.0, "screen.count_slack": 1e6}),
-        "weights": Off({"screen.weight_by_quality": False}),
+        "ignore band": Off({"filter.reject_below": 1.0, "filter.count_slack": 1e6}),
+        "weights": Off({"filter.weight_by_quality": False}),
         "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
         "last phase on human labels": Off({"training.human_last": 0.0}),
         "averaged weights (EMA)": Off({"training.ema": 0.0}),
@@ -83,7 +83,7 @@ ABLATIONS: dict[str, dict[str, Off]] = {
     # Parts that need more predictions on validation images than three images hold.
     "enough": {
         "calibration": Off(NO_CALIBRATION),
-        "quality from the score, not regressed": Off({"screen.quality": "regressed"}),
+        "quality from the score, not regressed": Off({"filter.quality": "regressed"}),
     },
 }
 NOTHING_OFF = Off({})

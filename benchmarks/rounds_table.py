@@ -174,9 +174,9 @@ class Counts:
         return self.seen / self.truth if self.truth else None
 
 
-def count(screened: Instances, truth: Instances) -> Counts:
-    """The screened cells of one image against its true ones: one to one, within the class, IoU > .5."""
-    accepted, kept = screened.in_state("accepted"), screened.in_state("accepted", "ignored")
+def count(filtered: Instances, truth: Instances) -> Counts:
+    """The filtered cells of one image against its true ones: one to one, within the class, IoU > .5."""
+    accepted, kept = filtered.in_state("accepted"), filtered.in_state("accepted", "ignored")
     return Counts(
         truth=len(truth),
         accepted=len(accepted),

@@ -26,7 +26,7 @@ def _nothing(_: Config) -> str:
 
 
 def _fixed_limits(config: Config) -> str:
-    return "" if config.screen.limits == AUTO else "the limits are fixed by screen.limits"
+    return "" if config.filter.thresholds == AUTO else "the limits are fixed by filter.thresholds"
 
 
 def _one_model(config: Config) -> str:
@@ -49,7 +49,7 @@ class Part:
 
 
 def _no_zooms(config: Config) -> str:
-    searched = any(config.labelling_of(model).zoom_search for model in config.models)
+    searched = any(config.unlabelled_inference_of(model).scale_search for model in config.models)
     return "" if searched else "the pool is looked at at one zoom"
 
 
@@ -59,18 +59,18 @@ def _no_flow_model(config: Config) -> str:
 
 _ALL = (
     Part(
-        "zoom-search",
+        "scale-search",
         "Teachers look at an unlabelled image at several zooms and keep the one they are surest at; off: at one.",
         "data distillation, Radosavovic et al. 2018, with one zoom kept in the place of the mean",
-        on={"labelling.zoom_search": [0.5, 0.71, 1.0, 1.41]},
-        off={"labelling.zoom_search": None},
+        on={"unlabelled_inference.scale_search": [0.5, 0.71, 1.0, 1.41]},
+        off={"unlabelled_inference.scale_search": None},
     ),
     Part(
-        "pool-sizes",
+        "unlabelled-sizes",
         "Rounds are judged on val images at the cell sizes of the pool; off: as they are.",
         "importance-weighted validation, Sugiyama et al. 2007",
-        on={"rounds.promotion.pool_sizes": True},
-        off={"rounds.promotion.pool_sizes": False},
+        on={"rounds.promotion.unlabelled_sizes": True},
+        off={"rounds.promotion.unlabelled_sizes": False},
         moot=_no_zooms,
     ),
     Part(
@@ -93,8 +93,8 @@ _ALL = (
         "quality",
         "The quality of a pseudo-mask is foretold from score, votes, agreement and shape; off: from its score alone.",
         "Mask Scoring R-CNN, Huang et al. 2019",
-        on={"screen.quality": "regressed"},
-        off={"screen.quality": "calibrated"},
+        on={"filter.quality": "regressed"},
+        off={"filter.quality": "calibrated"},
     ),
     Part(
         "folds",
@@ -107,24 +107,24 @@ _ALL = (
         "ignore-band",
         "Pseudo-masks that are neither sure nor hopeless leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
-        on={"screen.reject_below": 0.1, "screen.count_slack": 1.5},
+        on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
         # Never above the accept limit: no room between the two. The guard would then count accepted cells alone.
-        off={"screen.reject_below": 1.0, "screen.count_slack": 1e6},
+        off={"filter.reject_below": 1.0, "filter.count_slack": 1e6},
         moot=_fixed_limits,
     ),
     Part(
         "weights",
         "Accepted pseudo-masks weigh their calibrated confidence in the loss; off: all weigh 1.",
         "Iscen et al. 2019",
-        on={"screen.weight_by_quality": True},
-        off={"screen.weight_by_quality": False},
+        on={"filter.weight_by_quality": True},
+        off={"filter.weight_by_quality": False},
     ),
     Part(
         "areas",
         "Pseudo-masks are limited in size, per class, where that raises the score on validation data; off: never.",
         "limits from the areas of the labelled cells",
-        on={"screen.areas": "if-better"},
-        off={"screen.areas": "never"},
+        on={"filter.areas": "if-better"},
+        off={"filter.areas": "never"},
         moot=_fixed_limits,
     ),
     Part(

@@ -117,7 +117,7 @@ class DataConfig(Section):
     labelled_limit: int | None = Field(
         None, ge=1, description="Train on this many labelled images, drawn by `run.seed`; null takes all."
     )
-    limit_rest: Literal["leave out", "pool"] = Field(
+    limit_rest: Literal["leave out", "unlabelled"] = Field(
         "leave out",
         description="Images that `labelled_limit` does not draw: left out, or into the pool with their labels hidden.",
     )
@@ -134,10 +134,10 @@ class DataConfig(Section):
     shard_images: int = Field(
         16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
     )
-    suspects: str | None = Field(
+    label_issues: str | None = Field(
         None,
         description=(
-            "Table of `cellsemi data suspects` (suspects.csv, .parquet): the labelled and val cells that it names are "
+            "Table of `cellsemi data label-issues` (label_issues.csv, .parquet): the labelled or val cells of it are "
             "ignored, neither learnt nor scored. Take out the rows of cells that are right."
         ),
     )

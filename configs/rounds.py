@@ -33,7 +33,7 @@ class FusionConfig(Section):
     min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
 
 
-class ClassLimits(Section):
+class ClassThresholds(Section):
     """Fixed limits of one class, instead of those chosen on validation data."""
 
     accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
@@ -52,10 +52,10 @@ class ClassLimits(Section):
         return self
 
 
-class ScreenConfig(Section):
+class FilterConfig(Section):
     """Which pseudo-masks train the students, which leave the loss, and which count as background."""
 
-    limits: dict[str, ClassLimits] | Literal["auto"] = Field(
+    thresholds: dict[str, ClassThresholds] | Literal["auto"] = Field(
         AUTO, description="`auto` (chosen on validation data, never on test) or fixed limits per class."
     )
     objective: Literal["f-beta", "map"] = Field(
@@ -114,9 +114,9 @@ class PromotionConfig(Section):
         "gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images "
         "seldom give.",
     )
-    pool_sizes: bool = Field(
+    unlabelled_sizes: bool = Field(
         True,
-        description="With a zoom search: judge on the validation images at the sizes that the pool's cells were found "
+        description="With a scale search: judge on the validation images at the sizes that the pool's cells were found "
         "to have, in the shares of the pool, and not only as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")

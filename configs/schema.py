@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from cellsemi.configs.base import Section, checked_name
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
-from cellsemi.configs.rounds import AUTO, FusionConfig, RoundsConfig, ScreenConfig
-from cellsemi.configs.training import InferenceConfig, LabellingConfig, TrainingConfig
+from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
+from cellsemi.configs.training import InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
 
 
 class RunConfig(Section):
@@ -58,11 +58,11 @@ class Config(Section):
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="The training loop.")
     inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Prediction.")
-    labelling: LabellingConfig = Field(
-        default_factory=LabellingConfig, description="Prediction of unlabelled images, where it differs."
+    unlabelled_inference: UnlabelledInferenceConfig = Field(
+        default_factory=UnlabelledInferenceConfig, description="Prediction of unlabelled images, where it differs."
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig, description="Several teachers, one set of masks.")
-    screen: ScreenConfig = Field(default_factory=ScreenConfig, description="The filter of the pseudo-masks.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="The filter of the pseudo-masks.")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="The campaign.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
 
@@ -82,9 +82,9 @@ class Config(Section):
         """The inference settings of one of the models."""
         return model.inference or self.inference
 
-    def labelling_of(self, model: ModelBase) -> InferenceConfig:
+    def unlabelled_inference_of(self, model: ModelBase) -> InferenceConfig:
         """How one of the models looks at unlabelled images."""
-        own = {name: value for name, value in self.labelling if value is not None}
+        own = {name: value for name, value in self.unlabelled_inference if value is not None}
         return self.inference_of(model).model_copy(update=own)
 
     @model_validator(mode="before")
@@ -110,10 +110,10 @@ class Config(Section):
                 raise ValueError(
                     f"fusion.min_votes is {self.fusion.min_votes} but there are {count} models in round {round}"
                 )
-        if isinstance(self.screen.limits, dict) and set(self.screen.limits) != set(self.data.classes):
+        if isinstance(self.filter.thresholds, dict) and set(self.filter.thresholds) != set(self.data.classes):
             raise ValueError(
-                f"screen.limits must name every class of data.classes {sorted(self.data.classes)}, "
-                f"got {sorted(self.screen.limits)}"
+                f"filter.thresholds must name every class of data.classes {sorted(self.data.classes)}, "
+                f"got {sorted(self.filter.thresholds)}"
             )
         return self
 

@@ -70,16 +70,16 @@ class TrainingConfig(Section):
         return value
 
 
-class LabellingConfig(Section):
+class UnlabelledInferenceConfig(Section):
     """How teachers look at unlabelled images, where that is not as in `inference`: labels are worth more views."""
 
     tta: tuple[View, ...] | None = Field(None, min_length=1, description="Test-time views; null: as in `inference`.")
     scales: tuple[float, ...] | None = Field(None, min_length=1, description="Averaged zooms; null: as in `inference`.")
-    zoom_search: tuple[float, ...] | None = Field(
+    scale_search: tuple[float, ...] | None = Field(
         None, description="Zooms of which the best is kept for each image; null: as in `inference`."
     )
 
-    @field_validator("scales", "zoom_search")
+    @field_validator("scales", "scale_search")
     @classmethod
     def _scales_are_zooms(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return None if value is None else checked_zooms(value)
@@ -130,11 +130,11 @@ class InferenceConfig(Section):
     scales: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="Zooms at which each view is looked at; masks come back to the image's size."
     )
-    zoom_search: tuple[float, ...] = Field(
+    scale_search: tuple[float, ...] = Field(
         (),
         description=(
             "Zooms that are tried on each image, times `scales`; what is seen at the one where the cells score best "
-            "is kept. For images at magnifications that the labelled ones lack; in `labelling` for the pool alone."
+            "is kept. For magnifications that the labelled images lack; in `unlabelled_inference` for these alone."
         ),
     )
     tta_iou: Fraction = Field(
@@ -161,7 +161,7 @@ class InferenceConfig(Section):
             raise ValueError(f"expected tiles of at least 64 pixels a side, got {value}")
         return value
 
-    @field_validator("scales", "zoom_search")
+    @field_validator("scales", "scale_search")
     @classmethod
     def _scales_are_zooms(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return checked_zooms(value)

@@ -84,7 +84,7 @@ class FitResult:
 class Predictor(Protocol):
     """A loaded teacher. `told` counts what a person must know, a sentence each: a cap that was reached."""
 
-    told: Counter[str]
+    warnings: Counter[str]
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].

@@ -32,7 +32,7 @@ def family(kind: str) -> Family:
 
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     """The predictor of a trained folder, whatever its family."""
-    from cellsemi.models.inference.zoom_search import ZoomSearch
+    from cellsemi.models.inference.scale_search import ScaleSearch
 
     predictor = family(read_model_file(folder)["kind"]).load(folder, inference, device)
-    return ZoomSearch(predictor, inference.zoom_search) if inference.zoom_search else predictor
+    return ScaleSearch(predictor, inference.scale_search) if inference.scale_search else predictor

@@ -1,7 +1,7 @@
 """The campaign: bring a run to `n` rounds.
 
 Round 0 trains the models on human labels alone: the baseline of every claim. In each later round the
-best models so far label the unlabelled images; their masks are fused, screened and merged with the
+best models so far label the unlabelled images; their masks are fused, filtered and merged with the
 human labels; students are trained on them from scratch and judged on held-out human labels; they teach
 the next round only if they are better, and no further round is run when several in a row were not. Every
 step looks at the disk first, so that the same command after a crash finishes the job, and after a finished
@@ -32,7 +32,7 @@ from cellsemi.orchestrator.stages.promote import finish_round, judge, judge_cont
 from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.evaluation_table import find
 from cellsemi.rounds.evaluation.history import Teachers, standing
-from cellsemi.rounds.store.prediction_splits import EVALUATED, POOL, trial_of
+from cellsemi.rounds.store.prediction_splits import EVALUATED, UNLABELLED, trial_of
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 
@@ -96,12 +96,12 @@ def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
 
 
 def label(context: Context, round: int, teachers: Teachers) -> None:
-    """The teachers look at the unlabelled images; what they say together is screened.
+    """The teachers look at the unlabelled images; what they say together is filtered.
 
     What their labels are worth is seen on human labels that they look at in the same way.
     """
     trial = trial_of(context.config)
-    for split in dict.fromkeys((trial, POOL)):
+    for split in dict.fromkeys((trial, UNLABELLED)):
         for name in teachers.names:
             predict(context, round, teachers.round, name, split)
     if round == 1:
@@ -109,9 +109,9 @@ def label(context: Context, round: int, teachers: Teachers) -> None:
     worth = calibrations(
         context, round, teachers.round, teachers.names, trial, context.paths.teachers_calibration(round)
     )
-    for split in dict.fromkeys((trial, POOL)):
+    for split in dict.fromkeys((trial, UNLABELLED)):
         fuse_members(context, round, teachers.round, teachers.names, split, worth)
-    filter_pseudo_labels.set_limits(context, round, teachers.round)
+    filter_pseudo_labels.set_thresholds(context, round, teachers.round)
     filter_pseudo_labels.label(context, round, teachers.round)
     if context.config.rounds.drift_alarms:
         check_drift.watch(context, round)

@@ -24,7 +24,7 @@ SETTINGS = [
     "data.generated.test=2", "data.generated.height_px=64", "data.generated.width_px=80", "data.shard_images=2",
     "models.0.width=4", "models.1.width=4", "training.steps=30", "training.batch=2", "training.crop_px=64",
     "training.checkpoint_every=5", "training.lr=0.02", "inference.tta=[identity]", "inference.cell_probability=0.3",
-    "training.precision=float32", f"screen.limits={{cort: {LIMITS}}}", "rounds.promotion.bootstrap=100",
+    "training.precision=float32", f"filter.thresholds={{cort: {LIMITS}}}", "rounds.promotion.bootstrap=100",
     "engine.min_free_mb=0",
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.models import AugmentConfig
 
-OUTSIDE = -1  # map value of what must not be learned: ignored cells, and everything beyond the image
+IGNORE = -1  # map value of what must not be learned: ignored cells, and everything beyond the image
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
 BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels are 0.8 to 1.4
 GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid
@@ -58,13 +58,13 @@ class Augmented:
     """An augmented crop: float32 (P, P) or (P, P, 3) in [0, 1], int32 (P, P), and how much it is enlarged."""
 
     pixels: NDArray[np.float32]
-    marks: NDArray[np.int32]
+    instance_map: NDArray[np.int32]
     zoom: float
 
 
 def augment_crop(
     image: NDArray[np.float32],
-    marks: NDArray[np.int32],
+    instance_map: NDArray[np.int32],
     centre: tuple[float, float],
     *,
     crop_px: int,
@@ -72,10 +72,10 @@ def augment_crop(
     rng: np.random.Generator,
     sizes: CellSizes | None = None,
 ) -> Augmented:
-    """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 marks.
+    """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance_map.
 
-    `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `marks` (H, W) holds 0 for background, positive cells and OUTSIDE.
-    Beyond the image the crop shows its mirror and is marked OUTSIDE. With probability `affine` the crop is
+    `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `instance_map` (H, W) holds 0, cells from 1 and IGNORE.
+    Beyond the image the crop shows its mirror and is marked IGNORE. With probability `affine` the crop is
     zoomed (`draw_zoom`, for which `sizes` is), shifted and rotated. The result depends on `rng` only.
     """
     moved = config.affine >= 1 or rng.random() < config.affine
@@ -85,7 +85,7 @@ def augment_crop(
         centre = (centre[0] + rng.uniform(-reach, reach), centre[1] + rng.uniform(-reach, reach))
     rotate = moved and config.rotate
     side = math.ceil(crop_px * math.sqrt(2)) if rotate else crop_px
-    window, marked = cut_window(image, marks, centre, side, zoom)
+    window, marked = cut_window(image, instance_map, centre, side, zoom)
     pipeline = _pipeline(config, crop_px, rotate)
     pipeline.set_random_seed(int(rng.integers(2**31)))
     # OpenCV turns float32, not int32; a float32 holds the number of every cell exactly up to 2^24.
@@ -95,11 +95,11 @@ def augment_crop(
 
 
 def cut_window(
-    image: NDArray[np.float32], marks: NDArray[np.int32], centre: tuple[float, float], side: int, zoom: float
+    image: NDArray[np.float32], instance_map: NDArray[np.int32], centre: tuple[float, float], side: int, zoom: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The square of side / zoom pixels around `centre`, resized to `side`.
 
-    The image is averaged by area when it shrinks, else interpolated; the marks take the nearest pixel.
+    The image is averaged by area when it shrinks, else interpolated; the instance_map take the nearest pixel.
     """
     import cv2
 
@@ -111,9 +111,9 @@ def cut_window(
     resized = cv2.resize(window, (side, side), interpolation=method).astype(np.float32, copy=False)
     nearest = ((np.arange(side) + 0.5) * source / side).astype(np.int64)
     rows, columns = rows[nearest], columns[nearest]
-    marked = marks[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
-    marked[(rows < 0) | (rows >= image.shape[0])] = OUTSIDE
-    marked[:, (columns < 0) | (columns >= image.shape[1])] = OUTSIDE
+    marked = instance_map[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
+    marked[(rows < 0) | (rows >= image.shape[0])] = IGNORE
+    marked[:, (columns < 0) | (columns >= image.shape[1])] = IGNORE
     return resized, marked
 
 

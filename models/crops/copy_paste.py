@@ -14,22 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.models import CopyPasteConfig
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 
 if TYPE_CHECKING:
     from cellsemi.models.crops.crop import Crop  # which pastes
 
 
 def pasteable(
-    marks: NDArray[np.int32], whole_area: NDArray[Any], trust: NDArray[np.float32], config: CopyPasteConfig
+    instance_map: NDArray[np.int32], whole_area: NDArray[Any], trust: NDArray[np.float32], config: CopyPasteConfig
 ) -> NDArray[np.bool_]:
-    """bool (cells + 1,): the marks of a crop that may be pasted into another.
+    """bool (cells + 1,): the instance_map of a crop that may be pasted into another.
 
     `whole_area` is the area in pixels of the crop that each cell has inside and outside of it, `trust` is 1
     for human cells, else the calibrated confidence. A cell must be trusted by `min_quality` and have the
     share `keep` of its area in the crop.
     """
-    area = np.bincount(np.maximum(marks, 0).ravel(), minlength=len(trust))
+    area = np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(trust))
     fit: NDArray[np.bool_] = (area > 0) & (area >= config.keep * whole_area) & (trust >= config.min_quality)
     fit[0] = False
     return fit
@@ -38,10 +38,10 @@ def pasteable(
 def paste(
     target: Crop, source: Crop, trusted: NDArray[np.bool_], config: CopyPasteConfig, rng: np.random.Generator
 ) -> Crop:
-    """`target` with cells of `source`, a crop of the same shape: the share `select` of its `trusted` marks.
+    """`target` with cells of `source`, a crop of the same shape: the share `select` of its `trusted` instance_map.
 
     A cell of the target of which more than `occlusion` is covered is no longer learnt: what is left of it
-    becomes OUTSIDE. The others keep as their label what is still seen of them. What was OUTSIDE stays so where
+    becomes IGNORE. The others keep as their label what is still seen of them. What was IGNORE stays so where
     no cell covers it. Pasted cells get new numbers at the end of the tables, with their class and weight. Along
     their edges they are mixed with what they cover, so that the cut does not give them away; pixels beside
     them stay as they are. The result depends on the arguments and `rng` only.
@@ -50,26 +50,26 @@ def paste(
     chosen = np.sort(rng.permutation(marks_there)[: int(config.select * len(marks_there) + 0.5)])
     numbers = np.zeros(len(trusted), np.int32)
     numbers[chosen] = np.arange(len(chosen)) + len(target.cell_class)
-    pasted = numbers[np.maximum(source.marks, 0)]
+    pasted = numbers[np.maximum(source.instance_map, 0)]
     if not pasted.any():
         return target
     return replace(
         target,
         pixels=_mixed(target.pixels, source.pixels, pasted > 0),
-        marks=np.where(pasted > 0, pasted, _without_hidden(target, pasted > 0, config.occlusion)),
+        instance_map=np.where(pasted > 0, pasted, _without_hidden(target, pasted > 0, config.occlusion)),
         cell_class=np.concatenate([target.cell_class, source.cell_class[chosen]]),
         cell_weight=np.concatenate([target.cell_weight, source.cell_weight[chosen]]),
     )
 
 
 def _without_hidden(target: Crop, covered: NDArray[np.bool_], occlusion: float) -> NDArray[np.int32]:
-    """The marks of the target; those of cells that are covered by more than `occlusion` become OUTSIDE."""
-    cells = np.maximum(target.marks, 0)
+    """The instance_map of the target; those of cells that are covered by more than `occlusion` become IGNORE."""
+    cells = np.maximum(target.instance_map, 0)
     area = np.bincount(cells.ravel(), minlength=len(target.cell_class))
     lost = np.bincount(cells[covered], minlength=len(target.cell_class))
     hidden = lost > occlusion * area
     hidden[0] = False
-    return np.where(hidden[cells], np.int32(OUTSIDE), target.marks)
+    return np.where(hidden[cells], np.int32(IGNORE), target.instance_map)
 
 
 def _mixed(below: NDArray[np.float32], above: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.normalise import Channels, normalise
 from cellsemi.models.crops.sampling import LABELS
 from cellsemi.rounds.cells import masks
@@ -18,33 +18,33 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One image, decoded: `marks` int32 (H, W) is 0, cell i + 1, or OUTSIDE where nothing is learned."""
+    """One image, decoded: `instance_map` int32 (H, W) is 0, cell i + 1, or IGNORE where nothing is learned."""
 
     pixels: NDArray[np.float32]
-    marks: NDArray[np.int32]
+    instance_map: NDArray[np.int32]
     cell_class: NDArray[np.int64]  # (cells + 1,), of mark 0..cells
     cell_weight: NDArray[np.float32]  # (cells + 1,); background weighs 1
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
-    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the marks show of each
+    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance_map show of each
     typical_px: float | None  # see `typical_size`
 
     @property
     def nbytes(self) -> int:
         """Memory that this image takes."""
         tables = (self.cell_class, self.cell_weight, self.cell_trust, self.cell_area)
-        return self.pixels.nbytes + self.marks.nbytes + sum(table.nbytes for table in tables)
+        return self.pixels.nbytes + self.instance_map.nbytes + sum(table.nbytes for table in tables)
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
     """One augmented crop of side P: what a network sees, and what it should say there.
 
-    `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `marks` int32 (P, P) is 0, a cell's number or OUTSIDE;
+    `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `instance_map` int32 (P, P) is 0, a cell's number or IGNORE;
     `cell_class` int64 and `cell_weight` float32 are looked up by mark.
     """
 
     pixels: NDArray[np.float32]
-    marks: NDArray[np.int32]
+    instance_map: NDArray[np.int32]
     cell_class: NDArray[np.int64]
     cell_weight: NDArray[np.float32]
 
@@ -53,7 +53,7 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     """Decode a row and draw its cells.
 
     `human` and `accepted` cells are labels; where they overlap, the higher quality keeps the pixel.
-    `ignored` cells, grown by `ignore_dilation_px`, are OUTSIDE except where a label stands; `rejected`
+    `ignored` cells, grown by `ignore_dilation_px`, are IGNORE except where a label stands; `rejected`
     cells are background. DataError for any other state, or when the row has no image or no annotation.
     """
     cells = record.instances
@@ -63,21 +63,21 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     if unknown:
         raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, screen them first")
     labels = cells.in_state(*LABELS)
-    marks = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
+    instance_map = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
     ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)
-    marks[ignored & (marks == 0)] = OUTSIDE
+    instance_map[ignored & (instance_map == 0)] = IGNORE
     image = decode_image(record.image, record.image_id, max_pixels=record.height * record.width)
     pixels = normalise(image, channels)
-    if pixels.shape[:2] != marks.shape:
-        raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {marks.shape}")
+    if pixels.shape[:2] != instance_map.shape:
+        raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {instance_map.shape}")
     human = np.array([state == "human" for state in labels.state], bool)
     return TrainingImage(
         pixels=pixels,
-        marks=marks,
+        instance_map=instance_map,
         cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
         cell_weight=np.concatenate([[1], labels.weight]).astype(np.float32),
         cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
-        cell_area=np.bincount(np.maximum(marks, 0).ravel(), minlength=len(labels) + 1),
+        cell_area=np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(labels) + 1),
         typical_px=typical_size(labels.area),
     )
 

@@ -93,19 +93,21 @@ class CropSource:
         return crop
 
     def _drawn(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
-        """A crop of any image, and which of its marks may be pasted into another."""
+        """A crop of any image, and which of its instance_map may be pasted into another."""
         image = self._image(self._draws.draw(rng, step))
         done = augment_crop(
             image.pixels,
-            image.marks,
-            _draw_centre(image.marks, rng),
+            image.instance_map,
+            _draw_centre(image.instance_map, rng),
             crop_px=self._crop_px,
             config=self._augment,
             rng=rng,
             sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
         )
-        crop = Crop(done.pixels, done.marks, image.cell_class, image.cell_weight)
-        return crop, pasteable(done.marks, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste)
+        crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
+        return crop, pasteable(
+            done.instance_map, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste
+        )
 
     def _image(self, row: int) -> TrainingImage:
         if row not in self._cache:
@@ -118,13 +120,13 @@ class CropSource:
         return self._cache[row]
 
 
-def _draw_centre(marks: NDArray[np.int32], rng: np.random.Generator) -> tuple[float, float]:
+def _draw_centre(instance_map: NDArray[np.int32], rng: np.random.Generator) -> tuple[float, float]:
     """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel."""
     chance, place, second = rng.random(3)
-    height, width = marks.shape
-    cells = int(marks.max(initial=0))
+    height, width = instance_map.shape
+    cells = int(instance_map.max(initial=0))
     if cells and chance < ON_A_CELL:
-        rows, columns = np.nonzero(marks == 1 + int(place * cells))
+        rows, columns = np.nonzero(instance_map == 1 + int(place * cells))
         if len(rows):  # a cell that others cover whole has no pixel
             pick = int(second * len(rows))
             return float(rows[pick]), float(columns[pick])

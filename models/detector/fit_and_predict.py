@@ -89,7 +89,7 @@ class DetectorPredictor:
         *,
         one_class_per_image: bool,
     ) -> None:
-        self.told: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
         net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._detect, self._config, self._inference, self._device = detect, config, inference, device
         self._one_class_per_image = one_class_per_image
@@ -112,10 +112,10 @@ class DetectorPredictor:
             found, proposals_capped = self._detect(image)
         if found.capped:
             cap = self._config.max_detections
-            self.told[f"the cap of {cap} detections a tile (max_detections) was reached: cells may be missing"] += 1
+            self.warnings[f"the cap of {cap} detections a tile (max_detections) was reached: cells may be missing"] += 1
         if proposals_capped:
             cap = self._config.rpn_proposals
-            self.told[f"the cap of {cap} proposals a tile (rpn_proposals) was reached: cells may be missing"] += 1
+            self.warnings[f"the cap of {cap} proposals a tile (rpn_proposals) was reached: cells may be missing"] += 1
         back = np.array([width / seen.shape[1], height / seen.shape[0]] * 2)
         return cells_in_boxes(
             height,

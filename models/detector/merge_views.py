@@ -24,7 +24,7 @@ from cellsemi.rounds.cells.rle import Bitmap
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 
-def look(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.float32]:
+def transform_view(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.float32]:
     """The view of an image (H, W, 3), zoomed: averaged by area when it shrinks, else interpolated."""
     import cv2
 
@@ -36,7 +36,7 @@ def look(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.fl
     return np.asarray(cv2.resize(turned, (width, height), interpolation=method), np.float32)
 
 
-def look_back(cells: Instances, view: View, height: int, width: int) -> Instances:
+def invert_view(cells: Instances, view: View, height: int, width: int) -> Instances:
     """Cells of a view made by `look`, on the image of height x width pixels itself.
 
     What is left without a pixel by the way from a zoomed view is left out: it is smaller than one.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.detector.merge_views import look, look_back, merge_views
+from cellsemi.models.detector.merge_views import invert_view, merge_views, transform_view
 from cellsemi.models.inference.windows import Span, Window, windows
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -39,7 +39,7 @@ def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, d
     if (pixels == pixels[0, 0]).all():
         return Instances.empty(height, width)
     found = [
-        look_back(detect_in_windows(look(pixels, view, scale), inference, detect), view, height, width)
+        invert_view(detect_in_windows(transform_view(pixels, view, scale), inference, detect), view, height, width)
         for view, scale in product(inference.tta, inference.scales)
     ]
     cells = merge_views(found, inference.tta_iou)

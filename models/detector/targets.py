@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 
 MIN_SIDE_PX = 2  # what is left of a cell in a crop is ignored when its box is narrower,
@@ -32,8 +32,8 @@ class Target:
     boxes: Tensor  # (n + 1, 4) float32, x0, y0, x1, y1, half-open; row 0 is zero
     labels: Tensor  # (n + 1,) int64: class + 1, 0 for the background
     weights: Tensor  # (n + 1,) float32; the background weighs 1
-    marks: Tensor  # (P, P) int32: 0, a cell's number, or OUTSIDE
-    outside: Tensor  # (P + 1, P + 1) int64: OUTSIDE pixels above and left of each corner
+    instance_map: Tensor  # (P, P) int32: 0, a cell's number, or IGNORE
+    outside: Tensor  # (P + 1, P + 1) int64: IGNORE pixels above and left of each corner
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,17 @@ class Batch:
     images: Tensor  # (B, 3, P, P) float32 in [0, 1]
     targets: list[Target]
     maps: Mapping[str, Tensor]  # (B, P, P) float32 each
-    weight: Tensor  # (B, P, P) float32: of the pixel's cell, 0 where OUTSIDE
+    weight: Tensor  # (B, P, P) float32: of the pixel's cell, 0 where IGNORE
 
 
 def batch_of(crops: Sequence[Crop], zoom: float, makers: Mapping[str, MapMaker], device: torch.device) -> Batch:
     """The batch of some colour crops of one size, enlarged by `zoom`, on `device`."""
     images = np.stack([zoomed(crop.pixels, zoom) for crop in crops]).transpose(0, 3, 1, 2)
     targets = [target_of(crop, zoom) for crop in crops]
-    marks = [target.marks.numpy() for target in targets]
-    maps = {name: torch.from_numpy(np.stack([make(m) for m in marks])).to(device) for name, make in makers.items()}
+    instance_map = [target.instance_map.numpy() for target in targets]
+    maps = {
+        name: torch.from_numpy(np.stack([make(m) for m in instance_map])).to(device) for name, make in makers.items()
+    }
     weight = torch.stack([_pixel_weight(target) for target in targets]).to(device)
     pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
     return Batch(pixels, [_moved(target, device) for target in targets], maps, weight)
@@ -69,31 +71,31 @@ def zoomed(pixels: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
 def target_of(crop: Crop, zoom: float) -> Target:
     """The target of one crop, on the CPU.
 
-    Cells of which the crop shows hardly anything (MIN_SIDE_PX, MIN_AREA_PX) are marked OUTSIDE: they have no
+    Cells of which the crop shows hardly anything (MIN_SIDE_PX, MIN_AREA_PX) are marked IGNORE: they have no
     box to learn, and they are not background.
     """
-    marks = _zoomed_marks(crop.marks, zoom)
-    cells = np.maximum(marks, 0)
+    instance_map = _zoomed_marks(crop.instance_map, zoom)
+    cells = np.maximum(instance_map, 0)
     area = np.bincount(cells.ravel())
     number = np.zeros(len(area), np.int32)  # new mark of each old one
     kept, boxes = [0], [(0, 0, 0, 0)]
     places = enumerate(ndimage.find_objects(cells), start=1)
     for mark, (y, x) in [each for each in places if each[1] is not None]:
         if min(y.stop - y.start, x.stop - x.start) < MIN_SIDE_PX or area[mark] < MIN_AREA_PX:
-            number[mark] = OUTSIDE
+            number[mark] = IGNORE
             continue
         number[mark] = len(kept)
         kept.append(mark)
         boxes.append((x.start, y.start, x.stop, y.stop))
-    marks = np.where(marks == OUTSIDE, np.int32(OUTSIDE), number[cells])
-    outside = np.pad((marks == OUTSIDE).cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0)))
+    instance_map = np.where(instance_map == IGNORE, np.int32(IGNORE), number[cells])
+    outside = np.pad((instance_map == IGNORE).cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0)))
     labels = crop.cell_class[kept] + 1
     labels[0] = 0
     return Target(
         boxes=torch.tensor(boxes, dtype=torch.float32),
         labels=torch.from_numpy(labels),
         weights=torch.from_numpy(crop.cell_weight[kept]),
-        marks=torch.from_numpy(marks),
+        instance_map=torch.from_numpy(instance_map),
         outside=torch.from_numpy(outside),
     )
 
@@ -102,18 +104,18 @@ def _zoomed_side(side: int, zoom: float) -> int:
     return max(1, round(side * zoom))
 
 
-def _zoomed_marks(marks: NDArray[np.int32], zoom: float) -> NDArray[np.int32]:
-    """The marks resized with the pixel whose centre is nearest."""
+def _zoomed_marks(instance_map: NDArray[np.int32], zoom: float) -> NDArray[np.int32]:
+    """The instance_map resized with the pixel whose centre is nearest."""
     rows, columns = (
         ((np.arange(_zoomed_side(side, zoom)) + 0.5) * side / _zoomed_side(side, zoom)).astype(np.int64)
-        for side in marks.shape
+        for side in instance_map.shape
     )
-    return marks[np.ix_(rows, columns)]
+    return instance_map[np.ix_(rows, columns)]
 
 
 def _pixel_weight(target: Target) -> Tensor:
-    weight = target.weights[target.marks.clamp(min=0).long()]
-    return torch.where(target.marks == OUTSIDE, 0.0, weight)
+    weight = target.weights[target.instance_map.clamp(min=0).long()]
+    return torch.where(target.instance_map == IGNORE, 0.0, weight)
 
 
 def _moved(target: Target, device: torch.device) -> Target:
@@ -121,6 +123,6 @@ def _moved(target: Target, device: torch.device) -> Target:
         boxes=target.boxes.to(device),
         labels=target.labels.to(device),
         weights=target.weights.to(device),
-        marks=target.marks.to(device),
+        instance_map=target.instance_map.to(device),
         outside=target.outside.to(device),
     )

@@ -1,8 +1,8 @@
 """Detectron2's proposal network and region heads, told of ignored areas, of weights, and of reached caps.
 
-With no OUTSIDE pixel and all weights 1 the losses are Detectron2's own. A box of which more than half is
-OUTSIDE, and which matches no cell, is no negative: in the proposal network, in the box heads and in every
-stage of the cascade. A bin of a mask that touches an OUTSIDE pixel has no weight. The weight of a cell
+With no IGNORE pixel and all weights 1 the losses are Detectron2's own. A box of which more than half is
+IGNORE, and which matches no cell, is no negative: in the proposal network, in the box heads and in every
+stage of the cascade. A bin of a mask that touches an IGNORE pixel has no weight. The weight of a cell
 multiplies all of its losses.
 
 The targets are `rcnn_targets.Target`, not Detectron2's Instances: one label map instead of a bitmap per cell.
@@ -43,12 +43,12 @@ def match(matcher: Matcher, target: Target, boxes: Tensor) -> Tensor:
     """int64 (n,): the mark of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
 
     Neither is what `matcher` leaves between its thresholds, and a box without a cell of which more than
-    IGNORED_SHARE is OUTSIDE.
+    IGNORED_SHARE is IGNORE.
     """
     index, label = matcher(pairwise_iou(Boxes(target.boxes[1:]), Boxes(boxes)))
-    marks = torch.where(label == 1, index + 1, label.to(index.dtype))
-    ignored = (marks == 0) & (outside_share(target.outside, boxes) > IGNORED_SHARE)
-    return torch.where(ignored, -1, marks)
+    instance_map = torch.where(label == 1, index + 1, label.to(index.dtype))
+    ignored = (instance_map == 0) & (outside_share(target.outside, boxes) > IGNORED_SHARE)
+    return torch.where(ignored, -1, instance_map)
 
 
 def shift_loss(coder: Box2BoxTransform, beta: float, shifts: Tensor, boxes: Tensor, cells: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class ProposalNetwork(RPN):  # type: ignore[misc]
     ) -> tuple[list[Tensor], list[tuple[Target, Tensor]]]:
         """Per image: 1, 0 or -1 (not sampled) for each anchor; and the target with the mark of each anchor."""
         boxes = Boxes.cat(anchors).tensor
-        marks = [match(self.anchor_matcher, target, boxes) for target in targets]
-        labels = [self._subsample_labels(mark.clamp(max=1)) for mark in marks]
-        return labels, list(zip(targets, marks, strict=True))
+        instance_map = [match(self.anchor_matcher, target, boxes) for target in targets]
+        labels = [self._subsample_labels(mark.clamp(max=1)) for mark in instance_map]
+        return labels, list(zip(targets, instance_map, strict=True))
 
     def losses(
         self,
@@ -164,13 +164,13 @@ class _Aware:
             sampled.append(every[torch.cat(picked)])
         return sampled
 
-    def _label(self: Any, proposals: Instances, target: Target, marks: Tensor) -> None:
+    def _label(self: Any, proposals: Instances, target: Target, instance_map: Tensor) -> None:
         """What each proposal should say; a mark of -1 becomes background that weighs nothing."""
-        known = marks.clamp(min=0)
-        proposals.gt_marks = marks
+        known = instance_map.clamp(min=0)
+        proposals.gt_marks = instance_map
         proposals.gt_classes = torch.where(known > 0, target.labels[known] - 1, self.num_classes)
         proposals.gt_boxes = Boxes(target.boxes[known])
-        proposals.gt_weights = torch.where(marks < 0, 0, target.weights[known])
+        proposals.gt_weights = torch.where(instance_map < 0, 0, target.weights[known])
 
     def _mask_loss(self: Any, features: Features, sampled: list[Instances], targets: Sequence[Target]) -> Tensor:
         """Binary cross entropy of the masks of the positives' own classes, over their bins with weight."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.flow.targets import Target, flow_targets
 
@@ -27,7 +27,7 @@ class Batch:
 def flow_batch(crops: Sequence[Crop], target: Target) -> Batch:
     """The batch of some crops of one size."""
     images = [crop.pixels[None] if crop.pixels.ndim == 2 else np.moveaxis(crop.pixels, -1, 0) for crop in crops]
-    cells = [np.maximum(crop.marks, 0) for crop in crops]
+    cells = [np.maximum(crop.instance_map, 0) for crop in crops]
     return Batch(
         images=np.stack(images),
         inside=np.stack([(inside > 0).astype(np.float32) for inside in cells]),
@@ -38,4 +38,4 @@ def flow_batch(crops: Sequence[Crop], target: Target) -> Batch:
 
 
 def _weight(crop: Crop, cells: NDArray[np.int32]) -> NDArray[np.float32]:
-    return np.where(crop.marks == OUTSIDE, np.float32(0), crop.cell_weight[cells])
+    return np.where(crop.instance_map == IGNORE, np.float32(0), crop.cell_weight[cells])

@@ -15,7 +15,7 @@ ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 BLOCK = 256  # pixels that take a step together: their loads from memory overlap, and they fit the nearest cache
 
 
-def follow_flows(
+def integrate_flow(
     flow: NDArray[np.float32], pixels: tuple[NDArray[np.intp], ...], iterations: int
 ) -> NDArray[np.float32]:
     """float32 (2, N) as (y, x): where N pixels are after `iterations` Euler steps along a flow (2, H, W).

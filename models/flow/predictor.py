@@ -23,7 +23,7 @@ class FlowPredictor(ABC):
     """See models.base.ProbabilityPredictor. A family gives the pixels its network wants, its outputs and its cells."""
 
     def __init__(self, inference: InferenceConfig) -> None:
-        self.told: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
         self._inference = inference
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:

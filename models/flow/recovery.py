@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.models.flow.integrate import follow_flows
+from cellsemi.models.flow.integrate import integrate_flow
 from cellsemi.models.flow.targets import Target, flow_targets
 
 ITERATIONS = 200  # Euler steps of at most one pixel: the longest way from the tip of a cell to its centre
@@ -87,7 +87,7 @@ def _converged(foreground: NDArray[np.bool_], flow: NDArray[np.float32], iterati
     inside = np.pad(foreground, 1)
     field = np.pad(flow * foreground, ((0, 0), (1, 1), (1, 1)))
     where = np.nonzero(inside)
-    ends = torch.from_numpy(follow_flows(field, where, iterations)).int()
+    ends = torch.from_numpy(integrate_flow(field, where, iterations)).int()
     if not _has_peak(ends, inside.shape):
         return np.zeros(foreground.shape, np.int32)
     # Said explicitly, or torch warns that sparse tensors are not checked (Cellpose builds one).

@@ -1,6 +1,6 @@
 """Two extra tasks of a detector in training: where the centres of the cells are, and where their boundaries.
 
-Both are maps made from the marks of a crop (system D of docs/models.md), learnt by a two-layer head on the
+Both are maps made from the instance_map of a crop (system D of docs/models.md), learnt by a two-layer head on the
 first level of the pyramid. Prediction does not use them.
 """
 
@@ -23,12 +23,12 @@ Marks = NDArray[np.int32]
 Map = NDArray[np.float32]
 
 
-def centre_map(marks: Marks, sigma_px: float) -> Map:
+def centre_map(instance_map: Marks, sigma_px: float) -> Map:
     """float32 (P, P): a Gaussian peak of height 1 at each cell's centre of mass; where peaks meet, the higher.
 
-    `marks` int32 (P, P): cells are positive, anything else is none. A peak is 0 beyond REACH x `sigma_px`.
+    `instance_map` int32 (P, P): cells are positive, anything else is none. A peak is 0 beyond REACH x `sigma_px`.
     """
-    cells = np.maximum(marks, 0)
+    cells = np.maximum(instance_map, 0)
     found = np.zeros(cells.shape, np.float32)
     places = enumerate(ndimage.find_objects(cells), start=1)
     for mark, place in [each for each in places if each[1] is not None]:
@@ -47,14 +47,14 @@ def centre_map(marks: Marks, sigma_px: float) -> Map:
     return found
 
 
-def boundary_map(marks: Marks) -> Map:
+def boundary_map(instance_map: Marks) -> Map:
     """float32 (P, P), 1 on boundaries: of any cell, its dilation but not its erosion (3x3 both).
 
     A pixel is in the dilation of a cell when its 3x3 neighbourhood holds the cell, and in its erosion when
     the neighbourhood holds nothing else; so a pixel is on a boundary when its neighbourhood is not uniform.
     The edge of the crop is no boundary.
     """
-    cells = np.maximum(marks, 0)
+    cells = np.maximum(instance_map, 0)
     top = ndimage.maximum_filter(cells, 3, mode="nearest")
     bottom = ndimage.minimum_filter(cells, 3, mode="nearest")
     edge: Map = (top != bottom).astype(np.float32)
@@ -65,7 +65,7 @@ def map_makers(*, centre: bool, boundary: bool, sigma_px: float) -> dict[str, Ca
     """What makes the map of each head that is switched on, by its name."""
     makers: dict[str, Callable[[Marks], Map]] = {}
     if centre:
-        makers["centre"] = lambda marks: centre_map(marks, sigma_px)
+        makers["centre"] = lambda instance_map: centre_map(instance_map, sigma_px)
     if boundary:
         makers["boundary"] = boundary_map
     return makers

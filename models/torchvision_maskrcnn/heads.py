@@ -91,17 +91,17 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     def _losses(
         self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        marks = [match(self.proposal_matcher, *pair) for pair in zip(targets, anchors, strict=True)]
-        picked = _picked(self.fg_bg_sampler, marks)
-        marks = [mark[index] for mark, index in zip(marks, picked, strict=True)]
+        instance_map = [match(self.proposal_matcher, *pair) for pair in zip(targets, anchors, strict=True)]
+        picked = _picked(self.fg_bg_sampler, instance_map)
+        instance_map = [mark[index] for mark, index in zip(instance_map, picked, strict=True)]
         taken = torch.cat([index + i * len(anchors[0]) for i, index in enumerate(picked)])
-        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, marks, strict=True)])
-        cell = torch.cat(marks) > 0
+        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, instance_map, strict=True)])
+        cell = torch.cat(instance_map) > 0
         entropy = functional.binary_cross_entropy_with_logits(
             objectness.flatten()[taken], cell.float(), reduction="none"
         )
         chosen = [anchor[index] for anchor, index in zip(anchors, picked, strict=True)]
-        truth = _shifts_to_cells(self.box_coder, targets, marks, chosen)
+        truth = _shifts_to_cells(self.box_coder, targets, instance_map, chosen)
         box = box_loss(shifts[taken[cell]], truth, weight[cell], weight.sum())
         return {"rpn_objectness": weighted_mean(entropy, weight), "rpn_box": box}
 
@@ -114,23 +114,23 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
     ) -> dict[str, Tensor]:
         """`classifier`, `box` and `mask` over a sample of the proposals and the cells' own boxes."""
         boxes = self.add_gt_proposals(proposals, [target.boxes[1:] for target in targets])
-        marks = [match(self.proposal_matcher, *pair) for pair in zip(targets, boxes, strict=True)]
-        picked = _picked(self.fg_bg_sampler, marks)
+        instance_map = [match(self.proposal_matcher, *pair) for pair in zip(targets, boxes, strict=True)]
+        picked = _picked(self.fg_bg_sampler, instance_map)
         boxes = [box[index] for box, index in zip(boxes, picked, strict=True)]
-        marks = [mark[index] for mark, index in zip(marks, picked, strict=True)]
-        if not sum(len(mark) for mark in marks):  # everything is ignored
+        instance_map = [mark[index] for mark, index in zip(instance_map, picked, strict=True)]
+        if not sum(len(mark) for mark in instance_map):  # everything is ignored
             nothing = boxes[0].new_zeros(())
             return {"classifier": nothing, "box": nothing, "mask": nothing}
         logits, shifts = self._boxes(features, boxes, sizes)
-        label = torch.cat([target.labels[mark] for target, mark in zip(targets, marks, strict=True)])
-        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, marks, strict=True)])
+        label = torch.cat([target.labels[mark] for target, mark in zip(targets, instance_map, strict=True)])
+        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, instance_map, strict=True)])
         cell = label > 0
-        truth = _shifts_to_cells(self.box_coder, targets, marks, boxes)
+        truth = _shifts_to_cells(self.box_coder, targets, instance_map, boxes)
         own = shifts.view(len(label), -1, 4)[cell, label[cell]]
         return {
             "classifier": weighted_mean(functional.cross_entropy(logits, label, reduction="none"), weight),
             "box": box_loss(own, truth, weight[cell], weight.sum()),
-            "mask": self._mask_loss(features, boxes, marks, sizes, targets),
+            "mask": self._mask_loss(features, boxes, instance_map, sizes, targets),
         }
 
     def detect(self, features: Features, proposals: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
@@ -167,33 +167,33 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
         self,
         features: Features,
         boxes: list[Tensor],
-        marks: list[Tensor],
+        instance_map: list[Tensor],
         sizes: list[tuple[int, int]],
         targets: Sequence[Target],
     ) -> Tensor:
         """Binary cross entropy of the masks of the positives' own classes, over their pixels with weight."""
-        boxes = [box[mark > 0] for box, mark in zip(boxes, marks, strict=True)]
-        marks = [mark[mark > 0] for mark in marks]
-        label = torch.cat([target.labels[mark] for target, mark in zip(targets, marks, strict=True)])
+        boxes = [box[mark > 0] for box, mark in zip(boxes, instance_map, strict=True)]
+        instance_map = [mark[mark > 0] for mark in instance_map]
+        label = torch.cat([target.labels[mark] for target, mark in zip(targets, instance_map, strict=True)])
         if not len(label):
             return boxes[0].new_zeros(())
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))).float()
         own = logits[torch.arange(len(label), device=label.device), label]
-        pairs = [mask_truth(*each, own.shape[-1]) for each in zip(targets, marks, boxes, strict=True)]
+        pairs = [mask_truth(*each, own.shape[-1]) for each in zip(targets, instance_map, boxes, strict=True)]
         truth, weight = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         entropy = functional.binary_cross_entropy_with_logits(own, truth, reduction="none")
         return weighted_mean(entropy, weight)
 
 
-def _picked(sampler: Any, marks: list[Tensor]) -> list[Tensor]:
-    """The indices of the boxes of each image that torchvision's sampler draws: marks > 0 and 0, never -1."""
-    return [torch.where(cells | background)[0] for cells, background in zip(*sampler(marks), strict=True)]
+def _picked(sampler: Any, instance_map: list[Tensor]) -> list[Tensor]:
+    """The indices of the boxes of each image that torchvision's sampler draws: instance_map > 0 and 0, never -1."""
+    return [torch.where(cells | background)[0] for cells, background in zip(*sampler(instance_map), strict=True)]
 
 
-def _shifts_to_cells(coder: Any, targets: Sequence[Target], marks: list[Tensor], boxes: list[Tensor]) -> Tensor:
+def _shifts_to_cells(coder: Any, targets: Sequence[Target], instance_map: list[Tensor], boxes: list[Tensor]) -> Tensor:
     """(p, 4): what would move the boxes with a cell onto it, over all images."""
     parts = []
-    for target, mark, box in zip(targets, marks, boxes, strict=True):
+    for target, mark, box in zip(targets, instance_map, boxes, strict=True):
         positive = mark > 0
         parts.append(coder.encode_single(target.boxes[mark[positive]], box[positive]))
     return torch.cat(parts)

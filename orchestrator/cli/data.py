@@ -117,7 +117,7 @@ def import_command(
 @click.option("--round", "number", type=click.IntRange(min=0), help="Of a run. Default: the last one promoted.")
 @click.option("--min-score", type=click.FloatRange(0, 1), help="Of a run, default: the threshold chosen on val.")
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only such cells. May be repeated.")
-@click.option("--pseudo", is_flag=True, help="Of a run: the screened pseudo-labels of a round.")
+@click.option("--pseudo", is_flag=True, help="Of a run: the filtered pseudo-labels of a round.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @json_option
 @debug_option
@@ -171,7 +171,7 @@ def suspects_command(run: str, split: str, out: Path | None, as_json: bool) -> N
 
     RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: val and test,
     not labelled. What is learnt from a look at test must not choose anything. Writes a table and pictures, the
-    surest first; nothing is changed or left out. Another run with `data.suspects` set to the table ignores the
+    surest first; nothing is changed or left out. Another run with `data.label_issues` set to the table ignores the
     cells that are still in it; it takes none of test.
     """
 

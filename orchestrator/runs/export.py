@@ -92,7 +92,7 @@ def _of_run(paths: RunPaths, wish: Wish) -> Choice:
 
 
 def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
-    """The screened pseudo-labels of a round: those that train, and those that are ignored."""
+    """The filtered pseudo-labels of a round: those that train, and those that are ignored."""
     if wish.model is not None or wish.split not in (None, "unlabelled"):
         raise UsageError("--pseudo takes the unlabelled images as all teachers saw them: no --model, no other --split")
     if read_config(paths).rounds.folds is not None:

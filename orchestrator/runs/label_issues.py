@@ -1,7 +1,7 @@
 """`cellsemi data suspects`: the human labels of a run that its promoted models contradict, as a list and pictures.
 
 Nothing of the run is changed: what is wrong is put right in the data set, by a person; or the table is handed to
-another run as `data.suspects`, which then ignores what it names.
+another run as `data.label_issues`, which then ignores what it names.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def search(name: str, split: str, out: Path | None, count: Count) -> Search:
             splits[known.image_id] = known.split
         count("read images", images, None)
     config = read_config(paths)
-    findings = find_suspects(judged, config.data.classes, config.screen.min_samples)
+    findings = find_suspects(judged, config.data.classes, config.filter.min_samples)
     rows = _rows(findings.suspects, splits)
     sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, config_hash(config), count)
     cells = sum(truth.state.count("human") for _, _, truth in judged)
@@ -267,5 +267,5 @@ def print_search(found: Search, console: Console | None = None) -> None:
         line(f"  and {len(suspects) - SHOWN} more")
     line(f"{found.out}: suspects.csv, suspects.parquet, {found.sheets} pictures. Nothing in the run was changed.")
     if suspects and found.split in LEARNT:
-        line(f"Next: take out the rows of labels that are right; --set data.suspects={found.out / 'suspects.csv'}")
+        line(f"Next: take out the rows of labels that are right; --set data.label_issues={found.out / 'suspects.csv'}")
         line("in another run (--run NAME) ignores those that are left.")

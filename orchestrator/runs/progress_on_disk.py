@@ -9,7 +9,7 @@ from typing import Literal
 
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.rounds.store.folds import Fold
-from cellsemi.rounds.store.prediction_splits import BY, EVALUATED, POOL, TRIAL, fusing, images_of
+from cellsemi.rounds.store.prediction_splits import BY, EVALUATED, UNLABELLED, TRIAL, fusing, images_of
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_manifest
 from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths
@@ -42,9 +42,9 @@ def stages(paths: RunPaths, folds: Sequence[Fold]) -> Iterator[Stage]:
             yield from _shard_stage(0, f"divide into folds: {fold.val}", paths.split(fold.val), None)
     for folder in sorted(paths.root.glob("round-*")):
         round = int(folder.name.removeprefix("round-"))
-        for split in (TRIAL, POOL):
+        for split in (TRIAL, UNLABELLED):
             yield from _predictions(paths, folds, round, round - 1, split)
-        pool = _rows(paths.split(POOL))
+        pool = _rows(paths.split(UNLABELLED))
         for fold in folds:
             name = f"screen {fold.member('pseudo-labels')}"
             yield from _shard_stage(round, name, paths.pseudo(round, fold.suffix), pool)

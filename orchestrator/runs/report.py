@@ -12,7 +12,7 @@ import numpy as np
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.prediction_splits import EVALUATED, POOL, TRIAL
+from cellsemi.rounds.store.prediction_splits import EVALUATED, UNLABELLED, TRIAL
 from cellsemi.orchestrator.events import duration
 from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
@@ -20,7 +20,7 @@ from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
-from cellsemi.rounds.pseudo_labels.thresholds import Limits
+from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
 from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
@@ -94,16 +94,16 @@ def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[st
     return found
 
 
-def _limits(config: Config, paths: RunPaths, round: int) -> Limits:
-    return Limits.from_json(files.read_json(paths.screen(round))["limits"], config.data.classes)
+def _limits(config: Config, paths: RunPaths, round: int) -> Thresholds:
+    return Thresholds.from_json(files.read_json(paths.filter(round))["limits"], config.data.classes)
 
 
 def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
     """Every calibration of the round: of its teachers, of what they say together, of its students."""
     classes = config.data.classes
     yield from _members("teacher", classes, paths.teachers_calibration(round))
-    if paths.screen(round).is_file():
-        content = files.read_json(paths.screen(round))["calibration"]
+    if paths.filter(round).is_file():
+        content = files.read_json(paths.filter(round))["calibration"]
         yield Scored("teachers together", ENSEMBLE, Calibration.from_json(content, classes))
     yield from _members("student", classes, paths.calibration(round))
 
@@ -118,7 +118,7 @@ def _members(whose: str, classes: Sequence[str], path: Path) -> Iterator[Scored]
 
 
 def _problems(paths: RunPaths, round: int, teachers_round: int | None) -> Iterator[str]:
-    """Images and models that were left out, and what models told while they looked at images."""
+    """Images and models that were left out, and what models warnings while they looked at images."""
     if count := quarantined(paths):
         yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
     for model in models_of(paths, round):
@@ -126,21 +126,21 @@ def _problems(paths: RunPaths, round: int, teachers_round: int | None) -> Iterat
         if (folder / MANIFEST).is_file() and (why := read_manifest(folder).get("diverged")):
             yield f"the training of {model} diverged: {why}"
     looked = [(round, split) for split in EVALUATED]
-    looked += [] if teachers_round is None else [(teachers_round, split) for split in (TRIAL, POOL)]
+    looked += [] if teachers_round is None else [(teachers_round, split) for split in (TRIAL, UNLABELLED)]
     for model_round, split in looked:
         for model in models_of(paths, model_round):
-            yield from _told(paths.predictions(model_round, model, split), f"{model} on {split}")
+            yield from _warnings(paths.predictions(model_round, model, split), f"{model} on {split}")
 
 
-def _told(folder: Path, who: str) -> Iterator[str]:
+def _warnings(folder: Path, who: str) -> Iterator[str]:
     if not (folder / MANIFEST).is_file():
         return
-    told: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
     for shard in read_manifest(folder)["shards"]:
-        told += Counter(shard.get("told", {}))
+        warnings += Counter(shard.get("warnings", {}))
         if why := shard.get("given_up"):
             yield f"{who}: the {shard['rows']} images of {shard['file']} were given up: {why}"
-    for sentence, times in sorted(told.items()):
+    for sentence, times in sorted(warnings.items()):
         yield f"{who}, {times} times: {sentence}"
 
 
@@ -165,7 +165,7 @@ def _places(paths: RunPaths, round: int, folds: Sequence[Fold]) -> Iterator[tupl
         ("decision and rows", paths.round_manifest(round)),
         ("scores of every image", paths.evaluation(round)),
         ("calibration of the teachers", paths.teachers_calibration(round)),
-        ("calibration and limits of the pseudo-labels", paths.screen(round)),
+        ("calibration and limits of the pseudo-labels", paths.filter(round)),
         ("calibration of the students", paths.calibration(round)),
         ("drift", paths.drift(round)),
         *(("pseudo-labels", paths.pseudo(round, fold.suffix)) for fold in folds),

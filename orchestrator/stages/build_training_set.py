@@ -11,12 +11,12 @@ from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import is_done, outputs_fingerprint, read_manifest
-from cellsemi.rounds.store.prediction_splits import POOL
+from cellsemi.rounds.store.prediction_splits import UNLABELLED
 from cellsemi.rounds.store.schemas import ImageRecord
 
 
 def build_training_sets(context: Context, round: int) -> None:
-    """Human labels and, from round 1 on, the screened pseudo-labels, into the round's training shards, per fold."""
+    """Human labels and, from round 1 on, the filtered pseudo-labels, into the round's training shards, per fold."""
     for fold in folds_of(context.config):
         _build(context, round, fold)
 
@@ -37,7 +37,7 @@ def _build(context: Context, round: int, fold: Fold) -> None:
     counts = MergeCounts()
     pseudo: Iterable[ImageRecord] = ()
     if round:
-        pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(POOL)))
+        pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
     records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
     size = context.config.data.shard_images
     commits = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)

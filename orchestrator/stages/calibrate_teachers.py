@@ -42,7 +42,7 @@ def calibrations(
         context.watcher.stage(round, title, len(names), "models")
         members = {}
         for name, pairs in folders.items():
-            members[name] = calibrate(all_pairs(pairs), config.data.classes, config.screen.min_samples).to_json()
+            members[name] = calibrate(all_pairs(pairs), config.data.classes, config.filter.min_samples).to_json()
             context.watcher.advance(len(members))
         content = {"fingerprint": fingerprint, "split": split, "members": members}
         files.write_json(path, content)

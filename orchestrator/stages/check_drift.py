@@ -20,7 +20,7 @@ def watch(context: Context, round: int) -> None:
     paths, title = context.paths, "look for drift"
     path = paths.drift(round)
     inputs = [*_human(context), *(folder for r in (round - 1, round) if r for folder in _pseudo(context, r))]
-    screens = [files.read_json(paths.screen(r))["calibration"] for r in (round - 1, round) if r]
+    screens = [files.read_json(paths.filter(r))["calibration"] for r in (round - 1, round) if r]
     fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in inputs], screens])
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
         context.watcher.skipped(round, title)
@@ -46,8 +46,8 @@ def _pseudo(context: Context, round: int) -> list[Path]:
 
 def _compared(context: Context, round: int) -> dict[str, Any]:
     human = profile(cells_of(*_human(context)), context.config.data.classes)
-    now = _screened(context, round)
-    before = _screened(context, round - 1) if round > 1 else None
+    now = _filtered(context, round)
+    before = _filtered(context, round - 1) if round > 1 else None
     found = alarms(now, human, "the human labels")
     found += alarms(now, before, "the pseudo-labels of the round before") if before else []
     return {
@@ -58,7 +58,7 @@ def _compared(context: Context, round: int) -> dict[str, Any]:
     }
 
 
-def _screened(context: Context, round: int) -> Profile:
+def _filtered(context: Context, round: int) -> Profile:
     paths, classes = context.paths, context.config.data.classes
-    calibration = Calibration.from_json(files.read_json(paths.screen(round))["calibration"], classes)
+    calibration = Calibration.from_json(files.read_json(paths.filter(round))["calibration"], classes)
     return profile(cells_of(*_pseudo(context, round)), classes, calibration)

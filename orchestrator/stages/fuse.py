@@ -9,7 +9,7 @@ from cellsemi.orchestrator.stages.context import Context, over_shards
 from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import outputs_fingerprint
-from cellsemi.rounds.store.prediction_splits import POOL, Calibrations, fusing, images_of
+from cellsemi.rounds.store.prediction_splits import UNLABELLED, Calibrations, fusing, images_of
 from cellsemi.rounds.store.run import ENSEMBLE
 
 
@@ -54,7 +54,7 @@ def _fuse(
             fusion=config.fusion,
             classes=config.data.classes,
             one_class_per_image=config.data.one_class_per_image,
-            class_is_stated=config.data.one_class_per_image and split == POOL,
+            class_is_stated=config.data.one_class_per_image and split == UNLABELLED,
             name=title,
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitTask
-from cellsemi.models.inference.zoom_search import ZoomSearch
+from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.orchestrator.engine.protocol import Worker
@@ -83,9 +83,9 @@ class _Predictor:
             image = decode_image(record.image, record.image_id, job.max_pixels)
             (found,) = self._predictor.predict([image], job.zoom)
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
-        more: dict[str, Any] = {"told": dict(self._predictor.told)}
-        self._predictor.told.clear()
-        if isinstance(self._predictor, ZoomSearch):
+        more: dict[str, Any] = {"warnings": dict(self._predictor.warnings)}
+        self._predictor.warnings.clear()
+        if isinstance(self._predictor, ScaleSearch):
             more[ZOOMS] = {f"{zoom:g}": count for zoom, count in sorted(self._predictor.chosen.items())}
             self._predictor.chosen.clear()
         return job.stage.commit(item, out, **more)

@@ -16,7 +16,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import paired
-from cellsemi.rounds.store.prediction_splits import POOL, Calibrations, enlarged, judged, trial_of
+from cellsemi.rounds.store.prediction_splits import UNLABELLED, Calibrations, enlarged, judged, trial_of
 from cellsemi.rounds.store.run import ENSEMBLE
 
 
@@ -27,7 +27,7 @@ def measure(context: Context, names: tuple[str, ...]) -> None:
     the sizes of the pool, and their zooms say less.
     """
     trial = trial_of(context.config)
-    pool = _zooms(context, names, POOL)
+    pool = _zooms(context, names, UNLABELLED)
     found = enlargements(pool, _zooms(context, names, trial)) if pool else {1.0: 1.0}
     files.write_json(context.paths.sizes, {"shares": {f"{size:g}": share for size, share in found.items()}})
     if set(found) != {1.0}:
@@ -50,7 +50,7 @@ def _zooms(context: Context, names: tuple[str, ...], split: str) -> Counter[floa
 def shares(context: Context) -> dict[float, float]:
     """Enlargement of val images -> share of the pool, as `measure` found; nothing where they are all alike."""
     path = context.paths.sizes
-    if not (context.config.rounds.promotion.pool_sizes and path.is_file()):
+    if not (context.config.rounds.promotion.unlabelled_sizes and path.is_file()):
         return {}
     found = {float(size): float(share) for size, share in files.read_json(path)["shares"].items()}
     return {} if set(found) == {1.0} else found

@@ -16,7 +16,7 @@ from cellsemi.orchestrator.stages.fuse import _fuse
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
-from cellsemi.rounds.store.prediction_splits import POOL, TRIAL, enlargement_of, images_of
+from cellsemi.rounds.store.prediction_splits import TRIAL, UNLABELLED, enlargement_of, images_of
 
 
 def predict(context: Context, round: int, model_round: int, name: str, split: str) -> None:
@@ -32,7 +32,7 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
     config, paths = context.config, context.paths
     member = fold.member(name)
     model = paths.model(model_round, member)
-    look = config.labelling_of if split in (POOL, TRIAL) else config.inference_of
+    look = config.unlabelled_inference_of if split in (UNLABELLED, TRIAL) else config.inference_of
     inference = resolved(read_manifest(model), look(config.model_called(name)))
 
     def make_job(stage: ShardStage) -> PredictJob:
@@ -62,10 +62,10 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
         out=out,
         inputs=[outputs_fingerprint(model), model_round],
         make_job=make_job,
-        give_up=leave_out if split == POOL else None,
+        give_up=leave_out if split == UNLABELLED else None,
     )
-    told: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
     for shard in read_manifest(out)["shards"]:
-        told += Counter(shard.get("told", {}))
-    for sentence, times in sorted(told.items()):
+        warnings += Counter(shard.get("warnings", {}))
+    for sentence, times in sorted(warnings.items()):
         context.watcher.note(f"{member} on {split}, {times} times: {sentence}")

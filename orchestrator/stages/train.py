@@ -134,7 +134,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         training=config.training_of(item.model),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
-        ignore_dilation_px=config.screen.ignore_dilation_px,
+        ignore_dilation_px=config.filter.ignore_dilation_px,
         shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round, item.fold.suffix))),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),

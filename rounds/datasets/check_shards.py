@@ -252,7 +252,7 @@ def measured(counts: np.ndarray[Any, np.dtype[np.int64]], height: int) -> tuple[
 
 
 def _ignored(row: dict[str, Any]) -> Counter[str]:
-    """The ignored cells of a row by the reason, such as those of data.suspects."""
+    """The ignored cells of a row by the reason, such as those of data.label_issues."""
     cells = [cell for cell in row["instances"] or () if cell is not None and cell["state"] == "ignored"]
     return Counter(" ".join(["cells ignored", *([f"({cell['reason']})"] if cell["reason"] else [])]) for cell in cells)
 

@@ -1,4 +1,4 @@
-"""Suspects that a person let stand (`data.suspects`): ignored as the data set is read, neither learnt nor scored.
+"""Suspects that a person let stand (`data.label_issues`): ignored as the data set is read, neither learnt nor scored.
 
 A cell keeps its mask and its place and becomes `ignored`; where nobody drew what models are sure of, an ignored
 cell is added, so that the place is not taught as background. Only labelled and val images are changed, each
@@ -47,7 +47,7 @@ class SuspectCounts:
 
     def sentences(self) -> list[str]:
         """What a person must know."""
-        lines = [f"{self.file} (data.suspects): {self.rows} rows"]
+        lines = [f"{self.file} (data.label_issues): {self.rows} rows"]
         for split, kinds in self.cells.items():
             if kinds:
                 told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
@@ -82,7 +82,7 @@ class Suspected:
                 what = "is unlabelled" if split else "is not in the data set"
                 raise DataError(
                     f"{place}: image {image_id!r} {what}, expected a labelled or val image; take its rows out, or let "
-                    "data.suspects name the table of this data set"
+                    "data.label_issues name the table of this data set"
                 )
 
     def apply(self, record: ImageRecord) -> ImageRecord:
@@ -114,18 +114,18 @@ class Suspected:
 
 
 def open_suspected(data: DataConfig) -> Suspected | None:
-    """The table of `data.suspects`, None where none is named. DataError as `read_table`."""
-    return None if data.suspects is None else Suspected(Path(data.suspects))
+    """The table of `data.label_issues`, None where none is named. DataError as `read_table`."""
+    return None if data.label_issues is None else Suspected(Path(data.label_issues))
 
 
 def inputs_fingerprint(data: DataConfig, config_hash: str) -> str:
-    """The hash of a run's config and of what stands in the file of `data.suspects`, if it names one.
+    """The hash of a run's config and of what stands in the file of `data.label_issues`, if it names one.
 
     DataError when there is no such file.
     """
-    if data.suspects is None:
+    if data.label_issues is None:
         return config_hash
-    return files.sha256_json([config_hash, table_sha256(Path(data.suspects))])
+    return files.sha256_json([config_hash, table_sha256(Path(data.label_issues))])
 
 
 def table_sha256(path: Path) -> str:
@@ -133,7 +133,7 @@ def table_sha256(path: Path) -> str:
     try:
         return files.sha256_bytes(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); data.suspects names it") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); data.label_issues names it") from None
 
 
 # --- one image ----------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def ingest(
     is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
-    `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.suspects`
+    `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.label_issues`
     does not fit.
     """
     started = time.monotonic()
@@ -78,7 +78,7 @@ def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
     drawn = set(draw_labelled([item.image_id for item in labelled], data.labelled_limit, config.run.seed, classes))
     rest = [item for item in labelled if item.image_id not in drawn]
     kept = [item for item in items if item.split != "labelled" or item.image_id in drawn]
-    if data.limit_rest == "pool":
+    if data.limit_rest == "unlabelled":
         kept += [replace(item, split="unlabelled") for item in rest]
     return kept, len(rest)
 

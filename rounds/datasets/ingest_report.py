@@ -38,8 +38,8 @@ class IngestReport:
     )  # cells, neither learnt nor scored
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
     cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
-    suspects: SuspectCounts | None = None  # what became of the rows of data.suspects
-    notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.suspects changed
+    suspects: SuspectCounts | None = None  # what became of the rows of data.label_issues
+    notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""The table of suspects as `data.suspects` names it: read back, also after a person took rows out of it."""
+"""The table of suspects as `data.label_issues` names it: read back, also after a person took rows out of it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def read_table(path: Path) -> list[Named]:
     """
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; data.suspects names suspects.csv or .parquet of a `cellsemi data suspects`"
+            f"{path}: no such file; data.label_issues names suspects.csv or .parquet of a `cellsemi data suspects`"
         )
     rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
     if rows is None:
-        raise DataError(f"{path}: expected a .csv or a .parquet file; data.suspects names one of the two")
+        raise DataError(f"{path}: expected a .csv or a .parquet file; data.label_issues names one of the two")
     return [_named(values, place) for place, values in rows(path)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.rounds import ScreenConfig
+from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 
 
@@ -31,7 +31,7 @@ def areas_by_class(labelled: Iterable[Instances], n_classes: int) -> list[NDArra
     return [np.concatenate(parts) for parts in found]
 
 
-def area_limits(class_id: int, areas: list[NDArray[np.int64]], config: ScreenConfig) -> AreaLimits | None:
+def area_limits(class_id: int, areas: list[NDArray[np.int64]], config: FilterConfig) -> AreaLimits | None:
     """The quantiles `area_quantile` and its mirror, widened by `area_slack`; None without a labelled cell.
 
     A class with fewer than `min_samples` labelled cells takes the wider of its own and the common limits at

@@ -22,7 +22,7 @@ from cellsemi.rounds.evaluation.calibration import Calibration
 CELLS_FACTOR = 2.0  # cells per image: this many times more or fewer
 SIZE_DISTANCE = 0.3  # of two distributions of area, 0 to 1
 SIZE_NOISE = 1.95  # distances that samples of one distribution have once in a thousand: this times sqrt(1/n + 1/m)
-SHARE_CHANGE = 0.2  # of a class among the cells, or of the accepted among all that were screened
+SHARE_CHANGE = 0.2  # of a class among the cells, or of the accepted among all that were filtered
 LOST_SHARE = 0.05  # a class with at least this share that is gone
 ECE_LIMIT = 0.15
 ECE_RISE = 0.05  # over the round before
@@ -34,12 +34,12 @@ KEPT: tuple[State, ...] = ("human", "accepted")
 class Profile:
     """What some images hold: the areas in pixels of their human or accepted cells, int64, by class.
 
-    `screened` counts the accepted, ignored and rejected cells, 0 for human labels. `ece` is the expected
+    `filtered` counts the accepted, ignored and rejected cells, 0 for human labels. `ece` is the expected
     calibration error of the teachers by class, of those with a curve of their own.
     """
 
     images: int
-    screened: int
+    filtered: int
     areas: Mapping[str, NDArray[np.int64]]
     ece: Mapping[str, float]
 
@@ -53,8 +53,8 @@ class Profile:
 
     @property
     def accepted_share(self) -> float | None:
-        """Of the screened cells; None where nothing was screened."""
-        return self.cells / self.screened if self.screened else None
+        """Of the filtered cells; None where nothing was filtered."""
+        return self.cells / self.filtered if self.filtered else None
 
     def share(self, name: str) -> float:
         """Of a class among the cells."""
@@ -80,21 +80,21 @@ class Profile:
 
 
 def profile(images: Iterable[Instances], classes: Sequence[str], calibration: Calibration | None = None) -> Profile:
-    """Of images with human labels, or with screened cells and the `calibration` that they were screened with.
+    """Of images with human labels, or with filtered cells and the `calibration` that they were filtered with.
 
     Ignored human cells do not count. The images are read one by one.
     """
     areas: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in classes}
-    count = screened = 0
+    count = filtered = 0
     for cells in images:
         kept = cells.in_state(*KEPT)
         count += 1
-        screened += len(cells) if calibration is not None else 0
+        filtered += len(cells) if calibration is not None else 0
         for class_id in np.unique(kept.class_id).tolist():
             areas[classes[class_id]].append(kept.area[kept.class_id == class_id])
     curves = {} if calibration is None else calibration.curves
     ece = {name: c.ece_after for name, c in curves.items() if c.kind == "own" and c.ece_after is not None}
-    return Profile(count, screened, {name: np.concatenate(parts) for name, parts in areas.items()}, ece)
+    return Profile(count, filtered, {name: np.concatenate(parts) for name, parts in areas.items()}, ece)
 
 
 def alarms(now: Profile, reference: Profile, called: str) -> list[str]:

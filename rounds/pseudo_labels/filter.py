@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.cells.matching import overlap
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Limits
+from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds
 
 LOW_CONFIDENCE = "low confidence"
 UNCERTAIN = "uncertain"
@@ -30,7 +30,7 @@ Verdict = tuple[State, str]
 
 def screen(
     instances: Instances,
-    limits: Limits,
+    limits: Thresholds,
     min_votes: int,
     classes: Sequence[str],
     round: int,

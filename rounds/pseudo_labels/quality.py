@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.rounds import ScreenConfig
+from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import iou_matrix
 from cellsemi.rounds.cells.matching import hits
@@ -69,7 +69,7 @@ class Quality:
         return [*self.said, *self.calibration.report()]
 
 
-def fit_quality(validation: Pairs, classes: Sequence[str], config: ScreenConfig) -> Quality:
+def fit_quality(validation: Pairs, classes: Sequence[str], config: FilterConfig) -> Quality:
     """Fit on (fused predictions, truth) of images that the teachers never trained on, as `config.quality` says.
 
     `regressed` needs 200 predictions (`config.min_samples` where that is more) on five images; with fewer the score

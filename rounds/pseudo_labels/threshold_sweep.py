@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.rounds import AUTO, ScreenConfig
+from cellsemi.configs.rounds import AUTO, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
 from cellsemi.rounds.evaluation.metrics import Tally
@@ -97,7 +97,7 @@ def collect(validation: Sequence[tuple[Instances, Instances]]) -> Samples:
     )
 
 
-def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, config: ScreenConfig) -> Choice:
+def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, config: FilterConfig) -> Choice:
     """The best accept and reject limit of a class (None: all together) when areas `low` to `high` are accepted.
 
     Every distinct confidence of at least `min_precision` is a candidate. It keeps the predictions that are as
@@ -215,7 +215,7 @@ def _mean_score(samples: Samples, keep: Bools, gained: Bools, asked: Bools) -> F
     return np.cumsum(added) / max(samples.images, 1)
 
 
-def _reject(quality: NDArray[np.float32], last: NDArray[np.intp], truths: int, config: ScreenConfig) -> float:
+def _reject(quality: NDArray[np.float32], last: NDArray[np.intp], truths: int, config: FilterConfig) -> float:
     if config.reject_below != AUTO:
         return config.reject_below
     if not len(last):

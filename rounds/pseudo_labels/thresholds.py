@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.rounds import AUTO, ClassLimits, ScreenConfig
+from cellsemi.configs.rounds import AUTO, ClassThresholds, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.area_limits import AreaLimits, area_limits, areas_by_class
 from cellsemi.rounds.pseudo_labels.threshold_sweep import TIE, Choice, collect, count_band, sweep
@@ -29,7 +29,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Thresholds:
     """The limits of every class, in the order of the class ids."""
 
     by_class: Mapping[str, Limit]
@@ -53,12 +53,12 @@ class Limits:
         return [f"{name}: {limit.why}" for name, limit in self.by_class.items()]
 
 
-def choose_limits(
+def choose_thresholds(
     validation: Sequence[tuple[Instances, Instances]],
     labelled: Iterable[Instances],
     classes: Sequence[str],
-    config: ScreenConfig,
-) -> Limits:
+    config: FilterConfig,
+) -> Thresholds:
     """Fixed limits from the config, or limits from (calibrated predictions, truth) and labelled cells.
 
     `auto` takes the best accept and reject limit of an exact sweep over the confidences of the predictions,
@@ -75,8 +75,8 @@ def choose_limits(
     A class with fewer than `min_samples` predictions takes the confidences and the objective of all classes
     together, as it takes their calibration.
     """
-    if config.limits != AUTO:
-        return Limits({name: _fixed(config.limits[name]) for name in classes})
+    if config.thresholds != AUTO:
+        return Thresholds({name: _fixed(config.thresholds[name]) for name in classes})
     samples = collect(validation)
     areas = areas_by_class(labelled, len(classes))
 
@@ -89,27 +89,27 @@ def choose_limits(
         thin = int((samples.class_id == c).sum()) < config.min_samples
         tried = area_limits(c, areas, config)
         limits[name] = _auto(partial(best, None if thin else c), tried, config, pooled=thin)
-    return Limits(limits)
+    return Thresholds(limits)
 
 
-def _fixed(limits: ClassLimits) -> Limit:
+def _fixed(limits: ClassThresholds) -> Limit:
     return Limit(
         limits.accept,
         limits.reject,
         limits.min_area_px,
         limits.max_area_px,
-        "fixed by screen.limits in the config",
+        "fixed by filter.thresholds in the config",
     )
 
 
-def _auto(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: ScreenConfig, pooled: bool) -> Limit:
+def _auto(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: FilterConfig, pooled: bool) -> Limit:
     ends, area_why = _ends(best, tried, config)
     choice = best(ends)
     why = [_accept_sentence(choice, config, " of all classes" if pooled else ""), _reject_sentence(choice, config)]
     return Limit(_midway(choice, config), choice.reject, *ends, "; ".join([*why, area_why]))
 
 
-def _midway(choice: Choice, config: ScreenConfig) -> float:
+def _midway(choice: Choice, config: FilterConfig) -> float:
     """The accept limit: midway from the least sure prediction that is kept to the next one, or to `min_precision`.
 
     Few predictions leave wide gaps, and a limit at their upper end would refuse much of what is as good. It is
@@ -118,10 +118,10 @@ def _midway(choice: Choice, config: ScreenConfig) -> float:
     return (choice.accept + min(choice.accept, max(choice.below, config.min_precision, choice.reject))) / 2
 
 
-def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: ScreenConfig) -> tuple[Ends, str]:
+def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: FilterConfig) -> tuple[Ends, str]:
     """The area limits that hold, and what the report says of them."""
     if config.areas == "never":
-        return ANY, "any area (screen.areas: never)"
+        return ANY, "any area (filter.areas: never)"
     if tried is None:
         return ANY, "any area: there are no labelled cells"
     low, high = tried.low, tried.high
@@ -143,7 +143,7 @@ def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: Scre
     return trials[taken], f"{area}: {_objective(config)} {tally} (from {tried.whose})"
 
 
-def _accept_sentence(choice: Choice, config: ScreenConfig, whose: str) -> str:
+def _accept_sentence(choice: Choice, config: FilterConfig, whose: str) -> str:
     if not choice.sure:
         floor = config.min_precision
         return f"accepted from {floor:.2f} (min_precision): no validation prediction{whose} is as sure"
@@ -155,7 +155,7 @@ def _accept_sentence(choice: Choice, config: ScreenConfig, whose: str) -> str:
     )
 
 
-def _reject_sentence(choice: Choice, config: ScreenConfig) -> str:
+def _reject_sentence(choice: Choice, config: FilterConfig) -> str:
     if config.reject_below == AUTO and not choice.predictions:
         return "none rejected: there is no validation prediction to choose the limit on"
     sentence = f"rejected below {choice.reject:.2f}"
@@ -172,5 +172,5 @@ def _reject_sentence(choice: Choice, config: ScreenConfig) -> str:
     return sentence
 
 
-def _objective(config: ScreenConfig) -> str:
+def _objective(config: FilterConfig) -> str:
     return f"F{config.f_beta:g}" if config.objective == "f-beta" else "mAP"

@@ -44,7 +44,7 @@ class MergeCounts:
 
 
 def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:
-    """All human records, then the screened pseudo-labelled ones that can teach; one in memory at a time.
+    """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
 
     State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
@@ -53,7 +53,7 @@ def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: M
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
-    (another split, no image bytes, cells that were not screened): validation and test images never train.
+    (another split, no image bytes, cells that were not filtered): validation and test images never train.
     """
     ids: set[str] = set()
     hashes: dict[str, str] = {}

@@ -12,7 +12,7 @@ from cellsemi.rounds.evaluation.calibration import Calibration, Curve
 from cellsemi.rounds.evaluation.leaderboard import Row, display_rows, markdown_line
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.evaluation.reliability import BINS, Bin, Bins, bin_of
-from cellsemi.rounds.pseudo_labels.thresholds import Limits
+from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report.reliability_diagram import Diagram
 
 COLUMNS = ("model", "val mAP", "test mAP", "change", "vs control", "promoted")
@@ -46,7 +46,7 @@ class Facts:
 
     `teachers_round` is None in round 0, which has no teachers, no `limits` and no pseudo-labels. `pseudo` counts
     cells by class, then by state and reason as screen.count_reasons names them, over all folds; `pool` counts the
-    images that were screened. `drift` holds the alarms, None where nobody looked for them. `times` are (stage, what
+    images that were filtered. `drift` holds the alarms, None where nobody looked for them. `times` are (stage, what
     was done, how long); `places` are (what, path below the run's folder).
     """
 
@@ -63,7 +63,7 @@ class Facts:
     pool: int
     pseudo: Mapping[str, Mapping[str, int]]
     scored: Sequence[Scored]
-    limits: Limits | None
+    limits: Thresholds | None
     drift: Sequence[str] | None
     problems: Sequence[str]
     times: Sequence[tuple[str, str, str]]
@@ -192,7 +192,7 @@ def _curve_row(one: Scored, name: str, curve: Curve) -> list[str]:
     return [one.whose, one.model, name, str(curve.samples), str(curve.positives), FITTED[curve.kind], _error(curve)]
 
 
-def _limit_rows(limits: Limits) -> Iterator[list[str]]:
+def _limit_rows(limits: Thresholds) -> Iterator[list[str]]:
     for name, limit in limits.by_class.items():
         largest = "any" if limit.max_area_px is None else str(limit.max_area_px)
         yield [name, f"{limit.accept:.3f}", f"{limit.reject:.3f}", str(limit.min_area_px), largest]

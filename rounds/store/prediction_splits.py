@@ -16,7 +16,7 @@ EVALUATED = ("val", "test")
 Calibrations = Mapping[str, dict[str, Any]]  # model -> Calibration.to_json()
 
 
-POOL = "unlabelled"
+UNLABELLED = "unlabelled"
 
 
 BY = "-x"
@@ -27,7 +27,7 @@ TRIAL = "trial"  # of predictions: val images as the pool is looked at, where th
 
 def trial_of(config: Config) -> str:
     """The split of predictions that says what the teachers' labels are worth: TRIAL, or val where that is the same."""
-    alike = all(config.labelling_of(model) == config.inference_of(model) for model in config.models)
+    alike = all(config.unlabelled_inference_of(model) == config.inference_of(model) for model in config.models)
     return "val" if alike else TRIAL
 
 

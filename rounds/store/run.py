@@ -89,12 +89,12 @@ class RunPaths:
         return self.root / f"round-{round:02d}"
 
     def pseudo(self, round: int, fold: str = "") -> Path:
-        """The screened labels of the pool; with folds, each has its own (`fold` is its suffix)."""
+        """The filtered labels of the pool; with folds, each has its own (`fold` is its suffix)."""
         return self.round(round) / f"pseudo{fold}"
 
-    def screen(self, round: int) -> Path:
+    def filter(self, round: int) -> Path:
         """Calibration and limits that the round's pseudo-labels were made with."""
-        return self.round(round) / "screen.json"
+        return self.round(round) / "filter.json"
 
     def calibration(self, round: int) -> Path:
         """What the scores of each of the round's models are worth, before they are fused."""

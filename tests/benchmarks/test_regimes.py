@@ -214,9 +214,9 @@ def test_plain_takes_one_threshold_and_every_round(tmp_path: Path) -> None:
     for name, regime in regimes.REGIMES.items():
         job = next(job for job in plan_of(tmp_path, regimes=(name,)).jobs() if f"{name}-plain-" in job.name)
         config = load_config(job.preset, [*job.settings, "data.root=x"]).config
-        assert isinstance(config.screen.limits, dict) and tuple(config.screen.limits) == regime.classes
-        assert {(limit.accept, limit.reject) for limit in config.screen.limits.values()} == {(0.5, 0.5)}
-        assert not config.screen.weight_by_quality and config.rounds.promotion.min_probability == 0
+        assert isinstance(config.filter.thresholds, dict) and tuple(config.filter.thresholds) == regime.classes
+        assert {(limit.accept, limit.reject) for limit in config.filter.thresholds.values()} == {(0.5, 0.5)}
+        assert not config.filter.weight_by_quality and config.rounds.promotion.min_probability == 0
 
 
 def test_a_part_off_differs_from_ours_in_more_than_its_control(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from cellsemi.rounds.store.run import RunPaths, open_run
 
 
 def scene(seed: int) -> tuple[Instances, Instances]:
-    """Screened predictions (all states, overlapping) and true cells of two classes in one small image."""
+    """Filtered predictions (all states, overlapping) and true cells of two classes in one small image."""
     rng = np.random.default_rng(seed)
 
     def boxes(n: int) -> list[tuple[np.ndarray, int, int]]:
@@ -54,20 +54,20 @@ def most_pairs(predicted: Instances, truth: Instances) -> int:
 def test_pseudo_labels_are_counted_as_by_an_independent_matching() -> None:
     total = rounds_table.Counts()
     for seed in range(30):
-        screened, truth = scene(seed)
-        counts = rounds_table.count(screened, truth)
-        of = {state: screened.in_state(state) for state in ("accepted", "ignored", "rejected")}
+        filtered, truth = scene(seed)
+        counts = rounds_table.count(filtered, truth)
+        of = {state: filtered.in_state(state) for state in ("accepted", "ignored", "rejected")}
         assert (counts.accepted, counts.ignored, counts.truth) == (len(of["accepted"]), len(of["ignored"]), 5)
         assert counts.right == most_pairs(of["accepted"], truth)
-        assert counts.seen == most_pairs(screened.in_state("accepted", "ignored"), truth)
+        assert counts.seen == most_pairs(filtered.in_state("accepted", "ignored"), truth)
         total += counts
     assert 0 < total.right < total.seen < total.truth == 150
     assert total.precision == total.right / total.accepted and total.accounted == total.seen / 150
 
 
 def test_nothing_accepted_has_no_precision() -> None:
-    screened, truth = scene(0)
-    counts = rounds_table.count(screened.with_(state="rejected"), truth)
+    filtered, truth = scene(0)
+    counts = rounds_table.count(filtered.with_(state="rejected"), truth)
     assert (counts.precision, counts.recall) == (None, 0)
 
 

@@ -29,7 +29,7 @@ def test_both_sides_of_a_part_are_valid_and_differ(part: Part) -> None:
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_a_part_is_switched_back_by_switching_it_again(part: Part) -> None:
-    base = demo("labelling.zoom_search=[0.5, 1.0]")  # without it one part is moot
+    base = demo("unlabelled_inference.scale_search=[0.5, 1.0]")  # without it one part is moot
     made = switch(with_settings(base, part.on, part.name), part)
     assert made.to == "off" and made.config == with_settings(base, part.off, part.name)
     back = switch(made.config, part)
@@ -53,7 +53,7 @@ def test_a_part_says_where_it_comes_from_in_one_line(part: Part) -> None:
         ("stopping", [], "on"),
         ("stopping", ["rounds.stop_after=5"], "off"),
         ("areas", [], "off"),
-        ("ignore-band", ["screen.reject_below=auto"], "off"),
+        ("ignore-band", ["filter.reject_below=auto"], "off"),
         ("fusion", ["fusion.method=weighted"], "off"),
         ("augment", [], "on"),  # the demo's own augmentation is nearer to the default than to `strong`
         ("copy-paste", [], "on"),
@@ -87,14 +87,14 @@ def test_a_setting_reaches_every_model_and_its_own_training() -> None:
 
 
 LIMITS = "{accept: 0.5, reject: 0.1}"
-FIXED = f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"
+FIXED = f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"
 
 
 @pytest.mark.parametrize(
     ("name", "setting", "words"),
     [
-        ("ignore-band", FIXED, "fixed by screen.limits"),
-        ("areas", FIXED, "fixed by screen.limits"),
+        ("ignore-band", FIXED, "fixed by filter.thresholds"),
+        ("areas", FIXED, "fixed by filter.thresholds"),
         ("fusion", "models=[{name: only}]", "only one model"),
         ("ensemble", "models=[{name: only}]", "only one model"),
     ],
@@ -113,5 +113,5 @@ def test_parts_are_found_by_name_once_and_a_wrong_name_gets_the_nearest() -> Non
     assert [part.name for part in find_parts(["ema", "fusion", "ema"])] == ["ema", "fusion"]
     with pytest.raises(UsageError, match="no part is called 'copypaste'; did you mean 'copy-paste'"):
         find_parts(["ema", "copypaste"])
-    with pytest.raises(UsageError, match="called 'zzz'; There are: zoom-search, "):
+    with pytest.raises(UsageError, match="called 'zzz'; There are: scale-search, "):
         find_parts(["zzz"])

@@ -64,15 +64,15 @@ def test_init_documents_every_field_of_every_section() -> None:
     text = documented_yaml(load_preset("demo"))
     for dotted, _, _, description in field_table():
         assert description, f"{dotted} has no description"
-        if not dotted.startswith(("models.N", "screen.limits.CLASS", "inference.grid.")):
+        if not dotted.startswith(("models.N", "filter.thresholds.CLASS", "inference.grid.")):
             assert f"# {description}" in text, dotted
 
 
 def test_fixed_limits_survive_the_documented_file() -> None:
     limits = {"cell": {"accept": 0.7, "reject": 0.2, "min_area_px": 9, "max_area_px": None}}
-    config = build_config({"screen": {"limits": limits}}, "here")
+    config = build_config({"filter": {"thresholds": limits}}, "here")
     again = build_config(yaml.safe_load(documented_yaml(config)), "init")
-    assert again.screen.limits == config.screen.limits != "auto"
+    assert again.filter.thresholds == config.filter.thresholds != "auto"
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,21 @@ def test_fixed_limits_survive_the_documented_file() -> None:
             "models.0.widht: unknown key; did you mean 'models.0.width'?",
         ),
         (
-            {"screen": {"limits": {"cell": {"accept": 0.2, "reject": 0.1, "min_area": 3}}}},
-            "screen.limits.cell.min_area: unknown key; did you mean 'screen.limits.cell.min_area_px'?",
+            {"filter": {"thresholds": {"cell": {"accept": 0.2, "reject": 0.1, "min_area": 3}}}},
+            "filter.thresholds.cell.min_area: unknown key; did you mean 'filter.thresholds.cell.min_area_px'?",
         ),
         ({"training": {"steps": 0}}, "training.steps: Input should be greater than or equal to 1 (got 0)"),
         (
-            {"screen": {"limits": {"cell": {"accept": 2, "reject": 0.1}}}},
-            "screen.limits.cell.accept: Input should be less than or equal to 1 (got 2)",
+            {"filter": {"thresholds": {"cell": {"accept": 2, "reject": 0.1}}}},
+            "filter.thresholds.cell.accept: Input should be less than or equal to 1 (got 2)",
         ),
         (
-            {"screen": {"limits": "automatic"}},
-            "screen.limits: Input should be a section of keys or 'auto' (got 'automatic')",
+            {"filter": {"thresholds": "automatic"}},
+            "filter.thresholds: Input should be a section of keys or 'auto' (got 'automatic')",
         ),
         (
-            {"screen": {"limits": {"cell": {"accept": 0.2, "reject": 0.5}}}},
-            "screen.limits.cell: reject (0.5) must not be larger than accept (0.2)",
+            {"filter": {"thresholds": {"cell": {"accept": 0.2, "reject": 0.5}}}},
+            "filter.thresholds.cell: reject (0.5) must not be larger than accept (0.2)",
         ),
         ({"models": [{}]}, "models.0.name: Field required"),
         (
@@ -134,7 +134,7 @@ def test_every_mistake_is_told_at_once() -> None:
         ({"models": [{"name": "control"}]}, "distinct names"),
         ({"fusion": {"min_votes": 3}}, "fusion.min_votes is 3 but there are 2 models"),
         ({"data": {"classes": ["a", "a"]}}, "class names must be distinct"),
-        ({"screen": {"limits": {"x": {"accept": 0.5, "reject": 0.1}}}}, "must name every class"),
+        ({"filter": {"thresholds": {"x": {"accept": 0.5, "reject": 0.1}}}}, "must name every class"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(data: dict[str, object], words: str) -> None:

@@ -18,7 +18,7 @@ from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.run import open_run
 
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "data.max_quarantined=0"]
-POOL = ["data.labelled_limit=6", "data.limit_rest=pool"]  # for layouts that have no images without labels
+UNLABELLED = ["data.labelled_limit=6", "data.limit_rest=unlabelled"]  # for layouts that have no images without labels
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_every_preset_has_a_layout() -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_preset_runs_a_round_on_its_layout(name: str, tmp_path: Path) -> None:
     LAYOUTS[name](tmp_path / "data")
-    pool = POOL if name in ("livecell", "class-tifs") else []
+    pool = UNLABELLED if name in ("livecell", "class-tifs") else []
     settings = [f"data.root={tmp_path / 'data'}", f"run.root={tmp_path / 'runs'}", *TINY, *pool]
     config = load_config(name, settings).config
     paths = open_run(config)

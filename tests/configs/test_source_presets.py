@@ -25,7 +25,7 @@ from cellsemi.rounds.store import run
 
 FEW = GeneratedConfig(labelled=9, unlabelled=1, val=2, test=2, height_px=64, width_px=96)
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1", "rounds.control=false"]
-POOL = ["data.labelled_limit=7", "data.limit_rest=pool"]
+UNLABELLED = ["data.labelled_limit=7", "data.limit_rest=unlabelled"]
 NO_DETECTRON2 = "Detectron2 is not installed; `cellsemi doctor` says how"
 
 
@@ -33,7 +33,7 @@ def shortened(name: str, root: Path) -> Config:
     """The preset with two steps of two small crops a model, and its larger networks made small."""
     settings = [f"data.root={root / 'data'}", f"run.root={root / 'runs'}", *TINY]
     if name in ("maskrcnn-center-boundary", "livecell-cbam"):
-        settings += POOL
+        settings += UNLABELLED
     known = load_config(name, settings).config
     for i, model in enumerate(known.models):
         own = f"models.{i}.training" if model.training else "training"

@@ -19,7 +19,7 @@ SIZES = ("labelled=3", "unlabelled=5", "val=3", "test=3", "height_px=64", "width
 SMALL = [f"data.generated.{size}" for size in SIZES]
 LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"
 SMALL += ["data.shard_images=2", "engine.min_free_mb=0", "rounds.promotion.bootstrap=100"]
-SMALL += [f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
+SMALL += [f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
 
 
 def config_at(root: Path, *settings: str) -> Config:
@@ -74,7 +74,7 @@ def tables(paths: RunPaths) -> dict[str, str]:
             "part-*.parquet",
             "evaluation.parquet",
             "model.safetensors",
-            "screen.json",
+            "filter.json",
             "calibration.json",
             "teachers.json",
             "drift.json",

@@ -42,7 +42,7 @@ class FakeFamily:
 class FakePredictor:
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self.told: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]

@@ -157,7 +157,7 @@ def test_cells_are_what_a_prediction_may_be(predictor: Predictor) -> None:
         assert set(cells.state) <= {"predicted"} and set(cells.class_id.tolist()) <= {0, 1}
         assert np.isfinite(cells.score).all() and (cells.score >= 0).all() and (cells.score <= 1).all()
         assert np.array_equal(cells.quality, cells.score) and (cells.area >= 1).all()
-    assert isinstance(predictor.told, Counter) and all(" " in sentence for sentence in predictor.told)
+    assert isinstance(predictor.warnings, Counter) and all(" " in sentence for sentence in predictor.warnings)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (40, 70), (30, 30, 3)])

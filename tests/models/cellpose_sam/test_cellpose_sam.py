@@ -147,7 +147,7 @@ def test_training_crops_are_scaled_by_their_whole_image(tmp_path: Path) -> None:
     compared = 0
     for crop in source(0):
         assert crop.pixels.shape == (32, 32, 3) and not crop.pixels[..., 1:].any()
-        if (crop.marks < 0).any():
+        if (crop.instance_map < 0).any():
             continue
         windows = np.lib.stride_tricks.sliding_window_view(whole[..., 0], (32, 32))
         assert np.abs(windows - crop.pixels[..., 0]).max((2, 3)).min() < 1e-6

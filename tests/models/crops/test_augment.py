@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.models import AUGMENT_PRESETS, AugmentConfig
-from cellsemi.models.crops.augment import OUTSIDE, SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_zoom
+from cellsemi.models.crops.augment import IGNORE, SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_zoom
 
 PLAIN = AugmentConfig(brightness=0, blur=0, noise=0)
 STILL = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
@@ -20,25 +20,25 @@ STILL = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, bright
 
 def scene(height: int = 120, width: int = 140) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Cells that are bright by their number: where a mark lies, the image tells which."""
-    marks = np.zeros((height, width), np.int32)
+    instance_map = np.zeros((height, width), np.int32)
     for i in range(12):
         y, x = 10 + 28 * (i // 4), 8 + 33 * (i % 4)
-        marks[y : y + 20, x : x + 22] = i + 1
-    return (marks / 15).astype(np.float32), marks
+        instance_map[y : y + 20, x : x + 22] = i + 1
+    return (instance_map / 15).astype(np.float32), instance_map
 
 
 def crop(
     config: AugmentConfig, seed: int, centre: tuple[float, float] = (60, 70)
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    image, marks = scene()
-    done = augment_crop(image, marks, centre, crop_px=64, config=config, rng=np.random.default_rng(seed))
-    return done.pixels, done.marks
+    image, instance_map = scene()
+    done = augment_crop(image, instance_map, centre, crop_px=64, config=config, rng=np.random.default_rng(seed))
+    return done.pixels, done.instance_map
 
 
 def test_nothing_switched_on_is_a_plain_crop() -> None:
-    image, marks = scene()
+    image, instance_map = scene()
     pixels, marked = crop(STILL, 0)
-    assert np.array_equal(pixels, image[28:92, 38:102]) and np.array_equal(marked, marks[28:92, 38:102])
+    assert np.array_equal(pixels, image[28:92, 38:102]) and np.array_equal(marked, instance_map[28:92, 38:102])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_marks_follow_the_image(config: AugmentConfig) -> None:
         pixels, marked = crop(config, seed)
         assert pixels.shape == marked.shape == (64, 64)
         assert pixels.dtype == np.float32 and marked.dtype == np.int32
-        assert set(np.unique(marked)) <= set(range(OUTSIDE, 13))
+        assert set(np.unique(marked)) <= set(range(IGNORE, 13))
         flat = ndimage.maximum_filter(marked, 5) == ndimage.minimum_filter(marked, 5)  # not the interpolated edges
         known = flat & (marked >= 0)
         agree += int((np.abs(pixels - marked / 15)[known] < 0.03).sum())
@@ -83,21 +83,21 @@ def test_pixels_stay_between_zero_and_one() -> None:
 
 
 def test_beyond_the_image_is_outside_and_shows_its_mirror() -> None:
-    image, marks = scene()
-    window, marked = cut_window(image, marks, (0, 70), 64, 1.0)
-    assert (marked[:32] == OUTSIDE).all() and np.array_equal(marked[32:], marks[:32, 38:102])
+    image, instance_map = scene()
+    window, marked = cut_window(image, instance_map, (0, 70), 64, 1.0)
+    assert (marked[:32] == IGNORE).all() and np.array_equal(marked[32:], instance_map[:32, 38:102])
     assert np.array_equal(window[:32], window[32:][::-1])
-    _, far = cut_window(image[:1, :1], marks[:1, :1], (0, 0), 64, 0.5)
-    assert (far == OUTSIDE).sum() > 0.99 * far.size
+    _, far = cut_window(image[:1, :1], instance_map[:1, :1], (0, 0), 64, 0.5)
+    assert (far == IGNORE).sum() > 0.99 * far.size
 
 
 def test_zoom_enlarges() -> None:
-    image, marks = scene()
+    image, instance_map = scene()
     for zoom in (0.5, 1.0, 2.0):
-        window, marked = cut_window(image, marks, (48, 52), 80, zoom)
+        window, marked = cut_window(image, instance_map, (48, 52), 80, zoom)
         assert window.shape == marked.shape == (80, 80)
-        cell = marks[48, 52]
-        assert (marked == cell).sum() == pytest.approx((marks == cell).sum() * zoom**2, rel=0.1)
+        cell = instance_map[48, 52]
+        assert (marked == cell).sum() == pytest.approx((instance_map == cell).sum() * zoom**2, rel=0.1)
 
 
 def test_zooms_lie_in_their_range_and_mostly_near_one() -> None:
@@ -110,8 +110,8 @@ def test_zooms_lie_in_their_range_and_mostly_near_one() -> None:
 
 def untouched(config: AugmentConfig, crops: int = 300) -> float:
     """The share of crops that are plain cuts."""
-    image, marks = scene()
-    plain = image[28:92, 38:102], marks[28:92, 38:102]
+    image, instance_map = scene()
+    plain = image[28:92, 38:102], instance_map[28:92, 38:102]
     same = [
         all(np.array_equal(*pair) for pair in zip(crop(config, 1000 + i), plain, strict=True)) for i in range(crops)
     ]
@@ -136,13 +136,13 @@ def test_probabilities_are_those_of_the_settings(changes: dict[str, Any], expect
 
 
 def test_a_grid_distortion_moves_less_than_a_tenth_of_its_cells() -> None:
-    image, marks = scene()
+    image, instance_map = scene()
     smooth = np.broadcast_to(np.linspace(0, 1, 140, dtype=np.float32), image.shape)  # tells where a pixel came from
     moves = []
     for seed in range(30):
         done = augment_crop(
             smooth,
-            marks,
+            instance_map,
             (60, 70),
             crop_px=100,
             config=STILL.model_copy(update={"grid": 1.0}),
@@ -153,13 +153,13 @@ def test_a_grid_distortion_moves_less_than_a_tenth_of_its_cells() -> None:
 
 
 def test_shifts_reach_as_far_as_asked_in_any_direction() -> None:
-    image, marks = np.zeros((200, 200), np.float32), np.zeros((200, 200), np.int32)
-    marks[100, 100] = 1
+    image, instance_map = np.zeros((200, 200), np.float32), np.zeros((200, 200), np.int32)
+    instance_map[100, 100] = 1
     found = []
     for seed in range(200):
         config = STILL.model_copy(update={"translate": 0.25, "scale_max": 2.0, "scale_min": 1.0})
-        done = augment_crop(image, marks, (100, 100), crop_px=64, config=config, rng=np.random.default_rng(seed))
-        found.append(np.argwhere(done.marks == 1).mean(0) - 32)
+        done = augment_crop(image, instance_map, (100, 100), crop_px=64, config=config, rng=np.random.default_rng(seed))
+        found.append(np.argwhere(done.instance_map == 1).mean(0) - 32)
     assert np.abs(found).max() < 0.25 * 64 + 3 and (np.ptp(found, axis=0) > 0.45 * 64).all()
 
 
@@ -189,13 +189,13 @@ def test_small_cells_are_enlarged_and_large_ones_shrunk() -> None:
 
 @pytest.mark.parametrize("name", ["light", "strong", "sartorius"])
 def test_colour_goes_through_every_preset(name: str) -> None:
-    grey, marks = scene()
+    grey, instance_map = scene()
     colour = np.stack([grey, grey**2, 1 - grey], -1)
     for seed in range(15):
         done = augment_crop(
-            colour, marks, (60, 70), crop_px=48, config=AUGMENT_PRESETS[name], rng=np.random.default_rng(seed)
+            colour, instance_map, (60, 70), crop_px=48, config=AUGMENT_PRESETS[name], rng=np.random.default_rng(seed)
         )
-        assert done.pixels.shape == (48, 48, 3) and done.marks.shape == (48, 48)
+        assert done.pixels.shape == (48, 48, 3) and done.instance_map.shape == (48, 48)
         assert done.pixels.min() >= 0 and done.pixels.max() <= 1 and done.pixels.dtype == np.float32
 
 

@@ -1,4 +1,4 @@
-"""Copy-paste: pixels and marks together, only trusted cells, nothing unlabelled becomes background."""
+"""Copy-paste: pixels and instance_map together, only trusted cells, nothing unlabelled becomes background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, training_image
 from cellsemi.models.crops.source import CropSource
@@ -27,13 +27,13 @@ ALL = CopyPasteConfig(probability=1, select=1, keep=0, min_quality=0)
 STILL = {"scale_min": 1, "scale_max": 1, "rotate": False, "flip": False, "brightness": 0, "blur": 0, "noise": 0}
 
 
-def crop_of(marks: NDArray[np.int32], light: float, colour: bool = False) -> Crop:
+def crop_of(instance_map: NDArray[np.int32], light: float, colour: bool = False) -> Crop:
     """A crop whose pixels tell whose they are: `light` + mark / 100."""
-    cells = int(max(marks.max(), 0))
-    pixels = (light + marks / 100).clip(0, 1).astype(np.float32)
+    cells = int(max(instance_map.max(), 0))
+    pixels = (light + instance_map / 100).clip(0, 1).astype(np.float32)
     return Crop(
         pixels=np.stack([pixels] * 3, -1) if colour else pixels,
-        marks=marks,
+        instance_map=instance_map,
         cell_class=(np.arange(cells + 1) % 3).astype(np.int64),
         cell_weight=(light + np.arange(cells + 1) / 10).astype(np.float32),
     )
@@ -41,12 +41,12 @@ def crop_of(marks: NDArray[np.int32], light: float, colour: bool = False) -> Cro
 
 def random_marks(rng: np.random.Generator, side: int = 24) -> NDArray[np.int32]:
     """Up to five rectangles, the later over the earlier, and ignored ones."""
-    marks = np.zeros((side, side), np.int32)
-    for value in [OUTSIDE, *range(1, rng.integers(0, 6)), OUTSIDE]:
+    instance_map = np.zeros((side, side), np.int32)
+    for value in [IGNORE, *range(1, rng.integers(0, 6)), IGNORE]:
         y, x = rng.integers(0, side, 2)
         h, w = rng.integers(1, 12, 2)
-        marks[y : y + h, x : x + w] = value
-    return marks
+        instance_map[y : y + h, x : x + w] = value
+    return instance_map
 
 
 @settings(max_examples=200)
@@ -61,48 +61,54 @@ def test_what_a_pasted_crop_says_of_each_pixel(seed: int, select: float, occlusi
     target, source = crop_of(random_marks(rng), 0.2, colour), crop_of(random_marks(rng), 0.6, colour)
     config = ALL.model_copy(update={"select": select, "occlusion": occlusion})
     trust = rng.random(len(source.cell_class)).astype(np.float32)
-    trusted = pasteable(source.marks, np.zeros(len(trust)), trust, config.model_copy(update={"min_quality": 0.4}))
-    present = np.setdiff1d(source.marks, [0, OUTSIDE])
+    trusted = pasteable(
+        source.instance_map, np.zeros(len(trust)), trust, config.model_copy(update={"min_quality": 0.4})
+    )
+    present = np.setdiff1d(source.instance_map, [0, IGNORE])
     assert set(np.flatnonzero(trusted)) == {mark for mark in present if trust[mark] >= np.float32(0.4)}
 
     done = paste(target, source, trusted, config, np.random.default_rng(seed))
     again = paste(target, source, trusted, config, np.random.default_rng(seed))
-    assert np.array_equal(done.marks, again.marks) and np.array_equal(done.pixels, again.pixels)
-    assert done.marks.dtype == np.int32 and done.pixels.dtype == np.float32 and done.pixels.shape == target.pixels.shape
+    assert np.array_equal(done.instance_map, again.instance_map) and np.array_equal(done.pixels, again.pixels)
+    assert (
+        done.instance_map.dtype == np.int32
+        and done.pixels.dtype == np.float32
+        and done.pixels.shape == target.pixels.shape
+    )
 
     first = len(target.cell_class)
-    new = [mark for mark in np.unique(done.marks) if mark >= first]
+    new = [mark for mark in np.unique(done.instance_map) if mark >= first]
     assert (
         len(new) == int(select * trusted.sum() + 0.5) == len(done.cell_class) - first == len(done.cell_weight) - first
     )
-    covered = done.marks >= first
+    covered = done.instance_map >= first
     assert np.array_equal(done.pixels[~covered], target.pixels[~covered])
     for mark in new:  # each is one trusted cell of the source, whole, with its class and its weight
-        (origin,) = np.unique(source.marks[done.marks == mark])
-        assert trusted[origin] and np.array_equal(done.marks == mark, source.marks == origin)
+        (origin,) = np.unique(source.instance_map[done.instance_map == mark])
+        assert trusted[origin] and np.array_equal(done.instance_map == mark, source.instance_map == origin)
         assert done.cell_class[mark] == source.cell_class[origin]
         assert done.cell_weight[mark] == source.cell_weight[origin]
-        inner = done.pixels[done.marks == mark]
-        assert (inner <= source.pixels[source.marks == origin].max() + 1e-6).all()
+        inner = done.pixels[done.instance_map == mark]
+        assert (inner <= source.pixels[source.instance_map == origin].max() + 1e-6).all()
 
     for mark in range(1, first):
-        before, now = target.marks == mark, (target.marks == mark) & ~covered
+        before, now = target.instance_map == mark, (target.instance_map == mark) & ~covered
         hidden = (before & covered).sum() > occlusion * before.sum()
-        assert (done.marks[now] == (OUTSIDE if hidden else mark)).all()
-    for value in (0, OUTSIDE):  # background stays, what is ignored stays ignored, unless covered
-        assert (done.marks[(target.marks == value) & ~covered] == value).all()
+        assert (done.instance_map[now] == (IGNORE if hidden else mark)).all()
+    for value in (0, IGNORE):  # background stays, what is ignored stays ignored, unless covered
+        assert (done.instance_map[(target.instance_map == value) & ~covered] == value).all()
 
 
 def test_nothing_to_paste_changes_nothing() -> None:
     target, source = crop_of(random_marks(np.random.default_rng(0)), 0.2), crop_of(np.zeros((24, 24), np.int32), 0.6)
-    none = pasteable(source.marks, np.zeros(1), np.zeros(1, np.float32), ALL)
+    none = pasteable(source.instance_map, np.zeros(1), np.zeros(1, np.float32), ALL)
     assert not none.any() and paste(target, source, none, ALL, np.random.default_rng(0)) is target
 
 
 def test_the_inside_is_the_sources_and_the_edge_is_mixed() -> None:
-    marks = np.zeros((20, 20), np.int32)
-    marks[5:15, 5:] = 1  # it ends at the border of the crop: no edge there
-    target, source = crop_of(np.zeros((20, 20), np.int32), 0.0), crop_of(marks, 0.6)
+    instance_map = np.zeros((20, 20), np.int32)
+    instance_map[5:15, 5:] = 1  # it ends at the border of the crop: no edge there
+    target, source = crop_of(np.zeros((20, 20), np.int32), 0.0), crop_of(instance_map, 0.6)
     done = paste(target, source, np.array([False, True]), ALL, np.random.default_rng(0))
     np.testing.assert_allclose(done.pixels[6:14, 6:], 0.61, rtol=1e-5)
     np.testing.assert_allclose(done.pixels[7, 5], 0.61 * 2 / 3, rtol=1e-5)
@@ -111,10 +117,10 @@ def test_the_inside_is_the_sources_and_the_edge_is_mixed() -> None:
 
 @pytest.mark.parametrize(("keep", "fits"), [(0.0, True), (0.5, True), (0.51, False), (1.0, False)])
 def test_a_cell_must_be_inside_the_crop_by_the_asked_share(keep: float, fits: bool) -> None:
-    marks = np.zeros((10, 10), np.int32)
-    marks[:, 5:] = 1
+    instance_map = np.zeros((10, 10), np.int32)
+    instance_map[:, 5:] = 1
     config = ALL.model_copy(update={"keep": keep})
-    assert pasteable(marks, np.array([900, 100]), np.ones(2, np.float32), config).tolist() == [False, fits]
+    assert pasteable(instance_map, np.array([900, 100]), np.ones(2, np.float32), config).tolist() == [False, fits]
 
 
 def png(pixels: NDArray[Any]) -> bytes:
@@ -164,7 +170,7 @@ def test_only_trusted_cells_reach_other_crops(tmp_path: Path) -> None:
     source = source_of(tmp_path, records, pasting(min_quality=0.8, keep=0.0))
     seen = set()
     for crop in source(0):
-        assert len(crop.cell_class) == len(crop.cell_weight) > crop.marks.max()
+        assert len(crop.cell_class) == len(crop.cell_weight) > crop.instance_map.max()
         added = crop.cell_weight[13:]
         seen |= set(added.tolist())
     assert seen == {np.float32(0.9)}
@@ -178,7 +184,7 @@ def test_the_share_of_crops_with_pasted_cells_is_as_asked(tmp_path: Path) -> Non
         assert share == pytest.approx(probability, abs=0.12)
     plain = source_of(tmp_path, records, pasting(probability=0.0))(1)
     off = source_of(tmp_path, records, AugmentConfig(**STILL))(1)
-    assert all(np.array_equal(a.marks, b.marks) for a, b in zip(plain, off, strict=True))
+    assert all(np.array_equal(a.instance_map, b.instance_map) for a, b in zip(plain, off, strict=True))
 
 
 def test_crops_are_a_function_of_seed_step_and_place(tmp_path: Path) -> None:
@@ -187,14 +193,14 @@ def test_crops_are_a_function_of_seed_step_and_place(tmp_path: Path) -> None:
     one, other = (source_of(tmp_path, records, augment, channels=channels) for channels in (3, 3))
     other(5)
     for a, b in zip(one(2), other(2), strict=True):
-        assert np.array_equal(a.pixels, b.pixels) and np.array_equal(a.marks, b.marks)
+        assert np.array_equal(a.pixels, b.pixels) and np.array_equal(a.instance_map, b.instance_map)
         assert np.array_equal(a.cell_weight, b.cell_weight) and a.pixels.shape == (48, 48, 3)
 
 
 def test_sources_of_nothing_and_ignored_cells_do_not_travel(tmp_path: Path) -> None:
     ignored = record("a", 12, state="ignored")
     for crop in source_of(tmp_path, [ignored, replace(record("b", 0), split="labelled")], pasting())(0):
-        assert crop.marks.max() == 0 and len(crop.cell_class) == 1
+        assert crop.instance_map.max() == 0 and len(crop.cell_class) == 1
 
 
 def test_size_aware_sources_know_the_sizes_of_all_shards(tmp_path: Path) -> None:
@@ -209,10 +215,10 @@ def test_size_aware_sources_know_the_sizes_of_all_shards(tmp_path: Path) -> None
     augment = AugmentConfig(**{**STILL, "scale_min": 0.4, "scale_max": 2.5, "size_aware": True})
     seen: dict[int, list[float]] = {0: [], 1: []}
     for crop in source_of(tmp_path, records, augment, batch=400)(0):
-        marks = np.setdiff1d(crop.marks[10:-10, 10:-10], [0, OUTSIDE])
-        if len(marks):
-            largest = max((crop.marks == mark).sum() for mark in marks)
-            seen[int(crop.cell_class[marks[0]])].append(float(np.sqrt(largest)))
+        instance_map = np.setdiff1d(crop.instance_map[10:-10, 10:-10], [0, IGNORE])
+        if len(instance_map):
+            largest = max((crop.instance_map == mark).sum() for mark in instance_map)
+            seen[int(crop.cell_class[instance_map[0]])].append(float(np.sqrt(largest)))
     for sizes in seen.values():
         assert np.percentile(sizes, 3) == pytest.approx(6 / 1.25, abs=1)
         assert np.percentile(sizes, 97) == pytest.approx(12 * 1.25, abs=1)

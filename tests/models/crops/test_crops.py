@@ -69,7 +69,7 @@ def test_with_images_of_one_kind_the_last_steps_are_like_the_others(tmp_path: Pa
     plain, ending = crops_of(tmp_path, records, batch=4), crops_of(tmp_path, records, batch=4, human_last=0.375)
     for step in range(8):
         for one, other in zip(plain(step), ending(step), strict=True):
-            assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.marks, other.marks)
+            assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.instance_map, other.instance_map)
 
 
 def test_there_is_a_step_left_for_pseudo_labels(tmp_path: Path) -> None:

@@ -152,12 +152,12 @@ def test_reached_caps_are_told(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
-    assert not free.told
+    assert not free.warnings
     capped = predictor_of(trained, rpn_proposals=2000, max_detections=2)
     (found,) = capped.predict([pixels])
     assert len(found) <= 2 < len(expected)
-    (sentence,) = capped.told
-    assert "the cap of 2 detections a tile (max_detections)" in sentence and capped.told[sentence] == 1
+    (sentence,) = capped.warnings
+    assert "the cap of 2 detections a tile (max_detections)" in sentence and capped.warnings[sentence] == 1
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2000), (2000, 2)])
@@ -169,10 +169,10 @@ def test_a_reached_cap_of_proposals_is_told(trained: Path, before: int, after: i
     with torch.no_grad():  # every anchor looks like a cell
         net.proposal_generator.rpn_head.objectness_logits.bias += 50
     predictor.predict([discs(100)[0]])
-    assert not predictor.told
+    assert not predictor.warnings
     net.proposal_generator.pre_nms_topk[False], net.proposal_generator.post_nms_topk[False] = before, after
     predictor.predict([discs(100)[0]])
-    assert "(rpn_proposals) was reached" in next(iter(predictor.told))
+    assert "(rpn_proposals) was reached" in next(iter(predictor.warnings))
 
 
 def test_one_class_per_image_is_the_one_with_most_area(trained: Path) -> None:

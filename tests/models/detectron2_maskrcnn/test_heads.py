@@ -16,7 +16,7 @@ from helpers.detectron2_small import SMALL, make_small, small_settings, stock_ne
 from safetensors.torch import save_file
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import mask_truth, outside_share
 from cellsemi.models.detector.targets import Batch, Target, batch_of
@@ -54,7 +54,7 @@ def losses_of(net: Network, crops: Batch) -> dict[str, torch.Tensor]:
 def bitmasks(target: Target) -> Any:
     from detectron2.structures import BitMasks
 
-    return BitMasks(torch.stack([target.marks == mark for mark in range(1, len(target.boxes))]))
+    return BitMasks(torch.stack([target.instance_map == mark for mark in range(1, len(target.boxes))]))
 
 
 def as_detectron2(target: Target) -> Instances:
@@ -117,11 +117,11 @@ def test_masks_to_learn_are_those_of_detectron2_but_for_a_few_pixels_on_the_edge
 
 def ignoring(crop: Crop, *cells: int) -> Crop:
     """The same crop with some cells ignored, grown by a pixel."""
-    marks = crop.marks.copy()
+    instance_map = crop.instance_map.copy()
     for cell in cells:
-        rows, columns = np.nonzero(crop.marks == cell)
-        marks[max(rows.min() - 1, 0) : rows.max() + 2, max(columns.min() - 1, 0) : columns.max() + 2] = OUTSIDE
-    return Crop(crop.pixels, marks, crop.cell_class, crop.cell_weight)
+        rows, columns = np.nonzero(crop.instance_map == cell)
+        instance_map[max(rows.min() - 1, 0) : rows.max() + 2, max(columns.min() - 1, 0) : columns.max() + 2] = IGNORE
+    return Crop(crop.pixels, instance_map, crop.cell_class, crop.cell_weight)
 
 
 def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
@@ -137,7 +137,7 @@ def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
     assert (share > 0.5).sum() > 10 and (label[share > 0.5] != 0).all()
     assert (label[share == 0] == 0).any() and (before == 1).sum() > (label == 1).sum() > 0
     inside = torch.tensor([[0.0, 0, 60, 60], [40, 10, 44, 14], [2, 2, 5, 5]])
-    y, x = np.argwhere(crops.targets[0].marks.numpy() == OUTSIDE).mean(0)
+    y, x = np.argwhere(crops.targets[0].instance_map.numpy() == IGNORE).mean(0)
     inside[1] = torch.tensor([x - 1, y - 1, x + 1, y + 1])
     found = Instances((SIDE, SIDE))
     found.proposal_boxes = Boxes(torch.cat([inside, Boxes.cat(anchors).tensor[share > 0.5]]))
@@ -151,10 +151,10 @@ def test_an_ignored_cell_changes_no_gradient() -> None:
     """What a cell would have taught (class, weight, where its edge is) is gone when it is ignored."""
     net = network()
     other = crop_of(0)
-    other = Crop(other.pixels, other.marks, 1 - other.cell_class, np.array([1, 1, 9, 9, 1], np.float32))
+    other = Crop(other.pixels, other.instance_map, 1 - other.cell_class, np.array([1, 1, 9, 9, 1], np.float32))
     same = other.cell_class.copy()
     same[[1, 4]] = crop_of(0).cell_class[[1, 4]]  # the cells that stay are as before
-    other = Crop(other.pixels, other.marks, same, other.cell_weight)
+    other = Crop(other.pixels, other.instance_map, same, other.cell_weight)
     gradients = []
     for crop in (crop_of(0), other):
         net.zero_grad()
@@ -168,7 +168,7 @@ def test_an_ignored_cell_changes_no_gradient() -> None:
 def test_a_crop_that_is_ignored_whole_teaches_nothing(cascade: bool) -> None:
     net = network(cascade=cascade)
     crop = crop_of(0)
-    crop = Crop(crop.pixels, np.full_like(crop.marks, OUTSIDE), crop.cell_class, crop.cell_weight)
+    crop = Crop(crop.pixels, np.full_like(crop.instance_map, IGNORE), crop.cell_class, crop.cell_weight)
     parts = losses_of(net, batch(crop))
     sum(parts.values(), torch.zeros(())).backward()
     assert all(value.item() == 0 for value in parts.values())
@@ -179,7 +179,7 @@ def test_later_stages_of_the_cascade_give_ignored_boxes_no_weight() -> None:
     net = network(cascade=True)
     (target,) = batch(ignoring(crop_of(0), 2)).targets
     cell = target.boxes[1]
-    y, x = np.argwhere(target.marks.numpy() == OUTSIDE).mean(0)
+    y, x = np.argwhere(target.instance_map.numpy() == IGNORE).mean(0)
     boxes = Instances((SIDE, SIDE))
     boxes.proposal_boxes = Boxes(torch.stack([cell, torch.tensor([x - 3, y - 3, x + 3, y + 3])]).float())
     (labelled,) = net.roi_heads._match_and_label_boxes([boxes], 2, [target])

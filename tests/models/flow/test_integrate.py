@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.models.flow import recovery
-from cellsemi.models.flow.integrate import BLOCK, follow_flows
+from cellsemi.models.flow.integrate import BLOCK, integrate_flow
 from cellsemi.models.flow.targets import Target, flow_targets
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import synthetic
@@ -27,14 +27,14 @@ def of_cellpose(flow: Flow, pixels: tuple[NDArray[np.intp], ...], iterations: in
     """Reference: the walk of the installed Cellpose."""
     from cellpose import dynamics
 
-    ends: Flow = dynamics.follow_flows(flow, pixels, niter=iterations).numpy()
+    ends: Flow = dynamics.integrate_flow(flow, pixels, niter=iterations).numpy()
     return ends
 
 
 def apart(flow: Flow, pixels: tuple[NDArray[np.intp], ...], iterations: int) -> NDArray[np.float32]:
     """Distance in pixels of each end from Cellpose's."""
     distance: NDArray[np.float32] = np.hypot(
-        *(follow_flows(flow, pixels, iterations) - of_cellpose(flow, pixels, iterations))
+        *(integrate_flow(flow, pixels, iterations) - of_cellpose(flow, pixels, iterations))
     )
     return distance
 
@@ -78,21 +78,21 @@ def test_a_few_steps_through_any_field_are_those_of_cellpose(seed: int, height: 
 def test_any_number_of_pixels_may_walk(count: int) -> None:
     flow = random_field(1, 30, 40, 1, 3)
     pixels = tuple(side[:count] for side in everywhere(flow))
-    assert follow_flows(flow, pixels, 50).shape == (2, count)
+    assert integrate_flow(flow, pixels, 50).shape == (2, count)
     if count:
         assert (apart(flow, pixels, 50) < NEAR_PX).all()
 
 
 def test_no_step_is_no_way() -> None:
     flow = random_field(2, 9, 7, 1, 1)
-    np.testing.assert_allclose(follow_flows(flow, everywhere(flow), 0), everywhere(flow), atol=1e-5)
+    np.testing.assert_allclose(integrate_flow(flow, everywhere(flow), 0), everywhere(flow), atol=1e-5)
 
 
 def test_a_pixel_that_swings_about_a_sink_is_on_the_right_side_after_every_step() -> None:
     flow = np.zeros((2, 5, 41), np.float32)
     flow[1, :, :20], flow[1, :, 20:] = 1, -1
     pixels = everywhere(flow)
-    ends = [follow_flows(flow, pixels, n) for n in range(60, 64)]
+    ends = [integrate_flow(flow, pixels, n) for n in range(60, 64)]
     assert (np.abs(ends[0] - ends[1]).max(0) > 0.3).mean() > 0.3  # they do swing
     np.testing.assert_allclose(ends[:2], ends[2:], atol=NEAR_PX)
     for n in range(45):
@@ -101,11 +101,11 @@ def test_a_pixel_that_swings_about_a_sink_is_on_the_right_side_after_every_step(
 
 def test_a_pixel_on_a_round_of_four_steps_is_where_it_belongs_after_every_step() -> None:
     side = 33
-    # Where Cellpose reads the flow of pixel p is place p + (p - middle) / (side - 1), see follow_flows.
+    # Where Cellpose reads the flow of pixel p is place p + (p - middle) / (side - 1), see integrate_flow.
     y, x = (np.mgrid[:side, :side] - 16) * (side - 1) / side
     flow = np.stack([x - y, -y - x]).astype(np.float32)  # a quarter turn about the middle
     pixels = tuple(corner + 12 for corner in everywhere(flow[:, :9, :9]))
-    ends = [follow_flows(flow, pixels, n) for n in range(100, 105)]
+    ends = [integrate_flow(flow, pixels, n) for n in range(100, 105)]
     np.testing.assert_allclose(ends[0], ends[4], atol=NEAR_PX)
     assert (np.hypot(*(ends[0] - ends[1])) > 0.5).mean() > 0.9 and (np.hypot(*(ends[0] - ends[2])) > 0.5).mean() > 0.9
     for n in range(45):
@@ -115,9 +115,9 @@ def test_a_pixel_on_a_round_of_four_steps_is_where_it_belongs_after_every_step()
 def test_a_flow_that_is_not_a_number_leads_to_the_first_pixel() -> None:
     for bad in (np.nan, np.inf, -np.inf):
         flow = np.full((2, 6, 8), bad, np.float32)
-        ends = follow_flows(flow, everywhere(flow), 5)
+        ends = integrate_flow(flow, everywhere(flow), 5)
         assert (ends >= 0).all() and (ends[0] <= 5).all() and (ends[1] <= 7).all()
-    assert not follow_flows(np.full((2, 6, 8), np.nan, np.float32), everywhere(flow), 5).any()
+    assert not integrate_flow(np.full((2, 6, 8), np.nan, np.float32), everywhere(flow), 5).any()
 
 
 @pytest.mark.parametrize("target", ["geodesic", "diffusion"])
@@ -127,7 +127,7 @@ def test_cells_are_those_that_cellposes_walk_gives(index: int, target: Target, m
     assert (apart(flow, np.nonzero(probability > 0.5), 200) > NEAR_PX).mean() < 0.001
     ours = recovery.recover_labels(probability, flow)
     walked: list[Any] = []
-    monkeypatch.setattr(recovery, "follow_flows", lambda *field: walked.append(1) or of_cellpose(*field))
+    monkeypatch.setattr(recovery, "integrate_flow", lambda *field: walked.append(1) or of_cellpose(*field))
     theirs = recovery.recover_labels(probability, flow)
     assert walked and ours.max() == theirs.max() > 3
     assert (ours != theirs).sum() <= 5

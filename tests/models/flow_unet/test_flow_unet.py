@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import training_image
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
@@ -77,11 +77,11 @@ def test_states_decide_what_a_pixel_teaches() -> None:
     image = training_image(replace(record(0), instances=cells.with_(state=states, weight=weights)), 2)
     bitmaps = [decode(rle, 72, 72) for rle in cells.rle]
     for cell, mark in ((0, 1), (1, 2), (5, 3)):
-        assert (image.marks[bitmaps[cell]] == mark).all()
-    assert (image.marks[bitmaps[2]] == OUTSIDE).all() and (image.marks[bitmaps[3]] == 0).all()
+        assert (image.instance_map[bitmaps[cell]] == mark).all()
+    assert (image.instance_map[bitmaps[2]] == IGNORE).all() and (image.instance_map[bitmaps[3]] == 0).all()
     grown = union_map(cells.select([2, 4]), 2)
     labelled = bitmaps[0] | bitmaps[1] | bitmaps[5]
-    assert np.array_equal(image.marks == OUTSIDE, grown & ~labelled)
+    assert np.array_equal(image.instance_map == IGNORE, grown & ~labelled)
     np.testing.assert_allclose(image.cell_weight, [1, 1, 0.5, 0.25])
     assert image.cell_class.tolist() == [0, 0, 1, 1]
 
@@ -90,7 +90,7 @@ def test_where_labels_overlap_the_better_keeps_the_pixel() -> None:
     square = np.ones((20, 20), bool)
     cells = from_crops(72, 72, [(square, 10, 10), (square, 20, 10)], state="accepted", quality=[0.4, 0.9])
     image = training_image(replace(record(0), instances=cells), 0)
-    assert (image.marks[10:30, 20:40] == 2).all() and (image.marks[10:30, 10:20] == 1).all()
+    assert (image.instance_map[10:30, 20:40] == 2).all() and (image.instance_map[10:30, 10:20] == 1).all()
 
 
 def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:

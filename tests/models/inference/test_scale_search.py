@@ -16,7 +16,7 @@ from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.models.inference.zoom_search import ZoomSearch, surety
+from cellsemi.models.inference.scale_search import ScaleSearch, mean_score
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.manifest import read_manifest
@@ -29,7 +29,7 @@ class AtHome:
     """It knows cells of 12 pixels across: the nearer a zoom brings them there, the higher it scores them."""
 
     def __init__(self) -> None:
-        self.told: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         return [self._cells(np.asarray(image), zoom) for image in images]
@@ -47,7 +47,7 @@ def disc(radius: int) -> np.ndarray:
 @pytest.mark.parametrize(("radius", "best"), [(6, 1.0), (12, 0.5), (24, 0.25), (3, 2.0)])
 def test_each_image_is_seen_at_the_zoom_that_scores_best(radius: int, best: float) -> None:
     zooms = (0.25, 0.5, 1.0, 2.0)
-    (found,) = ZoomSearch(AtHome(), zooms).predict([disc(radius)])
+    (found,) = ScaleSearch(AtHome(), zooms).predict([disc(radius)])
     (expected,) = AtHome().predict([disc(radius)], best)
     assert found.score.tolist() == expected.score.tolist()
     assert found.score[0] > 0.9
@@ -59,12 +59,12 @@ def test_surety_is_the_mean_score_of_the_pixels(cells: list[tuple[float, int]]) 
     n = len(cells)
     found = Instances.build(9, 9, [b""] * n, np.zeros((n, 4)), area, score=score)
     each_pixel = np.repeat(score.astype(np.float32), area)
-    assert surety(found) == pytest.approx(each_pixel.mean(), abs=1e-6)
+    assert mean_score(found) == pytest.approx(each_pixel.mean(), abs=1e-6)
 
 
 def test_an_image_without_cells_at_any_zoom_is_empty() -> None:
-    assert len(ZoomSearch(AtHome(), (0.5, 1.0)).predict([np.zeros((8, 8), np.uint8)])[0]) == 0
-    assert surety(Instances.empty(3, 3)) == 0
+    assert len(ScaleSearch(AtHome(), (0.5, 1.0)).predict([np.zeros((8, 8), np.uint8)])[0]) == 0
+    assert mean_score(Instances.empty(3, 3)) == 0
 
 
 def test_zooms_multiply_the_averaged_scales() -> None:
@@ -72,18 +72,20 @@ def test_zooms_multiply_the_averaged_scales() -> None:
 
 
 def test_labelling_differs_only_in_what_it_names() -> None:
-    config = build_config({"labelling": {"zoom_search": [0.5, 1]}, "inference": {"tta": ["rot90"]}}, "test")
+    config = build_config({"unlabelled_inference": {"scale_search": [0.5, 1]}, "inference": {"tta": ["rot90"]}}, "test")
     model = config.models[0]
-    assert config.labelling_of(model) == config.inference_of(model).model_copy(update={"zoom_search": (0.5, 1.0)})
+    assert config.unlabelled_inference_of(model) == config.inference_of(model).model_copy(
+        update={"scale_search": (0.5, 1.0)}
+    )
     assert trial_of(config) == "trial"
     assert trial_of(build_config({}, "test")) == "val"
     with pytest.raises(ConfigError, match="expected zooms"):
-        build_config({"labelling": {"zoom_search": [0.01]}}, "test")
+        build_config({"unlabelled_inference": {"scale_search": [0.01]}}, "test")
 
 
 def test_what_labels_are_worth_is_seen_as_the_pool_is_looked_at(tmp_path: Path) -> None:
     """The stand-in ignores zooms, so that its trial equals val: what counts is that the limits come from it."""
-    paths, watcher = bring(config_at(tmp_path, "labelling.tta=[identity, flip_y]"), 1)
+    paths, watcher = bring(config_at(tmp_path, "unlabelled_inference.tta=[identity, flip_y]"), 1)
     begun = [stage for stage in watcher.begun if stage.startswith("1: ")]
     assert begun.index("1: predict trial with unet-a") < begun.index("1: predict unlabelled with unet-a")
     assert begun.index("1: fuse trial") < begun.index("1: calibrate and set limits")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import (
     boundary_map,
     centre_map,
@@ -24,35 +24,37 @@ from cellsemi.models.torchvision_maskrcnn.centre_boundary import (
 MARKS = arrays(np.int32, (9, 12), elements=st.integers(-1, 3))
 
 
-def slow_centres(marks: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
-    yy, xx = np.mgrid[: marks.shape[0], : marks.shape[1]]
-    found = np.zeros(marks.shape)
-    for mark in set(np.unique(marks)) - {0, OUTSIDE}:
-        y, x = ndimage.center_of_mass(marks == mark)
+def slow_centres(instance_map: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
+    yy, xx = np.mgrid[: instance_map.shape[0], : instance_map.shape[1]]
+    found = np.zeros(instance_map.shape)
+    for mark in set(np.unique(instance_map)) - {0, IGNORE}:
+        y, x = ndimage.center_of_mass(instance_map == mark)
         found = np.maximum(found, np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)))
     return found
 
 
-def slow_boundaries(marks: NDArray[np.int32]) -> NDArray[np.bool_]:
+def slow_boundaries(instance_map: NDArray[np.int32]) -> NDArray[np.bool_]:
     square = np.ones((3, 3), bool)
-    found = np.zeros(marks.shape, bool)
-    for mark in set(np.unique(marks)) - {0, OUTSIDE}:
-        cell = marks == mark
+    found = np.zeros(instance_map.shape, bool)
+    for mark in set(np.unique(instance_map)) - {0, IGNORE}:
+        cell = instance_map == mark
         found |= ndimage.binary_dilation(cell, square) ^ ndimage.binary_erosion(cell, square, border_value=1)
     return found
 
 
 @settings(deadline=None, max_examples=60)
 @given(MARKS, st.floats(0.5, 6))
-def test_the_maps_are_those_of_the_slow_reference(marks: NDArray[np.int32], sigma: float) -> None:
-    np.testing.assert_allclose(centre_map(marks, sigma), slow_centres(marks, sigma), atol=4e-4)  # exp(-4^2 / 2)
-    assert np.array_equal(boundary_map(marks) > 0, slow_boundaries(marks))
+def test_the_maps_are_those_of_the_slow_reference(instance_map: NDArray[np.int32], sigma: float) -> None:
+    np.testing.assert_allclose(
+        centre_map(instance_map, sigma), slow_centres(instance_map, sigma), atol=4e-4
+    )  # exp(-4^2 / 2)
+    assert np.array_equal(boundary_map(instance_map) > 0, slow_boundaries(instance_map))
 
 
 def test_a_round_cell_has_a_peak_of_one_and_a_ring() -> None:
     yy, xx = np.mgrid[:41, :41]
-    marks = ((yy - 20) ** 2 + (xx - 20) ** 2 < 100).astype(np.int32)
-    centres, ring = centre_map(marks, 5), boundary_map(marks)
+    instance_map = ((yy - 20) ** 2 + (xx - 20) ** 2 < 100).astype(np.int32)
+    centres, ring = centre_map(instance_map, 5), boundary_map(instance_map)
     assert centres[20, 20] == 1 and centres[20, 25] == pytest.approx(np.exp(-0.5)) and centres.dtype == np.float32
     assert ring[20, 20] == 0 and ring[20, 11] == ring[20, 10] == 1 and ring[20, 8] == 0
     assert not centre_map(np.zeros((5, 5), np.int32), 5).any() and not boundary_map(np.ones((5, 5), np.int32)).any()
@@ -61,10 +63,10 @@ def test_a_round_cell_has_a_peak_of_one_and_a_ring() -> None:
 def test_only_the_heads_that_are_switched_on_have_maps() -> None:
     assert map_makers(centre=False, boundary=False, sigma_px=5) == {}
     makers = map_makers(centre=True, boundary=True, sigma_px=2)
-    marks = np.zeros((8, 8), np.int32)
-    marks[2:5, 2:5] = 1
-    assert np.array_equal(makers["centre"](marks), centre_map(marks, 2))
-    assert np.array_equal(makers["boundary"](marks), boundary_map(marks))
+    instance_map = np.zeros((8, 8), np.int32)
+    instance_map[2:5, 2:5] = 1
+    assert np.array_equal(makers["centre"](instance_map), centre_map(instance_map, 2))
+    assert np.array_equal(makers["boundary"](instance_map), boundary_map(instance_map))
 
 
 def test_the_loss_is_cross_entropy_of_the_largest_value_in_each_block() -> None:

@@ -21,10 +21,10 @@ from torchvision.ops import roi_align
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MaskRcnnConfig
-from cellsemi.models.crops.augment import OUTSIDE
+from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.draw_masks import cells_in_boxes, paste_in_box
-from cellsemi.models.detector.loss import mask_truth, match, outside_share, sample_marks
+from cellsemi.models.detector.loss import mask_truth, match, outside_share, sample_instance_map
 from cellsemi.models.detector.targets import Batch, Target, batch_of, target_of, zoomed
 from cellsemi.models.torchvision_maskrcnn.heads import Anchors, FixedRoIAlign
 from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, anchor_sizes, build
@@ -51,7 +51,7 @@ def losses_of(net: MaskRcnn, batch: Batch, seed: int = 0) -> tuple[torch.Tensor,
 
 
 def as_torchvision(target: Target) -> dict[str, torch.Tensor]:
-    drawn = torch.stack([target.marks == mark for mark in range(1, len(target.boxes))])
+    drawn = torch.stack([target.instance_map == mark for mark in range(1, len(target.boxes))])
     return {"boxes": target.boxes[1:], "labels": target.labels[1:], "masks": drawn.to(torch.uint8)}
 
 
@@ -96,7 +96,7 @@ def test_each_loss_is_the_mean_over_cells_by_their_weights() -> None:
     crop = crop_of(0)
 
     def losses(*weights: float) -> dict[str, float]:
-        light = Crop(crop.pixels, crop.marks, crop.cell_class, np.array([1, *weights], np.float32))
+        light = Crop(crop.pixels, crop.instance_map, crop.cell_class, np.array([1, *weights], np.float32))
         batch = batch_of([light], 1.0, {}, CPU)
         images, features = net._features(batch.images)
         found = net.roi_heads.losses(features, [torch.zeros(0, 4)], images.image_sizes, batch.targets)
@@ -116,15 +116,15 @@ def test_the_loss_of_the_proposals_is_the_weighted_mean_over_the_anchors() -> No
     weights = (0.0, 0.25, 1.0, 0.6)
     target = target_of(crop_of(0, weights), 1.0)
     anchors = net.rpn.anchor_generator(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), _levels(64))
-    marks = match(net.rpn.proposal_matcher, target, anchors[0]).numpy()
-    weight = np.array([1, *weights])[marks] * (marks >= 0)
-    logits, shifts = torch.randn(len(marks)), torch.zeros(len(marks), 4)
-    truth = np.where(marks > 0, 1.0, 0.0)
+    instance_map = match(net.rpn.proposal_matcher, target, anchors[0]).numpy()
+    weight = np.array([1, *weights])[instance_map] * (instance_map >= 0)
+    logits, shifts = torch.randn(len(instance_map)), torch.zeros(len(instance_map), 4)
+    truth = np.where(instance_map > 0, 1.0, 0.0)
     entropy = np.log1p(np.exp(-np.where(truth, 1, -1) * logits.numpy()))
     found = net.rpn._losses(logits, shifts, anchors, [target])
     assert found["rpn_objectness"].item() == pytest.approx(np.average(entropy, weights=weight), rel=1e-5)
-    cell = marks > 0
-    moved = net.rpn.box_coder.encode_single(target.boxes[marks[cell]], anchors[0][cell]).numpy()
+    cell = instance_map > 0
+    moved = net.rpn.box_coder.encode_single(target.boxes[instance_map[cell]], anchors[0][cell]).numpy()
     distance = np.where(np.abs(moved) < 1 / 9, 4.5 * moved**2, np.abs(moved) - 1 / 18).sum(1)
     expected = (distance * weight[cell]).sum() / weight.sum()
     assert found["rpn_box"].item() == pytest.approx(expected, rel=1e-4)
@@ -139,23 +139,23 @@ def gradients(net: MaskRcnn, crop: Crop, makers: dict[str, Any] | None = None) -
 
 def test_what_an_ignored_cell_is_changes_no_gradient() -> None:
     first = crop_of(0)
-    ignored = np.where(first.marks == 2, OUTSIDE, first.marks).astype(np.int32)
+    ignored = np.where(first.instance_map == 2, IGNORE, first.instance_map).astype(np.int32)
     other = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 7, 1, 1], np.float32)  # class and weight of the ignored cell
     net = network(small()).eval()  # fixed statistics; `losses` does not ask for the mode
     loss, expected = gradients(net, Crop(first.pixels, ignored, first.cell_class, first.cell_weight))
     again, found = gradients(net, Crop(first.pixels, ignored, *other))
     assert again == loss
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    background = np.where(first.marks == 2, 0, first.marks).astype(np.int32)
+    background = np.where(first.instance_map == 2, 0, first.instance_map).astype(np.int32)
     assert gradients(net, Crop(first.pixels, background, first.cell_class, first.cell_weight))[0] != loss
 
 
 def test_what_a_network_says_of_an_ignored_area_changes_no_loss() -> None:
     """Logits of anchors and proposals in it may be anything."""
     crop = crop_of(0)
-    marks = crop.marks.copy()
-    marks[:, 40:] = OUTSIDE
-    target = target_of(Crop(crop.pixels, marks, crop.cell_class, crop.cell_weight), 1.0)
+    instance_map = crop.instance_map.copy()
+    instance_map[:, 40:] = IGNORE
+    target = target_of(Crop(crop.pixels, instance_map, crop.cell_class, crop.cell_weight), 1.0)
     net = network(small(rpn_batch=100_000))
     anchors = net.rpn.anchor_generator(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), _levels(64))
     inside = outside_share(target.outside, anchors[0]) > 0.5
@@ -178,7 +178,7 @@ def _levels(side: int) -> list[torch.Tensor]:
 
 def test_crops_without_cells_and_crops_of_nothing_but_ignored_areas_train() -> None:
     nothing = crop_of(0, empty=True)
-    blank = Crop(nothing.pixels, np.full_like(nothing.marks, OUTSIDE), nothing.cell_class, nothing.cell_weight)
+    blank = Crop(nothing.pixels, np.full_like(nothing.instance_map, IGNORE), nothing.cell_class, nothing.cell_weight)
     for backbone in ("resnet18", "resnet50-v2"):
         net = network(small(backbone=backbone))
         for crops in ([nothing], [blank], [blank, crop_of(1)]):
@@ -192,20 +192,20 @@ def test_crops_without_cells_and_crops_of_nothing_but_ignored_areas_train() -> N
 
 
 def test_targets_are_the_cells_that_can_be_seen() -> None:
-    marks = np.zeros((32, 32), np.int32)
-    marks[2:8, 3:10] = 4
-    marks[20, 5:12] = 2  # one pixel high
-    marks[25:27, 25] = 1
-    marks[10:14, 20:22] = 3
-    marks[0, 31] = OUTSIDE
-    crop = Crop(np.zeros((32, 32, 3), np.float32), marks, np.array([0, 5, 6, 7, 8]), np.array([1, 2, 3, 4, 5.0]))
+    instance_map = np.zeros((32, 32), np.int32)
+    instance_map[2:8, 3:10] = 4
+    instance_map[20, 5:12] = 2  # one pixel high
+    instance_map[25:27, 25] = 1
+    instance_map[10:14, 20:22] = 3
+    instance_map[0, 31] = IGNORE
+    crop = Crop(np.zeros((32, 32, 3), np.float32), instance_map, np.array([0, 5, 6, 7, 8]), np.array([1, 2, 3, 4, 5.0]))
     target = target_of(crop, 1.0)
     assert target.boxes.tolist() == [[0, 0, 0, 0], [20, 10, 22, 14], [3, 2, 10, 8]]
     assert target.labels.tolist() == [0, 8, 9] and target.weights.tolist() == [1, 4, 5]
-    assert (target.marks.numpy() == OUTSIDE).sum() == 1 + 7 + 2 == target.outside[-1, -1]
-    assert (target.marks[2:8, 3:10] == 2).all() and (target.marks[10:14, 20:22] == 1).all()
+    assert (target.instance_map.numpy() == IGNORE).sum() == 1 + 7 + 2 == target.outside[-1, -1]
+    assert (target.instance_map[2:8, 3:10] == 2).all() and (target.instance_map[10:14, 20:22] == 1).all()
     larger = target_of(crop, 2.0)
-    assert larger.marks.shape == (64, 64) and larger.boxes.tolist()[-1] == [6, 4, 20, 16]
+    assert larger.instance_map.shape == (64, 64) and larger.boxes.tolist()[-1] == [6, 4, 20, 16]
     assert len(larger.boxes) == 5  # at twice the size all can be seen
 
 
@@ -232,13 +232,13 @@ def test_the_ignored_share_of_a_box_is_counted_right(seed: int) -> None:
 
 
 def test_only_boxes_without_a_cell_are_ignored() -> None:
-    marks = np.full((32, 32), OUTSIDE, np.int32)
-    marks[:, :8] = 0
-    marks[10:14, 10:14] = 1  # a cell amid ignored ones
-    crop = Crop(np.zeros((32, 32, 3), np.float32), marks, np.array([0, 0]), np.ones(2, np.float32))
+    instance_map = np.full((32, 32), IGNORE, np.int32)
+    instance_map[:, :8] = 0
+    instance_map[10:14, 10:14] = 1  # a cell amid ignored ones
+    crop = Crop(np.zeros((32, 32, 3), np.float32), instance_map, np.array([0, 0]), np.ones(2, np.float32))
     boxes = torch.tensor([[10.0, 10, 14, 14], [20, 20, 28, 28], [0, 0, 8, 8], [4, 4, 12, 12], [3, 3, 12, 12]])
     assert match(Matcher(0.5, 0.5), target_of(crop, 1.0), boxes).tolist() == [1, -1, 0, 0, 0]
-    without = np.where(marks == 1, OUTSIDE, marks).astype(np.int32)
+    without = np.where(instance_map == 1, IGNORE, instance_map).astype(np.int32)
     nothing = Crop(crop.pixels, without, crop.cell_class, crop.cell_weight)
     assert match(Matcher(0.5, 0.5), target_of(nothing, 1.0), boxes).tolist() == [-1, -1, 0, 0, 0]
 
@@ -247,23 +247,23 @@ def test_only_boxes_without_a_cell_are_ignored() -> None:
 @given(st.integers(0, 10**6), st.sampled_from([7, 28]))
 def test_sampled_masks_are_those_of_roi_align(seed: int, side: int) -> None:
     rng = np.random.default_rng(seed)
-    marks = torch.from_numpy(rng.integers(-1, 3, (20, 26)).astype(np.int32))
+    instance_map = torch.from_numpy(rng.integers(-1, 3, (20, 26)).astype(np.int32))
     low = rng.uniform(0, 15, (6, 2))
     boxes = torch.from_numpy(np.concatenate([low, low + rng.uniform(0.5, 5, (6, 2))], 1).astype(np.float32))
     wanted = torch.from_numpy(rng.integers(1, 3, 6))
-    planes = torch.stack([marks == mark for mark in wanted])[:, None].float()
+    planes = torch.stack([instance_map == mark for mark in wanted])[:, None].float()
     rois = torch.cat([torch.arange(6.0)[:, None], boxes], 1)
     expected = roi_align(planes, rois, side, 1.0, 2, aligned=True)[:, 0]
-    found = sample_marks(marks, wanted, boxes, side)
+    found = sample_instance_map(instance_map, wanted, boxes, side)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_ignored_pixels_in_the_box_of_a_cell_have_no_weight() -> None:
     crop = crop_of(0, weights=(0.5, 1, 1, 1))
-    marks = crop.marks.copy()
-    y0, x0 = np.argwhere(marks == 1).min(0)
-    marks[y0 : y0 + 5][marks[y0 : y0 + 5] == 1] = OUTSIDE
-    target = target_of(Crop(crop.pixels, marks, crop.cell_class, crop.cell_weight), 1.0)
+    instance_map = crop.instance_map.copy()
+    y0, x0 = np.argwhere(instance_map == 1).min(0)
+    instance_map[y0 : y0 + 5][instance_map[y0 : y0 + 5] == 1] = IGNORE
+    target = target_of(Crop(crop.pixels, instance_map, crop.cell_class, crop.cell_weight), 1.0)
     box = torch.tensor([[x0, y0, x0 + 14, y0 + 14]], dtype=torch.float32)  # two bins a pixel
     _, weight = mask_truth(target, torch.tensor([1]), box, 28)
     assert not weight[0, :10, :20].any() and (weight[0, 11:, :20] == 0.5).all()
@@ -274,14 +274,16 @@ def test_a_pasted_mask_is_the_cell_that_was_sampled() -> None:
     rng = np.random.default_rng(0)
     for radius in (2.5, 4, 7, 15, 25):
         y, x = 35 + rng.uniform(-1, 1), 40 + rng.uniform(-1, 1)
-        marks = ((yy - y) ** 2 + (xx - x) ** 2 < radius**2).astype(np.int32)
-        rows, columns = np.nonzero(marks)
+        instance_map = ((yy - y) ** 2 + (xx - x) ** 2 < radius**2).astype(np.int32)
+        rows, columns = np.nonzero(instance_map)
         box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
         box += rng.uniform(0, 0.4, 4) * [-1, -1, 1, 1]
-        share = sample_marks(torch.from_numpy(marks), torch.tensor([1]), torch.from_numpy(box)[None], 28)[0].numpy()
+        share = sample_instance_map(torch.from_numpy(instance_map), torch.tensor([1]), torch.from_numpy(box)[None], 28)[
+            0
+        ].numpy()
         cells = cells_in_boxes(70, 80, box[None], share[None], np.array([0.5]), np.array([1]))
         drawn = masks.to_label_map(cells) > 0
-        assert (drawn & (marks > 0)).sum() / (drawn | (marks > 0)).sum() > 0.97
+        assert (drawn & (instance_map > 0)).sum() / (drawn | (instance_map > 0)).sum() > 0.97
         assert cells.class_id.tolist() == [1] and 0.4 < cells.score[0] <= 0.5
 
 

@@ -108,18 +108,18 @@ def test_reached_caps_are_told(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
-    assert not free.told
+    assert not free.warnings
     capped = predictor_of(trained, rpn_proposals=2000, max_detections=2)
     (found,) = capped.predict([pixels])
     assert len(found) <= 2 < len(expected)
-    (sentence,) = capped.told
-    assert "the cap of 2 detections a tile (max_detections)" in sentence and capped.told[sentence] == 1
+    (sentence,) = capped.warnings
+    assert "the cap of 2 detections a tile (max_detections)" in sentence and capped.warnings[sentence] == 1
     eager = network_of(trained)
     with torch.no_grad():  # every anchor looks like a cell
         eager.rpn.head.cls_logits.bias += 50
     few = DetectorPredictor(eager, eager.detect, MODEL, ONE_VIEW, torch.device("cpu"), one_class_per_image=False)
     few.predict([pixels])
-    assert any("the cap of 100 proposals a tile (rpn_proposals)" in told for told in few.told)
+    assert any("the cap of 100 proposals a tile (rpn_proposals)" in told for told in few.warnings)
 
 
 def test_the_boxes_of_a_zoomed_window_come_back_to_its_pixels(trained: Path) -> None:

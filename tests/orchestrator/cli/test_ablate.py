@@ -26,7 +26,7 @@ SIZES = ("labelled=3", "unlabelled=3", "val=3", "test=4", "height_px=64", "width
 LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"
 SETTINGS = [f"data.generated.{size}" for size in SIZES]
 SETTINGS += ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "rounds.control=false", "run.root=out"]
-SETTINGS += [f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
+SETTINGS += [f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ HEAVY = {
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys
-from cellsemi.orchestrator.cli import cli
+from cellsemi.orchestrator.cli.main import cli
 for command in [[], *([name] for name in cli.commands)]:
     try:
         cli.main([*command, "--help"], standalone_mode=True)
@@ -108,7 +108,7 @@ def test_debug_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch, 
 FAIL = """
 import sys
 from cellsemi.configs.errors import *
-from cellsemi.orchestrator import cli
+from cellsemi.orchestrator.cli import main as cli
 def fail(*_, **__):
     {body}
 cli._drive = fail
@@ -136,7 +136,8 @@ def test_an_unknown_failure_with_debug_shows_its_traceback(here: Path) -> None:
 
 def test_an_unknown_failure_without_a_run_says_where_its_traceback_is(here: Path) -> None:
     code = """
-from cellsemi.orchestrator import cli, status
+from cellsemi.orchestrator.cli import main as cli
+from cellsemi.orchestrator.runs import status
 def fail(*_): raise ZeroDivisionError("a bug")
 status.find_run = fail
 cli.main(["status"])

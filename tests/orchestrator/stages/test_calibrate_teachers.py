@@ -16,7 +16,7 @@ from cellsemi.rounds.store.run import RunPaths
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 NAMES = ("unet-a", "unet-b")
-MIN = "screen.min_samples=5"  # the stand-in finds few cells
+MIN = "filter.min_samples=5"  # the stand-in finds few cells
 
 
 def cells(folder: Path) -> dict[str, Instances]:
@@ -43,7 +43,7 @@ def test_each_model_is_calibrated_by_its_own_predictions_and_fused_by_them(tmp_p
     for name in NAMES:
         said = cells(paths.predictions(0, name, "val"))
         pairs = [(said[image], truth[image]) for image in truth]
-        assert Calibration.from_json(found[name], classes) == calibrate(pairs, classes, config.screen.min_samples)
+        assert Calibration.from_json(found[name], classes) == calibrate(pairs, classes, config.filter.min_samples)
         assert sum(curve["samples"] for curve in found[name].values()) == sum(map(len, said.values()))
     assert any(curve["kind"] != "identity" for curve in found["unet-a"].values())
     for split in ("val", "test"):
@@ -54,7 +54,7 @@ def test_each_model_is_calibrated_by_its_own_predictions_and_fused_by_them(tmp_p
 
 
 def test_the_teachers_are_calibrated_as_they_look_at_the_pool(tmp_path: Path) -> None:
-    config = config_at(tmp_path, MIN, "labelling.tta=[identity, flip_y]")
+    config = config_at(tmp_path, MIN, "unlabelled_inference.tta=[identity, flip_y]")
     paths, _ = bring(config, 1)
     assert files.read_json(paths.teachers_calibration(1))["split"] == "trial"
     expected = {}

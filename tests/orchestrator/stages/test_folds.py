@@ -26,7 +26,7 @@ SETTINGS = (
     "rounds.folds=3",
     "rounds.promotion.min_probability=0",
     "rounds.promotion.class_margin=1",
-    f"screen.limits={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}",
+    f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}",
 )
 
 

@@ -25,22 +25,22 @@ class Recorder(SilentWatcher):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.warnings: list[tuple[object, ...]] = []
 
     def stage(self, round: int, name: str, total: int, unit: str) -> None:
-        self.told.append(("stage", round, name, total, unit))
+        self.warnings.append(("stage", round, name, total, unit))
 
     def advance(self, done: int) -> None:
-        self.told.append(("advance", done))
+        self.warnings.append(("advance", done))
 
     def note(self, message: str) -> None:
-        self.told.append(("note", message))
+        self.warnings.append(("note", message))
 
     def finish(self, seconds: float) -> None:
-        self.told.append(("finish", seconds))
+        self.warnings.append(("finish", seconds))
 
     def skipped(self, round: int, name: str) -> None:
-        self.told.append(("skipped", round, name))
+        self.warnings.append(("skipped", round, name))
 
 
 def play(watcher: Watcher, clock: Clock) -> None:
@@ -169,7 +169,7 @@ def test_every_event_is_written_and_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     play(EventLog(seen, path, clock), clock)
     play(bare, Clock())
-    assert seen.told == bare.told
+    assert seen.warnings == bare.warnings
     events = list(read_events(path))
     assert [event.event for event in events] == ["skipped", "stage", *["advance"] * 5, "finish", "note"]
     assert [(e.done, e.total) for e in events if e.event == "advance"] == [(n, 10) for n in range(2, 11, 2)]

@@ -1,4 +1,4 @@
-"""data.suspects: a table as written and as people edit it, what it changes in an ingest, and what it must not."""
+"""data.label_issues: a table as written and as people edit it, what it changes in an ingest, and what it must not."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def data_set(here: Path) -> Path:
 
 def config(here: Path, suspects: Path | None, **options: Any) -> Config:
     named = None if suspects is None else str(suspects)
-    return Config(data=DataConfig(source="label-maps", root=str(data_set(here)), suspects=named, **options))
+    return Config(data=DataConfig(source="label-maps", root=str(data_set(here)), label_issues=named, **options))
 
 
 def read(here: Path, suspects: Path | None, **options: Any) -> tuple[IngestReport, dict[str, ImageRecord]]:
@@ -163,7 +163,7 @@ def test_every_row_is_counted_and_told(tmp_path: Path) -> None:
     assert found.sha256 == files.sha256_bytes(path.read_bytes())
     assert report.to_json()["suspects"]["cells"]["labelled"] == {"not-found": 1}
     told = "\n".join(report.notes)
-    for words in ("(data.suspects): 6 rows", "1 labelled cells are ignored as suspects: 1 not-found",
+    for words in ("(data.label_issues): 6 rows", "1 labelled cells are ignored as suspects: 1 not-found",
                   "3 val cells are ignored as suspects: 1 not-drawn, 1 not-found, 1 outline and class",
                   "1 rows change nothing, they name what is ignored", "val is scored without them"):  # fmt: skip
         assert words in told, (words, told)
@@ -172,7 +172,7 @@ def test_every_row_is_counted_and_told(tmp_path: Path) -> None:
 
 def test_rows_of_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
     path = table(tmp_path, *(row(image_id, cell=i) for i, image_id in enumerate("ab")))
-    report, after = read(tmp_path, path, labelled_limit=1, limit_rest="pool")
+    report, after = read(tmp_path, path, labelled_limit=1, limit_rest="unlabelled")
     assert report.suspects is not None
     assert report.suspects.unused == {"are of images that data.labelled_limit does not draw": 1}
     assert sum(report.suspects.cells["labelled"].values()) == 1
@@ -190,13 +190,13 @@ def test_without_a_table_nothing_is_told_and_the_fingerprint_is_the_hash(tmp_pat
 
 
 def test_the_fingerprint_follows_what_stands_in_the_table(tmp_path: Path) -> None:
-    data = DataConfig(suspects=str(table(tmp_path, row("v"), row("a"))))
+    data = DataConfig(label_issues=str(table(tmp_path, row("v"), row("a"))))
     first = inputs_fingerprint(data, "abc")
     assert first == inputs_fingerprint(data, "abc") != inputs_fingerprint(data, "abd")
     table(tmp_path, row("v"))
     assert inputs_fingerprint(data, "abc") not in (first, "abc")
     (tmp_path / "suspects.csv").unlink()
-    with pytest.raises(DataError, match=r"suspects.csv: cannot be read .*data.suspects names it"):
+    with pytest.raises(DataError, match=r"suspects.csv: cannot be read .*data.label_issues names it"):
         inputs_fingerprint(data, "abc")
 
 
@@ -205,7 +205,7 @@ def test_an_import_that_ignored_them_says_so_and_takes_the_same_table_again(tmp_
     report = import_data(config(tmp_path, path), tmp_path / "shards", lambda *_: None)
     content = files.read_json(tmp_path / "shards" / "import.json")["report"]["suspects"]
     assert content["cells"]["val"] == {"not-found": 1, "not-drawn": 1} and report.ignored["val"] == 2
-    again = Config(data=DataConfig(source="shards", root=str(tmp_path / "shards"), suspects=str(path)))
+    again = Config(data=DataConfig(source="shards", root=str(tmp_path / "shards"), label_issues=str(path)))
     found = ingest(again, tmp_path / "out", "h", lambda *_: None)
     assert found.suspects is not None and found.suspects.unused == {"name what is ignored without them": 2}
     assert found.ignored == report.ignored
@@ -295,7 +295,7 @@ def test_a_row_that_cannot_be_is_named_by_its_line(tmp_path: Path, change: dict[
 
 def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:
     cases: list[tuple[Callable[[], Path], str]] = [
-        (lambda: tmp_path / "none.csv", "none.csv: no such file; data.suspects"),
+        (lambda: tmp_path / "none.csv", "none.csv: no such file; data.label_issues"),
         (lambda: tmp_path, "no such file"),
         (lambda: written(tmp_path, "id,rle\n"), "no column image_id, split, kind"),
         (lambda: written(tmp_path, to_csv([row("v")]).replace(",", ";")), "separated by commas"),

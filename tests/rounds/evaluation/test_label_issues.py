@@ -322,7 +322,7 @@ def test_the_words_name_what_was_done_and_what_was_not(here: Path) -> None:
     for words in ("ensemble of round 0 of r on val: 12 human cells of 3 images looked at", "not judged: 1 images",
                   "2 to be looked at: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
                   "s: suspects.csv, suspects.parquet, 1 pictures. Nothing in the run was changed.",
-                  "--set data.suspects=s/suspects.csv"):  # fmt: skip
+                  "--set data.label_issues=s/suspects.csv"):  # fmt: skip
         assert words in done.output, (words, done.output)
 
 

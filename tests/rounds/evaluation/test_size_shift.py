@@ -69,7 +69,7 @@ class Preferring:
     """The stand-in with a taste: the images of the pool look best at half the zoom, all others at 1."""
 
     def __init__(self, found: object, taste: dict[int, float]) -> None:
-        self._found, self._taste, self.told = found, taste, Counter[str]()
+        self._found, self._taste, self.warnings = found, taste, Counter[str]()
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
         (cells,) = self._found.predict(images)  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
     from cellsemi.rounds.store import shards
     from cellsemi.rounds.store.image_codec import decode_image
 
-    settings = ("labelling.zoom_search=[0.5, 1.0]", "inference.tta=[identity]")
+    settings = ("unlabelled_inference.scale_search=[0.5, 1.0]", "inference.tta=[identity]")
     plain, _ = bring(config_at(tmp_path / "plain"), 0)
     taste = {}
     for record in shards.read_folder(plain.split("unlabelled")):
@@ -109,5 +109,5 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
         assert read_manifest(paths.predictions(round, "ensemble", "val-x2"))["rows"] == 3
     assert any("val-x2" in stage.name for stage in read_status(paths).stages)
 
-    off, _ = bring(config_at(tmp_path / "off", *settings, "rounds.promotion.pool_sizes=false"), 1)
+    off, _ = bring(config_at(tmp_path / "off", *settings, "rounds.promotion.unlabelled_sizes=false"), 1)
     assert "sizes" not in files.read_json(off.round_manifest(1))["decision"]["reason"]

@@ -30,12 +30,12 @@ def image(areas: list[int], class_id: list[int], state: State | list[State] = "h
 
 def made(
     images: int = 10,
-    screened: int = 0,
+    filtered: int = 0,
     ece: dict[str, float] | None = None,
     **areas: np.ndarray,
 ) -> Profile:
     held = {name: np.asarray(areas.get(name, []), np.int64) for name in CLASSES}
-    return Profile(images, screened, held, ece or {})
+    return Profile(images, filtered, held, ece or {})
 
 
 def sizes(n: int, low: int = 100, high: int = 200) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_the_noise_limit_is_crossed_about_once_in_a_thousand() -> None:
 
 def test_a_profile_counts_human_cells_and_not_those_to_be_ignored() -> None:
     found = profile([image([9, 4, 7], [0, 1, 1], ["human", "human", "ignored"]), image([], [])], CLASSES)
-    assert (found.images, found.cells, found.cells_per_image, found.screened) == (2, 2, 1.0, 0)
+    assert (found.images, found.cells, found.cells_per_image, found.filtered) == (2, 2, 1.0, 0)
     assert found.accepted_share is None
     assert {name: areas.tolist() for name, areas in found.areas.items()} == {"round": [9], "long": [4]}
 
@@ -84,7 +84,7 @@ def test_a_profile_is_plain_json() -> None:
 
 
 def test_the_same_cells_raise_no_alarm() -> None:
-    one = made(screened=100, ece={"round": 0.1}, round=sizes(60), long=sizes(20))
+    one = made(filtered=100, ece={"round": 0.1}, round=sizes(60), long=sizes(20))
     assert alarms(one, one, HUMAN) == calibration_alarms(one, one) == []
 
 
@@ -117,7 +117,7 @@ def test_few_cells_of_another_size_may_be_chance() -> None:
 
 
 def test_an_accepted_share_that_jumps_is_said_against_the_round_before_only() -> None:
-    now, before = (made(screened=n, round=sizes(60)) for n in (60, 100))
+    now, before = (made(filtered=n, round=sizes(60)) for n in (60, 100))
     assert any("100% of the cells are accepted, in them 60%" in s for s in alarms(now, before, "them"))
     assert alarms(now, made(round=sizes(60)), HUMAN) == []
 

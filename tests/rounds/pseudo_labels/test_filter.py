@@ -13,9 +13,9 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
 from cellsemi.rounds.pseudo_labels.filter import REASONS, count_reasons, count_states, screen
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Limits
+from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds
 
-LIMITS = Limits({"a": Limit(0.6, 0.2, 20, 150, ""), "b": Limit(0.9, 0.1, 0, None, "")})
+LIMITS = Thresholds({"a": Limit(0.6, 0.2, 20, 150, ""), "b": Limit(0.9, 0.1, 0, None, "")})
 CLASSES = ("a", "b")
 
 
@@ -55,11 +55,11 @@ def test_verdicts(expected, case):
 
 
 def test_limits_are_inclusive():
-    at = Limits({"a": Limit(0.5, 0.25, 36, 36, "")})
+    at = Thresholds({"a": Limit(0.5, 0.25, 36, 36, "")})
     cells = squares((0, 0, 6), (20, 20, 6), quality=[0.5, 0.25])
     assert screen(cells, at, 1, ("a",), 1).state == ("accepted", "ignored")
     # .7 and .35 are a little less as float32 than as float64.
-    at = Limits({"a": Limit(0.7, 0.35, 36, 36, "")})
+    at = Thresholds({"a": Limit(0.7, 0.35, 36, 36, "")})
     assert screen(cells.with_(quality=[0.7, 0.35]), at, 1, ("a",), 1).state == ("accepted", "ignored")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.rounds import ScreenConfig
+from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.cells.instances import COLUMNS, Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
@@ -24,8 +24,8 @@ from cellsemi.rounds.pseudo_labels.quality import MIN_IMAGES, MIN_SAMPLES, Quali
 
 SIZE = 64
 SPOTS = [(x, y) for x in range(0, SIZE, 8) for y in range(0, SIZE, 8)]
-REGRESSED = ScreenConfig(quality="regressed")
-CALIBRATED = ScreenConfig()
+REGRESSED = FilterConfig(quality="regressed")
+CALIBRATED = FilterConfig()
 Pair = tuple[Instances, Instances]
 
 
@@ -176,7 +176,7 @@ def test_more_classes_than_categories_are_no_error() -> None:
 def test_where_shape_tells_and_the_score_does_not_the_quality_tells_right_from_wrong() -> None:
     validation = images(8)
     found = {
-        name: fit_quality(validation, ["cell"], ScreenConfig(quality=name)) for name in ("calibrated", "regressed")
+        name: fit_quality(validation, ["cell"], FilterConfig(quality=name)) for name in ("calibrated", "regressed")
     }
     fresh = images(4, first=100)
     right = np.concatenate([best_iou(predicted, truth) > 0.5 for predicted, truth in fresh])
@@ -226,12 +226,12 @@ def test_calibrated_is_the_calibration_of_the_score() -> None:
     [
         (images(MIN_IMAGES - 1), REGRESSED, "256 validation predictions on 4 images, expected 200 on 5 or more"),
         ([(p.select(range(20)), t) for p, t in images(8)], REGRESSED, "160 validation predictions on 8 images"),
-        (images(5), ScreenConfig(quality="regressed", min_samples=400), "expected 400 on 5 or more"),
+        (images(5), FilterConfig(quality="regressed", min_samples=400), "expected 400 on 5 or more"),
         ([], REGRESSED, "0 validation predictions on 0 images"),
     ],
 )
 def test_with_too_little_to_learn_from_the_score_is_calibrated(
-    validation: list[Pair], config: ScreenConfig, said: str
+    validation: list[Pair], config: FilterConfig, said: str
 ) -> None:
     found = fit_quality(validation, ["cell"], config)
     assert found.regressor is None
@@ -266,7 +266,7 @@ def test_classes_are_told_apart_and_a_class_without_predictions_takes_the_common
 
 
 @pytest.mark.parametrize("config", [CALIBRATED, REGRESSED])
-def test_apply_sets_quality_and_nothing_else(config: ScreenConfig) -> None:
+def test_apply_sets_quality_and_nothing_else(config: FilterConfig) -> None:
     found = fit_quality(images(5), ["cell"], config)
     cells = image(9)[0]
     after = found.apply(cells)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsemi.configs.rounds import ScreenConfig
+from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.threshold_sweep import collect, count_band, sweep
@@ -58,7 +58,7 @@ def matched(predicted: list[Cell], truth: list[Cell], threshold: Fraction) -> in
     return most
 
 
-def objective(images: list[Image], config: ScreenConfig) -> float:
+def objective(images: list[Image], config: FilterConfig) -> float:
     if config.objective == "f-beta":
         tp = sum(matched(p, t, Fraction(1, 2)) for p, t in images)
         kept, truths, b2 = sum(len(p) for p, _ in images), sum(len(t) for _, t in images), config.f_beta**2
@@ -70,7 +70,7 @@ def objective(images: list[Image], config: ScreenConfig) -> float:
     return float(np.mean(scores))
 
 
-def reference(images: list[Image], low: int, high: int, config: ScreenConfig) -> tuple[float, float, float]:
+def reference(images: list[Image], low: int, high: int, config: FilterConfig) -> tuple[float, float, float]:
     """(accept, reject, objective) by filtering for each candidate anew."""
     confidences = sorted({cell[5] for p, _ in images for cell in p}, reverse=True)
     truths = sum(len(t) for _, t in images)
@@ -110,7 +110,7 @@ def reference(images: list[Image], low: int, high: int, config: ScreenConfig) ->
 @settings(max_examples=300, deadline=None)
 def test_the_sweep_finds_what_trying_everything_finds(images, what, goal, reject_below, slack, floor):
     class_id, low, high = what
-    config = ScreenConfig(objective=goal, reject_below=reject_below, count_slack=slack, min_precision=floor, f_beta=0.7)
+    config = FilterConfig(objective=goal, reject_below=reject_below, count_slack=slack, min_precision=floor, f_beta=0.7)
     choice = sweep(collect(pairs(images)), class_id, low, high, config)
     wanted = [0, 1] if class_id is None else [class_id]
     own = [tuple([c for c in cells if c[4] in wanted] for cells in image) for image in images]
@@ -124,7 +124,7 @@ def test_the_sweep_finds_what_trying_everything_finds(images, what, goal, reject
 @given(IMAGES, st.sampled_from(OBJECTIVES), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_the_order_of_images_and_cells_does_not_matter(images, goal, random):
-    config = ScreenConfig(objective=goal, reject_below="auto")
+    config = FilterConfig(objective=goal, reject_below="auto")
     shuffled = [(random.sample(p, len(p)), random.sample(t, len(t))) for p, t in random.sample(images, len(images))]
     first, second = (sweep(collect(pairs(group)), None, 0, None, config) for group in (images, shuffled))
     assert (first.accept, first.reject, first.counted) == (second.accept, second.reject, second.counted)
@@ -140,7 +140,7 @@ EXACT: Cell = (2, 2, 4, 4, 0, 7, 7)
 
 def test_a_prediction_that_lost_its_better_rival_becomes_the_hit():
     samples = collect(pairs([([RIVAL, EXACT], [TRUE])]))
-    config = ScreenConfig(count_slack=2)
+    config = FilterConfig(count_slack=2)
     both, alone = sweep(samples, 0, 0, None, config), sweep(samples, 0, 0, 20, config)
     assert (both.accept, both.kept, both.hit) == (pytest.approx(0.9), 1, 1)
     assert (alone.accept, alone.kept, alone.hit, alone.value) == (pytest.approx(0.7), 1, 1, 1.0)
@@ -148,7 +148,7 @@ def test_a_prediction_that_lost_its_better_rival_becomes_the_hit():
 
 def test_the_map_objective_sees_how_well_a_mask_fits_and_f_beta_does_not():
     images = [([RIVAL], [TRUE])]
-    f_beta, mean = (sweep(collect(pairs(images)), 0, 0, None, ScreenConfig(objective=o)) for o in OBJECTIVES)
+    f_beta, mean = (sweep(collect(pairs(images)), 0, 0, None, FilterConfig(objective=o)) for o in OBJECTIVES)
     assert f_beta.value == 1.0
     assert mean.value == pytest.approx(0.3)  # IoU .64 is above .50, .55 and .60
 
@@ -156,9 +156,9 @@ def test_the_map_objective_sees_how_well_a_mask_fits_and_f_beta_does_not():
 def test_an_image_without_the_class_scores_one_until_something_is_kept_on_it():
     ghost: Cell = (9, 9, 4, 4, 0, 6, 6)
     samples = collect(pairs([([EXACT], [TRUE]), ([ghost], [])]))
-    choice = sweep(samples, 0, 0, None, ScreenConfig(objective="map", count_slack=2))
+    choice = sweep(samples, 0, 0, None, FilterConfig(objective="map", count_slack=2))
     assert (choice.accept, choice.value) == (pytest.approx(0.7), 1.0)
-    below = sweep(samples, 0, 17, None, ScreenConfig(objective="map", count_slack=2))
+    below = sweep(samples, 0, 17, None, FilterConfig(objective="map", count_slack=2))
     assert (below.kept, below.value) == (0, 0.5)  # nothing fits: the empty image alone is right
 
 
@@ -169,14 +169,14 @@ def row(*qualities: int) -> list[Cell]:
 
 def test_auto_rejects_where_as_many_are_kept_as_were_labelled():
     predicted = row(9, 9, 8, 6, 4, 3, 2)
-    choice = sweep(collect(pairs([(predicted, row(0, 0, 0, 0, 0))])), 0, 0, None, ScreenConfig(reject_below="auto"))
+    choice = sweep(collect(pairs([(predicted, row(0, 0, 0, 0, 0))])), 0, 0, None, FilterConfig(reject_below="auto"))
     assert (choice.reject, choice.counted, choice.inside) == (pytest.approx(0.4), 5, True)
     assert choice.accept == pytest.approx(0.6)
 
 
 def test_of_equally_near_counts_auto_takes_the_lower_confidence():
     predicted = row(9, 8, 8)  # 1 or 3 for 2 labelled cells
-    config = ScreenConfig(reject_below="auto", count_slack=2)
+    config = FilterConfig(reject_below="auto", count_slack=2)
     choice = sweep(collect(pairs([(predicted, row(0, 0))])), 0, 0, None, config)
     assert (choice.reject, choice.counted) == (pytest.approx(0.8), 3)
 
@@ -185,8 +185,8 @@ def test_the_guard_prefers_a_worse_pair_with_the_right_count():
     # The two best are right; so strict a limit rejects the rest and keeps 2 cells of 6.
     truth = [*row(*[0] * 2), *[(x, 12, 3, 3, 0, 0, 0) for x in (0, 3, 6, 9)]]
     samples = collect(pairs([(row(9, 9, 6, 6, 6), truth)]))
-    strict = ScreenConfig(reject_below=1.0, count_slack=100)
-    free, guarded = sweep(samples, 0, 0, None, strict), sweep(samples, 0, 0, None, ScreenConfig(reject_below=1.0))
+    strict = FilterConfig(reject_below=1.0, count_slack=100)
+    free, guarded = sweep(samples, 0, 0, None, strict), sweep(samples, 0, 0, None, FilterConfig(reject_below=1.0))
     assert (free.accept, free.ruled_out) == (pytest.approx(0.9), None)
     assert (guarded.accept, guarded.counted, guarded.inside) == (pytest.approx(0.6), 5, True)
     assert guarded.ruled_out == pytest.approx(free.value)
@@ -195,7 +195,7 @@ def test_the_guard_prefers_a_worse_pair_with_the_right_count():
 
 def test_with_no_count_inside_the_nearest_is_taken():
     samples = collect(pairs([(row(9, 9, 9, 6, 6), row(0))]))
-    choice = sweep(samples, 0, 0, None, ScreenConfig(reject_below=1.0))
+    choice = sweep(samples, 0, 0, None, FilterConfig(reject_below=1.0))
     assert (choice.accept, choice.counted, choice.inside) == (pytest.approx(0.9), 3, False)
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.rounds import ClassLimits, ScreenConfig
+from cellsemi.configs.rounds import ClassThresholds, FilterConfig
 from cellsemi.rounds.cells import masks
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Limits, choose_limits
+from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds, choose_thresholds
 
 SIZE = 120
 SPOTS = [(x, y) for x in range(0, SIZE, 6) for y in range(0, SIZE, 6)]
@@ -39,8 +39,8 @@ def image(quality, right, missed=0, class_id=0):
 @settings(max_examples=60, deadline=None)
 def test_accept_maximises_f_beta(samples, missed, beta):
     quality, right = np.array([q for q, _ in samples], np.float32) / 10, np.array([r for _, r in samples])
-    config = ScreenConfig(f_beta=beta, min_precision=0.3, min_samples=1)
-    limit = choose_limits([image(quality, right, missed)], [], ["cell"], config).by_class["cell"]
+    config = FilterConfig(f_beta=beta, min_precision=0.3, min_samples=1)
+    limit = choose_thresholds([image(quality, right, missed)], [], ["cell"], config).by_class["cell"]
 
     def f_beta(accept):
         kept = quality >= accept
@@ -62,7 +62,7 @@ def test_accept_maximises_f_beta(samples, missed, beta):
 
 def test_the_reason_states_the_figures():
     pair = image([0.9, 0.9, 0.9, 0.9, 0.6], [True, True, True, False, False], missed=2)
-    limit = choose_limits([pair], [], ["c"], ScreenConfig(f_beta=0.5, min_samples=1)).by_class["c"]
+    limit = choose_thresholds([pair], [], ["c"], FilterConfig(f_beta=0.5, min_samples=1)).by_class["c"]
     # Precision 3/4, recall 3/5: F = 1.25 * .75 * .6 / (.25 * .75 + .6) = .714
     assert "accepted from 0.75: largest F0.5 (0.71; precision 0.75, recall 0.60) on 5" in limit.why
 
@@ -71,28 +71,30 @@ def test_a_smaller_beta_is_stricter():
     quality = np.linspace(1, 0.5, 50)
     right = (np.arange(50) < 20) | (np.arange(50) % 2 == 1)
     pair = image(quality, right)
-    accept = [choose_limits([pair], [], ["c"], ScreenConfig(f_beta=beta)).by_class["c"].accept for beta in (0.3, 3.0)]
+    accept = [
+        choose_thresholds([pair], [], ["c"], FilterConfig(f_beta=beta)).by_class["c"].accept for beta in (0.3, 3.0)
+    ]
     assert accept[0] == pytest.approx((quality[19] + quality[20]) / 2)  # after the last before the errors begin
     assert accept[1] < accept[0]
 
 
 def test_nothing_below_min_precision_is_accepted():
     pair = image(np.full(50, 0.4), np.ones(50, bool))
-    assert choose_limits([pair], [], ["c"], ScreenConfig(min_precision=0.5)).by_class["c"].accept == 0.5
-    low = choose_limits([pair], [], ["c"], ScreenConfig(min_precision=0.05, reject_below=0.9))
+    assert choose_thresholds([pair], [], ["c"], FilterConfig(min_precision=0.5)).by_class["c"].accept == 0.5
+    low = choose_thresholds([pair], [], ["c"], FilterConfig(min_precision=0.05, reject_below=0.9))
     assert low.by_class["c"].accept == low.by_class["c"].reject == pytest.approx(0.4)  # never reject above accept
 
 
 def test_classes_with_few_predictions_share_the_accept_limit_of_all():
     many = image(np.linspace(0.6, 1, 100), np.linspace(0.6, 1, 100) > 0.8, class_id=0)
     few = image([0.7, 0.7], [True, True], class_id=1)
-    limits = choose_limits([many, few], [], ["a", "b"], ScreenConfig()).by_class
+    limits = choose_thresholds([many, few], [], ["a", "b"], FilterConfig()).by_class
     assert limits["b"].accept == limits["a"].accept == pytest.approx(0.8, abs=0.01)
     assert "of all classes" in limits["b"].why and "of all classes" not in limits["a"].why
 
 
 def test_validation_images_of_another_size_and_none_at_all():
-    assert choose_limits([], [], ["c"], ScreenConfig()).by_class["c"] == Limit(
+    assert choose_thresholds([], [], ["c"], FilterConfig()).by_class["c"] == Limit(
         0.5,
         0.1,
         0,
@@ -104,11 +106,11 @@ def test_validation_images_of_another_size_and_none_at_all():
 
 def test_areas_are_widened_quantiles_of_the_labelled_cells():
     labelled = [cells(60, side=4), cells(40, side=5)]
-    config = ScreenConfig(areas="always", area_quantile=0.0, area_slack=2.0)
-    limit = choose_limits([], labelled, ["c"], config).by_class["c"]
+    config = FilterConfig(areas="always", area_quantile=0.0, area_slack=2.0)
+    limit = choose_thresholds([], labelled, ["c"], config).by_class["c"]
     assert (limit.min_area_px, limit.max_area_px) == (8, 50)
-    narrow = choose_limits(
-        [], labelled, ["c"], ScreenConfig(areas="always", area_quantile=0.45, area_slack=1.0)
+    narrow = choose_thresholds(
+        [], labelled, ["c"], FilterConfig(areas="always", area_quantile=0.45, area_slack=1.0)
     ).by_class["c"]
     assert (narrow.min_area_px, narrow.max_area_px) == (16, 16)
     assert "100 labelled cells" in limit.why
@@ -117,14 +119,14 @@ def test_areas_are_widened_quantiles_of_the_labelled_cells():
 def test_a_rare_class_takes_the_wider_of_its_own_and_the_common_areas():
     common = [cells(400, side=2, class_id=0)]
     rare = [cells(3, side=5, class_id=1)]
-    config = ScreenConfig(areas="always", area_quantile=0.0, area_slack=1.0)
-    limits = choose_limits([], common + rare, ["a", "b", "c"], config).by_class
+    config = FilterConfig(areas="always", area_quantile=0.0, area_slack=1.0)
+    limits = choose_thresholds([], common + rare, ["a", "b", "c"], config).by_class
     assert (limits["a"].min_area_px, limits["a"].max_area_px) == (4, 4)
     assert (limits["b"].min_area_px, limits["b"].max_area_px) == (4, 25)
     assert (limits["c"].min_area_px, limits["c"].max_area_px) == (4, 25)  # never labelled: those of all
     # The quantile of all classes alone would have cut the rare one off.
-    cut = choose_limits(
-        [], common + rare, ["a", "b"], ScreenConfig(areas="always", area_quantile=0.1, area_slack=1.0)
+    cut = choose_thresholds(
+        [], common + rare, ["a", "b"], FilterConfig(areas="always", area_quantile=0.1, area_slack=1.0)
     ).by_class
     assert cut["b"].max_area_px == 25
 
@@ -150,8 +152,8 @@ AREAS = {"area_quantile": 0.0, "area_slack": 1.5, "min_samples": 1, "count_slack
     ],
 )
 def test_an_area_limit_stays_only_where_it_raises_the_objective(pair, kept, sentence):
-    config = ScreenConfig(areas="if-better", **AREAS)
-    limit = choose_limits([pair], [pair[1]], ["c"], config).by_class["c"]
+    config = FilterConfig(areas="if-better", **AREAS)
+    limit = choose_thresholds([pair], [pair[1]], ["c"], config).by_class["c"]
     assert (limit.min_area_px, limit.max_area_px) == kept
     assert sentence in limit.why
     assert limit.why.endswith("with 10 to 24 px (from 8 labelled cells)")
@@ -160,19 +162,19 @@ def test_an_area_limit_stays_only_where_it_raises_the_objective(pair, kept, sent
 @pytest.mark.parametrize("pair", [specks(8, 4, 2), specks(8, 0)])
 def test_areas_always_and_never_ask_nothing(pair):
     always, never = (
-        choose_limits([pair], [pair[1]], ["c"], ScreenConfig(areas=areas, **AREAS)).by_class["c"]
+        choose_thresholds([pair], [pair[1]], ["c"], FilterConfig(areas=areas, **AREAS)).by_class["c"]
         for areas in ("always", "never")
     )
     assert (always.min_area_px, always.max_area_px) == (10, 24)
     assert (never.min_area_px, never.max_area_px) == (0, None)
     assert "precision 1.00, recall 1.00" in always.why  # of what fits
-    assert never.why.endswith("; any area (screen.areas: never)")
+    assert never.why.endswith("; any area (filter.areas: never)")
 
 
 def test_a_thin_class_tries_its_areas_on_the_predictions_of_all():
-    config = ScreenConfig(areas="if-better", **(AREAS | {"min_samples": 10}))
+    config = FilterConfig(areas="if-better", **(AREAS | {"min_samples": 10}))
     pair = specks(8, 4)
-    limits = choose_limits([pair], [pair[1]], ["a", "rare"], config).by_class
+    limits = choose_thresholds([pair], [pair[1]], ["a", "rare"], config).by_class
     assert limits["rare"].min_area_px == limits["a"].min_area_px == 10
     assert limits["rare"].accept == limits["a"].accept
     assert "12 validation predictions of all classes" in limits["rare"].why
@@ -180,13 +182,15 @@ def test_a_thin_class_tries_its_areas_on_the_predictions_of_all():
 
 def test_the_reason_names_the_objective():
     pair = image([0.9, 0.6], [True, False])
-    limit = choose_limits([pair], [], ["c"], ScreenConfig(objective="map", min_samples=1, count_slack=2)).by_class["c"]
+    limit = choose_thresholds([pair], [], ["c"], FilterConfig(objective="map", min_samples=1, count_slack=2)).by_class[
+        "c"
+    ]
     assert "accepted from 0.75: largest mAP (1.00; precision 1.00, recall 1.00) on 2" in limit.why
 
 
 def test_the_reason_tells_what_the_guard_of_the_count_did():
     def reason(pair, **settings):
-        return choose_limits([pair], [], ["c"], ScreenConfig(min_samples=1, **settings)).by_class["c"].why
+        return choose_thresholds([pair], [], ["c"], FilterConfig(min_samples=1, **settings)).by_class["c"].why
 
     many = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
     assert "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no limits keep 2 to 3 (" in reason(
@@ -204,26 +208,26 @@ def test_the_reason_tells_what_the_guard_of_the_count_did():
 
 
 def test_auto_rejects_nothing_without_predictions():
-    limit = choose_limits([], [], ["c"], ScreenConfig(reject_below="auto")).by_class["c"]
+    limit = choose_thresholds([], [], ["c"], FilterConfig(reject_below="auto")).by_class["c"]
     assert limit.reject == 0.0
     assert "none rejected: there is no validation prediction to choose the limit on" in limit.why
 
 
 def test_fixed_limits_are_taken_as_they_are():
     fixed = {
-        "a": ClassLimits(accept=0.7, reject=0.2, min_area_px=5, max_area_px=90),
-        "b": ClassLimits(accept=0.4, reject=0.4),
+        "a": ClassThresholds(accept=0.7, reject=0.2, min_area_px=5, max_area_px=90),
+        "b": ClassThresholds(accept=0.4, reject=0.4),
     }
-    limits = choose_limits([], [], ["b", "a"], ScreenConfig(limits=fixed))
+    limits = choose_thresholds([], [], ["b", "a"], FilterConfig(thresholds=fixed))
     assert list(limits.by_class) == ["b", "a"]
-    assert limits.by_class["a"] == Limit(0.7, 0.2, 5, 90, "fixed by screen.limits in the config")
+    assert limits.by_class["a"] == Limit(0.7, 0.2, 5, 90, "fixed by filter.thresholds in the config")
     assert limits.by_class["b"].max_area_px is None
 
 
 def test_json_round_trip():
-    limits = choose_limits([image([0.8], [True])], [cells(50)], ["b", "a"], ScreenConfig())
+    limits = choose_thresholds([image([0.8], [True])], [cells(50)], ["b", "a"], FilterConfig())
     text = json.dumps(limits.to_json(), sort_keys=True)
-    assert Limits.from_json(json.loads(text), ["b", "a"]) == limits
+    assert Thresholds.from_json(json.loads(text), ["b", "a"]) == limits
     assert limits.report()[0].startswith("b: accepted from")
     with pytest.raises(RunError, match="damaged"):
-        Limits.from_json({"a": {"accept": 1}}, ["a"])
+        Thresholds.from_json({"a": {"accept": 1}}, ["a"])

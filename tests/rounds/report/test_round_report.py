@@ -25,7 +25,7 @@ from cellsemi.rounds.store.run import RunPaths, open_run
 # Nobody is sure of anything here: one class is accepted, one left to the loss, one rejected.
 LIMITS = {"shsy5y": (0.02, 0.01), "astro": (0.9, 0.01), "cort": (0.9, 0.5)}
 LIMITED = ", ".join(f"{name}: {{accept: {accept}, reject: {reject}}}" for name, (accept, reject) in LIMITS.items())
-SETTINGS = (f"screen.limits={{{LIMITED}}}", "screen.min_samples=10")
+SETTINGS = (f"filter.thresholds={{{LIMITED}}}", "filter.min_samples=10")
 STATES = ("accepted", "ignored", "rejected")
 
 pytestmark = pytest.mark.usefixtures("fake_models")
@@ -107,7 +107,7 @@ def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Conf
         ("teacher", name): content
         for name, content in files.read_json(paths.teachers_calibration(1))["members"].items()
     }
-    known["teachers together", "ensemble"] = files.read_json(paths.screen(1))["calibration"]
+    known["teachers together", "ensemble"] = files.read_json(paths.filter(1))["calibration"]
     known |= {("student", n): c for n, c in files.read_json(paths.calibration(1))["members"].items()}
     rows = cells_of_table(section(text, "Can the scores be trusted?"), "whose")
     assert {(row[0], row[1]) for row in rows} == set(known) and len(rows) == 3 * len(known)
@@ -175,8 +175,8 @@ def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple
     folder = paths.predictions(0, "unet-b", "unlabelled")
     kept = (folder / "manifest.json").read_text()
     content = json.loads(kept)
-    content["shards"][0] |= {"given_up": "no memory", "told": {"a cell was cut": 2}}
-    content["shards"][1] |= {"told": {"a cell was cut": 1}}
+    content["shards"][0] |= {"given_up": "no memory", "warnings": {"a cell was cut": 2}}
+    content["shards"][1] |= {"warnings": {"a cell was cut": 1}}
     try:
         files.write_json(folder / "manifest.json", content)
         problems = report.collect(config, paths, 1).problems

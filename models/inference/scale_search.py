@@ -18,12 +18,12 @@ from cellsemi.models.base import Image, Predictor
 from cellsemi.rounds.cells.instances import Instances
 
 
-class ZoomSearch:
+class ScaleSearch:
     """A predictor that keeps, for each image, the best of some zooms; see models.base.Predictor."""
 
     def __init__(self, predictor: Predictor, zooms: Sequence[float]) -> None:
         self._predictor, self._zooms = predictor, tuple(zooms)
-        self.told = predictor.told
+        self.warnings = predictor.warnings
         self.chosen: Counter[float] = Counter()  # images by the zoom at which they were kept
 
     def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
@@ -31,12 +31,12 @@ class ZoomSearch:
         seen = [self._predictor.predict(images, zoom * each) for each in self._zooms]
         found = []
         for candidates in zip(*seen, strict=True):
-            best = max(range(len(self._zooms)), key=lambda i: surety(candidates[i]))
+            best = max(range(len(self._zooms)), key=lambda i: mean_score(candidates[i]))
             self.chosen[self._zooms[best]] += 1
             found.append(candidates[best])
         return found
 
 
-def surety(cells: Instances) -> float:
+def mean_score(cells: Instances) -> float:
     """The mean score of some cells, weighted by area; 0 without cells."""
     return float(np.average(cells.score, weights=cells.area)) if len(cells) else 0.0
