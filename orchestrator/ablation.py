@@ -21,6 +21,7 @@ from cellsemi.rounds.evaluation.ablation_table import BASE, RunResult, Variant
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.evaluation.history import decisions, read_manifests
+from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.metrics import ImageScore
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, open_run
@@ -148,16 +149,16 @@ def read_result(planned: Planned, target: int) -> RunResult:
     last = max(manifests)
     promoted = max(number for number, decision in made.items() if decision.promoted)
     scores = {number: _test_scores(planned, number) for number in {last, promoted}}
-    (ensemble,) = (row for row in manifests[last]["rows"] if row["model"] == ENSEMBLE)
+    (ensemble,) = (row for row in map(Row.from_json, manifests[last].rows) if row.model == ENSEMBLE)
     return RunResult(
         last_round=last,
         promoted_round=promoted,
         last=scores[last],
         promoted=scores[promoted],
-        accepted=ensemble["accepted"],
-        ignored=ensemble["ignored"],
-        rejected=ensemble["rejected"],
-        seconds=sum(manifest["seconds"] for manifest in manifests.values()),
+        accepted=ensemble.accepted,
+        ignored=ensemble.ignored,
+        rejected=ensemble.rejected,
+        seconds=sum(manifest.seconds for manifest in manifests.values()),
     )
 
 

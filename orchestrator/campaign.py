@@ -1,8 +1,8 @@
-"""The campaign: bring a run to `n` rounds.
+"""Brings a run to `n` rounds: the campaign, read first.
 
 Round 0 trains the models on human labels alone: the baseline of every claim. In each later round the
 best models so far label the unlabelled images; their masks are fused, filtered and merged with the
-human labels; students are trained on them from scratch and judged on held-out human labels; they teach
+human labels; students are trained on them from scratch and evaluated on held-out human labels; they teach
 the next round only if they are better, and no further round is run when several in a row were not. Every
 step looks at the disk first, so that the same command after a crash finishes the job, and after a finished
 run does nothing.
@@ -10,30 +10,36 @@ run does nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import Watcher
-from cellsemi.orchestrator.stages import (
-    build_training_set,
-    check_drift,
-    divide_folds,
-    filter_pseudo_labels,
-    measure_sizes,
-    read_images,
-)
-from cellsemi.orchestrator.stages.calibrate_teachers import calibrations
-from cellsemi.orchestrator.stages.compare import Contender
+from cellsemi.orchestrator.runs.report import write_report
+from cellsemi.orchestrator.stages.build_training_set import build_training_sets
+from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
+from cellsemi.orchestrator.stages.check_drift import check_drift
 from cellsemi.orchestrator.stages.context import Context
+from cellsemi.orchestrator.stages.divide_folds import divide_folds
 from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate
+from cellsemi.orchestrator.stages.filter_pseudo_labels import filter_pseudo_labels, set_thresholds
 from cellsemi.orchestrator.stages.fuse import fuse_members
+from cellsemi.orchestrator.stages.measure_sizes import measure
 from cellsemi.orchestrator.stages.predict import predict
-from cellsemi.orchestrator.stages.promote import finish_round, judge, judge_control, stopped, write_leaderboard
+from cellsemi.orchestrator.stages.promote import (
+    RoundResult,
+    decide_control,
+    decide_round,
+    finish_round,
+    stopped,
+    write_leaderboard,
+)
+from cellsemi.orchestrator.stages.read_images import check_models, read_images
 from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
-from cellsemi.rounds.evaluation.evaluation_table import find
-from cellsemi.rounds.evaluation.history import Teachers, standing
-from cellsemi.rounds.store.prediction_splits import EVALUATED, UNLABELLED, trial_of
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
+from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
+from cellsemi.rounds.store.run import CONTROL, RunPaths
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
@@ -44,11 +50,11 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:
-        read_images.check_models(config)
-        read_images.read_images(context)
-        divide_folds.divide(context)
+        check_models(config)
+        read_images(context)
+        divide_folds(context)
     for round in range(finished, n + 1):
-        if reason := stopped(context):
+        if reason := stopped(context, round):
             watcher.note(f"rounds from {round} on are not run: {reason}")
             break
         play(context, round, last=round == n)
@@ -56,62 +62,71 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
 
 
 def play(context: Context, round: int, last: bool) -> None:
-    """One round, from its teachers to its judgement."""
-    paths = context.paths
-    teachers = standing(paths) if round else None
+    """One round, from its teachers to its decision."""
+    teachers = standing(context.paths) if round else None
     if teachers is not None:
         label(context, round, teachers)
-    build_training_set.build_training_sets(context, round)
+    build_training_sets(context, round)
     control: list[Fit] = []
     if teachers is not None and context.config.rounds.control:
         control = control_of(context, round, teachers.steps + first_steps(context, round))
     names = train(context, round, students_of(context, round) + (control if last else []))
     students = [name for name in names if name != CONTROL]
-    worth = calibrations(context, round, round, students, "val", paths.calibration(round))
-    chosen = choose_members(context, round, students, worth)
-    for split in EVALUATED:
-        fuse_members(context, round, round, chosen.members, split, worth)
-    found = evaluate(context, round, names)
-    candidate = Contender(round, ENSEMBLE, chosen.members, worth, find(found, ENSEMBLE, "val"))
-    decision = judge(context, round, candidate, teachers)
-    if control and not last and stopped(context, decision):
+    candidate, why = form_ensemble(context, round, students)
+    evaluate(context, round, names)
+    decision = decide_round(context, round, candidate, teachers)
+    if control and not last and stopped(context, round, decision):
         # That this round is the last one is known only now; its control is trained after its students.
         names += train(context, round, control)
-        found = evaluate(context, round, names)
+        evaluate(context, round, names)
     on_control = None
     if teachers is not None and CONTROL in names:
-        on_control = judge_control(context, round, found, candidate, decision, teachers)
+        on_control = decide_control(context, round, candidate if decision.promoted else teachers)
         context.watcher.note(f"round {round}: control: {on_control.reason}")
-    finish_round(context, round, names, chosen, teachers, decision, on_control)
+    finish_round(context, RoundResult(round, tuple(names), candidate, why, teachers, decision, on_control))
+    write_report(context.config, context.paths, round)
     context.watcher.note(f"round {round}: {decision.reason}")
 
 
 def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
-    """Train models and let them look at val and test; returns the names of those that did not diverge."""
+    """Train models and predict val and test with them; returns the names of those that did not diverge."""
     names = fit(context, round, fits)
     for split in EVALUATED:
         for name in names:
-            predict(context, round, round, name, split)
+            predict(context, round, PredictionSet(round, name, None, split))
     return names
 
 
-def label(context: Context, round: int, teachers: Teachers) -> None:
-    """The teachers look at the unlabelled images; what they say together is filtered.
+def form_ensemble(context: Context, round: int, students: list[str]) -> tuple[Ensemble, str]:
+    """Calibrate the students and fuse those that form the round's ensemble; returns it, and why these."""
+    on = PredictionSet(round, students[0], None, "val")
+    calibration = calibrate_teachers(context, round, students, on, context.paths.calibration(round))
+    chosen = choose_members(context, round, students, calibration)
+    ensemble = new_ensemble(context.config, round, chosen.members, calibration)
+    for split in EVALUATED:
+        fuse_members(context, round, ensemble, split)
+    return ensemble, chosen.why
 
-    What their labels are worth is seen on human labels that they look at in the same way.
+
+def label(context: Context, round: int, teachers: Ensemble) -> None:
+    """The teachers predict the unlabelled images; their fused predictions are filtered.
+
+    Calibration and thresholds come from human labels that they predict with the same settings.
     """
-    trial = trial_of(context.config)
-    for split in dict.fromkeys((trial, UNLABELLED)):
-        for name in teachers.names:
-            predict(context, round, teachers.round, name, split)
+    trusted = as_unlabelled(context.config)
+    splits = tuple(dict.fromkeys((trusted, UNLABELLED)))
+    for split in splits:
+        for name in teachers.members:
+            predict(context, round, PredictionSet(teachers.round, name, None, split))
     if round == 1:
-        measure_sizes.measure(context, teachers.names)
-    worth = calibrations(
-        context, round, teachers.round, teachers.names, trial, context.paths.teachers_calibration(round)
-    )
-    for split in dict.fromkeys((trial, UNLABELLED)):
-        fuse_members(context, round, teachers.round, teachers.names, split, worth)
-    filter_pseudo_labels.set_thresholds(context, round, teachers.round)
-    filter_pseudo_labels.label(context, round, teachers.round)
+        measure(context, teachers.members)
+    on = PredictionSet(teachers.round, teachers.members[0], None, trusted)
+    output = context.paths.teachers_calibration(round)
+    calibrated = replace(teachers, calibration_file=calibrate_teachers(context, round, teachers.members, on, output))
+    for split in splits:
+        # The round that trained the teachers has fused its predictions of val already.
+        fuse_members(context, round, teachers if split == "val" else calibrated, split)
+    set_thresholds(context, round, teachers.round)
+    filter_pseudo_labels(context, round, teachers.round)
     if context.config.rounds.drift_alarms:
-        check_drift.watch(context, round)
+        check_drift(context, round)

@@ -18,7 +18,7 @@ def report(run: str | None, as_json: bool) -> None:
     picture, made anew from the run's files.
     """
     from cellsemi.configs.errors import RunError
-    from cellsemi.orchestrator.runs.report import write
+    from cellsemi.orchestrator.runs.report import write_report
     from cellsemi.orchestrator.runs.status import find_run
     from cellsemi.rounds.store.run import read_config
 
@@ -27,6 +27,6 @@ def report(run: str | None, as_json: bool) -> None:
     rounds = paths.finished_rounds()
     if not rounds:
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
-    written = [str(write(config, paths, round)) for round in rounds]
+    written = [str(write_report(config, paths, round)) for round in rounds]
     content = {"run": paths.name, "folder": str(paths.root), "reports": written}
     answer(as_json, content, lambda: click.echo("\n".join(written)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.rounds.evaluation.history import delivered, standing
+from cellsemi.rounds.evaluation.history import delivered_model, standing_round
 from cellsemi.orchestrator.runs.status import find_run
 from cellsemi.rounds.cells.instances import State
 from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
@@ -78,7 +78,7 @@ def _of_run(paths: RunPaths, wish: Wish) -> Choice:
     round = finished_round(paths, wish.round)
     model = wish.model or ENSEMBLE
     if wish.round is None and wish.model is None:
-        round, model = delivered(paths)
+        round, model = delivered_model(paths)
     folder = paths.predictions(round, model, split)
     _finished(folder, f"{model} of round {round} has not looked at the {split} images; {_known(paths, round, split)}")
     sentence = f"{model} of round {round} of {paths.name} on {split}"
@@ -114,7 +114,7 @@ def finished_round(paths: RunPaths, asked: int | None) -> int:
     if not paths.finished_rounds():
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
     if asked is None:
-        return standing(paths).round
+        return standing_round(paths)
     if asked not in paths.finished_rounds():
         raise UsageError(f"round {asked} is not finished; those that are: {_numbers(paths.finished_rounds())}")
     return asked

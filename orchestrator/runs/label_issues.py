@@ -22,7 +22,7 @@ from rich.markup import escape
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.orchestrator.runs.export import Wish, choose, finished_round
-from cellsemi.rounds.store.prediction_splits import judged
+from cellsemi.rounds.store.predictions import evaluated_sets, pairs_of
 from cellsemi.orchestrator.runs.status import find_run
 from cellsemi.rounds.datasets.label_issue_file import LEARNT
 from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, Suspect, find_suspects
@@ -103,7 +103,7 @@ def judged_split(paths: RunPaths, split: str) -> Judges:
     config = read_config(paths)
     if config.rounds.folds is not None and split != "test":
         round = finished_round(paths, None)
-        pairs = tuple(judged(config, paths, round, ENSEMBLE, "val"))
+        pairs = tuple(pairs_of(paths, evaluated_sets(config, round, ENSEMBLE, "val")))
         return Judges(f"{ENSEMBLE} of round {round} of {paths.name}, each fold by those who left it out", pairs)
     if split == HUMAN_SPLIT:
         raise UsageError(

@@ -5,38 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.stages.context import Context
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.prediction_splits import EVALUATED, UNLABELLED, TRIAL
 from cellsemi.orchestrator.events import duration
 from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.evaluation.ensemble import CalibrationFile
+from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.evaluation.leaderboard import Row
-from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
 from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
 from cellsemi.rounds.store import files
-from cellsemi.rounds.store.manifest import MANIFEST, read_manifest
+from cellsemi.rounds.store.manifest import MANIFEST, read_fit, read_manifest
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
+from cellsemi.rounds.store.steps import read_steps
 
 NAME = "report.md"
 
 
-def write_report(context: Context, round: int) -> None:
-    """Write the report of a round whose manifest is written."""
-    write(context.config, context.paths, round)
-
-
-def write(config: Config, paths: RunPaths, round: int) -> Path:
+def write_report(config: Config, paths: RunPaths, round: int) -> Path:
     """Write report.md of a finished round, and its picture where a model said anything; returns its path.
 
     The same run folder gives the same bytes. RunError when a file of the run is missing or damaged.
@@ -52,36 +46,37 @@ def write(config: Config, paths: RunPaths, round: int) -> Path:
 def collect(config: Config, paths: RunPaths, round: int) -> Facts:
     """What the run's folder says of a finished round."""
     folds = folds_of(config)
-    manifest = files.read_json(paths.round_manifest(round))
-    teachers_round = manifest["teachers_round"]
+    manifest = RoundManifest.read(paths.round_manifest(round))
+    teachers_round = manifest.teachers_round
     taught = teachers_round is not None
     drift = paths.drift(round)
     return Facts(
         run=paths.name,
         round=round,
-        decision=Decision(**manifest["decision"]),
-        on_control=Decision(**manifest["control"]) if manifest["control"] else None,
-        rows=[Row.from_json(values) for values in manifest["rows"]],
-        students=manifest["students"],
-        why_these_students=manifest["why_these_students"],
+        decision=manifest.decision,
+        on_control=manifest.control,
+        rows=[Row.from_json(values) for values in manifest.rows],
+        students=manifest.students,
+        why_these_students=manifest.why_these_students,
         teachers_round=teachers_round,
-        teachers=files.read_json(paths.round_manifest(teachers_round))["students"] if taught else (),
+        teachers=RoundManifest.read(paths.round_manifest(teachers_round)).students if teachers_round is not None else (),
         training=[_training_set(paths, round, fold) for fold in folds],
-        pool=read_manifest(paths.pseudo(round, folds[0].suffix))["rows"] if taught else 0,
+        pool=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},
         scored=list(_scored(config, paths, round)),
         limits=_limits(config, paths, round) if taught else None,
         drift=files.read_json(drift)["alarms"] if drift.is_file() else None,
-        problems=list(_problems(paths, round, teachers_round)),
-        times=list(_times(config, paths, round)),
+        problems=list(_problems(paths, round)),
+        times=list(_times(paths, round)),
         places=list(_places(paths, round, folds)),
     )
 
 
 def _training_set(paths: RunPaths, round: int, fold: Fold) -> TrainingSet:
-    merged = read_manifest(paths.train(round, fold.suffix))["merged"]
-    images, cells = merged["human_images"], merged["human_cells"]
-    return TrainingSet(fold.suffix.lstrip("."), images, cells, merged["pseudo_images"], merged["left_out"])
+    merged = read_manifest(paths.train(round, fold.suffix)).merged
+    assert merged is not None, "a training set is merged"
+    name, images = fold.suffix.lstrip("."), merged.human_images
+    return TrainingSet(name, images, merged.human_cells, merged.pseudo_images, merged.left_out)
 
 
 def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[str]]:
@@ -95,7 +90,7 @@ def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[st
 
 
 def _limits(config: Config, paths: RunPaths, round: int) -> Thresholds:
-    return Thresholds.from_json(files.read_json(paths.filter(round))["limits"], config.data.classes)
+    return Thresholds.from_json(files.read_json(paths.filter(round))["thresholds"], config.data.classes)
 
 
 def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
@@ -109,50 +104,47 @@ def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
 
 
 def _members(whose: str, classes: Sequence[str], path: Path) -> Iterator[Scored]:
-    members: dict[str, Any] = files.read_json(path)["members"] if path.is_file() else {}
-    for name, content in sorted(members.items()):
+    for name, content in sorted(CalibrationFile.of(path).items()):
         yield Scored(whose, name, Calibration.from_json(content, classes))
 
 
 # --- what went wrong ----------------------------------------------------------------------------------
 
 
-def _problems(paths: RunPaths, round: int, teachers_round: int | None) -> Iterator[str]:
-    """Images and models that were left out, and what models warnings while they looked at images."""
+def _problems(paths: RunPaths, round: int) -> Iterator[str]:
+    """Images and models that were left out, and what models reported while they predicted."""
     if count := quarantined(paths):
         yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
     for model in models_of(paths, round):
         folder = paths.model(round, model)
-        if (folder / MANIFEST).is_file() and (why := read_manifest(folder).get("diverged")):
+        if (folder / MANIFEST).is_file() and (why := read_fit(folder).diverged):
             yield f"the training of {model} diverged: {why}"
-    looked = [(round, split) for split in EVALUATED]
-    looked += [] if teachers_round is None else [(teachers_round, split) for split in (TRIAL, UNLABELLED)]
-    for model_round, split in looked:
-        for model in models_of(paths, model_round):
-            yield from _warnings(paths.predictions(model_round, model, split), f"{model} on {split}")
+    for record in read_steps(paths):
+        if record.round == round and record.name.startswith("predict "):
+            yield from _warnings(paths.root / record.output, record.name)
 
 
-def _warnings(folder: Path, who: str) -> Iterator[str]:
+def _warnings(folder: Path, step: str) -> Iterator[str]:
     if not (folder / MANIFEST).is_file():
         return
     warnings: Counter[str] = Counter()
-    for shard in read_manifest(folder)["shards"]:
-        warnings += Counter(shard.get("warnings", {}))
-        if why := shard.get("given_up"):
-            yield f"{who}: the {shard['rows']} images of {shard['file']} were given up: {why}"
+    for shard in read_manifest(folder).shards:
+        warnings += Counter(shard.warnings)
+        if shard.given_up:
+            yield f"{step}: the {shard.rows} images of {shard.file} were given up: {shard.given_up}"
     for sentence, times in sorted(warnings.items()):
-        yield f"{who}, {times} times: {sentence}"
+        yield f"{step}, {times} times: {sentence}"
 
 
 # --- time and places ----------------------------------------------------------------------------------
 
 
-def _times(config: Config, paths: RunPaths, round: int) -> Iterator[tuple[str, str, str]]:
-    for stage in stages(paths, folds_of(config)):
+def _times(paths: RunPaths, round: int) -> Iterator[tuple[str, str, str]]:
+    for stage in stages(paths):
         if stage.round == round and stage.seconds is not None:
             yield stage.name, _done(stage), duration(stage.seconds)
-    seconds = files.read_json(paths.round_manifest(round))["seconds"]
-    yield "all, with those that leave no folder", "", duration(seconds)
+    seconds = RoundManifest.read(paths.round_manifest(round)).seconds
+    yield "all", "", duration(seconds)
 
 
 def _done(stage: Stage) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.rounds.evaluation import history
-from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.evaluation.ensemble import standing
 from cellsemi.orchestrator.events import Event, read_events
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, quarantined, stages
 from cellsemi.rounds.evaluation.promotion import Decision
@@ -93,7 +93,7 @@ def read_status(paths: RunPaths) -> Status:
         config_hash=config_hash(config),
         finished_rounds=tuple(paths.finished_rounds()),
         working=lock.is_locked(paths),
-        stages=tuple(stages(paths, folds_of(config))),
+        stages=tuple(stages(paths)),
         teachers=_teachers(paths, decisions),
         decisions=tuple(f"round {round}: {made.reason}" for round, made in decisions.items()),
         quarantined=quarantined(paths),
@@ -106,8 +106,8 @@ def _teachers(paths: RunPaths, decisions: Mapping[int, Decision]) -> str:
     """The models that teach the next round, once there are any."""
     if not decisions:
         return ""
-    teachers = history.standing(paths)
-    return f"{', '.join(teachers.names)} of round {teachers.round}"
+    teachers = standing(paths)
+    return f"{', '.join(teachers.members)} of round {teachers.round}"
 
 
 def _drift(paths: RunPaths) -> Drift | None:

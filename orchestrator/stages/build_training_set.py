@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterable
 from itertools import chain
 
-from cellsemi.orchestrator.stages.context import Context, finish_shards
+from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
-from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import is_done, outputs_fingerprint, read_manifest
-from cellsemi.rounds.store.prediction_splits import UNLABELLED
+from cellsemi.rounds.store.manifest import CommittedShard, read_manifest, write_manifest
+from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.steps import Step
 
 
 def build_training_sets(context: Context, round: int) -> None:
@@ -25,25 +26,30 @@ def _build(context: Context, round: int, fold: Fold) -> None:
     paths = context.paths
     human = [paths.split(name) for name in fold.train]
     sources = human + ([paths.pseudo(round, fold.suffix)] if round else [])
-    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in sources], context.config_hash])
-    out, title = paths.train(round, fold.suffix), f"build {fold.member('the training set')}"
-    if is_done(out, fingerprint):
-        context.watcher.skipped(round, title)
-        return
-    context.check_space()
-    started = time.monotonic()
-    total = sum(read_manifest(folder)["rows"] for folder in sources)
-    context.watcher.stage(round, title, total, "images")
-    counts = MergeCounts()
-    pseudo: Iterable[ImageRecord] = ()
-    if round:
-        pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
-    records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
-    size = context.config.data.shard_images
-    commits = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
-    seconds = time.monotonic() - started
-    finish_shards(out, fingerprint, seconds, commits, merged=counts.to_json())
-    if counts.left_out:
-        reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
-        context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")
-    context.finish(round, seconds)
+    out = paths.train(round, fold.suffix)
+    step = Step(
+        round=round,
+        name=f"build {fold.member('the training set')}",
+        output=out,
+        settings=context.read("data.shard_images"),
+        inputs=tuple(sources),
+        total=sum(read_manifest(folder).rows for folder in sources),
+    )
+
+    def work() -> None:
+        started = time.monotonic()
+        counts = MergeCounts()
+        pseudo: Iterable[ImageRecord] = ()
+        if round:
+            pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
+        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
+        size = context.config.data.shard_images
+        written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
+        done = [CommittedShard(**shard.model_dump()) for shard in written]
+        fingerprint = context.ledger.fingerprint(step)
+        write_manifest(out, fingerprint, time.monotonic() - started, done, counts.as_record())
+        if counts.left_out:
+            reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
+            context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")
+
+    do(context, step, work)

@@ -1,36 +1,40 @@
-"""The drift of the pseudo-labels of a round, into drift.json and as notes. It decides nothing."""
+"""Checks whether the pseudo-labels of a round drift away from human labels; it decides nothing."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-from cellsemi.orchestrator.stages.context import Context
+from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import cells_of
+from cellsemi.rounds.store.steps import Step
 
 
-def watch(context: Context, round: int) -> None:
+def check_drift(context: Context, round: int) -> None:
     """Compare the pseudo-labels of a round with the human labels of training and val, and the round before."""
-    paths, title = context.paths, "look for drift"
+    paths = context.paths
     path = paths.drift(round)
-    inputs = [*_human(context), *(folder for r in (round - 1, round) if r for folder in _pseudo(context, r))]
-    screens = [files.read_json(paths.filter(r))["calibration"] for r in (round - 1, round) if r]
-    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in inputs], screens])
-    if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
-        context.watcher.skipped(round, title)
-    else:
-        started = time.monotonic()
-        total = sum(read_manifest(folder)["rows"] for folder in inputs)
-        context.watcher.stage(round, title, total, "images")
-        files.write_json(path, {"fingerprint": fingerprint, **_compared(context, round)})
-        context.watcher.advance(total)
-        context.finish(round, time.monotonic() - started)
+    compared = [number for number in (round - 1, round) if number]
+    folders = [*_human(context), *(folder for number in compared for folder in _pseudo(context, number))]
+    step = Step(
+        round=round,
+        name="check drift",
+        output=path,
+        settings=context.read("data.classes"),
+        inputs=(*folders, *(paths.filter(number) for number in compared)),
+        total=sum(read_manifest(folder).rows for folder in folders),
+    )
+
+    def work() -> None:
+        files.write_json(path, _compared(context, round))
+        context.watcher.advance(step.total)
+
+    do(context, step, work)
     for sentence in files.read_json(path)["alarms"]:
         context.watcher.note(f"round {round}: drift: {sentence}")
 

@@ -1,17 +1,17 @@
-"""How sure a pixel must be to belong to a cell, chosen for each trained model on the human labels it never saw.
+"""Chooses the cell-probability threshold per model on validation images, which it never saw.
 
-A model of few labels is unsure near the edges of cells, and a fixed limit cuts them off; its masks are too
-small, students learn them so, and theirs are smaller still. Flow models alone have such a limit
-(`inference.cell_probability: auto`). It is chosen at the end of the fit, where the model was trained, and
-kept in the manifest of the fit.
+A model trained on few labels is unsure near the edges of cells, and a fixed threshold cuts them off; its masks are too
+small, students learn them so, and their masks are smaller still. Only flow models have such a threshold
+(`inference.cell_probability: auto`). It is chosen at the end of the fit, where the model was trained, and kept in the
+record of the fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -22,15 +22,15 @@ from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.metrics import score_image
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.manifest import ChosenProbability, FitRecord
 
-KEY = "cell_probability"  # in the manifest of a fit
 GRID = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # .30 to .70
 LIMITS = tuple(round(0.1 * step, 1) for step in range(10))  # of the score of a cell, 0 to .9
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What it takes to choose: the folder of the human labels that the model never saw, and how it looks at them."""
+class ProbabilityChoice:
+    """What it takes to choose: the folder of the human labels that the model never saw, and its inference settings."""
 
     images: str
     inference: InferenceConfig
@@ -38,8 +38,8 @@ class Choice:
     max_pixels: int
 
 
-def choose(choice: Choice, model: Path) -> dict[str, Any]:
-    """The cell probability of a trained folder, and the scores of all that were tried, as plain values.
+def choose(choice: ProbabilityChoice, model: Path) -> ChosenProbability:
+    """Choose the cell probability of a trained folder; returns it with the scores of all that were tried.
 
     Taken is the one of GRID with the largest mean image score (the project's mAP), each at the best of LIMITS on
     the score of a cell; the mean of each three neighbours is compared, since few images make it jump. Of equal ones
@@ -56,14 +56,16 @@ def choose(choice: Choice, model: Path) -> dict[str, Any]:
             scores[place] += [score_image(record.image_id, truth, predicted, limit).total.ap for limit in LIMITS]
         images += 1
     found = scores.max(axis=1) / max(images, 1)
-    return {"chosen": best_of(found.tolist()), "scores": dict(zip(map(str, GRID), found.tolist(), strict=True))}
+    return ChosenProbability(
+        chosen=best_of(found.tolist()), scores=dict(zip(map(str, GRID), found.tolist(), strict=True))
+    )
 
 
-def resolved(manifest: Mapping[str, Any], inference: InferenceConfig) -> InferenceConfig:
-    """The settings with the probability that was chosen for the model of a manifest, where it was left open."""
-    if inference.cell_probability != AUTO_PROBABILITY or KEY not in manifest:
+def resolved(fit: FitRecord, inference: InferenceConfig) -> InferenceConfig:
+    """The settings with the probability that was chosen for a trained model, where it was left open."""
+    if inference.cell_probability != AUTO_PROBABILITY or fit.cell_probability is None:
         return inference
-    return inference.at_probability(manifest[KEY]["chosen"])
+    return inference.at_probability(fit.cell_probability.chosen)
 
 
 def best_of(scores: Sequence[float]) -> float:

@@ -1,28 +1,23 @@
-"""What every stage is given, and the one way in which a stage over shards is carried out."""
+"""Holds what every stage is given, and does a step: once, recorded, timed, announced."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
 
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.engine.protocol import Engine, Failure, Job
+from cellsemi.configs.settings_read import read_settings
+from cellsemi.orchestrator.engine.protocol import Engine, Failure
 from cellsemi.orchestrator.events import Watcher
-from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.rounds.store import files
-from cellsemi.rounds.store.manifest import (
-    finish_stage,
-    is_done,
-    outputs_fingerprint,
-    read_commits,
-    read_manifest,
-    shard_items,
-)
 from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.steps import Ledger, Step, read_steps
+
+OF_CELLS = ("data.classes", "data.one_class_per_image")  # read by all that turns predictions into cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,72 +29,64 @@ class Context:
     paths: RunPaths
     engine: Engine
     watcher: Watcher
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ledger", Ledger(self.paths))
+
+    def read(self, *settings: str) -> dict[str, JsonValue]:
+        """The values of some settings, for a step that reads them."""
+        return read_settings(self.config, settings)
 
     def check_space(self) -> None:
         """RunError when the disk is nearly full: before work, not in the middle of it."""
         files.check_free_space(self.paths.root, self.config.engine.min_free_mb)
 
-    def finish(self, round: int, seconds: float) -> None:
-        """A stage of the round ended: say so, and add its time to the round's, whichever call it ran in."""
-        self.watcher.finish(seconds)
-        files.write_json(self.paths.clock(round), {"seconds": self.spent(round) + seconds})
-
     def spent(self, round: int) -> float:
-        """Seconds that the finished stages of a round took."""
-        path = self.paths.clock(round)
-        return float(files.read_json(path)["seconds"]) if path.is_file() else 0.0
+        """Seconds that the finished steps of a round took, whichever call they ran in."""
+        return sum(record.seconds or 0.0 for record in read_steps(self.paths) if record.round == round)
 
 
-def over_shards(
-    context: Context,
-    *,
-    round: int,
-    title: str,
-    source: Path,
-    out: Path,
-    inputs: Any,
-    make_job: Callable[[ShardStage], Job],
-    give_up: Callable[[ShardStage, Failure], dict[str, Any]] | None = None,
-) -> None:
-    """Run a job over all shards of `source` into `out`, unless it is done; the manifest comes last.
+def do(context: Context, step: Step, work: Callable[[], None]) -> bool:
+    """Do a step unless it is done; returns whether it was done now. See `do_all`."""
 
-    `inputs` is whatever the outputs depend on besides the source. Shards that another call committed
-    are kept. A shard that failed on every attempt goes to `give_up`, which writes what can be said of
-    it and returns its commit; without it, EngineError.
+    def alone(_: Sequence[Step], finish: Finish) -> None:
+        started = time.monotonic()
+        work()
+        finish(step, time.monotonic() - started)
+
+    return bool(do_all(context, step.name, [step], alone))
+
+
+Finish = Callable[[Step, float], None]  # the step is done, in so many seconds
+
+
+def do_all(
+    context: Context, title: str, steps: Sequence[Step], work: Callable[[Sequence[Step], Finish], None]
+) -> list[Step]:
+    """Do the steps of one round that are not done yet, side by side: the one way in which work is done once.
+
+    Returns those that were done now. `work` writes the output of each and calls `finish`; a step that it does not
+    finish stays begun, and the next call tries it again. The watcher sees them as one piece of work, or is called by
+    `work` itself where their total is not known before (0). RunError when the inputs of a done step were altered, or
+    the disk is nearly full.
     """
-    fingerprint = files.sha256_json([inputs, outputs_fingerprint(source), context.config_hash])
-    if is_done(out, fingerprint):
-        context.watcher.skipped(round, title)
-        return
+    ledger, watcher = context.ledger, context.watcher
+    todo = [step for step in steps if not ledger.is_done(step)]
+    if not todo:
+        watcher.skipped(steps[0].round, title)
+        return []
     context.check_space()
     started = time.monotonic()
-    stage = ShardStage(str(source), str(out), fingerprint, context.config_hash)
-    rows = {i: shard["rows"] for i, shard in enumerate(read_manifest(source)["shards"])}
-    commits = read_commits(out, fingerprint)
-    todo = [item for item in shard_items(source) if item not in commits]
-    done = sum(rows[item] for item in commits)
-    context.watcher.stage(round, title, sum(rows.values()), "images")
-    context.watcher.advance(done)
-
-    def on_done(item: int, record: dict[str, Any]) -> None:
-        commits[item] = record
-        context.watcher.advance(sum(rows[i] for i in commits))
-
-    outcome = context.engine.map(make_job(stage), todo, on_done, _no_tick)
-    for failure in outcome.failed:
-        if give_up is None:
-            raise failed(title, outcome.failed)
-        commits[failure.item] = give_up(stage, failure)
-    seconds = time.monotonic() - started
-    finish_shards(out, fingerprint, seconds, [commits[item] for item in sorted(commits)])
-    context.finish(round, seconds)
-
-
-def finish_shards(out: Path, fingerprint: str, seconds: float, commits: Sequence[dict[str, Any]], **more: Any) -> None:
-    """Write the manifest of a folder of shards from their commit records."""
-    listed = [{key: value for key, value in commit.items() if key not in ("item", "fingerprint")} for commit in commits]
-    totals = {name: sum(commit[name] for commit in commits) for name in ("rows", "cells")}
-    finish_stage(out, fingerprint, seconds, shards=listed, **totals, **more)
+    total = sum(step.total for step in todo)
+    if total:
+        watcher.stage(todo[0].round, title, total, todo[0].unit)
+    for step in todo:
+        ledger.begin(step)
+    work(todo, ledger.finish)
+    if total:
+        watcher.finish(time.monotonic() - started)
+    return todo
 
 
 def failed(title: str, failures: Sequence[Failure]) -> EngineError:
@@ -110,7 +97,3 @@ def failed(title: str, failures: Sequence[Failure]) -> EngineError:
         f"{title}: {len(failures)} could not be done\n  {shown}{more}\n"
         "What was done is kept; the same command tries the rest again"
     )
-
-
-def _no_tick() -> None:
-    """Shard stages report when a shard is done; there is nothing to poll."""

@@ -1,101 +1,132 @@
-"""Scores every model of a round on validation and test images."""
+"""Chooses the ensemble of a round, and evaluates every model of it on validation and test images."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.stages.context import Context
+from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.evaluation.ensemble import CalibrationFile
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
-from cellsemi.rounds.evaluation.evaluation_table import Evaluation, read_evaluations, write_evaluations
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
 from cellsemi.rounds.pseudo_labels.fusion import fuse
-from cellsemi.rounds.store import files
-from cellsemi.rounds.store.manifest import outputs_fingerprint
+from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of, paired
-from cellsemi.rounds.store.prediction_splits import EVALUATED, Calibrations, judged
+from cellsemi.rounds.store.predictions import EVALUATED, evaluated_sets, pairs_of
 from cellsemi.rounds.store.run import ENSEMBLE
+from cellsemi.rounds.store.steps import Step
+
+Pairs = list[tuple[Path, Path]]  # (predictions, images) folders
 
 
-def choose_members(context: Context, round: int, students: Sequence[str], calibrations: Calibrations) -> Selected:
+class MembersFile(OnDisk):
+    """The students that were chosen for a round's ensemble, `members.json`."""
+
+    members: tuple[str, ...]
+    why: str
+
+
+def choose_members(context: Context, round: int, students: Sequence[str], calibration_file: Path | None) -> Selected:
     """The students that form the round's ensemble: all, or those chosen on val, into members.json."""
     config, paths = context.config, context.paths
     if config.rounds.ensemble == "all":
         return everyone(students)
-    path, title = paths.members(round), "choose the ensemble"
-    folders = {name: list(judged(context.config, context.paths, round, name, "val")) for name in students}
-    fingerprint = files.sha256_json([[name, _prints(pairs)] for name, pairs in folders.items()] + [calibrations])
-    if path.is_file() and (content := files.read_json(path))["fingerprint"] == fingerprint:
-        context.watcher.skipped(round, title)
-        return Selected(tuple(content["members"]), content["why"])
-    started = time.monotonic()
-    context.watcher.stage(round, title, len(students), "models")
-    classes = config.data.classes
-    worth = {name: Calibration.from_json(found, classes).as_scores for name, found in calibrations.items()}
-    said = {
-        name: [worth[name](cells) if name in worth else cells for cells in cells_of(*(pair[0] for pair in pairs))]
-        for name, pairs in folders.items()
+    path = paths.members(round)
+    pairs = {name: pairs_of(paths, evaluated_sets(config, round, name, "val")) for name in students}
+    step = Step(
+        round=round,
+        name="choose the ensemble",
+        output=path,
+        settings=context.read("rounds.ensemble", "fusion", *OF_CELLS),
+        inputs=(*_folders(pairs.values()), *([calibration_file] if calibration_file else [])),
+        parameters={"students": list(students)},
+        total=len(students),
+        unit="models",
+    )
+
+    def work() -> None:
+        chosen = _chosen(config, pairs, calibration_file)
+        MembersFile(members=chosen.members, why=chosen.why).write(path)
+        context.watcher.advance(len(students))
+
+    do(context, step, work)
+    found = MembersFile.read(path)
+    return Selected(found.members, found.why)
+
+
+def _chosen(config: Config, pairs: Mapping[str, Pairs], calibration_file: Path | None) -> Selected:
+    calibrations = {
+        name: Calibration.from_json(content, config.data.classes)
+        for name, content in CalibrationFile.of(calibration_file).items()
     }
-    truth = list(cells_of(*(images for _, images in folders[students[0]])))
+    predicted = {
+        name: [
+            calibrations[name].as_scores(cells) if name in calibrations else cells
+            for cells in cells_of(*(predictions for predictions, _ in folders))
+        ]
+        for name, folders in pairs.items()
+    }
+    students = list(pairs)
+    truth = list(cells_of(*(images for _, images in pairs[students[0]])))
 
     def score_of(members: tuple[str, ...]) -> float:
-        return best_threshold(_fused(config, {name: said[name] for name in members}, truth)).map
+        return best_threshold(_fused(config, {name: predicted[name] for name in members}, truth)).map
 
-    chosen = greedy(students, score_of, at_least=config.fusion.min_votes)
-    files.write_json(path, {"fingerprint": fingerprint, **asdict(chosen)})
-    context.watcher.advance(len(students))
-    context.finish(round, time.monotonic() - started)
-    return chosen
+    return greedy(students, score_of, at_least=config.fusion.min_votes)
 
 
-def _prints(pairs: Sequence[tuple[Path, Path]]) -> list[list[str]]:
-    return [[outputs_fingerprint(folder) for folder in pair] for pair in pairs]
+def _folders(pairs: Iterable[Pairs]) -> Iterator[Path]:
+    return chain.from_iterable(pair for each in pairs for pair in each)
 
 
 def _fused(
-    config: Config, said: Mapping[str, Sequence[Instances]], truth: Sequence[Instances]
+    config: Config, predicted: Mapping[str, Sequence[Instances]], truth: Sequence[Instances]
 ) -> Iterator[tuple[Instances, Instances]]:
     """(fused predictions, human cells) of each image, as they are scored."""
-    for true, *cells in zip(truth, *said.values(), strict=True):
-        fused = fuse(dict(zip(said, cells, strict=True)), config.fusion, config.data.one_class_per_image)
+    for true, *cells in zip(truth, *predicted.values(), strict=True):
+        fused = fuse(dict(zip(predicted, cells, strict=True)), config.fusion, config.data.one_class_per_image)
         yield scorable(fused, true)
 
 
-def evaluate(context: Context, round: int, names: Sequence[str]) -> list[Evaluation]:
+def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     """Score every model of the round, and its ensemble, on val and test, into the round's evaluation table.
 
-    With folds, val are all human labels, each image as seen by those who never learned from it.
+    With folds, val are all human labels, each image as predicted by models that never learned from it.
     """
-    paths, classes = context.paths, context.config.data.classes
-    path, title = paths.evaluation(round), "evaluate"
-    marker = path.with_suffix(".json")
+    config, paths = context.config, context.paths
     models = [*names, ENSEMBLE]
-    folders = {(m, split): list(judged(context.config, paths, round, m, split)) for m in models for split in EVALUATED}
-    fingerprint = files.sha256_json([[*key, _prints(pairs)] for key, pairs in folders.items()])
-    if marker.is_file() and files.read_json(marker)["fingerprint"] == fingerprint:
-        context.watcher.skipped(round, title)
-        return read_evaluations(path, classes)
-    started = time.monotonic()
-    context.watcher.stage(round, title, len(models), "models")
-    found: list[Evaluation] = []
-    for count, model in enumerate(models, start=1):
-        threshold = best_threshold(all_pairs(folders[model, "val"])).value
-        found += [_scored(round, model, split, threshold, folders[model, split]) for split in EVALUATED]
-        context.watcher.advance(count)
-    write_evaluations(path, found, classes, context.config_hash)
-    files.write_json(marker, {"fingerprint": fingerprint})
-    context.finish(round, time.monotonic() - started)
-    return found
+    pairs = {
+        (m, split): pairs_of(paths, evaluated_sets(config, round, m, split)) for m in models for split in EVALUATED
+    }
+    step = Step(
+        round=round,
+        name="evaluate",
+        output=paths.evaluation(round),
+        settings=context.read(*OF_CELLS),
+        inputs=tuple(_folders(pairs.values())),
+        parameters={"models": list(models)},
+        total=len(models),
+        unit="models",
+    )
+
+    def work() -> None:
+        found: list[Evaluation] = []
+        for count, model in enumerate(models, start=1):
+            threshold = best_threshold(all_pairs(pairs[model, "val"])).value
+            found += [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
+            context.watcher.advance(count)
+        write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)
+
+    do(context, step, work)
 
 
-def _scored(round: int, model: str, split: str, threshold: float, folders: Sequence[tuple[Path, Path]]) -> Evaluation:
-    images = chain.from_iterable(paired(*folder) for folder in folders)
+def _scored(round: int, model: str, split: str, threshold: float, pairs: Pairs) -> Evaluation:
+    images = chain.from_iterable(paired(*pair) for pair in pairs)
     scores = tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)
     return Evaluation(round, model, split, threshold, scores)

@@ -1,94 +1,102 @@
-"""From what the teachers saw to what the students learn: calibrate, choose limits, screen, merge."""
+"""Chooses the thresholds per class and filters the pseudo-labels with them."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.engine.protocol import Worker
-from cellsemi.orchestrator.stages.context import Context, over_shards
+from cellsemi.orchestrator.engine.protocol import Record, Worker
+from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
+from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, screen
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of
-from cellsemi.rounds.store.prediction_splits import UNLABELLED, judged, trial_of
+from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_unlabelled, evaluated_sets
 from cellsemi.rounds.store.run import ENSEMBLE
+from cellsemi.rounds.store.steps import Step
 
-REASONS = "reasons"
+# What the thresholds are chosen by; the other settings of `filter` are read when it is applied, or in training.
+CHOSEN_BY = (
+    *("thresholds", "objective", "f_beta", "min_precision", "reject_below", "count_slack"),
+    *("areas", "area_quantile", "area_slack", "quality", "min_samples"),
+)
 
 
 def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
-    """Calibrate the teachers on out-of-sample images and choose the limits per class, into filter.json.
+    """Calibrate the teachers' fused predictions on out-of-sample images and choose thresholds per class: filter.json.
 
-    The teachers never trained on these images, and look at them as at the pool; test images are not opened here.
+    The teachers never trained on these images, and predict them as they predict unlabelled ones; test images are not
+    opened here.
     """
     config, paths = context.config, context.paths
-    folders = list(judged(context.config, context.paths, teachers_round, ENSEMBLE, trial_of(config)))
-    # A few training images may lack a size that the pool has: every human-drawn cell that is not test counts.
+    sets = evaluated_sets(config, teachers_round, ENSEMBLE, as_unlabelled(config))
+    # A few training images may lack a size that the unlabelled ones have: every human cell that is not test counts.
     human = [paths.split(name) for name in folds_of(config)[0].human]
-    read = [*human, *(predicted for predicted, _ in folders)]
-    fingerprint = files.sha256_json([[outputs_fingerprint(folder) for folder in read], context.config_hash])
+    predicted = [each.folder(paths) for each in sets]
     path = paths.filter(round)
-    title = "calibrate and set limits"
-    if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
-        context.watcher.skipped(round, title)
-        return
-    started = time.monotonic()
-    pairs = all_pairs(folders)
-    context.watcher.stage(round, title, len(pairs), "images")
-    found = fit_quality(pairs, config.data.classes, config.filter)
-    calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
-    drawn = (cells.in_state("human") for cells in cells_of(*human))
-    limits = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
-    content = {
-        "fingerprint": fingerprint,
-        **found.to_json(),
-        "limits": limits.to_json(),
-        "report": [*found.report(), *limits.report()],
-    }
-    files.write_json(path, content)
-    context.watcher.advance(len(pairs))
-    context.finish(round, time.monotonic() - started)
+    step = Step(
+        round=round,
+        name="calibrate and choose thresholds",
+        output=path,
+        settings=context.read(*(f"filter.{name}" for name in CHOSEN_BY), *OF_CELLS),
+        inputs=(*human, *predicted, *(each.images(paths) for each in sets)),
+        total=sum(read_manifest(folder).rows for folder in predicted),
+    )
+
+    def work() -> None:
+        pairs = all_pairs([each.pair(paths) for each in sets])
+        found = fit_quality(pairs, config.data.classes, config.filter)
+        calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
+        drawn = (cells.in_state("human") for cells in cells_of(*human))
+        thresholds = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
+        content = {
+            **found.to_json(),
+            "thresholds": thresholds.to_json(),
+            "report": [*found.report(), *thresholds.report()],
+        }
+        files.write_json(path, content)
+        context.watcher.advance(len(pairs))
+
+    do(context, step, work)
 
 
-def label(context: Context, round: int, teachers_round: int) -> None:
+def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> None:
     """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards."""
     config, paths = context.config, context.paths
-    chosen = files.read_json(paths.filter(round))
+    chosen = paths.filter(round)
     for fold in folds_of(config):
-        over_shards(
-            context,
+        step = Step(
             round=round,
-            title=f"screen {fold.member('pseudo-labels')}",
-            source=paths.predictions(teachers_round, fold.member(ENSEMBLE), UNLABELLED),
-            out=paths.pseudo(round, fold.suffix),
-            inputs=[chosen["calibration"], chosen["regressor"], chosen["limits"], round],
-            make_job=lambda stage: FilterJob(stage, str(paths.filter(round)), config, round),
+            name=f"filter {fold.member('pseudo-labels')}",
+            output=paths.pseudo(round, fold.suffix),
+            settings=context.read("fusion.min_votes", "filter.weight_by_quality", *OF_CELLS),
+            inputs=(chosen,),
         )
+        source = PredictionSet(teachers_round, ENSEMBLE, fold, UNLABELLED).folder(paths)
+        over_shards(context, ShardWork(step, source, lambda stage: FilterJob(stage, str(chosen), config, round)))
 
 
 @dataclass(frozen=True, slots=True)
 class FilterJob:
-    """Calibrate and screen the fused masks of one shard."""
+    """Calibrates and filters the fused masks of one shard."""
 
     stage: ShardStage
     chosen: str  # path of filter.json
     config: Config
     round: int
-    name: str = "screen pseudo-labels"
+    name: str = "filter pseudo-labels"
     uses_device: bool = False
 
     def start(self) -> Worker:
-        """Read the calibration and the limits, once."""
+        """Read the calibration and the thresholds, once."""
         return _Filter(self)
 
 
@@ -97,22 +105,22 @@ class _Filter:
         self._job = job
         chosen = files.read_json(Path(job.chosen))
         self._quality = Quality.from_json(chosen, job.config.data.classes)
-        self._limits = Thresholds.from_json(chosen["limits"], job.config.data.classes)
+        self._thresholds = Thresholds.from_json(chosen["thresholds"], job.config.data.classes)
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         reasons: Counter[str] = Counter()
         out = []
         for record in self._job.stage.records(item):
             filtered = None if record.instances is None else self._filter(record.instances)
             reasons += Counter() if filtered is None else count_reasons(filtered)
             out.append(record.with_(instances=filtered))
-        return self._job.stage.commit(item, out, **{REASONS: dict(sorted(reasons.items()))})
+        return self._job.stage.commit(item, out, reasons=dict(sorted(reasons.items())))
 
     def _filter(self, cells: Instances) -> Instances:
         config = self._job.config
         return screen(
             self._quality.apply(cells),
-            self._limits,
+            self._thresholds,
             config.fusion.min_votes,
             config.data.classes,
             self._job.round,
@@ -124,6 +132,6 @@ def pseudo_counts(context: Context, round: int) -> dict[str, int]:
     """Accepted, ignored and rejected cells of a round, of all its folds, from the manifests of its pseudo-labels."""
     total: Counter[str] = Counter()
     for fold in folds_of(context.config):
-        for shard in read_manifest(context.paths.pseudo(round, fold.suffix))["shards"]:
-            total += Counter(shard[REASONS])
+        for shard in read_manifest(context.paths.pseudo(round, fold.suffix)).shards:
+            total += Counter(shard.reasons)
     return count_states(total)

@@ -2,68 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cellsemi.orchestrator.stages.context import Context, over_shards
+from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
-from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import outputs_fingerprint
-from cellsemi.rounds.store.prediction_splits import UNLABELLED, Calibrations, fusing, images_of
+from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
+from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet
 from cellsemi.rounds.store.run import ENSEMBLE
+from cellsemi.rounds.store.steps import Step
 
 
-def fuse_members(
-    context: Context, round: int, model_round: int, names: Sequence[str], split: str, calibrations: Calibrations
-) -> None:
-    """The predictions of the models `names` of `model_round` on `split` become those of the ensemble.
+def fuse_members(context: Context, at: int, ensemble: Ensemble, split: str, scale: float = 1.0) -> None:
+    """Fuse the predictions of an ensemble's members on a split, their scores calibrated first; `at`: the round at work.
 
-    Their scores are first turned into what they are worth, where `calibrations` has the model.
+    On test images the members of all folds are fused, elsewhere those of each fold.
     """
-    folds = folds_of(context.config)
-    if split == "test":
-        _fuse(context, round, model_round, names, folds, split, ENSEMBLE, calibrations)
-        return
-    for fold in folds:
-        _fuse(context, round, model_round, names, [fold], split, fold.member(ENSEMBLE), calibrations)
+    groups = [ensemble.folds] if split == "test" else [(fold,) for fold in ensemble.folds]
+    for folds in groups:
+        out = PredictionSet(ensemble.round, ENSEMBLE, None if split == "test" else folds[0], split, scale)
+        members = [out.of(name, fold) for fold in folds for name in ensemble.members]
+        _fuse(context, at, out, members, ensemble.calibration_file)
+
+
+def fuse_folds(context: Context, at: int, wanted: PredictionSet) -> None:
+    """Fuse the predictions of one model's folds on test images."""
+    out = replace(wanted, fold=None)
+    _fuse(context, at, out, [out.of(wanted.model, fold) for fold in folds_of(context.config)], None)
 
 
 def _fuse(
-    context: Context,
-    round: int,
-    model_round: int,
-    names: Sequence[str],
-    folds: Sequence[Fold],
-    split: str,
-    out: str,
-    calibrations: Calibrations,
+    context: Context, at: int, out: PredictionSet, members: Sequence[PredictionSet], calibration_file: Path | None
 ) -> None:
-    """What the members of some folds of some models say of a split becomes what `out` says of it."""
     config, paths = context.config, context.paths
-    members = tuple(
-        Member(fold.member(name), str(paths.predictions(model_round, fold.member(name), split)), calibrations.get(name))
-        for fold in folds
-        for name in names
-    )
-    title = fusing(split, out)
+    calibrations: Mapping[str, dict[str, object]] = CalibrationFile.of(calibration_file)
+    title = f"fuse {out.images_name}" + (f" of {out.member}" if out.member != ENSEMBLE else "")
+    fused = tuple(Member(each.member, str(each.folder(paths)), calibrations.get(each.model)) for each in members)
 
     def make_job(stage: ShardStage) -> FuseJob:
         return FuseJob(
             stage=stage,
-            members=members,
+            members=fused,
             fusion=config.fusion,
             classes=config.data.classes,
             one_class_per_image=config.data.one_class_per_image,
-            class_is_stated=config.data.one_class_per_image and split == UNLABELLED,
+            class_is_stated=config.data.one_class_per_image and out.split == UNLABELLED,
             name=title,
         )
 
-    over_shards(
-        context,
-        round=round,
-        title=title,
-        source=images_of(paths, folds[0], split),
-        out=paths.predictions(model_round, out, split),
-        inputs=[[each.name, outputs_fingerprint(Path(each.folder)), each.calibration] for each in members],
-        make_job=make_job,
+    calibrated = [calibration_file] if calibration_file is not None and calibrations else []
+    step = Step(
+        round=at,
+        name=title,
+        output=out.folder(paths),
+        settings=context.read("fusion", *OF_CELLS),
+        inputs=(*(each.folder(paths) for each in members), *calibrated),
     )
+    images = replace(members[0], model=out.model).images(paths)
+    over_shards(context, ShardWork(step, images, make_job))

@@ -18,17 +18,15 @@ from cellsemi.models.base import FitTask
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
-from cellsemi.orchestrator.engine.protocol import Worker
-from cellsemi.orchestrator.stages import choose_cell_probability
+from cellsemi.orchestrator.engine.protocol import Record, Worker
+from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice, choose
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import write_commit
+from cellsemi.rounds.store.manifest import Commit, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
-
-ZOOMS = "zooms"  # in a commit of predictions: images by the zoom that a search kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +42,18 @@ class ShardStage:
         """The images of shard `item`."""
         return shards.read_shard(Path(self.source) / shards.part_name(item))
 
-    def commit(self, item: int, records: list[ImageRecord], **more: Any) -> dict[str, Any]:
-        """Write the shard, then its commit record, to which `more` is added."""
+    def commit(self, item: int, records: list[ImageRecord], **more: Any) -> Record:
+        """Write the shard, then its commit, to which `more` is added (see `manifest.CommittedShard`)."""
         out = Path(self.out)
         written = shards.write_shard(out / shards.part_name(item), records, self.config_hash)
-        return write_commit(out, item, self.fingerprint, {**written, **more})
+        commit = Commit(item=item, fingerprint=self.fingerprint, **written.model_dump(), **more)
+        write_commit(out, commit)
+        return commit.model_dump()
 
 
 @dataclass(frozen=True, slots=True)
 class PredictJob:
-    """One teacher looks at every image of a folder of shards."""
+    """Predicts every image of a folder of shards with one model."""
 
     stage: ShardStage
     model: str
@@ -61,7 +61,7 @@ class PredictJob:
     device: str
     max_pixels: int
     round: int
-    zoom: float  # images are enlarged so many times; masks are of their own size
+    scale: float  # images are enlarged so many times; masks are of their own size
     name: str
     uses_device: bool = True
 
@@ -75,37 +75,38 @@ class _Predictor:
         self._job = job
         self._predictor = load_predictor(Path(job.model), job.inference, job.device)
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         job = self._job
         out = []
         for record in job.stage.records(item):
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
-            (found,) = self._predictor.predict([image], job.zoom)
+            (found,) = self._predictor.predict([image], job.scale)
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
-        more: dict[str, Any] = {"warnings": dict(self._predictor.warnings)}
+        warnings = dict(self._predictor.warnings)
         self._predictor.warnings.clear()
+        scales: dict[str, int] = {}
         if isinstance(self._predictor, ScaleSearch):
-            more[ZOOMS] = {f"{zoom:g}": count for zoom, count in sorted(self._predictor.chosen.items())}
+            scales = {f"{scale:g}": count for scale, count in sorted(self._predictor.chosen.items())}
             self._predictor.chosen.clear()
-        return job.stage.commit(item, out, **more)
+        return job.stage.commit(item, out, warnings=warnings, scales=scales)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One model of an ensemble: the folder of its predictions, and what its scores are worth (None: as they are)."""
+    """One model of an ensemble: the folder of its predictions, and the calibration of its scores, if any."""
 
     name: str
     folder: str
-    calibration: dict[str, Any] | None  # Calibration.to_json()
+    calibration: dict[str, object] | None  # Calibration.to_json()
 
 
 @dataclass(frozen=True, slots=True)
 class FuseJob:
-    """The masks of several models on the same images become one set.
+    """Fuses the masks of several models on the same images into one set.
 
     With `class_is_stated` the class that the data set states for an image, as file names do, comes before
-    what the models guess.
+    the class that the models predict.
     """
 
     stage: ShardStage
@@ -131,7 +132,7 @@ class _Fuser:
             if member.calibration is not None
         }
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         """Fuse shard `item`."""
         job = self._job
         readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
@@ -139,14 +140,14 @@ class _Fuser:
         for rows in zip(*readers, strict=True):
             if len({row.image_id for row in rows}) != 1:
                 raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
-            said = {member.name: self._worth(member, row) for member, row in zip(job.members, rows, strict=True)}
-            cells = {name: found for name, found in said.items() if found is not None}
+            each = {member.name: self._calibrated(member, row) for member, row in zip(job.members, rows, strict=True)}
+            cells = {name: found for name, found in each.items() if found is not None}
             fused = fuse(cells, job.fusion, job.one_class_per_image) if cells else None
             out.append(rows[0].with_(instances=fused))
         return job.stage.commit(item, out)
 
-    def _worth(self, member: Member, row: ImageRecord) -> Instances | None:
-        """What a member said of an image, in the stated class and with calibrated scores."""
+    def _calibrated(self, member: Member, row: ImageRecord) -> Instances | None:
+        """The cells that a member predicted, in the stated class and with calibrated scores."""
         cells = row.instances
         if cells is None:
             return None
@@ -161,7 +162,7 @@ class FitJob:
     """Train students; item i is task i, and `choices` i what is chosen for its model afterwards, if anything."""
 
     tasks: tuple[FitTask, ...]
-    choices: tuple[choose_cell_probability.Choice | None, ...]
+    choices: tuple[ProbabilityChoice | None, ...]
     name: str
     uses_device: bool = True
 
@@ -169,7 +170,7 @@ class FitJob:
         """Nothing to load: a student starts from scratch, or from its own checkpoint."""
         return self
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         """Train one student to its end."""
         task, choice = self.tasks[item], self.choices[item]
         folder = Path(task.out_dir)
@@ -178,8 +179,7 @@ class FitJob:
         def progress(step: int, steps: int) -> None:
             files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-        result = family(task.model.kind).fit(task, progress)
-        record = asdict(result)
+        record: Record = asdict(family(task.model.kind).fit(task, progress))
         if choice is not None:
-            record[choose_cell_probability.KEY] = choose_cell_probability.choose(choice, folder)
+            record["cell_probability"] = choose(choice, folder).model_dump()
         return {**record, "seconds": round(time.monotonic() - started, 2)}

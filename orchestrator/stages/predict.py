@@ -1,39 +1,39 @@
-"""Stages over images: what a model says of a split, and what several models say together.
-
-A split is `val`, `test`, `unlabelled`, or TRIAL: the val images, looked at as the pool is. With folds each
-model has a member in every fold; on val and the pool a fold is on its own, on test all of them speak together.
-"""
+"""Predicts the images of a split with a trained model, and notes what the model reports of it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from dataclasses import replace
 
-from cellsemi.orchestrator.engine.protocol import Failure
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.choose_cell_probability import resolved
-from cellsemi.orchestrator.stages.context import Context, over_shards
-from cellsemi.orchestrator.stages.fuse import _fuse
+from cellsemi.orchestrator.stages.context import OF_CELLS, Context
+from cellsemi.orchestrator.stages.fuse import fuse_folds
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
-from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest
-from cellsemi.rounds.store.prediction_splits import TRIAL, UNLABELLED, enlargement_of, images_of
+from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
+from cellsemi.rounds.store.predictions import UNLABELLED, VAL_AS_UNLABELLED, PredictionSet
+from cellsemi.rounds.store.steps import Step
 
 
-def predict(context: Context, round: int, model_round: int, name: str, split: str) -> None:
-    """The model `name` of `model_round` looks at every image of `split`; `round` is the one at work."""
+def predict(context: Context, at: int, wanted: PredictionSet) -> None:
+    """Predict a set with its model, in every fold; `at` is the round at work.
+
+    With folds the predictions of test images, which all folds predict, are fused as well.
+    """
     folds = folds_of(context.config)
     for fold in folds:
-        _predict(context, round, model_round, name, fold, split)
-    if split == "test" and len(folds) > 1:
-        _fuse(context, round, model_round, [name], folds, split, name, {})
+        _predict(context, at, replace(wanted, fold=fold))
+    if wanted.split == "test" and len(folds) > 1:
+        fuse_folds(context, at, wanted)
 
 
-def _predict(context: Context, round: int, model_round: int, name: str, fold: Fold, split: str) -> None:
+def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
     config, paths = context.config, context.paths
-    member = fold.member(name)
-    model = paths.model(model_round, member)
-    look = config.unlabelled_inference_of if split in (UNLABELLED, TRIAL) else config.inference_of
-    inference = resolved(read_manifest(model), look(config.model_called(name)))
+    model = paths.model(wanted.round, wanted.member)
+    inference = _inference(context, wanted)
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
@@ -42,30 +42,51 @@ def _predict(context: Context, round: int, model_round: int, name: str, fold: Fo
             inference=inference,
             device=config.engine.device,
             max_pixels=config.data.max_pixels,
-            round=model_round + 1,
-            zoom=enlargement_of(split),
-            name=f"predict {split} with {member}",
+            round=wanted.round + 1,
+            scale=wanted.scale,
+            name=wanted.title,
         )
 
-    def leave_out(stage: ShardStage, failure: Failure) -> dict[str, Any]:
+    def leave_out(stage: ShardStage, failure: Failure) -> Record:
         """Images that no worker survived stay in the table, without cells and counted: never skipped silently."""
-        context.watcher.note(f"{member}: shard {failure.item} of {split} was given up: {failure.error}")
-        unseen = [record.with_(image=None, instances=None) for record in stage.records(failure.item)]
-        return stage.commit(failure.item, unseen, given_up=failure.error)
+        where = f"{wanted.member}: shard {failure.item} of {wanted.images_name}"
+        context.watcher.note(f"{where} was given up: {failure.error}")
+        unpredicted = [record.with_(image=None, instances=None) for record in stage.records(failure.item)]
+        return stage.commit(failure.item, unpredicted, given_up=failure.error)
 
-    out = paths.predictions(model_round, member, split)
-    over_shards(
-        context,
-        round=round,
-        title=f"predict {split} with {member}",
-        source=images_of(paths, fold, split),
-        out=out,
-        inputs=[outputs_fingerprint(model), model_round],
-        make_job=make_job,
-        give_up=leave_out if split == UNLABELLED else None,
+    step = Step(
+        round=at,
+        name=wanted.title,
+        output=wanted.folder(paths),
+        settings=context.read(_read_by(context, wanted), "data.max_pixels", *OF_CELLS),
+        inputs=(model,),
+        parameters={"round": wanted.round, "scale": wanted.scale},
     )
+    give_up = leave_out if wanted.split == UNLABELLED else None
+    over_shards(context, ShardWork(step, wanted.images(paths), make_job, give_up))
+    _note_warnings(context, wanted)
+
+
+def _as_unlabelled(wanted: PredictionSet) -> bool:
+    return wanted.split in (UNLABELLED, VAL_AS_UNLABELLED)
+
+
+def _read_by(context: Context, wanted: PredictionSet) -> str:
+    """The path of the inference settings that a prediction reads."""
+    name = context.config.model_called(wanted.model).name
+    return f"models[{name}].{'unlabelled_inference' if _as_unlabelled(wanted) else 'inference'}"
+
+
+def _inference(context: Context, wanted: PredictionSet) -> InferenceConfig:
+    config = context.config
+    settings = config.unlabelled_inference_of if _as_unlabelled(wanted) else config.inference_of
+    fit = read_fit(context.paths.model(wanted.round, wanted.member))
+    return resolved(fit, settings(config.model_called(wanted.model)))
+
+
+def _note_warnings(context: Context, wanted: PredictionSet) -> None:
     warnings: Counter[str] = Counter()
-    for shard in read_manifest(out)["shards"]:
-        warnings += Counter(shard.get("warnings", {}))
+    for shard in read_manifest(wanted.folder(context.paths)).shards:
+        warnings += Counter(shard.warnings)
     for sentence, times in sorted(warnings.items()):
-        context.watcher.note(f"{member} on {split}, {times} times: {sentence}")
+        context.watcher.note(f"{wanted.member} on {wanted.images_name}, {times} times: {sentence}")

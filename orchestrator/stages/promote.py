@@ -1,4 +1,4 @@
-"""Who teaches next: score every model of a round, decide on validation images, keep the leaderboard.
+"""Decides who teaches the next round, finishes the round, and keeps the leaderboard.
 
 The score threshold of each model is chosen on val and applied to test; test is scored once per model and
 decides nothing.
@@ -6,90 +6,134 @@ decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 
-from cellsemi.orchestrator.runs import report
-from cellsemi.orchestrator.stages.calibrate_teachers import kept
-from cellsemi.orchestrator.stages.compare import Contender, compare
-from cellsemi.orchestrator.stages.context import Context
+from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.filter_pseudo_labels import pseudo_counts
+from cellsemi.orchestrator.stages.measure_sizes import scores_at, shares
 from cellsemi.orchestrator.stages.train import first_steps
 from cellsemi.rounds.evaluation import leaderboard
-from cellsemi.rounds.evaluation.ensemble_selection import Selected, stop_reason
-from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations
-from cellsemi.rounds.evaluation.history import Teachers, decisions, delivered, read_manifests
+from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble
+from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
+from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.evaluation.history import RoundManifest, decisions, delivered_model, read_manifests
 from cellsemi.rounds.evaluation.leaderboard import Row
-from cellsemi.rounds.evaluation.promotion import Decision
+from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
 from cellsemi.rounds.evaluation.verdict import verdict
-from cellsemi.rounds.store import files
+from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
+from cellsemi.rounds.store.steps import Step, forget_superseded
 
 
-def stopped(context: Context, decision: Decision | None = None) -> str | None:
-    """Why no further round is run after the finished ones and one with `decision`; None: go on."""
-    made = [*decisions(read_manifests(context.paths)).values(), *([decision] if decision else [])]
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What a round came to: its models, its ensemble and why these students form it, its teachers, the decisions."""
+
+    round: int
+    names: tuple[str, ...]  # of all its models that did not diverge, the control among them
+    ensemble: Ensemble
+    why: str
+    teachers: Ensemble | None
+    decision: Decision
+    on_control: Decision | None
+
+
+def stopped(context: Context, before: int, decision: Decision | None = None) -> str | None:
+    """Why no further round is run after the rounds below `before` and one with `decision`; None: go on."""
+    made = [each for number, each in decisions(read_manifests(context.paths)).items() if number < before]
+    made += [decision] if decision else []
     return stop_reason([each.promoted for each in made], context.config.rounds.stop_after)
 
 
-def judge(context: Context, round: int, candidate: Contender, teachers: Teachers | None) -> Decision:
-    """Compare the round's ensemble with the standing one on the validation images, at the sizes of the pool.
+def compare(context: Context, at: int, candidate: Ensemble, incumbent: Ensemble | None) -> Decision:
+    """Whether the candidate beats the incumbent (None: there is none), at the cell sizes of the unlabelled images.
+
+    `at` is the round at work; both have been evaluated.
+    """
+    config, paths = context.config, context.paths
+    sized: list[Sized] = []
+    if incumbent is not None:
+        for scale, share in shares(context).items():
+            new, old = (scores_at(context, at, each, scale) for each in (candidate, incumbent))
+            sized.append(Sized(scale, share, new, old))
+    seed = derive_seed(config.run.seed, "promotion", at)
+    known = None if incumbent is None else incumbent.evaluation(paths).scores
+    return decide(candidate.evaluation(paths).scores, known, config.data.classes, config.rounds.promotion, seed, sized)
+
+
+def decide_round(context: Context, round: int, candidate: Ensemble, teachers: Ensemble | None) -> Decision:
+    """Compare the round's ensemble with its teachers on the validation images, at the sizes of the unlabelled ones.
 
     The reason also says when the rounds end with this one.
     """
-    best = _contender(context, teachers) if teachers else None
-    decision = compare(context, round, candidate, best)
-    end = stopped(context, decision)
+    decision = compare(context, round, candidate, teachers)
+    end = stopped(context, round, decision)
     return replace(decision, reason=f"{decision.reason}; no further round is run: {end}") if end else decision
 
 
-def judge_control(
-    context: Context,
-    round: int,
-    found: Sequence[Evaluation],
-    candidate: Contender,
-    decision: Decision,
-    teachers: Teachers,
-) -> Decision:
+def decide_control(context: Context, round: int, incumbent: Ensemble) -> Decision:
     """Whether longer training on the human labels beats the best ensemble so far: then it is what is delivered.
 
     It teaches nobody: the rounds go on from the ensembles.
     """
-    best = candidate if decision.promoted else _contender(context, teachers)
-    control = Contender(round, CONTROL, (CONTROL,), {}, find(found, CONTROL, "val"))
-    return compare(context, round, control, best)
+    control = replace(new_ensemble(context.config, round, (CONTROL,), None), name=CONTROL)
+    return compare(context, round, control, incumbent)
 
 
-def _contender(context: Context, teachers: Teachers) -> Contender:
-    """The standing ensemble."""
-    paths = context.paths
-    val = find(read_evaluations(paths.evaluation(teachers.round), context.config.data.classes), ENSEMBLE, "val")
-    return Contender(teachers.round, ENSEMBLE, teachers.names, kept(paths.calibration(teachers.round)), val)
+def finish_round(context: Context, result: RoundResult) -> None:
+    """Write the round's manifest, last, and the leaderboard of all rounds so far.
+
+    `students` in it are those of the ensemble; the rows hold every model.
+    """
+    paths, round, teachers = context.paths, result.round, result.teachers
+    read = [paths.evaluation(number) for number in {0, round, teachers.round if teachers else 0}]
+    read += [paths.round_manifest(round - 1)] if round else []
+    read += [paths.pseudo(round, fold.suffix) for fold in folds_of(context.config)] if round else []
+    read += [paths.sizes] if round and paths.sizes.is_file() else []
+    read += [paths.model(round, fold.member(name)) for name in result.names for fold in folds_of(context.config)]
+    step = Step(
+        round=round,
+        name="finish the round",
+        output=paths.round_manifest(round),
+        settings=context.read("rounds", "models[]", "data.classes", "run.seed"),
+        inputs=tuple(read),
+        parameters={"decision": result.decision.reason},
+        unit="rounds",
+    )
+    do(context, step, lambda: _manifest(context, result).write(paths.round_manifest(round)))
+    forget_superseded(paths, round)
+    write_leaderboard(context)
 
 
-def rows_of(
-    context: Context,
-    round: int,
-    names: Sequence[str],
-    chosen: Selected,
-    decision: Decision,
-    on_control: Decision | None,
-    seconds: float,
-) -> list[Row]:
+def _manifest(context: Context, result: RoundResult) -> RoundManifest:
+    seconds = context.spent(result.round)
+    return RoundManifest(
+        round=result.round,
+        teachers_round=None if result.teachers is None else result.teachers.round,
+        students=result.ensemble.members,
+        why_these_students=result.why,
+        steps=first_steps(context, result.round) + (result.teachers.steps if result.teachers else 0),
+        decision=result.decision,
+        control=result.on_control,
+        seconds=seconds,
+        rows=tuple(row.to_json() for row in rows_of(context, result, seconds)),
+    )
+
+
+def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
     """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
-    config, paths = context.config, context.paths
+    config, paths, round = context.config, context.paths, result.round
     found = read_evaluations(paths.evaluation(round), config.data.classes)
     first = config.models_of(round)[0].name
     before = read_evaluations(paths.evaluation(0), config.data.classes) if round else []
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
-    control = find(found, CONTROL, "test") if CONTROL in names else None
-    winners = {*chosen.members, ENSEMBLE} if decision.promoted else set()
-    winners |= {CONTROL} if on_control and on_control.promoted else set()
+    control = find(found, CONTROL, "test") if CONTROL in result.names else None
+    winners = _winners(result)
     rows = []
-    for model in [*(name for name in names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
+    for model in [*(name for name in result.names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
         baseline = leaderboard.baseline_name(model, first)
         rows.append(
             leaderboard.make_row(
@@ -108,6 +152,12 @@ def rows_of(
     return rows
 
 
+def _winners(result: RoundResult) -> set[str]:
+    """The models that are promoted, and the control where it is what is delivered."""
+    winners = {*result.ensemble.members, ENSEMBLE} if result.decision.promoted else set()
+    return winners | ({CONTROL} if result.on_control and result.on_control.promoted else set())
+
+
 def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
     """The pseudo-labels that a model learned from; the control and round 0 saw none."""
     return {state: 0 if model == CONTROL else counts.get(state, 0) for state in ("accepted", "ignored", "rejected")}
@@ -116,43 +166,12 @@ def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
 def _fit_seconds(context: Context, round: int, model: str) -> float:
     """Seconds that the fits of a model took, in all folds."""
     members = [context.paths.model(round, fold.member(model)) for fold in folds_of(context.config)]
-    return float(sum(read_manifest(folder)["seconds"] for folder in members))
-
-
-def finish_round(
-    context: Context,
-    round: int,
-    names: Sequence[str],
-    chosen: Selected,
-    teachers: Teachers | None,
-    decision: Decision,
-    on_control: Decision | None,
-) -> None:
-    """Write the round's manifest, last, and the leaderboard of all rounds so far.
-
-    `students` in it are those of the ensemble; the rows hold every model.
-    """
-    paths = context.paths
-    seconds = context.spent(round)
-    manifest = {
-        "round": round,
-        "teachers_round": None if teachers is None else teachers.round,
-        "students": list(chosen.members),
-        "why_these_students": chosen.why,
-        "steps": first_steps(context, round) + (teachers.steps if teachers else 0),
-        "decision": asdict(decision),
-        "control": asdict(on_control) if on_control else None,
-        "seconds": seconds,
-        "rows": [row.to_json() for row in rows_of(context, round, names, chosen, decision, on_control, seconds)],
-    }
-    files.write_json(paths.round_manifest(round), manifest)
-    write_leaderboard(context)
-    report.write_report(context, round)
+    return float(sum(read_fit(folder).seconds for folder in members))
 
 
 def write_leaderboard(context: Context) -> None:
     """The leaderboard of all finished rounds as Parquet, CSV and Markdown, with the verdict."""
     manifests = read_manifests(context.paths)
-    rows = [Row.from_json(values) for manifest in manifests.values() for values in manifest["rows"]]
-    sentence = verdict(rows, decisions(manifests), delivered(context.paths))
+    rows = [Row.from_json(values) for manifest in manifests.values() for values in manifest.rows]
+    sentence = verdict(rows, decisions(manifests), delivered_model(context.paths))
     leaderboard.write(context.paths.leaderboard, rows, sentence, context.config_hash)

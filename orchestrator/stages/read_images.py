@@ -1,23 +1,25 @@
-"""Before the rounds: the models are looked after, the user's images become shards, bad ones are put aside."""
+"""Checks the models before a run, and reads the user's images into shards; bad ones are quarantined."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
 
 from cellsemi.configs.models import WithWeights
 from cellsemi.configs.schema import Config
 from cellsemi.models import weight_files
 from cellsemi.models.catalogue import CATALOGUE
 from cellsemi.models.registry import family
-from cellsemi.orchestrator.stages.context import Context, finish_shards
-from cellsemi.rounds.datasets.ignore_label_issues import inputs_fingerprint
+from cellsemi.orchestrator.stages.context import Context, Finish, do_all
+from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
-from cellsemi.rounds.store.manifest import finish_stage, is_done
+from cellsemi.rounds.store.manifest import MANIFEST, CommittedShard, DataManifest, write_manifest
 from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.steps import Step
 
 
 def check_models(config: Config) -> None:
@@ -32,31 +34,46 @@ def check_models(config: Config) -> None:
 
 def read_images(context: Context) -> None:
     """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
-    paths, title = context.paths, "read images"
-    fingerprint = inputs_fingerprint(context.config.data, context.config_hash)
-    if is_done(paths.data, fingerprint):
-        context.watcher.skipped(0, title)
-        return
-    context.check_space()
+    paths, data = context.paths, context.config.data
+    step = Step(
+        round=0,
+        name="read images",
+        output=paths.data,
+        settings=context.read("data", "run.seed"),
+        parameters={"label_issues": None if data.label_issues is None else table_sha256(Path(data.label_issues))},
+        total=0,
+    )
+
+    def work(_: Sequence[Step], finish: Finish) -> None:
+        started = time.monotonic()
+        report = _read(context, step)
+        images = sum(report.images.values())
+        finish(replace(step, total=images), time.monotonic() - started)
+
+    do_all(context, step.name, [step], work)
+
+
+def _read(context: Context, step: Step) -> IngestReport:
+    """Read every split, each as a piece of work of its own to the watcher; the manifests come last."""
+    paths, watcher = context.paths, context.watcher
     begun: dict[str, float] = {}
 
     def on_image(split: str, done: int, of: int) -> None:
         if split not in begun:
             begun[split] = time.monotonic()
-            context.watcher.stage(0, f"{title}: {split}", of, "images")
-        context.watcher.advance(done)
+            watcher.stage(0, f"read images: {split}", of, "images")
+        watcher.advance(done)
         if done == of:
-            context.finish(0, time.monotonic() - begun[split])
+            watcher.finish(time.monotonic() - begun[split])
 
     report = ingest(context.config, paths.data, context.config_hash, on_image)
+    fingerprint = context.ledger.fingerprint(step)
     for split in SPLITS:
-        finish_shards(paths.split(split), fingerprint, 0.0, report.shards[split])
-    finish_stage(paths.data, fingerprint, report.seconds, report=_told(report))
+        shards = [CommittedShard(**shard.model_dump()) for shard in report.shards[split]]
+        write_manifest(paths.split(split), fingerprint, 0.0, shards)
+    counts = asdict(report)
+    del counts["shards"], counts["seconds"]
+    DataManifest(fingerprint=fingerprint, seconds=round(report.seconds, 2), report=counts).write(paths.data / MANIFEST)
     for line in sentences(report, context.config.data):
-        context.watcher.note(line)
-
-
-def _told(report: IngestReport) -> dict[str, Any]:
-    content = asdict(report)
-    del content["shards"], content["seconds"]
-    return content
+        watcher.note(line)
+    return report

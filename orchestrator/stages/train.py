@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import PROGRESS_FILE
-from cellsemi.orchestrator.engine.protocol import Failure
-from cellsemi.orchestrator.stages.choose_cell_probability import Choice
-from cellsemi.orchestrator.stages.context import Context, failed
+from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice
+from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, finish_stage, is_done, outputs_fingerprint, read_manifest
+from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit
 from cellsemi.rounds.store.run import CONTROL
 from cellsemi.rounds.store.shards import shard_paths
+from cellsemi.rounds.store.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +65,26 @@ def control_of(context: Context, round: int, steps: int) -> list[Fit]:
 def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     """Train what is not trained yet; returns the names of the models that are there afterwards, in every fold.
 
-    A student whose training diverges is recorded and left out of the round, and said; the round fails
-    when there are students among `fits` and none is left. What failed for another reason is tried again by
-    the next call.
+    A student whose training diverges is recorded, noted and left out of the round. TrainingDiverged when there are
+    students among `fits` and none is left. What failed for another reason is tried again by the next call.
     """
     title = "train " + ", ".join(item.member for item in fits)
-    folders = {item.member: context.paths.model(round, item.member) for item in fits}
-    prints = {item.member: _fingerprint(context, item) for item in fits}
-    todo = [item for item in fits if not is_done(folders[item.member], prints[item.member])]
-    if todo:
-        _train(context, round, title, todo, folders, prints)
-    else:
-        context.watcher.skipped(round, title)
+    steps = {item.member: _step(context, round, item) for item in fits}
+
+    def work(todo: Sequence[Step], finish: Finish) -> None:
+        _train(context, title, [(steps[item.member], item) for item in fits if steps[item.member] in todo], finish)
+
+    do_all(context, title, list(steps.values()), work)
+    return _alive(context, round, fits)
+
+
+def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
+    """The models whose training did not diverge in any fold; the others are noted. TrainingDiverged as `fit` says."""
     diverged: dict[str, str] = {}
     for item in fits:
-        manifest = read_manifest(folders[item.member])
-        if "diverged" in manifest:
-            diverged.setdefault(item.name, manifest["diverged"])
-            context.watcher.note(
-                f"round {round}: {item.name} is left out, its training diverged: {manifest['diverged']}"
-            )
+        if why := read_fit(context.paths.model(round, item.member)).diverged:
+            diverged.setdefault(item.name, why)
+            context.watcher.note(f"round {round}: {item.name} is left out, its training diverged: {why}")
     names = list(dict.fromkeys(item.name for item in fits))
     alive = [name for name in names if name not in diverged]
     if any(name != CONTROL for name in names) and not [name for name in alive if name != CONTROL]:
@@ -95,36 +94,59 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     return alive
 
 
-def _train(
-    context: Context, round: int, title: str, todo: list[Fit], folders: dict[str, Path], prints: dict[str, str]
-) -> None:
-    context.check_space()
-    started = time.monotonic()
-    ordered = sorted(todo, key=lambda item: -item.steps)  # longest first: the shortest total on few workers
-    tasks = tuple(_task(context, item, folders[item.member]) for item in ordered)
-    context.watcher.stage(round, title, sum(item.steps for item in ordered), "steps")
+def _step(context: Context, round: int, item: Fit) -> Step:
+    """The step that trains one model in one fold."""
+    name, paths = item.model.name, context.paths
+    settings = [f"models[{name}]", f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
+    inputs = [paths.train(item.train_round, item.fold.suffix)]
+    if _choice(context, item) is not None:
+        settings += [f"models[{name}].inference", "data.max_pixels"]
+        inputs.append(paths.split(item.fold.val))
+    return Step(
+        round=round,
+        name=f"train {item.member}",
+        output=paths.model(round, item.member),
+        settings=context.read(*settings, *OF_CELLS),
+        inputs=tuple(inputs),
+        parameters={"steps": item.steps, "seed_round": item.seed_round, "fold": item.fold.suffix},
+        total=item.steps,
+        unit="steps",
+    )
+
+
+def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finish: Finish) -> None:
+    ordered = sorted(todo, key=lambda pair: -pair[1].steps)  # longest first: the shortest total on few workers
+    tasks = tuple(_task(context, item, step.output) for step, item in ordered)
+    job = FitJob(tasks, tuple(_choice(context, item) for _, item in ordered), name=title)
 
     def tick() -> None:
-        context.watcher.advance(sum(_steps_done(folders[item.member], item.steps) for item in ordered))
+        context.watcher.advance(sum(_steps_done(step) for step, _ in ordered))
 
-    def on_done(item: int, record: dict[str, Any]) -> None:
-        name = ordered[item].member
-        finish_stage(folders[name], prints[name], record["seconds"], **_stable(record))
+    def on_done(item: int, record: Record) -> None:
+        kept = {key: value for key, value in record.items() if key != "resumed_at"}
+        _finish(context, ordered[item][0], FitRecord(fingerprint=_print(context, ordered[item][0]), **kept), finish)
         tick()
 
-    outcome = context.engine.tasks(
-        FitJob(tasks, tuple(_choice(context, item) for item in ordered), name=title), range(len(tasks)), on_done, tick
-    )
+    outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
     others = [f for f in outcome.failed if not _diverged(f)]
     for failure in outcome.failed:
         if _diverged(failure):
-            name = ordered[failure.item].member
-            finish_stage(folders[name], prints[name], 0.0, diverged=failure.error)
+            step = ordered[failure.item][0]
+            record = FitRecord(fingerprint=_print(context, step), seconds=0.0, diverged=failure.error)
+            _finish(context, step, record, finish)
     if others:
         raise failed(title, others)
     if len(outcome.done) + len(outcome.failed) != len(tasks):
         raise EngineError(f"{title}: the engine returned {len(outcome.done)} of {len(tasks)} models")
-    context.finish(round, time.monotonic() - started)
+
+
+def _print(context: Context, step: Step) -> str:
+    return context.ledger.fingerprint(step)
+
+
+def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> None:
+    record.write(step.output / MANIFEST)
+    finish(step, record.seconds)
 
 
 def _task(context: Context, item: Fit, folder: Path) -> FitTask:
@@ -144,27 +166,13 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     )
 
 
-def _choice(context: Context, item: Fit) -> Choice | None:
+def _choice(context: Context, item: Fit) -> ProbabilityChoice | None:
     """What is chosen on the human labels of the fold that the model leaves out; None where nothing is left open."""
     config, inference = context.config, context.config.inference_of(item.model)
     if not item.model.has_cell_probability or inference.cell_probability != AUTO_PROBABILITY:
         return None
     images = context.paths.split(item.fold.val)
-    return Choice(str(images), inference, config.engine.device, config.data.max_pixels)
-
-
-def _fingerprint(context: Context, item: Fit) -> str:
-    return files.sha256_json(
-        [
-            item.model.model_dump(mode="json"),
-            item.seed_round,
-            item.steps,
-            outputs_fingerprint(context.paths.train(item.train_round, item.fold.suffix)),
-            item.fold.suffix,
-            outputs_fingerprint(context.paths.split(item.fold.val)),
-            context.config_hash,
-        ]
-    )
+    return ProbabilityChoice(str(images), inference, config.engine.device, config.data.max_pixels)
 
 
 def _part(fold: Fold) -> tuple[str, ...]:
@@ -176,14 +184,9 @@ def _diverged(failure: Failure) -> bool:
     return failure.error.startswith(TrainingDiverged.__name__)
 
 
-def _stable(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without what differs between an undisturbed fit and a resumed one."""
-    return {key: value for key, value in record.items() if key not in ("resumed_at", "seconds")}
-
-
-def _steps_done(folder: Path, steps: int) -> int:
-    """Steps of one student so far, from the file that it writes now and then."""
-    if (folder / MANIFEST).is_file():
-        return steps
-    path = folder / PROGRESS_FILE
+def _steps_done(step: Step) -> int:
+    """Optimiser steps of one student so far, from the file that it writes now and then."""
+    if (step.output / MANIFEST).is_file():
+        return step.total
+    path = step.output / PROGRESS_FILE
     return int(files.read_json(path)["step"]) if path.is_file() else 0

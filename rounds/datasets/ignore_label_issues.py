@@ -118,16 +118,6 @@ def open_suspected(data: DataConfig) -> Suspected | None:
     return None if data.label_issues is None else Suspected(Path(data.label_issues))
 
 
-def inputs_fingerprint(data: DataConfig, config_hash: str) -> str:
-    """The hash of a run's config and of what stands in the file of `data.label_issues`, if it names one.
-
-    DataError when there is no such file.
-    """
-    if data.label_issues is None:
-        return config_hash
-    return files.sha256_json([config_hash, table_sha256(Path(data.label_issues))])
-
-
 def table_sha256(path: Path) -> str:
     """Hex sha256 of a table's bytes; DataError when it cannot be read."""
     try:

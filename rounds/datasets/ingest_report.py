@@ -9,6 +9,7 @@ from typing import Any
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ignore_label_issues import SuspectCounts
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
+from cellsemi.rounds.store.shards import Shard
 
 OnImage = Callable[[str, int, int], None]
 
@@ -25,7 +26,7 @@ class Quarantined:
 
 @dataclass(slots=True)
 class IngestReport:
-    """What came in. Every split has its key; `shards` holds the commit records that write_shard returned."""
+    """What came in. Every split has its key; `shards` holds the shards that were written."""
 
     images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     cells: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -41,7 +42,7 @@ class IngestReport:
     suspects: SuspectCounts | None = None  # what became of the rows of data.label_issues
     notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
-    shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    shards: dict[str, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -1,54 +1,60 @@
-"""Reads the decisions of the finished rounds: who teaches now, what the run recommends."""
+"""Reads the finished rounds of a run: what each decided, and the verdict on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.evaluation.verdict import verdict
-from cellsemi.rounds.store import files
+from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
 
 
-@dataclass(frozen=True, slots=True)
-class Teachers:
-    """The students in the ensemble of the last promoted round teach now; `steps` are those behind them in all."""
+class RoundManifest(OnDisk):
+    """What a finished round came to, `round-NN/manifest.json`.
+
+    `students` are the members of its ensemble, `steps` the optimiser steps behind the first of them with all its
+    ancestors; `control` is the decision on the control, None where there is none. `rows` are leaderboard rows.
+    """
 
     round: int
-    names: tuple[str, ...]
+    teachers_round: int | None
+    students: tuple[str, ...]
+    why_these_students: str
     steps: int
+    decision: Decision
+    control: Decision | None
+    seconds: float
+    rows: tuple[dict[str, object], ...]
 
 
-def standing(paths: RunPaths) -> Teachers:
-    """Who teaches now: the ensemble of the last promoted round; round 0 always is."""
-    manifests = read_manifests(paths)
-    last = max(number for number, manifest in manifests.items() if manifest["decision"]["promoted"])
-    return Teachers(last, tuple(manifests[last]["students"]), manifests[last]["steps"])
-
-
-def read_manifests(paths: RunPaths) -> dict[int, dict[str, Any]]:
+def read_manifests(paths: RunPaths) -> dict[int, RoundManifest]:
     """The manifests of the finished rounds, by round."""
-    return {number: files.read_json(paths.round_manifest(number)) for number in paths.finished_rounds()}
+    return {number: RoundManifest.read(paths.round_manifest(number)) for number in paths.finished_rounds()}
 
 
-def delivered(paths: RunPaths) -> tuple[int, str]:
+def standing_round(paths: RunPaths) -> int:
+    """The round whose ensemble teaches now: the last that was promoted; round 0 always is."""
+    return max(number for number, manifest in read_manifests(paths).items() if manifest.decision.promoted)
+
+
+def delivered_model(paths: RunPaths) -> tuple[int, str]:
     """(round, model) that the run recommends: the last promoted ensemble, or the control that beat it."""
     found = (0, ENSEMBLE)
     for number, manifest in read_manifests(paths).items():
-        if manifest["decision"]["promoted"]:
+        if manifest.decision.promoted:
             found = (number, ENSEMBLE)
-        if manifest["control"] and manifest["control"]["promoted"]:
+        if manifest.control and manifest.control.promoted:
             found = (number, CONTROL)
     return found
 
 
-def decisions(manifests: dict[int, dict[str, Any]]) -> dict[int, Decision]:
+def decisions(manifests: Mapping[int, RoundManifest]) -> dict[int, Decision]:
     """The decision of every finished round."""
-    return {number: Decision(**manifest["decision"]) for number, manifest in manifests.items()}
+    return {number: manifest.decision for number, manifest in manifests.items()}
 
 
 def read_verdict(paths: RunPaths) -> str:
     """The verdict of a run as it stands."""
-    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)), delivered(paths))
+    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)), delivered_model(paths))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
 from cellsemi.rounds.store.folds import HUMAN_SPLIT, PSEUDO_SPLIT
+from cellsemi.rounds.store.manifest import TrainingCounts
 from cellsemi.rounds.store.schemas import ImageRecord
 
 NOT_PREDICTED = "not predicted"
@@ -32,15 +32,15 @@ class MergeCounts:
     cells: Counter[str] = field(default_factory=Counter)  # by state and reason, of the pseudo images that train
     left_out: Counter[str] = field(default_factory=Counter)  # pseudo images by reason
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return {
-            "human_images": self.human_images,
-            "human_cells": self.human_cells,
-            "pseudo_images": self.pseudo_images,
-            "cells": dict(sorted(self.cells.items())),
-            "left_out": dict(sorted(self.left_out.items())),
-        }
+    def as_record(self) -> TrainingCounts:
+        """The counts as a manifest keeps them."""
+        return TrainingCounts(
+            human_images=self.human_images,
+            human_cells=self.human_cells,
+            pseudo_images=self.pseudo_images,
+            cells=dict(sorted(self.cells.items())),
+            left_out=dict(sorted(self.left_out.items())),
+        )
 
 
 def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:

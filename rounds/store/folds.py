@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from cellsemi.configs.schema import Config
 
 HUMAN_SPLIT = "labelled"
-
-
 PSEUDO_SPLIT = "unlabelled"
+FOLDS = "folds"  # the folder, beside the splits, that holds one for each fold
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One division of the human labels: its models learn from the splits `train` and are judged on `val`.
+    """One division of the human labels: its models learn from the splits `train` and are evaluated on `val`.
 
     `suffix` ends the names of its models and folders; it is empty for the only one.
     """
@@ -24,7 +23,7 @@ class Fold:
     val: str
 
     def member(self, model: str) -> str:
-        """The name of a model's, or an ensemble's, part in this fold."""
+        """The name of a model, or of an ensemble, in this fold."""
         return f"{model}{self.suffix}"
 
     @property
@@ -38,4 +37,7 @@ def folds_of(config: Config) -> tuple[Fold, ...]:
     if config.rounds.folds is None:
         return (Fold("", (HUMAN_SPLIT,), "val"),)
     names = [f"fold-{number}" for number in range(config.rounds.folds)]
-    return tuple(Fold(f".{name}", tuple(other for other in names if other != name), name) for name in names)
+    splits = {name: f"{FOLDS}/{name}" for name in names}
+    return tuple(
+        Fold(f".{name}", tuple(splits[other] for other in names if other != name), splits[name]) for name in names
+    )

@@ -1,69 +1,139 @@
-"""Marks stages as done: commits of shards, and the manifest that is written last."""
+"""Describes what a step wrote: the commit of each shard, and the manifest of a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import Field, JsonValue
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
-from cellsemi.rounds.store.shards import part_name, shard_paths
+from cellsemi.rounds.store.on_disk import OnDisk
+from cellsemi.rounds.store.shards import Shard, part_name, shard_paths
 
 MANIFEST = "manifest.json"
-
-
 COMMITS = "_commits"
 
 
-def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the stage of this folder is finished with these inputs.
+class CommittedShard(Shard):
+    """One shard of a step's output.
 
-    RunError when it was finished with other inputs: something upstream was altered by hand.
+    `warnings` counts what the model of a prediction reported, `scales` the images by the scale that a search kept,
+    `reasons` the pseudo-labels by state and reason. `given_up` says why its images could not be predicted.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return False
-    found = files.read_json(path)["fingerprint"]
-    if found != fingerprint:
-        raise RunError(
-            f"{path}: made from other inputs than the run has now (fingerprint {found[:12]}, now {fingerprint[:12]}). "
-            f"Remove {folder} and what came after it, and run the same command again"
-        )
-    return True
+
+    warnings: dict[str, int] = Field(default_factory=dict)
+    scales: dict[str, int] = Field(default_factory=dict)
+    reasons: dict[str, int] = Field(default_factory=dict)
+    given_up: str | None = None
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage."""
-    content: dict[str, Any] = files.read_json(folder / MANIFEST)
-    return content
+class Commit(CommittedShard):
+    """The mark of a shard that is written, while its step goes on."""
+
+    item: int
+    fingerprint: str
+
+    def shard(self) -> CommittedShard:
+        """What the manifest keeps of it."""
+        return CommittedShard.model_validate(self.model_dump(exclude={"item", "fingerprint"}))
 
 
-def finish_stage(folder: Path, fingerprint: str, seconds: float, **content: Any) -> None:
-    """Write the manifest: from now on the stage is done."""
-    files.write_json(folder / MANIFEST, {"fingerprint": fingerprint, "seconds": round(seconds, 2), **content})
+class TrainingCounts(OnDisk):
+    """What went into a training set, and what was left out by reason (of the pseudo-labelled images)."""
+
+    human_images: int
+    human_cells: int
+    pseudo_images: int
+    cells: dict[str, int]
+    left_out: dict[str, int]
 
 
-def outputs_fingerprint(folder: Path) -> str:
-    """What a finished stage hands on: the hashes of its outputs, from its manifest, without times."""
-    manifest = read_manifest(folder)
-    return files.sha256_json({key: value for key, value in manifest.items() if key != "seconds"})
+class Manifest(OnDisk):
+    """What a step left in a folder of shards: they, their rows and cells in all."""
+
+    fingerprint: str
+    seconds: float
+    rows: int = 0
+    cells: int = 0
+    shards: tuple[CommittedShard, ...] = ()
+    merged: TrainingCounts | None = None  # of a training set
 
 
-def write_commit(folder: Path, item: int, fingerprint: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Mark shard `item` of a stage as written; the shard file itself must be there already."""
-    content = {"item": item, "fingerprint": fingerprint, **record}
-    files.write_json(folder / COMMITS / f"{item:06d}.json", content)
-    return content
+class DataManifest(OnDisk):
+    """What was read from the data set: the counts of the ingest."""
+
+    fingerprint: str
+    seconds: float
+    report: dict[str, JsonValue]
 
 
-def read_commits(folder: Path, fingerprint: str) -> dict[int, dict[str, Any]]:
-    """Commits of this stage with these inputs, by item; those of other inputs do not count."""
-    found = {}
-    for path in sorted((folder / COMMITS).glob("*.json")):
-        record = files.read_json(path)
-        if record["fingerprint"] == fingerprint:
-            found[int(record["item"])] = record
-    return found
+class ChosenProbability(OnDisk):
+    """The cell probability that was chosen for a flow model, and the score of each that was tried."""
+
+    chosen: float
+    scores: dict[str, float]
+
+
+class FitRecord(OnDisk):
+    """A trained model, or why there is none: `diverged` says at which step."""
+
+    fingerprint: str
+    seconds: float
+    parameters: int = 0
+    steps: int = 0
+    loss: float | None = None
+    cell_probability: ChosenProbability | None = None
+    diverged: str | None = None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of shards; RunError when there is none."""
+    return Manifest.read(folder / MANIFEST)
+
+
+def read_fit(folder: Path) -> FitRecord:
+    """The record of a trained model's folder; RunError when there is none."""
+    return FitRecord.read(folder / MANIFEST)
+
+
+def write_manifest(
+    folder: Path,
+    fingerprint: str,
+    seconds: float,
+    shards: Iterable[CommittedShard],
+    merged: TrainingCounts | None = None,
+) -> None:
+    """Write the manifest of a folder of shards."""
+    listed = tuple(shards)
+    rows, cells = sum(each.rows for each in listed), sum(each.cells for each in listed)
+    content = Manifest(
+        fingerprint=fingerprint, seconds=round(seconds, 2), rows=rows, cells=cells, shards=listed, merged=merged
+    )
+    content.write(folder / MANIFEST)
+
+
+def outputs_fingerprint(path: Path) -> str:
+    """What a finished step hands on: of a folder the hashes in its manifest, without times; of a file its hash.
+
+    RunError when it is not there.
+    """
+    if path.is_file():
+        return files.sha256_bytes(path.read_bytes())
+    content: Mapping[str, JsonValue] = files.read_json(path / MANIFEST)
+    return files.sha256_json({key: value for key, value in content.items() if key != "seconds"})
+
+
+def write_commit(folder: Path, commit: Commit) -> None:
+    """Mark a shard of a step as written; the shard file itself must be there already."""
+    commit.write(folder / COMMITS / f"{commit.item:06d}.json")
+
+
+def read_commits(folder: Path, fingerprint: str) -> dict[int, Commit]:
+    """Commits of a step with these inputs, by item; those of other inputs do not count."""
+    found = (Commit.read(path) for path in sorted((folder / COMMITS).glob("*.json")))
+    return {commit.item: commit for commit in found if commit.fingerprint == fingerprint}
 
 
 def shard_items(folder: Path) -> list[int]:

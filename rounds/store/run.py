@@ -82,6 +82,11 @@ class RunPaths:
         """Without suffix: .parquet, .csv and .md stand beside each other."""
         return self.root / "leaderboard"
 
+    @property
+    def superseded(self) -> Path:
+        """What changed settings made stale, until the round that makes it anew is finished."""
+        return self.root / "superseded"
+
     def split(self, split: str) -> Path:
         return self.data / split
 
@@ -131,10 +136,6 @@ class RunPaths:
     def evaluation(self, round: int) -> Path:
         return self.round(round) / "evaluation.parquet"
 
-    def clock(self, round: int) -> Path:
-        """Seconds spent on the round so far."""
-        return self.round(round) / "clock.json"
-
     def round_manifest(self, round: int) -> Path:
         return self.round(round) / MANIFEST
 
@@ -149,31 +150,42 @@ class RunPaths:
 # --- identity -----------------------------------------------------------------------------------------
 
 
+def paths_of(config: Config) -> RunPaths:
+    """Where the run of a config lies; UsageError for an address."""
+    if "://" in config.run.root:
+        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, not at an address")
+    return RunPaths(Path(config.run.root).resolve() / config.run.name)
+
+
 def open_run(config: Config) -> RunPaths:
     """Create the run's folder and run.yaml, or check that an existing run was made with this config.
 
     UsageError with the difference when it was not; `engine` and `run.root` may change.
     """
-    if "://" in config.run.root:
-        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, not at an address")
-    paths = RunPaths(Path(config.run.root).resolve() / config.run.name)
+    paths = paths_of(config)
     if not paths.config.is_file():
-        content = {
-            "config_hash": config_hash(config),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "config": config.model_dump(mode="json"),
-        }
-        files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_config(paths, config)
         return paths
     difference = config_difference(read_config(paths), config)
     if difference:
         raise UsageError(
             f"{paths.root}: this run was made with another config:\n  "
             + "\n  ".join(difference)
-            + f"\nKeep the old settings to go on with it, or give the new run a name: --run {paths.name}-2"
+            + "\nKeep the old settings to go on with it, see with --dry-run what the new ones would redo and take them "
+            f"with --accept-changes, or give the new run a name: --run {paths.name}-2"
         )
     return paths
+
+
+def write_config(paths: RunPaths, config: Config) -> None:
+    """Write run.yaml: the resolved config, its hash, the versions."""
+    content = {
+        "config_hash": config_hash(config),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "config": config.model_dump(mode="json"),
+    }
+    files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def read_config(paths: RunPaths) -> Config:

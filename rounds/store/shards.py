@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
 
 ROWS_PER_GROUP = 4  # images decoded together when one is asked for
@@ -24,8 +25,17 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def write_shard(path: Path, records: Sequence[ImageRecord], config_hash: str) -> dict[str, Any]:
-    """Write one shard atomically; returns its commit record {file, rows, cells, sha256}.
+class Shard(OnDisk):
+    """A shard that is written: its file's name, hex sha256, images and cells."""
+
+    file: str
+    rows: int
+    cells: int
+    sha256: str
+
+
+def write_shard(path: Path, records: Sequence[ImageRecord], config_hash: str) -> Shard:
+    """Write one shard atomically.
 
     The same records give the same bytes.
     """
@@ -34,7 +44,7 @@ def write_shard(path: Path, records: Sequence[ImageRecord], config_hash: str) ->
     content = buffer.getvalue()
     files.write_bytes(path, content)
     cells = sum(len(record.instances) for record in records if record.instances is not None)
-    return {"file": path.name, "rows": len(records), "cells": cells, "sha256": files.sha256_bytes(content)}
+    return Shard(file=path.name, rows=len(records), cells=cells, sha256=files.sha256_bytes(content))
 
 
 def write_folder(
@@ -43,17 +53,17 @@ def write_folder(
     shard_images: int,
     config_hash: str,
     on_rows: Callable[[int], None] = lambda rows: None,
-) -> list[dict[str, Any]]:
-    """Write a stream of records as shards of `shard_images` rows; returns their commit records.
+) -> list[Shard]:
+    """Write a stream of records as shards of `shard_images` rows.
 
-    One shard is in memory at a time; `on_rows` is told how many rows are written so far.
+    One shard is in memory at a time; `on_rows` is called with the rows written so far.
     """
-    commits: list[dict[str, Any]] = []
+    written: list[Shard] = []
     stream = iter(records)
     while chunk := list(islice(stream, shard_images)):
-        commits.append(write_shard(folder / part_name(len(commits)), chunk, config_hash))
-        on_rows(sum(commit["rows"] for commit in commits))
-    return commits
+        written.append(write_shard(folder / part_name(len(written)), chunk, config_hash))
+        on_rows(sum(shard.rows for shard in written))
+    return written
 
 
 def shard_paths(folder: Path) -> list[Path]:

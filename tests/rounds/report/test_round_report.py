@@ -57,7 +57,7 @@ def cells_of_table(lines: list[str], first: str) -> list[list[str]]:
 def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     for round in (0, 1):
-        text = report.write(config, paths, round).read_text()
+        text = report.write_report(config, paths, round).read_text()
         manifest = json.loads(paths.round_manifest(round).read_text())
         reason = manifest["decision"]["reason"]
         assert text.splitlines()[2] == f"**{reason[0].upper()}{reason[1:]}.**"
@@ -73,7 +73,7 @@ def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Co
 
 def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    text = report.write(config, paths, 1).read_text()
+    text = report.write_report(config, paths, 1).read_text()
     images = pd.concat(pd.read_parquet(path) for path in shards.shard_paths(paths.pseudo(1)))
     counts: Counter[tuple[str, str, str]] = Counter()
     for cells in images["instances"]:
@@ -101,7 +101,7 @@ def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[R
 
 def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    path = report.write(config, paths, 1)
+    path = report.write_report(config, paths, 1)
     text = path.read_text()
     known = {
         ("teacher", name): content
@@ -131,12 +131,12 @@ def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Conf
 
 def test_the_files_it_names_are_there_and_a_second_report_is_the_same(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
-    path = report.write(config, paths, 1)
+    path = report.write_report(config, paths, 1)
     first = path.read_bytes(), path.with_name("reliability.png").read_bytes()
     named = [line.split("`")[1] for line in section(path.read_text(), "Where is it?") if line]
     assert {"round-01/pseudo", "round-01/students/unet-a", "run.yaml"} <= set(named)
     assert all((paths.root / name).exists() for name in named)
-    assert report.write(config, paths, 1) == path
+    assert report.write_report(config, paths, 1) == path
     assert (path.read_bytes(), path.with_name("reliability.png").read_bytes()) == first
     assert not list(paths.root.rglob("*.tmp"))
 
