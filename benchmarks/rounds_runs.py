@@ -15,7 +15,7 @@ from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.metrics import ImageScore, paired_values
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths, read_config
 
 SMALL_GAP = 0.01  # a gap from (b) to (e) below this is none that could be closed
@@ -110,7 +110,7 @@ class Seed:
         if not self.ours or not self.ours.control:
             return None
         folder = self.ours.paths.model(self.ours.control.round, CONTROL)
-        return int(read_manifest(folder)["steps"])
+        return read_fit(folder).steps
 
     @property
     def change(self) -> Value:

@@ -120,20 +120,21 @@ def _problems(paths: RunPaths, round: int) -> Iterator[str]:
         if (folder / MANIFEST).is_file() and (why := read_fit(folder).diverged):
             yield f"the training of {model} diverged: {why}"
     for record in read_steps(paths):
-        if record.round == round and record.name.startswith("predict "):
-            yield from _warnings(paths.root / record.output, record.name)
+        if record.round == round and "model" in record.parameters:
+            who = f"{record.parameters['model']} on {record.parameters['images']}"
+            yield from _warnings(paths.root / record.output, who)
 
 
-def _warnings(folder: Path, step: str) -> Iterator[str]:
+def _warnings(folder: Path, who: str) -> Iterator[str]:
     if not (folder / MANIFEST).is_file():
         return
     warnings: Counter[str] = Counter()
     for shard in read_manifest(folder).shards:
         warnings += Counter(shard.warnings)
         if shard.given_up:
-            yield f"{step}: the {shard.rows} images of {shard.file} were given up: {shard.given_up}"
+            yield f"{who}: the {shard.rows} images of {shard.file} were given up: {shard.given_up}"
     for sentence, times in sorted(warnings.items()):
-        yield f"{step}, {times} times: {sentence}"
+        yield f"{who}, {times} times: {sentence}"
 
 
 # --- time and places ----------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from typing import Any
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.rounds.evaluation import history
-from cellsemi.rounds.evaluation.ensemble import standing
 from cellsemi.orchestrator.events import Event, read_events
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, quarantined, stages
 from cellsemi.rounds.evaluation.promotion import Decision
@@ -106,8 +105,8 @@ def _teachers(paths: RunPaths, decisions: Mapping[int, Decision]) -> str:
     """The models that teach the next round, once there are any."""
     if not decisions:
         return ""
-    teachers = standing(paths)
-    return f"{', '.join(teachers.members)} of round {teachers.round}"
+    round = history.standing_round(paths)
+    return f"{', '.join(history.read_manifests(paths)[round].students)} of round {round}"
 
 
 def _drift(paths: RunPaths) -> Drift | None:

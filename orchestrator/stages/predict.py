@@ -60,7 +60,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
         output=wanted.folder(paths),
         settings=context.read(_read_by(context, wanted), "data.max_pixels", *OF_CELLS),
         inputs=(model,),
-        parameters={"round": wanted.round, "scale": wanted.scale},
+        parameters={"round": wanted.round, "model": wanted.member, "images": wanted.images_name, "scale": wanted.scale},
     )
     give_up = leave_out if wanted.split == UNLABELLED else None
     over_shards(context, ShardWork(step, wanted.images(paths), make_job, give_up))

@@ -47,7 +47,8 @@ class IngestReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        return asdict(self)
+        shards = {split: [shard.model_dump() for shard in written] for split, written in self.shards.items()}
+        return {**asdict(self), "shards": shards}
 
 
 def sentences(report: IngestReport, data: DataConfig) -> list[str]:

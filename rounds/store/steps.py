@@ -82,7 +82,7 @@ def _record_files(paths: RunPaths) -> Iterator[Path]:
 
 
 def fingerprint_of(step: Step, inputs: Mapping[str, str]) -> str:
-    """Changes when the result of the step would: of the inputs counts what lies there, and in which order, not where."""
+    """Changes when the result of the step would: of the inputs counts what lies there, in their order, not where."""
     return files.sha256_json([step.name, dict(step.settings), dict(step.parameters), list(inputs.values())])
 
 

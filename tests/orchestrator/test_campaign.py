@@ -25,10 +25,11 @@ from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator.runs.export import Wish, choose
 from cellsemi.orchestrator.stages import read_images
 from cellsemi.rounds.evaluation import leaderboard
-from cellsemi.rounds.evaluation.history import delivered, read_manifests, read_verdict, standing
+from cellsemi.rounds.evaluation.ensemble import standing
+from cellsemi.rounds.evaluation.history import delivered_model, read_manifests, read_verdict
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_manifest
+from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
 
 pytestmark = pytest.mark.usefixtures("fake_models")
@@ -78,8 +79,8 @@ def test_a_stated_class_of_an_unlabelled_image_comes_before_a_guess(tmp_path: Pa
 def test_the_control_has_the_steps_of_the_ancestry_and_only_human_labels(tmp_path: Path) -> None:
     config = config_at(tmp_path, "rounds.promotion.min_probability=0", "rounds.promotion.class_margin=1")
     paths, _ = bring(config, 2)
-    control, student = (read_manifest(paths.model(2, name)) for name in ("control", "unet-a"))
-    assert control["steps"] == 3 * student["steps"] == 3 * config.training.steps
+    control, student = (read_fit(paths.model(2, name)) for name in ("control", "unet-a"))
+    assert control.steps == 3 * student.steps == 3 * config.training.steps
     learnt = json.loads((paths.model(2, "control") / WEIGHTS_FILE).read_text())
     human = sum(len(r.instances or ()) for r in shards.read_folder(paths.split("labelled")))
     assert learnt["cells"] == human
@@ -89,8 +90,8 @@ def test_a_round_that_is_not_promoted_keeps_the_old_teachers(tmp_path: Path) -> 
     config = config_at(tmp_path, "rounds.promotion.min_probability=1", "rounds.promotion.class_margin=0")
     paths, watcher = bring(config, 2)
     manifests = read_manifests(paths)
-    assert [manifests[r]["decision"]["promoted"] for r in (0, 1, 2)] == [True, False, False]
-    assert manifests[2]["teachers_round"] == 0 and manifests[2]["steps"] == 2 * config.training.steps
+    assert [manifests[r].decision.promoted for r in (0, 1, 2)] == [True, False, False]
+    assert manifests[2].teachers_round == 0 and manifests[2].steps == 2 * config.training.steps
     assert "2: predict unlabelled with unet-a" in watcher.skips, "the same teachers need not look twice"
     assert "did not help" in read_verdict(paths)
 
@@ -106,7 +107,7 @@ def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path)
     assert any(note.endswith(f"no further round is run: {end}") for note in watcher.notes)
     assert f"rounds from 3 on are not run: {end}" in watcher.notes
     assert f"no further round is run: {end}" in read_verdict(paths)
-    assert read_manifest(paths.model(2, "control"))["steps"] == 2 * config.training.steps
+    assert read_fit(paths.model(2, "control")).steps == 2 * config.training.steps
     assert not paths.model(1, "control").exists()
     # What comes out is what a run of two rounds leaves, where the control is trained beside the students.
     whole, _ = bring(config_at(tmp_path / "two", *NEVER, "rounds.stop_after=2"), 2)
@@ -143,8 +144,8 @@ def test_a_greedy_ensemble_teaches_and_all_students_stay_on_the_leaderboard(tmp_
     rows = {row.model: row for row in leaderboard.read(paths.leaderboard) if row.round == 0}
     assert set(rows) == {"unet-a", "unet-b", "ensemble"}
     best = max(("unet-a", "unet-b"), key=lambda name: rows[name].val_map.value)
-    members = manifest["students"]
-    assert members[0] == best and f"{best} ({rows[best].val_map.value:.3f})" in manifest["why_these_students"]
+    members = manifest.students
+    assert members[0] == best and f"{best} ({rows[best].val_map.value:.3f})" in manifest.why_these_students
     assert rows["ensemble"].val_map.value >= rows[best].val_map.value
     assert [name for name in ("unet-a", "unet-b") if rows[name].promoted] == sorted(members)
     looked = {name for name in ("unet-a", "unet-b") if f"1: predict unlabelled with {name}" in watcher.begun}
@@ -369,19 +370,19 @@ def test_longer_training_that_wins_is_delivered_and_teaches_nobody(
     )
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
     manifest = read_manifests(paths)[1]
-    assert manifest["control"]["promoted"] and delivered(paths) == (1, "control")
+    assert manifest.control.promoted and delivered_model(paths) == (1, "control")
     assert "longer training won: use the control of round 1" in read_verdict(paths)
     rows = {row.model: row.promoted for row in leaderboard.read(paths.leaderboard) if row.round == 1}
     assert rows["control"] and any(note.startswith("round 1: control: promoted") for note in watcher.notes)
-    assert "control" not in standing(paths).names
+    assert "control" not in standing(paths).members
     assert "control of round 1" in choose(str(paths.root), Wish()).sentence
 
 
 def test_a_control_that_is_no_better_is_not_delivered(tmp_path: Path) -> None:
     paths, _ = bring(config_at(tmp_path, "rounds.promotion.min_probability=1"), 1)
     manifest = read_manifests(paths)[1]
-    assert not manifest["control"]["promoted"]
-    assert delivered(paths) == (standing(paths).round, "ensemble")
+    assert not manifest.control.promoted
+    assert delivered_model(paths) == (standing(paths).round, "ensemble")
 
 
 def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -> None:
@@ -393,5 +394,5 @@ def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -
     rows = [(row.round, row.model) for row in leaderboard.read(paths.leaderboard)]
     assert rows == [(0, "small"), (0, "ensemble"), (1, "large"), (1, "ensemble"),
                     (2, "large"), (2, "ensemble"), (2, "control")]  # fmt: skip
-    assert read_manifest(paths.model(2, "control"))["steps"] == config.training.steps + 7 + 7
-    assert read_manifests(paths)[2]["steps"] == config.training.steps + 14
+    assert read_fit(paths.model(2, "control")).steps == config.training.steps + 7 + 7
+    assert read_manifests(paths)[2].steps == config.training.steps + 14

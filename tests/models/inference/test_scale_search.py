@@ -20,7 +20,7 @@ from cellsemi.models.inference.scale_search import ScaleSearch, mean_score
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.manifest import read_manifest
-from cellsemi.rounds.store.prediction_splits import trial_of
+from cellsemi.rounds.store.predictions import as_unlabelled
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -77,8 +77,8 @@ def test_labelling_differs_only_in_what_it_names() -> None:
     assert config.unlabelled_inference_of(model) == config.inference_of(model).model_copy(
         update={"scale_search": (0.5, 1.0)}
     )
-    assert trial_of(config) == "trial"
-    assert trial_of(build_config({}, "test")) == "val"
+    assert as_unlabelled(config) == "val-as-unlabelled"
+    assert as_unlabelled(build_config({}, "test")) == "val"
     with pytest.raises(ConfigError, match="expected zooms"):
         build_config({"unlabelled_inference": {"scale_search": [0.01]}}, "test")
 
@@ -87,9 +87,9 @@ def test_what_labels_are_worth_is_seen_as_the_pool_is_looked_at(tmp_path: Path) 
     """The stand-in ignores zooms, so that its trial equals val: what counts is that the limits come from it."""
     paths, watcher = bring(config_at(tmp_path, "unlabelled_inference.tta=[identity, flip_y]"), 1)
     begun = [stage for stage in watcher.begun if stage.startswith("1: ")]
-    assert begun.index("1: predict trial with unet-a") < begun.index("1: predict unlabelled with unet-a")
+    assert begun.index("1: predict val-as-unlabelled with unet-a") < begun.index("1: predict unlabelled with unet-a")
     assert begun.index("1: fuse trial") < begun.index("1: calibrate and set limits")
-    assert read_manifest(paths.predictions(0, "ensemble", "trial"))["rows"] == 3
+    assert read_manifest(paths.predictions(0, "ensemble", "val-as-unlabelled")).rows == 3
     plain, watcher = bring(config_at(tmp_path / "plain"), 1)
-    assert not any("trial" in stage for stage in watcher.begun)
-    assert not plain.predictions(0, "ensemble", "trial").exists()
+    assert not any("val-as-unlabelled" in stage for stage in watcher.begun)
+    assert not plain.predictions(0, "ensemble", "val-as-unlabelled").exists()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers.run_folders import finish_first_round, finish_folder
 from helpers.terminal import cellsemi, invoke, python
 
 from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
@@ -20,7 +21,6 @@ from cellsemi.rounds.datasets.export import EXPORTED, WRITERS
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import score_image
 from cellsemi.rounds.store import files, run, shards
-from cellsemi.rounds.store import manifest as stage_manifest
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -305,21 +305,19 @@ def finished_run(here: Path) -> RunPaths:
         record = ImageRecord(split, *SHAPE, split, image=to_png(pixels(number)), source=f"{split}.png")
         record = record.with_(instances=None if split == "unlabelled" else human)
         shards.write_folder(paths.split(split), [record], 9, "h")
-        stage_manifest.finish_stage(paths.split(split), "f", 0.0, rows=1, shards=[])
+        finish_folder(paths.split(split))
         if split in ("val", "test"):
             cells = masks.from_label_map(labels(number), score=[0.3, 0.8], class_id=[0, 1])
             seen = record.with_(image=None, instances=cells)
             shards.write_folder(paths.predictions(0, "ensemble", split), [seen], 9, "h")
-            stage_manifest.finish_stage(paths.predictions(0, "ensemble", split), "f", 0.0, rows=1)
+            finish_folder(paths.predictions(0, "ensemble", split))
     score = score_image("val", human, human)
     write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
-    decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
-    files.write_json(paths.round_manifest(0), manifest)
+    finish_first_round(paths)
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))
     shards.write_folder(paths.pseudo(1), [pseudo], 9, "h")
-    stage_manifest.finish_stage(paths.pseudo(1), "f", 0.0, rows=1)
+    finish_folder(paths.pseudo(1))
     return paths
 
 

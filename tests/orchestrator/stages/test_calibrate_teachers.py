@@ -56,7 +56,7 @@ def test_each_model_is_calibrated_by_its_own_predictions_and_fused_by_them(tmp_p
 def test_the_teachers_are_calibrated_as_they_look_at_the_pool(tmp_path: Path) -> None:
     config = config_at(tmp_path, MIN, "unlabelled_inference.tta=[identity, flip_y]")
     paths, _ = bring(config, 1)
-    assert files.read_json(paths.teachers_calibration(1))["split"] == "trial"
+    assert files.read_json(paths.teachers_calibration(1))["split"] == "val-as-unlabelled"
     expected = {}
     for name in NAMES:
         worth = Calibration.from_json(

@@ -20,7 +20,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -67,18 +67,19 @@ def knowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Knowing]:
 
 def test_what_is_best_on_val_is_used_from_then_on(tmp_path: Path, knowing: type[Knowing]) -> None:
     paths, _ = bring(config_at(tmp_path), 0)
-    content = read_manifest(paths.model(0, "unet-a"))["cell_probability"]
-    assert content["chosen"] == 0.4 and content["scores"]["0.4"] == 1 and content["scores"]["0.5"] == 0
+    content = read_fit(paths.model(0, "unet-a")).cell_probability
+    assert content is not None and content.chosen == 0.4 and content.scores["0.4"] == 1 and content.scores["0.5"] == 0
     used = {probability for name, probability in knowing.loaded if name == "unet-a" and probability != "auto"}
     assert used == {0.4}
     again, _ = bring(config_at(tmp_path), 1)
     assert again == paths
-    assert read_manifest(paths.model(1, "control"))["cell_probability"]["chosen"] == 0.4
+    control = read_fit(paths.model(1, "control")).cell_probability
+    assert control is not None and control.chosen == 0.4
 
 
 def test_a_stated_probability_is_not_touched(tmp_path: Path, knowing: type[Knowing]) -> None:
     paths, _ = bring(config_at(tmp_path, "inference.cell_probability=0.55"), 0)
-    assert "cell_probability" not in read_manifest(paths.model(0, "unet-a"))
+    assert read_fit(paths.model(0, "unet-a")).cell_probability is None
     assert {probability for _, probability in knowing.loaded} == {0.55}
 
 
@@ -87,5 +88,6 @@ def test_each_fold_chooses_on_the_images_that_it_left_out(tmp_path: Path, knowin
     paths, _ = bring(config, 0)
     for fold in folds_of(config):
         member = fold.member("unet-b")
-        assert read_manifest(paths.model(0, member))["cell_probability"]["chosen"] == 0.4
-        assert read_manifest(paths.predictions(0, member, "val"))["rows"] == 3
+        chosen = read_fit(paths.model(0, member)).cell_probability
+        assert chosen is not None and chosen.chosen == 0.4
+        assert read_manifest(paths.predictions(0, member, "val")).rows == 3

@@ -18,7 +18,7 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.02, reject: 0.01}"
@@ -99,8 +99,8 @@ def test_the_ensemble_of_test_hears_every_fold(folded: tuple[RunPaths, Config]) 
 def test_the_control_is_trained_in_every_fold_on_human_labels_alone(folded: tuple[RunPaths, Config]) -> None:
     paths, config = folded
     for fold in folds_of(config):
-        manifest = read_manifest(paths.model(1, fold.member("control")))
-        assert manifest["steps"] == 2 * config.training.steps
+        manifest = read_fit(paths.model(1, fold.member("control")))
+        assert manifest.steps == 2 * config.training.steps
         human = sum(len(r.instances or ()) for r in shards.read_folder(paths.train(0, fold.suffix)))
         assert json.loads(read_weights(paths.model(1, fold.member("control"))))["cells"] == human
 
@@ -113,13 +113,11 @@ def test_a_second_call_changes_nothing_and_status_names_every_stage(folded: tupl
     stages = {stage.name for stage in read_status(paths).stages if stage.round == 1}
     for fold in folds_of(config):
         assert {f"train {fold.member('unet-a')}", f"fuse val of {fold.member('ensemble')}",
-                f"screen {fold.member('pseudo-labels')}", f"build {fold.member('the training set')}",
+                f"filter {fold.member('pseudo-labels')}", f"build {fold.member('the training set')}",
                 f"predict test with {fold.member('unet-b')}"} <= stages  # fmt: skip
     assert {"fuse test", "fuse test of unet-a"} <= stages
-    divided = [stage for stage in read_status(paths).stages if stage.name.startswith("divide into folds: ")]
-    assert [stage.done for stage in divided] == [
-        len(list(shards.read_folder(paths.split(fold.val)))) for fold in folds_of(config)
-    ]
+    (divided,) = (stage for stage in read_status(paths).stages if stage.name == "divide into folds")
+    assert divided.done == sum(len(list(shards.read_folder(paths.split(fold.val)))) for fold in folds_of(config))
     assert {stage.state for stage in read_status(paths).stages} == {"done"}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.run_folders import begin_step, finish_first_round, finish_step
 from helpers.terminal import cellsemi, invoke
 from numpy.typing import NDArray
 from rich.console import Console
@@ -23,28 +24,25 @@ from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Interval, Row
 from cellsemi.rounds.store import files, schemas, shards
 from cellsemi.rounds.store.lock import driver_lock
-from cellsemi.rounds.store.manifest import finish_stage, write_commit
+from cellsemi.rounds.store.manifest import Commit, write_commit
 from cellsemi.rounds.store.run import RunPaths, open_run
-
-
-def finish_round(paths: RunPaths, round: int) -> None:
-    decision = {"promoted": True, "probability": None, "reason": "the baseline"}
-    manifest = {"round": round, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
-    files.write_json(paths.round_manifest(round), manifest)
 
 
 def begun_run(name: str = "demo") -> RunPaths:
     """A run whose round 0 is finished and whose round 1 is at work: labelled, one student half trained."""
     paths = open_run(load_config("demo", [f"run.name={name}"]).config)
-    for split, rows in (("labelled", 12), ("unlabelled", 48)):
-        finish_stage(paths.split(split), "f", 0.5, rows=rows, cells=3, shards=[])
-    finish_stage(paths.model(0, "unet-a"), "f", 61.0, steps=300)
-    finish_stage(paths.predictions(0, "unet-a", "unlabelled"), "f", 7.0, rows=48, cells=9, shards=[])
+    finish_step(paths, 0, "read images", paths.data, 60, seconds=0.5)
+    finish_step(paths, 0, "train unet-a", paths.model(0, "unet-a"), 300, "steps", 61.0)
+    predicted = paths.predictions(0, "unet-a", "unlabelled")
+    finish_step(paths, 1, "predict unlabelled with unet-a", predicted, 48, seconds=7.0)
+    begin_step(paths, 1, "filter pseudo-labels", paths.pseudo(1), 48)
     for item in range(2):
-        write_commit(paths.pseudo(1), item, "f", {"rows": 16, "cells": 1})
-    finish_stage(paths.model(1, "unet-a"), "f", 59.6, steps=300)
+        commit = Commit(item=item, fingerprint="f", file=f"part-{item}", rows=16, cells=1, sha256="")
+        write_commit(paths.pseudo(1), commit)
+    finish_step(paths, 1, "train unet-a", paths.model(1, "unet-a"), 300, "steps", 59.6)
+    begin_step(paths, 1, "train unet-b", paths.model(1, "unet-b"), 300, "steps")
     files.write_json(paths.model(1, "unet-b") / "progress.json", {"step": 120, "steps": 300})
-    finish_round(paths, 0)
+    finish_first_round(paths)
     EventLog(SilentWatcher(), paths.events).stage(1, "train unet-a, unet-b", 600, "steps")
     return paths
 
@@ -57,11 +55,10 @@ def test_status_tells_what_is_done_and_what_is_begun(here: Path) -> None:
     found = json.loads(invoke("status", "--json").output)
     stages = {(s["round"], s["name"]): (s["state"], s["done"], s["total"], s["unit"]) for s in found["stages"]}
     assert stages == {
-        (0, "read labelled"): ("done", 12, 12, "images"),
-        (0, "read unlabelled"): ("done", 48, 48, "images"),
+        (0, "read images"): ("done", 60, 60, "images"),
         (0, "train unet-a"): ("done", 300, 300, "steps"),
         (1, "predict unlabelled with unet-a"): ("done", 48, 48, "images"),
-        (1, "screen pseudo-labels"): ("begun", 32, 48, "images"),
+        (1, "filter pseudo-labels"): ("begun", 32, 48, "images"),
         (1, "train unet-a"): ("done", 300, 300, "steps"),
         (1, "train unet-b"): ("begun", 120, 300, "steps"),
     }
@@ -76,7 +73,7 @@ def test_status_tells_what_is_done_and_what_is_begun(here: Path) -> None:
 def test_status_for_a_person_holds_the_same(here: Path) -> None:
     begun_run()
     text = invoke("status").output
-    for words in ("no driver is working", "3 stages", "1 min 02 s", "120 of 300 steps", "32 of 48 images"):
+    for words in ("no driver is working", "2 stages", "1 min 02 s", "120 of 300 steps", "32 of 48 images"):
         assert words in text
     assert max(len(line) for line in text.splitlines() if "train" in line) <= 80
 
@@ -151,7 +148,7 @@ def row(round: int, model: str, test_map: float) -> Row:
 def judged_run() -> RunPaths:
     """A finished run of one round."""
     paths = begun_run()
-    finish_round(paths, 1)
+    finish_first_round(paths, 1)
     rows = [row(n, model, 0.431 + 0.02 * n) for n in (0, 1) for model in ("unet-a", "ensemble")]
     leaderboard.write(paths.leaderboard, rows, "a sentence", "hash")
     return paths

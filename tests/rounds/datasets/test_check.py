@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.run_folders import finish_folder
 from helpers.terminal import invoke
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from cellsemi.rounds.datasets.check_shards import Problem, check_shards, measure
 from cellsemi.rounds.datasets.import_shards import import_data
 from cellsemi.rounds.store import schemas, shards
 from cellsemi.rounds.store.image_codec import pixel_sha256, to_png
-from cellsemi.rounds.store.manifest import finish_stage
 from cellsemi.rounds.store.run import open_run
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -191,7 +191,7 @@ def test_a_run_is_checked_by_its_stage_manifests(tmp_path: Path) -> None:
     config = Config(run={"root": str(tmp_path), "name": "r"})
     paths = open_run(config)
     commits = shards.write_folder(paths.split("val"), [record(0)], 9, "h")
-    finish_stage(paths.split("val"), "f", 0.0, shards=commits, rows=1, cells=3)
+    finish_folder(paths.split("val"), rows=1, cells=3, shards=commits)
     assert problems(paths.root) == problems(paths.data) == []
     shards.write_folder(paths.split("val"), [record(1)], 9, "h")
     assert "sha256" in problems(paths.root)[0] and "sha256" in problems(paths.data)[0]

@@ -24,7 +24,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.cells.rle import decode
-from cellsemi.rounds.datasets.ignore_label_issues import ignore, inputs_fingerprint
+from cellsemi.rounds.datasets.ignore_label_issues import ignore, table_sha256
 from cellsemi.rounds.datasets.import_shards import import_data
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport
@@ -183,21 +183,20 @@ def test_rows_of_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
     assert found is not None and found.unused == {"are of images that cannot be used": 1}
 
 
-def test_without_a_table_nothing_is_told_and_the_fingerprint_is_the_hash(tmp_path: Path) -> None:
+def test_without_a_table_nothing_is_told(tmp_path: Path) -> None:
     report, _ = read(tmp_path, None)
     assert report.suspects is None and report.notes == [] and report.to_json()["suspects"] is None
-    assert inputs_fingerprint(DataConfig(), "abc") == "abc"
 
 
 def test_the_fingerprint_follows_what_stands_in_the_table(tmp_path: Path) -> None:
-    data = DataConfig(label_issues=str(table(tmp_path, row("v"), row("a"))))
-    first = inputs_fingerprint(data, "abc")
-    assert first == inputs_fingerprint(data, "abc") != inputs_fingerprint(data, "abd")
+    path = table(tmp_path, row("v"), row("a"))
+    first = table_sha256(path)
+    assert first == table_sha256(path)
     table(tmp_path, row("v"))
-    assert inputs_fingerprint(data, "abc") not in (first, "abc")
+    assert table_sha256(path) != first
     (tmp_path / "suspects.csv").unlink()
     with pytest.raises(DataError, match=r"suspects.csv: cannot be read .*data.label_issues names it"):
-        inputs_fingerprint(data, "abc")
+        table_sha256(path)
 
 
 def test_an_import_that_ignored_them_says_so_and_takes_the_same_table_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.run_folders import finish_first_round, finish_folder
 from helpers.terminal import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,9 +29,8 @@ from cellsemi.rounds.evaluation.calibration import calibrate
 from cellsemi.rounds.evaluation.label_issues import Findings, Suspect, find_suspects
 from cellsemi.rounds.report import contact_sheet
 from cellsemi.rounds.report.contact_sheet import Panel
-from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image, to_png
-from cellsemi.rounds.store.manifest import finish_stage
 from cellsemi.rounds.store.run import RunPaths, open_run
 from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
 
@@ -246,10 +246,8 @@ def finished_run(here: Path, count: int = 4) -> RunPaths:
         predictions.append(record.with_(image=None, instances=None if i == 3 else seen(*AGREED)))
     for folder, records in ((paths.split("val"), truths), (paths.predictions(0, "ensemble", "val"), predictions)):
         shards.write_folder(folder, records, 3, "h")
-        finish_stage(folder, "f", 0.0, rows=count, shards=[])
-    decision = {"promoted": True, "probability": None, "reason": "the first"}
-    manifest = {"round": 0, "students": ["unet-a"], "steps": 1, "decision": decision, "control": None, "rows": []}
-    files.write_json(paths.round_manifest(0), manifest)
+        finish_folder(folder, count)
+    finish_first_round(paths)
     return paths
 
 

@@ -13,14 +13,18 @@ from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellsemi.configs.loading import build_config
 from cellsemi.models.base import Image
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.evaluation.promotion import Sized, decide
 from cellsemi.rounds.evaluation.size_shift import SMALLEST_SHARE, enlargements, weighted
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
-from cellsemi.rounds.store.prediction_splits import enlarged, enlargement_of
+from cellsemi.rounds.store.predictions import PredictionSet
+from cellsemi.rounds.store.run import RunPaths
 
 counts = st.dictionaries(st.sampled_from([0.35, 0.5, 0.71, 1.0, 1.41, 2.0]), st.integers(1, 60), min_size=1)
 
@@ -58,11 +62,10 @@ def test_a_gain_at_the_sizes_of_the_pool_is_a_gain() -> None:
     assert not decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0, [alike, worse]).promoted
 
 
-def test_enlarged_images_have_a_split_of_their_own() -> None:
-    assert enlarged(1.0) == "val"
-    for size in (0.5, 2.83, 4.0):
-        assert enlargement_of(enlarged(size)) == size
-    assert [enlargement_of(split) for split in ("val", "test", "unlabelled", "trial")] == [1.0] * 4
+def test_predictions_of_enlarged_images_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    (fold,) = folds_of(build_config({}, "test"))
+    names = [PredictionSet(0, "unet", fold, "val", scale).folder(RunPaths(tmp_path)).name for scale in (1, 0.5, 2.83)]
+    assert names == ["val", "val-x0.5", "val-x2.83"]
 
 
 class Preferring:
@@ -100,14 +103,14 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
 
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
     assert files.read_json(paths.sizes) == {"shares": {"2": 1.0}}
-    zooms = [shard["zooms"] for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled"))["shards"]]
+    zooms = [shard.scales for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled")).shards]
     assert sum((Counter(each) for each in zooms), Counter()) == {"0.5": 5}
-    assert "round 1: cells of the pool beside those of val: 100% are 2 times as large" in watcher.notes
-    reason = files.read_json(paths.round_manifest(1))["decision"]["reason"]
+    assert "round 1: unlabelled cells vs validation cells: 100% are 2x larger" in watcher.notes
+    reason = RoundManifest.read(paths.round_manifest(1)).decision.reason
     assert "at the pool's sizes (100% x2)" in reason
     for round in (0, 1):  # the best so far and the candidate
-        assert read_manifest(paths.predictions(round, "ensemble", "val-x2"))["rows"] == 3
+        assert read_manifest(paths.predictions(round, "ensemble", "val-x2")).rows == 3
     assert any("val-x2" in stage.name for stage in read_status(paths).stages)
 
     off, _ = bring(config_at(tmp_path / "off", *settings, "rounds.promotion.unlabelled_sizes=false"), 1)
-    assert "sizes" not in files.read_json(off.round_manifest(1))["decision"]["reason"]
+    assert "sizes" not in RoundManifest.read(off.round_manifest(1)).decision.reason

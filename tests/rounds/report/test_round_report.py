@@ -17,9 +17,10 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.runs import report
+from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
 from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
 
 # Nobody is sure of anything here: one class is accepted, one left to the loss, one rejected.
@@ -58,15 +59,15 @@ def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Co
     paths, config = finished
     for round in (0, 1):
         text = report.write_report(config, paths, round).read_text()
-        manifest = json.loads(paths.round_manifest(round).read_text())
-        reason = manifest["decision"]["reason"]
+        manifest = RoundManifest.read(paths.round_manifest(round))
+        reason = manifest.decision.reason
         assert text.splitlines()[2] == f"**{reason[0].upper()}{reason[1:]}.**"
         rows = cells_of_table(section(text, "Did it help?"), "model")
-        assert [row[0] for row in rows] == [row["model"] for row in manifest["rows"]]
-        for shown, row in zip(rows, manifest["rows"], strict=True):
+        assert [row[0] for row in rows] == [row["model"] for row in manifest.rows]
+        for shown, row in zip(rows, manifest.rows, strict=True):
             assert shown[2] == f"{row['test_map']:.3f} ({row['test_map_low']:.3f}..{row['test_map_high']:.3f})"
             assert (shown[3] == "-") == (round == 0) and (shown[5] == "yes") == row["promoted"]
-        assert manifest["why_these_students"] in text
+        assert manifest.why_these_students in text
         assert ("vs control: " in text) == (round == 1)
     assert "Teachers: unet-a, unet-b of round 0." in text
 
@@ -145,8 +146,8 @@ def test_the_time_of_every_stage_is_that_of_its_manifest(finished: tuple[RunPath
     paths, config = finished
     facts = report.collect(config, paths, 1)
     names = [name for name, _, _ in facts.times]
-    assert {"predict unlabelled with unet-a", "screen pseudo-labels", "train unet-b", "fuse test"} <= set(names)
-    steps = read_manifest(paths.model(1, "unet-b"))["steps"]
+    assert {"predict unlabelled with unet-a", "filter pseudo-labels", "train unet-b", "fuse test"} <= set(names)
+    steps = read_fit(paths.model(1, "unet-b")).steps
     assert ("train unet-b", f"{steps} steps") in [time[:2] for time in facts.times]
 
 

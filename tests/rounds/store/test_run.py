@@ -8,20 +8,21 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from helpers.run_folders import finish_folder
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.store.lock import driver_lock, is_locked
 from cellsemi.rounds.store.manifest import (
-    finish_stage,
-    is_done,
+    Commit,
     outputs_fingerprint,
     read_commits,
     shard_items,
     write_commit,
 )
 from cellsemi.rounds.store.run import RunPaths, open_run, read_config
+from cellsemi.rounds.store.steps import Ledger, Step
 
 
 def config_at(folder: Path, *settings: str) -> Config:
@@ -77,27 +78,41 @@ def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_a_stage_is_done_only_with_its_own_inputs(tmp_path: Path) -> None:
-    folder = tmp_path / "stage"
-    assert not is_done(folder, "abc")
-    finish_stage(folder, "abc", 1.234, rows=3)
-    assert is_done(folder, "abc")
-    with pytest.raises(RunError, match=r"made from other inputs(.|\n)*Remove .*stage"):
-        is_done(folder, "xyz")
+def a_step(paths: RunPaths, value: int = 1) -> Step:
+    """A step that reads one setting and one folder."""
+    return Step(0, "count", paths.split("count"), {"filter.f_beta": value}, (paths.split("val"),))
 
 
-def test_what_a_stage_hands_on_does_not_depend_on_time(tmp_path: Path) -> None:
+def test_a_step_is_done_only_with_its_own_inputs(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    finish_folder(paths.split("val"), rows=3)
+    ledger, step = Ledger(paths), a_step(paths)
+    assert not ledger.is_done(step)
+    ledger.begin(step)
+    assert not ledger.is_done(step)
+    ledger.finish(step, 1.234)
+    assert ledger.is_done(step)
+    finish_folder(paths.split("val"), rows=4)
+    with pytest.raises(RunError, match=r"made from other inputs(.|\n)*data/val(.|\n)*Remove .*count"):
+        ledger.is_done(step)
+
+
+def test_what_a_folder_hands_on_does_not_depend_on_time(tmp_path: Path) -> None:
     prints = set()
     for i, (seconds, rows) in enumerate([(1.0, 3), (2.0, 3), (1.0, 4)]):
-        finish_stage(tmp_path / str(i), "abc", seconds, rows=rows)
+        finish_folder(tmp_path / str(i), rows=rows, seconds=seconds)
         prints.add(outputs_fingerprint(tmp_path / str(i)))
     assert len(prints) == 2
 
 
 def test_commits_of_other_inputs_do_not_count(tmp_path: Path) -> None:
-    write_commit(tmp_path, 0, "old", {"rows": 1})
-    write_commit(tmp_path, 1, "new", {"rows": 2})
-    assert read_commits(tmp_path, "new") == {1: {"item": 1, "fingerprint": "new", "rows": 2}}
+    old, new = (
+        Commit(item=item, fingerprint=name, file="part", rows=1, cells=0, sha256="")
+        for item, name in enumerate(("old", "new"))
+    )
+    write_commit(tmp_path, old)
+    write_commit(tmp_path, new)
+    assert read_commits(tmp_path, "new") == {1: new}
 
 
 def test_missing_shards_are_noticed(tmp_path: Path) -> None:

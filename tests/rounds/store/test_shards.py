@@ -40,7 +40,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     written = [record(0, some_cells(0)), record(1, None), record(2, Instances.empty(8, 9))]
     written += [record(i, None) for i in range(3, 9)]
     commit = shards.write_shard(tmp_path / "part-00000.parquet", written, "abc")
-    assert commit["rows"] == 9 and commit["cells"] == len(written[0].instances or ())
+    assert commit.rows == 9 and commit.cells == len(written[0].instances or ())
     for found in (list(shards.read_folder(tmp_path)), list(shards.ShardSet([tmp_path / "part-00000.parquet"], 1))):
         assert [r.image_id for r in found] == [r.image_id for r in written]
         assert found[1].instances is None
@@ -52,7 +52,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     first = shards.write_shard(tmp_path / "a.parquet", [record(0, some_cells(1))], "abc")
     second = shards.write_shard(tmp_path / "b.parquet", [record(0, some_cells(1))], "abc")
-    assert first["sha256"] == second["sha256"]
+    assert first.sha256 == second.sha256
 
 
 def test_a_person_can_open_a_shard_with_pandas(tmp_path: Path) -> None:
