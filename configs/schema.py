@@ -6,6 +6,7 @@ docs/config.md is generated from them. Units stand in the names (`_px`, `_s`, `_
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +16,8 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
+
+OF_A_FOLD = re.compile(r"[.]fold-[0-9]+$")  # ends the folder of a model that is trained in a fold
 
 
 class RunConfig(Section):
@@ -101,6 +104,8 @@ class Config(Section):
         reserved = {"ensemble", "control"}
         if len(set(names)) != len(names) or reserved & set(names):
             raise ValueError(f"models need distinct names other than {sorted(reserved)}, got {names}")
+        if clashing := [name for name in names if OF_A_FOLD.search(name)]:
+            raise ValueError(f"a model's name must not end as the models of a fold do (.fold-0), got {clashing}")
         ends = [model.last_round + 1 for model in self.models if model.last_round is not None]
         for round in sorted({0, *ends}):
             count = len(self.models_of(round))

@@ -17,6 +17,7 @@ from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.engine.fault import in_one_line
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import EventLog, Watcher
+from cellsemi.orchestrator.runs.plan import adopt_steps
 from cellsemi.rounds.evaluation.ablation_table import BASE, RunResult, Variant
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
@@ -109,12 +110,22 @@ def carry_out(plan: Plan, engine: Callable[[], Engine], watcher: Watcher) -> dic
                 continue
             try:
                 with driver_lock(planned.paths):
+                    _adopt(plan, planned, watcher)
                     log = EventLog(watcher, planned.paths.events)
                     run_campaign(planned.config, plan.target, started, planned.paths, log)
             except CellsemiError as error:
                 errors[planned.paths.name] = in_one_line(str(error))
                 watcher.note(f"{planned.paths.name} failed: {error}")
     return errors
+
+
+def _adopt(plan: Plan, planned: Planned, watcher: Watcher) -> None:
+    """Take over the steps of the base's run of the same seed that the switched part does not touch."""
+    if planned.part == BASE or planned.paths.data.is_dir():
+        return
+    (base,) = (each for each in _runs_of(plan, BASE) if each.seed == planned.seed)
+    count = adopt_steps(base.paths, planned.paths, planned.config)
+    watcher.note(f"{planned.paths.name}: {count} steps are those of {base.paths.name}")
 
 
 def gather(plan: Plan, errors: dict[str, str]) -> list[Variant]:

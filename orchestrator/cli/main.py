@@ -95,6 +95,8 @@ cli.add_command(models.weights)
 @click.option("--run", "name", help="Name of the run (run.name).")
 @click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
 @click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
+@click.option("--dry-run", is_flag=True, help="Show which steps are kept, to do, or done again; change nothing.")
+@click.option("--accept-changes", "accept", is_flag=True, help="Take changed settings: redo the steps that read them.")
 @json_option
 @debug_option
 @click.pass_obj
@@ -107,22 +109,30 @@ def round(
     name: str | None,
     engine: str | None,
     address: str | None,
+    dry_run: bool,
+    accept: bool,
     as_json: bool,
 ) -> None:
     """Bring a run to N rounds of pseudo-labelling.
 
     The same command goes on after a crash, and does nothing when the rounds are done. Progress goes to
-    standard error, the leaderboard to standard output.
+    standard error, the leaderboard to standard output. A run whose settings changed is refused, unless
+    --accept-changes is given: then the steps that read them are done again, and the others are kept.
     """
-
-    from cellsemi.orchestrator.terminal import tables
+    from cellsemi.orchestrator.runs.plan import make_plan, refuse_changes
+    from cellsemi.orchestrator.terminal import plan_table, tables
+    from cellsemi.rounds.store.run import open_run
 
     named = {"run.name": name, "engine.kind": engine, "engine.address": address}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded = load_config(source, [*settings, *overrides])
-    from cellsemi.rounds.store.run import open_run
-
-    paths = open_run(loaded.config)
+    plan = make_plan(loaded.config, target)
+    if dry_run:
+        answer(as_json, plan_table.to_json(plan), lambda: plan_table.print_plan(plan))
+        return
+    if plan.changes and not accept:
+        raise refuse_changes(plan)
+    paths = plan.paths if plan.changes else open_run(loaded.config)
     session.log = paths.log
     _drive(loaded, target, paths, silent=as_json)
     answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
@@ -229,6 +239,7 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
     from cellsemi.orchestrator.campaign import run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
     from cellsemi.orchestrator.events import EventLog
+    from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
     from cellsemi.orchestrator.terminal.watchers import open_watcher
     from cellsemi.rounds.store.lock import driver_lock
@@ -240,6 +251,8 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
                 click.echo(line, file=stream)
 
         say(f"config: {loaded.origin}\nrun:    {paths.root}")
+        if redone := accept_changes(loaded.config, paths):
+            say(f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished")
         if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
             say(f"Nothing to do: round {target} is done.")
             return

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.benchmark_scripts import BENCHMARKS, plan_of, regimes, rounds, rounds_runs, rounds_table
+from helpers.run_folders import finish_fit
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -21,7 +22,6 @@ from cellsemi.rounds.cells.rle import decode
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
-from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import RunPaths, open_run
 
 # --- figures ------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def written(out: Path, name: str, rounds: dict[int, dict[str, list[int]]], promo
 def test_the_lines_of_a_seed_are_read_from_its_runs(tmp_path: Path) -> None:
     ours = {0: {"ensemble": [4, 4]}, 1: {"ensemble": [7, 6]}, 2: {"ensemble": [5, 5], "control": [5, 6]}}
     paths = written(tmp_path, "few-ours-s0", ours, promoted={0, 1})
-    files.write_json(paths.model(2, "control") / "manifest.json", {"steps": 900})
+    finish_fit(paths.model(2, "control"), 900, 1.0)
     written(tmp_path, "few-plain-s0", {r: {"ensemble": [3 + r, 3]} for r in range(3)}, promoted={0, 1, 2})
     written(tmp_path, "fluorescence-all-s0", {0: {"ensemble": [8, 8]}}, promoted={0})
     plan = plan_of(tmp_path, regimes=("few",), seeds=(0, 1), n=2)

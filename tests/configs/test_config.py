@@ -132,6 +132,7 @@ def test_every_mistake_is_told_at_once() -> None:
     [
         ({"models": [{"name": "a"}, {"name": "a"}]}, "distinct names"),
         ({"models": [{"name": "control"}]}, "distinct names"),
+        ({"models": [{"name": "a.fold-0"}]}, "must not end as the models of a fold do"),
         ({"fusion": {"min_votes": 3}}, "fusion.min_votes is 3 but there are 2 models"),
         ({"data": {"classes": ["a", "a"]}}, "class names must be distinct"),
         ({"filter": {"thresholds": {"x": {"accept": 0.5, "reject": 0.1}}}}, "must name every class"),

@@ -14,7 +14,7 @@ from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.events import SilentWatcher
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import MANIFEST, DataManifest
 from cellsemi.rounds.store.run import open_run
 
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "data.max_quarantined=0"]
@@ -42,7 +42,7 @@ def test_a_preset_runs_a_round_on_its_layout(name: str, tmp_path: Path) -> None:
     run_campaign(config, 1, InlineEngine(config.engine), paths, SilentWatcher())
     rows = leaderboard.read(paths.leaderboard)
     assert {row.round for row in rows} == {0, 1} and {row.model for row in rows} >= {"unet-a", "ensemble", "control"}
-    counted = read_manifest(paths.data)["report"]
+    counted = DataManifest.read(paths.data / MANIFEST).report
     assert counted["quarantined"] == [] and counted["labelled_not_drawn"] == (rows_left_out(counted) if pool else 0)
     annotated = [split for split in ("labelled", "val", "test") if counted["images"][split]]
     assert len(annotated) == 3 and counted["images"]["unlabelled"] >= SIZES.unlabelled - 1
@@ -62,5 +62,5 @@ def test_every_cell_of_a_layout_is_read(tmp_path: Path) -> None:
         config = load_config(name, [*settings, "data.clean.drop_duplicates=false"]).config
         paths = open_run(config)
         run_campaign(config, 0, InlineEngine(config.engine), paths, SilentWatcher())
-        counted = read_manifest(paths.data)["report"]
+        counted = DataManifest.read(paths.data / MANIFEST).report
         assert sum(counted["cells"].values()) == cells, name

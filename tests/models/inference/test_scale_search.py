@@ -88,7 +88,7 @@ def test_what_labels_are_worth_is_seen_as_the_pool_is_looked_at(tmp_path: Path) 
     paths, watcher = bring(config_at(tmp_path, "unlabelled_inference.tta=[identity, flip_y]"), 1)
     begun = [stage for stage in watcher.begun if stage.startswith("1: ")]
     assert begun.index("1: predict val-as-unlabelled with unet-a") < begun.index("1: predict unlabelled with unet-a")
-    assert begun.index("1: fuse trial") < begun.index("1: calibrate and set limits")
+    assert begun.index("1: fuse val-as-unlabelled") < begun.index("1: calibrate and set limits")
     assert read_manifest(paths.predictions(0, "ensemble", "val-as-unlabelled")).rows == 3
     plain, watcher = bring(config_at(tmp_path / "plain"), 1)
     assert not any("val-as-unlabelled" in stage for stage in watcher.begun)
