@@ -1,0 +1,1 @@
+"""Reads a run: progress on disk, export, label issues, report."""
