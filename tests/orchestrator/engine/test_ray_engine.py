@@ -202,9 +202,9 @@ def test_waiting_for_a_place_ends_with_the_numbers_that_explain_it(
     greedy = engine_on(session, cpus_per_worker=total, workers=1)
     with pytest.raises(EngineError) as caught:
         carry_out(greedy, Scribe(str(tmp_path)), 3)
-    said = str(caught.value)
-    assert f"1 worker waiting for {total:g} CPU" in said and "the cluster has 1 node" in said
-    assert "lower engine.cpus_per_worker" in said
+    message = str(caught.value)
+    assert f"1 worker waiting for {total:g} CPU" in message and "the cluster has 1 node" in message
+    assert "lower engine.cpus_per_worker" in message
 
 
 # --- a cluster that is not ours ---------------------------------------------------------------------
@@ -255,7 +255,7 @@ cluster.shutdown()
 """
 STRANGER = """
 from pathlib import Path
-from cellsemi.orchestrator import ray_start
+from cellsemi.orchestrator.engine import ray_start
 from cellsemi.configs.errors import EngineError
 {before}
 try:
