@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store.lock import driver_lock, is_locked
@@ -39,6 +40,15 @@ def held_by_another(paths: RunPaths, *arguments: str) -> Iterator[subprocess.Pop
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
         process.communicate("")
+
+
+@contextlib.contextmanager
+def held_for_an_instant(lock: FileLock) -> Iterator[None]:
+    """Another thread releases the lock a moment after the block begins."""
+    release = threading.Timer(0.05, lock.release)
+    release.start()
+    yield
+    release.join()
 
 
 def test_a_second_driver_is_refused_and_named(tmp_path: Path) -> None:
@@ -95,28 +105,18 @@ def test_an_unreadable_holder_file_hides_nothing_but_the_name(tmp_path: Path) ->
             pass
 
 
-def test_a_driver_that_starts_while_others_ask_gets_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-    paths = RunPaths(tmp_path)
-    with driver_lock(paths):
+def test_a_driver_that_starts_while_another_process_asks_gets_the_lock(tmp_path: Path) -> None:
+    asking = FileLock(tmp_path / "run.lock", thread_local=False)  # as `is_locked` holds it, but for longer
+    asking.acquire()
+    with held_for_an_instant(asking), driver_lock(RunPaths(tmp_path)):
         pass
-    stop = threading.Event()
 
-    def ask() -> None:
-        while not stop.wait(0.001):
-            is_locked(paths)
 
-    asking = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in asking:
-        thread.start()
-    try:
-        for _ in range(50):
-            with driver_lock(paths):
-                pass
-    finally:
-        stop.set()
-        for thread in asking:
-            thread.join()
+def test_two_that_ask_at_once_see_no_driver(tmp_path: Path) -> None:
+    asking = FileLock(tmp_path / "run.lock", thread_local=False)
+    asking.acquire()
+    with held_for_an_instant(asking):
+        assert not is_locked(RunPaths(tmp_path))
 
 
 def test_an_error_of_the_driver_frees_the_run(tmp_path: Path) -> None:
