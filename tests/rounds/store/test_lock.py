@@ -45,7 +45,7 @@ def held_by_another(paths: RunPaths, *arguments: str) -> Iterator[subprocess.Pop
 @contextlib.contextmanager
 def held_for_an_instant(lock: FileLock) -> Iterator[None]:
     """Another thread releases the lock a moment after the block begins."""
-    release = threading.Timer(0.05, lock.release)
+    release = threading.Timer(0.02, lock.release)
     release.start()
     yield
     release.join()
