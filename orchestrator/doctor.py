@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.orchestrator.engine.resources import cpu_count
 
 OPTIONAL = {"detectron2": DETECTRON2_INSTALL}
 # Built for each other: installing one alone leaves `operator torchvision::nms does not exist`.
@@ -151,9 +152,3 @@ def measure_bfloat16(devices: Sequence[str]) -> dict[str, bool]:
 
     kinds = sorted({name.split(":")[0] for name in devices})
     return {kind: choose_precision("auto", torch.device(kind)) == "bfloat16" for kind in kinds}
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use, which in a container or a job is fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,35 +1,36 @@
-"""Records what a run does, one JSON line an event."""
+"""Records what a run does: one JSON line for each event, which is then passed to a watcher."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 Clock = Callable[[], float]
-
+EventKind = Literal["stage", "advance", "note", "finish", "skipped"]  # a method of Watcher each
 
 LOG_EVERY_S = 1.0  # between two `advance` events of one stage
 
 
 class Watcher(Protocol):
-    """Told by the campaign what happens; shows it, keeps it, or does nothing."""
+    """Receives the events of a campaign and shows them, records them, or does nothing."""
 
     def stage(self, round: int, name: str, total: int, unit: str) -> None:
         """A stage begins, e.g. round 1, "predict unlabelled with unet-a", 48, "images"."""
         ...
 
     def advance(self, done: int) -> None:
-        """So many units of the current stage are done: absolute, never falling, may jump."""
+        """`done` units of the current stage are finished: a total, which never falls and may jump."""
         ...
 
     def note(self, message: str) -> None:
-        """A sentence worth keeping, such as a promotion decision or a quarantine count."""
+        """A sentence to keep, such as a promotion decision or a quarantine count."""
         ...
 
     def finish(self, seconds: float) -> None:
@@ -37,7 +38,7 @@ class Watcher(Protocol):
         ...
 
     def skipped(self, round: int, name: str) -> None:
-        """The stage was already done in an earlier call."""
+        """An earlier call has finished the stage."""
         ...
 
 
@@ -76,25 +77,28 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Event:
-    """One line of events.jsonl: `event` is a Watcher method's name, `time` is UTC as ISO 8601."""
+    """One line of events.jsonl, validated when it is read: `time` is UTC as ISO 8601, `seconds` of a `finish`."""
 
     time: str
-    event: str
+    event: EventKind
     round: int
     stage: str
     done: int
     total: int
-    unit: str = ""
+    unit: str
     seconds: float | None = None
     message: str = ""
+
+
+_EVENT = TypeAdapter(Event)
 
 
 class EventLog:
     """Writes every event to a JSON-lines file, then passes it on to another watcher.
 
-    Each line is one write: a kill costs at most the last line, which `read_events` skips. `advance`
+    Each line is one write: a killed process loses at most the last line, which `read_events` skips. `advance`
     is written at most once in LOG_EVERY_S, and always when the stage is complete.
     """
 
@@ -114,7 +118,7 @@ class EventLog:
         self._watcher.stage(round, name, total, unit)
 
     def advance(self, done: int) -> None:
-        """Passed on; written now and then."""
+        """Passed on; written at most once in LOG_EVERY_S."""
         news = done > self._done
         self._done = max(done, self._done)
         if news and (self._done == self._total or self._clock() - self._written_s >= LOG_EVERY_S):
@@ -138,19 +142,20 @@ class EventLog:
         self._write("skipped")
         self._watcher.skipped(round, name)
 
-    def _write(self, event: str, **more: Any) -> None:
-        line: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "event": event,
-            "round": self._round,
-            "stage": self._stage,
-            "done": self._done,
-            "total": self._total,
-            "unit": self._unit,
-            **more,
-        }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def _write(self, kind: EventKind, seconds: float | None = None, message: str = "") -> None:
+        event = Event(
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            event=kind,
+            round=self._round,
+            stage=self._stage,
+            done=self._done,
+            total=self._total,
+            unit=self._unit,
+            seconds=seconds,
+            message=message,
+        )
+        with self._path.open("ab") as file:
+            file.write(_EVENT.dump_json(event, exclude_defaults=True) + b"\n")
         self._written_s = self._clock()
 
 
@@ -160,8 +165,8 @@ def read_events(path: Path) -> Iterator[Event]:
         return
     with path.open("rb") as file:
         for line in file:
-            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, TypeError):
-                yield Event(**json.loads(line))
+            with contextlib.suppress(ValidationError):
+                yield _EVENT.validate_json(line)
 
 
 def _end_cut_line(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The command line. Thin: each command reads its options, calls one function and shows what came back.
+"""Runs the commands of `cellsemi`: each reads its options, calls one function and prints the result.
 
-What is heavy is imported inside the commands, so that `cellsemi --help` answers at once.
+Large packages are imported inside the commands, so that `cellsemi --help` answers at once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Terminated(BaseException):
-    """SIGTERM as an exception, so that locks, workers and the terminal are left in order."""
+    """SIGTERM as an exception, so that locks, workers and the terminal are released in order."""
 
 
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
@@ -143,7 +143,7 @@ def round(
 @json_option
 @debug_option
 def leaderboard(run: str | None, as_json: bool) -> None:
-    """Show who is ahead in a run, and the verdict.
+    """Show the leaderboard of a run, and the verdict.
 
     RUN is a name below ./runs or a folder; default: the run worked on last.
     """
@@ -183,7 +183,7 @@ def init(preset: str, out: Path, settings: tuple[str, ...], force: bool) -> None
 
     The settings are those of PRESET (default: demo), changed by --set.
     """
-    preset_text(preset)  # refuses a name that is no preset, even if a file is called so
+    preset_text(preset)  # refuses a name that is no preset, even if a file has that name
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it, --out FILE writes another")
     text = documented_yaml(load_config(preset, settings).config)
@@ -216,15 +216,15 @@ def doctor(context: click.Context, measure: bool, as_json: bool) -> None:
 @cli.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @config_options
-@click.option("--limit", type=click.IntRange(min=1), help="Look at this many images, spread over the data set.")
+@click.option("--limit", type=click.IntRange(min=1), help="Check this many images, spread over the data set.")
 @json_option
 @debug_option
 def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """Show what the flow targets can represent.
 
-    Sends ground truth through each target and back to masks: the ceiling of any network. Looks at the
-    annotated images of FOLDER (image shards of a run), or else at the training and validation images of the
-    config's data set. Test images are not looked at.
+    Converts ground truth to each target and back to masks: no network can score higher. Checks the annotated
+    images of FOLDER (image shards of a run), or else the training and validation images of the config's data
+    set. Test images are not read.
     """
 
     from cellsemi.orchestrator.flow_check import check_config, check_folder
@@ -235,7 +235,7 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
 
 
 def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> None:
-    """Carry the campaign out, holding the run's lock; say what is used before it starts."""
+    """Run the campaign while holding the lock of the run; print what is used before it starts."""
     from cellsemi.orchestrator.campaign import run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
     from cellsemi.orchestrator.events import EventLog
@@ -246,17 +246,19 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
 
     with driver_lock(paths), quiet_output(paths.log) as stream:
 
-        def say(line: str) -> None:
+        def print_line(line: str) -> None:
             if not silent:
                 click.echo(line, file=stream)
 
-        say(f"config: {loaded.origin}\nrun:    {paths.root}")
+        print_line(f"config: {loaded.origin}\nrun:    {paths.root}")
         if redone := accept_changes(loaded.config, paths):
-            say(f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished")
+            print_line(
+                f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished"
+            )
         if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
-            say(f"Nothing to do: round {target} is done.")
+            print_line(f"Nothing to do: round {target} is done.")
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
-            signal.signal(signal.SIGTERM, _terminate)  # importing ray puts its own in place
-            say(f"engine: {engine.describe()}")
+            signal.signal(signal.SIGTERM, _terminate)  # importing ray replaces the handler
+            print_line(f"engine: {engine.describe()}")
             run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))

@@ -1,4 +1,4 @@
-"""What all commands share: the call of the program, the common options, and how an answer is given."""
+"""Defines what all commands share: the state of the call, the common options, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Command = Callable[..., None]
 
 @dataclass(slots=True)
 class Session:
-    """One call of the program: whether tracebacks are wanted, and the log of the run at work, if any."""
+    """One call of the program: whether to show tracebacks, and the log of the run that it works on, if any."""
 
     debug: bool = False
     log: Path | None = None
 
     def crashed(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """The last resort (sys.excepthook): the traceback goes to the log, one sentence to the terminal."""
+        """As sys.excepthook: the traceback goes to the log, one sentence to the terminal."""
         if self.debug:
             traceback.print_exception(kind, error, trace)
             return
@@ -83,7 +83,7 @@ def config_options(command: Command) -> Command:
 
 
 def answer(as_json: bool, content: Any, show: Callable[[], None]) -> None:
-    """Print the content as JSON, or show it to a person."""
+    """Print `content` as JSON, or call `show`, which prints it for a person."""
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=False, indent=1))
     else:

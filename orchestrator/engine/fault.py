@@ -1,4 +1,4 @@
-"""Turns an exception of a worker into a fault that any process can read."""
+"""Turns the exception of a worker into a Fault that any process can read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cellsemi.orchestrator.engine.protocol import T
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What went wrong in a call, in words that any process can read, whatever the error was made of.
+    """An error as plain text, which any process can unpickle, whatever class the error had.
 
-    `kind`: `stop` ends the run, `final` ends the item, `retry` may go better next time.
+    `kind`: `stop` ends the run, `final` fails the item, `retry` lets the item be tried again.
     """
 
     kind: Literal["stop", "final", "retry"]
     error: str  # one line: the type and the message
-    message: str  # the message as it was
+    message: str  # the message unchanged
     trace: str = ""  # for the log
 
 
 def attempt(call: Callable[[], T]) -> T | Fault:
-    """What the call returns, or the Fault that it ended in; KeyboardInterrupt and SystemExit pass.
+    """Return the result of the call, or a Fault when it raises; KeyboardInterrupt and SystemExit pass.
 
     >>> attempt(lambda: 1), attempt(lambda: 1 // 0).error
     (1, 'ZeroDivisionError: integer division or modulo by zero')
@@ -40,7 +40,7 @@ def attempt(call: Callable[[], T]) -> T | Fault:
 
 
 def in_one_line(error: BaseException | str) -> str:
-    """The message without line breaks; of an error, with its type in front."""
+    """The message without line breaks; for an exception, with its type in front."""
     text = " ".join(str(error).split())
     if isinstance(error, str):
         return text
@@ -55,7 +55,7 @@ def _fault(error: Exception) -> Fault:
 
 
 class _Caught(contextlib.AbstractContextManager["_Caught"]):
-    """Keeps the exception of its block: the one place where any error is taken, to be reported as a Fault."""
+    """Keeps the exception of its block: the only place that catches every error, to report it as a Fault."""
 
     error: Exception | None = None
 

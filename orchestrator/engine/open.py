@@ -9,10 +9,10 @@ from cellsemi.orchestrator.engine.protocol import Engine
 
 
 def open_engine(config: EngineConfig, log_path: Path, kind: str | None = None, address: str | None = None) -> Engine:
-    """The engine of a config; `kind` and `address`, when given, come before the config's.
+    """The engine of a config; `kind` and `address`, when given, replace those of the config.
 
-    `log_path` lies in the run's folder: that folder must be seen by every node of a cluster, which is
-    checked. Raises EngineError when Ray cannot be started or reached.
+    `log_path` lies in the folder of the run. Every node of a cluster must see that folder, which is checked.
+    Raises EngineError when Ray cannot be started or reached.
     """
     if (kind or config.kind) == "inline":
         from cellsemi.orchestrator.engine.inline import InlineEngine
@@ -21,6 +21,8 @@ def open_engine(config: EngineConfig, log_path: Path, kind: str | None = None, a
     from cellsemi.orchestrator.engine.ray_start import start_ray
 
     session = start_ray(address or config.address, log_path.parent)
-    from cellsemi.orchestrator.engine.ray_engine import RayEngine  # imports ray, whose settings stand only now
+    from cellsemi.orchestrator.engine.ray_engine import (
+        RayEngine,
+    )  # imports ray: after start_ray has set what Ray reads then
 
     return RayEngine(config, session)

@@ -1,11 +1,12 @@
-"""What an engine is: it carries a job out over many items, on Ray or in this process.
+"""Defines what an engine does: it runs a job over many items, on Ray or in this process.
 
-A job is plain values and travels; its worker holds what was loaded, such as a model, and stays where it
-is. Only item numbers go to a worker and only small records come back: images and masks are files.
+A job consists of plain values and is sent to other processes; its worker holds what was loaded, such as
+a model, and is never sent. Only item numbers go to a worker and only small records come back: images and
+masks are files.
 
-What happens when something goes wrong is the same on every engine:
+Every engine treats errors in the same way:
 
-    RunError                  the run stops with it: a full disk is nobody's bad luck
+    RunError                  the run stops with it: a full disk is not retryable
     any other CellsemiError   the item fails at once: it would fail the same way again
     any other exception,      tried again, `engine.max_attempts` times in all, then the item fails
     a lost or silent worker
@@ -18,15 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
-Record = dict[str, Any]
-
-
+Record = dict[str, Any]  # the small JSON object that a job returns for an item; each job chooses its keys
 OnDone = Callable[[int, Record], None]
-
-
 Tick = Callable[[], None]
-
-
 T = TypeVar("T")
 
 
@@ -34,31 +29,31 @@ class Worker(Protocol):
     """A started job."""
 
     def run(self, item: int) -> Record:
-        """Do the item, write its files atomically, return a small JSON record. May be called again for it."""
+        """Process the item, write its files atomically, return a small JSON record. May be called again for it."""
         ...
 
 
 class Job(Protocol):
-    """Work of one kind: a frozen dataclass of plain values, so that it can travel to other machines."""
+    """One kind of work: a frozen dataclass of plain values, so that it can be sent to other machines."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name of the job in messages."""
         ...
 
     @property
     def uses_device(self) -> bool:
-        """Whether a GPU would speed it up: only then do its workers reserve one."""
+        """Whether a GPU makes the job faster: only then do its workers reserve one."""
         ...
 
     def start(self) -> Worker:
-        """Called once in the worker's process, before the first item: load the model here."""
+        """Called once in the process of the worker, before the first item: load the model here."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that was given up; `error` is one line that begins with the type of the error."""
+    """An item that failed; `error` is one line that begins with the type of the error."""
 
     item: int
     attempts: int
@@ -67,17 +62,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Every item is in one of the two: the records of what was done, and what was given up."""
+    """The result of a job: each item is either in `done`, with its record, or in `failed`."""
 
     done: dict[int, Record]
     failed: tuple[Failure, ...]
 
 
 class Engine(Protocol):
-    """Carries jobs out. A context manager; leaving it closes it."""
+    """Runs jobs. A context manager; leaving it closes it."""
 
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """Do all items on a pool of long-lived workers, each of which starts the job once.
+        """Process all items on long-lived workers, each of which starts the job once.
 
         `on_done(item, record)` is called once for each item that is done and `tick()` about four times a
         second, both in the caller's thread; in-process, `tick` is called after every item. Raises RunError
@@ -86,14 +81,14 @@ class Engine(Protocol):
         ...
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """As `map`, with a fresh worker for each item, in the order given: for training.
+        """As `map`, but with a fresh worker for each item, in the order given: for training.
 
-        A fresh process gives all of its (GPU) memory back. There is no deadline on an item here.
+        A process that ends returns all of its (GPU) memory. Items have no deadline here.
         """
         ...
 
     def describe(self) -> str:
-        """One line: what the work runs on."""
+        """One line that names what the work runs on."""
         ...
 
     def close(self) -> None:

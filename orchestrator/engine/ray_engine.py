@@ -1,11 +1,11 @@
-"""The engine on Ray: long-lived actors, driven by the pool's decisions.
+"""Runs jobs on Ray: long-lived actors that follow the decisions of the scheduler.
 
-Ray only places processes and carries item numbers. What is retried and when a worker is given up is
-decided by the pool: Ray's own retries pin work to workers that can never be placed again. What is done
-is known from the files, never from Ray.
+Ray only places processes and transports item numbers. Our scheduler decides what is retried and when a
+worker is given up, because Ray's own retries can bind an item to a worker that never gets a place again.
+The files show what is done, never Ray.
 
-A worker is an actor also where one item is all that it does (`tasks`): a Ray task may be given a process
-that another one has used, and there is no way to kill one that hangs.
+A worker is an actor even when it processes a single item (`tasks`): Ray may run a task in a process that
+another task has used, and a task that hangs cannot be killed.
 """
 
 from __future__ import annotations
@@ -23,33 +23,42 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
-from cellsemi.orchestrator.engine.pool import Command, Kill, Pool, Rules, Send, Spawn, map_rules, task_rules
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Record, Tick, Worker
-from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, Session, alive_nodes, folder_problem
-from cellsemi.orchestrator.engine.resources import Claim, claim_of, counted
+from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, RaySession, alive_nodes, folder_problem
+from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker, with_noun
+from cellsemi.orchestrator.engine.scheduler import (
+    Command,
+    Kill,
+    Scheduler,
+    SchedulingRules,
+    Send,
+    Spawn,
+    map_rules,
+    task_rules,
+)
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
-RECOUNT_S = 5.0  # between two looks at the size of a cluster
-PATIENCE_LOCAL_S = 120.0  # our own Ray has all its resources from the start
-PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to buy a machine
+RECOUNT_S = 5.0  # between two counts of what a cluster holds
+PATIENCE_LOCAL_S = 120.0  # the Ray that we started has all its resources from the start
+PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to start a machine
 
 
-class Host:
+class JobActor:
     """What a Ray actor runs: one worker of one job.
 
-    Nothing heavy is imported and no job unpacked before `hello` has set the process up.
+    No large package is imported and no job is unpickled before `set_up` has prepared the process.
     """
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def hello(self, hide_gpus: bool, probe: Probe | None) -> str | Fault:
-        """Set up the process; the id of its node, or why it cannot work there."""
+    def set_up(self, hide_gpus: bool, probe: Probe | None) -> str | Fault:
+        """Prepare the process; returns the id of its node, or a Fault with the reason why it cannot work there."""
         if hide_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        # Ray sets OMP_NUM_THREADS to the CPUs reserved; what reads only its own variable follows it.
+        # Ray sets OMP_NUM_THREADS to the CPUs reserved; libraries with a variable of their own get the same number.
         for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
         node = ray.get_runtime_context().get_node_id()
@@ -58,9 +67,9 @@ class Host:
             return Fault("final", f"EngineError: {problem}", f"node {node[:8]}: {problem}. {SHARED_HELP}")
         return str(node)
 
-    def begin(self, job: Job) -> Fault | None:
+    def start_job(self, job: Job) -> Fault | None:
         """Start the job."""
-        self._worker = None  # of an earlier job: its memory first
+        self._worker = None  # frees the memory of an earlier job first
         started = attempt(job.start)
         if isinstance(started, Fault):
             return started
@@ -68,7 +77,7 @@ class Host:
         return None
 
     def run(self, item: int) -> Record | Fault:
-        """Do one item."""
+        """Process one item."""
         worker = self._worker
         assert worker is not None
         return attempt(lambda: worker.run(item))
@@ -77,33 +86,33 @@ class Host:
 class RayEngine:
     """Engine on a Ray that `start_ray` has started or joined."""
 
-    def __init__(self, config: EngineConfig, session: Session) -> None:
+    def __init__(self, config: EngineConfig, session: RaySession) -> None:
         self._config = config
-        self._session: Session | None = session
+        self._session: RaySession | None = session
         self._address = session.address
         self._version = session.version
         self._probe = session.probe
-        self._idle: list[Any] = []  # hosts of the last map: the next one of its claim saves their start-up
-        self._idle_claim: Claim | None = None
+        self._idle: list[Any] = []  # actors of the last map: the next map with the same resources reuses them
+        self._idle_resources: WorkerResources | None = None
 
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """See Engine.map. `engine.workers` null: as many as the cluster has ever had room for."""
-        return self._carry_out(job, items, map_rules(self._config, job.name), on_done, tick)
+        """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
+        return self._run(job, items, map_rules(self._config, job.name), on_done, tick)
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks."""
-        return self._carry_out(job, items, task_rules(self._config, job.name), on_done, tick)
+        return self._run(job, items, task_rules(self._config, job.name), on_done, tick)
 
     def describe(self) -> str:
-        """One line, with a hint where GPUs would lie idle."""
-        config, total = self._config, _resources()
-        counts = [counted(total["CPU"], "CPU")] + ([counted(total["GPU"], "GPU")] if total["GPU"] else [])
+        """One line, with a hint when GPUs would not be used."""
+        config, total = self._config, _cluster_resources()
+        counts = [with_noun(total["CPU"], "CPU")] + ([with_noun(total["GPU"], "GPU")] if total["GPU"] else [])
         if self._address is None:
             line = f"local Ray {self._version}, {', '.join(counts)}"
         else:
-            counts = [counted(len(alive_nodes()), "node"), *counts]
+            counts = [with_noun(len(alive_nodes()), "node"), *counts]
             line = f"Ray {self._version} cluster at {self._address}: {', '.join(counts)}"
-        if total["GPU"] and not claim_of(config, True, total["GPU"]).gpus:
+        if total["GPU"] and not resources_per_worker(config, True, total["GPU"]).gpus:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
@@ -120,116 +129,116 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _carry_out(self, job: Job, items: Sequence[int], rules: Rules, on_done: OnDone, tick: Tick) -> Outcome:
-        pool = Pool(items, rules, time.monotonic())
-        claim = claim_of(self._config, job.uses_device, _resources()["GPU"])
-        self._check_room(claim)
+    def _run(self, job: Job, items: Sequence[int], rules: SchedulingRules, on_done: OnDone, tick: Tick) -> Outcome:
+        scheduler = Scheduler(items, rules, time.monotonic())
+        resources = resources_per_worker(self._config, job.uses_device, _cluster_resources()["GPU"])
+        self._check_worker_fits(resources)
         patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
         idle, self._idle = self._idle, []
-        fit = not rules.fresh and claim == self._idle_claim
-        crew = _Crew(job, pool, claim, self._probe, on_done, idle=idle, use_idle=fit)
+        fit = not rules.fresh and resources == self._idle_resources
+        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle, use_idle=fit)
         counted_s = ticked_s = -float("inf")
         try:
-            while not pool.over:
+            while not scheduler.over:
                 now_s = time.monotonic()
                 if now_s - counted_s >= RECOUNT_S:
                     counted_s = now_s
-                    pool.wanted = max(pool.wanted, self._config.workers or room(claim))
-                if pool.waited_s(now_s) > patience_s:
-                    raise EngineError(_no_place(job.name, claim, pool.pending, patience_s))
-                crew.step(now_s)
+                    scheduler.wanted = max(scheduler.wanted, self._config.workers or workers_that_fit(resources))
+                if scheduler.waited_s(now_s) > patience_s:
+                    raise EngineError(_no_place_message(job.name, resources, scheduler.pending, patience_s))
+                actors.step(now_s)
                 if time.monotonic() - ticked_s >= TICK_S:
                     tick()
                     ticked_s = time.monotonic()
-            self._idle, self._idle_claim = crew.hand_over(), claim
+            self._idle, self._idle_resources = actors.hand_over(), resources
         finally:
-            crew.dismiss()
-        return pool.outcome
+            actors.dismiss()
+        return scheduler.outcome
 
-    def _check_room(self, claim: Claim) -> None:
-        """On our own Ray, which does not grow, a worker that is too large never gets a place."""
-        if self._address is None and room(claim) == 0:
-            total = _resources()
+    def _check_worker_fits(self, resources: WorkerResources) -> None:
+        """EngineError when a worker is larger than our own Ray, which does not grow."""
+        if self._address is None and workers_that_fit(resources) == 0:
+            total = _cluster_resources()
             raise EngineError(
-                f"a worker asks for {claim}, this machine has {counted(total['CPU'], 'CPU')} "
-                f"and {counted(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
+                f"a worker asks for {resources}, this machine has {with_noun(total['CPU'], 'CPU')} "
+                f"and {with_noun(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call that is under way."""
+    """A call of an actor's method that has not been answered."""
 
     worker: int
-    stage: Literal["hello", "begin", "run"]
+    method: Literal["set_up", "start_job", "run"]
     item: int = -1  # of a `run`
 
 
-class _Crew:
-    """The actors of one pool and the calls under way, oldest first.
+class _Actors:
+    """The actors of one scheduler and the calls that have not been answered, oldest first.
 
-    `idle` hosts of an earlier pool are used before new ones are asked for, unless they do not fit or every
-    item needs a fresh process: then they are killed, since they hold what the new ones need.
+    `idle` actors of an earlier job are used before new ones are asked for. Where they do not fit, or where every
+    item needs a fresh process, they are killed, because they hold the resources that the new ones need.
     """
 
     def __init__(
         self,
         job: Job,
-        pool: Pool,
-        claim: Claim,
+        scheduler: Scheduler,
+        resources: WorkerResources,
         probe: Probe | None,
         on_done: OnDone,
         *,
         idle: Sequence[Any],
         use_idle: bool,
     ) -> None:
-        self._job, self._pool, self._probe, self._on_done = job, pool, probe, on_done
-        self._hide_gpus = claim.hide_gpus
-        # Retries are the pool's business; Ray's would hide from it what happened.
-        self._actor = ray.remote(Host).options(
-            num_cpus=claim.cpus,
-            num_gpus=claim.gpus,
+        self._job, self._scheduler, self._probe, self._on_done = job, scheduler, probe, on_done
+        self._hide_gpus = resources.hide_gpus
+        # Our scheduler retries; retries by Ray would hide from it what happened.
+        self._actor = ray.remote(JobActor).options(
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
             max_restarts=0,
             max_task_retries=0,
         )
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
         self._idle = list(idle) if use_idle else []
-        self._used: set[int] = set()  # workers on a host of an earlier pool
+        self._used: set[int] = set()  # workers on an actor of an earlier job
         if not use_idle:
             for actor in idle:
                 ray.kill(actor, no_restart=True)
 
     def step(self, now_s: float) -> None:
-        """Carry out what the pool decides, wait a moment for news, and tell it the news."""
-        for command in self._pool.decide(now_s):
-            self._obey(command)
-        for call, answer in self._news():
-            self._tell(call, answer, time.monotonic())
+        """Carry out the commands of the scheduler, wait a moment for answers, and report them to it."""
+        for command in self._scheduler.decide(now_s):
+            self._execute(command)
+        for call, answer in self._answered():
+            self._report(call, answer, time.monotonic())
 
     def hand_over(self) -> list[Any]:
-        """The hosts that are well and have nothing to do; they are the caller's from now on."""
-        kept = [self._actors.pop(worker) for worker in self._pool.idle if worker in self._actors]
+        """The actors that work and are idle; from now on they belong to the caller."""
+        kept = [self._actors.pop(worker) for worker in self._scheduler.idle if worker in self._actors]
         kept, self._idle = kept + self._idle, []
         return kept
 
     def dismiss(self) -> None:
-        """Kill every actor that was not handed over: one left behind would hold its CPUs and GPUs."""
+        """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""
         for worker in list(self._actors):
             self._kill(worker)
         for actor in self._idle:
             ray.kill(actor, no_restart=True)
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         match command:
             case Spawn(worker) if self._idle:
                 self._actors[worker] = self._idle.pop(0)
                 self._used.add(worker)
-                self._pool.placed(worker, time.monotonic())
-                self._call(_Call(worker, "begin"), self._job)
+                self._scheduler.placed(worker, time.monotonic())
+                self._call(_Call(worker, "start_job"), self._job)
             case Spawn(worker):
                 self._actors[worker] = self._actor.remote()
-                self._call(_Call(worker, "hello"), self._hide_gpus, self._probe)
+                self._call(_Call(worker, "set_up"), self._hide_gpus, self._probe)
             case Send(worker, item):
                 self._call(_Call(worker, "run", item), item)
             case Kill(worker, why):
@@ -238,60 +247,60 @@ class _Crew:
                 self._kill(worker)
 
     def _call(self, call: _Call, *arguments: Any) -> None:
-        self._calls[getattr(self._actors[call.worker], call.stage).remote(*arguments)] = call
+        self._calls[getattr(self._actors[call.worker], call.method).remote(*arguments)] = call
 
     def _kill(self, worker: int) -> None:
         ray.kill(self._actors.pop(worker), no_restart=True)
         for reference in [ref for ref, call in self._calls.items() if call.worker == worker]:
             del self._calls[reference]
 
-    def _news(self) -> list[tuple[_Call, Any]]:
-        """Calls that have ended since the last look, in the order they were made, and what came of each."""
+    def _answered(self) -> list[tuple[_Call, Any]]:
+        """The calls answered since the last time, in the order in which they were made, each with its answer."""
         references = list(self._calls)
         if not references:
             time.sleep(TICK_S)
             return []
-        ray.wait(references, num_returns=1, timeout=TICK_S)  # wakes up at the first news
-        ended = set(ray.wait(references, num_returns=len(references), timeout=0)[0])  # takes all there is
+        ray.wait(references, num_returns=1, timeout=TICK_S)  # until the first answer
+        ended = set(ray.wait(references, num_returns=len(references), timeout=0)[0])  # all answers
         return [(self._calls.pop(ref), _answer(ref)) for ref in references if ref in ended]
 
-    def _tell(self, call: _Call, answer: Any, now_s: float) -> None:
-        pool, worker = self._pool, call.worker
-        if not pool.knows(worker):  # an earlier answer of the same moment has ended it
+    def _report(self, call: _Call, answer: Any, now_s: float) -> None:
+        scheduler, worker = self._scheduler, call.worker
+        if not scheduler.knows(worker):  # an earlier answer of this step has ended it
             return
         if isinstance(answer, RayError):
             taken = isinstance(answer, RayActorError) and answer.preempted
-            died_idle = call.stage == "begin" and worker in self._used
-            pool.lost(worker, _words(answer), now_s, charge=not (taken or died_idle))
+            died_idle = call.method == "start_job" and worker in self._used
+            scheduler.lost(worker, _short_message(answer), now_s, charge=not (taken or died_idle))
         elif isinstance(answer, Fault):
             log.warning("%s: %s\n%s", self._job.name, answer.error, answer.trace)
-            if call.stage == "run":
-                pool.faulted(worker, answer, now_s)
+            if call.method == "run":
+                scheduler.faulted(worker, answer, now_s)
             else:
-                pool.start_failed(worker, answer, now_s)
-        elif call.stage == "hello":
-            pool.placed(worker, now_s)
-            self._call(_Call(worker, "begin"), self._job)
-        elif call.stage == "begin":
-            pool.ready(worker, now_s)
+                scheduler.start_failed(worker, answer, now_s)
+        elif call.method == "set_up":
+            scheduler.placed(worker, now_s)
+            self._call(_Call(worker, "start_job"), self._job)
+        elif call.method == "start_job":
+            scheduler.ready(worker, now_s)
         else:
-            pool.finished(worker, answer, now_s)
+            scheduler.finished(worker, answer, now_s)
             self._on_done(call.item, answer)
 
 
 def _answer(reference: Any) -> Any:
-    """What a call returned, a Fault, or the RayError with which its worker was lost."""
+    """The result of a call, a Fault, or the RayError with which its worker was lost."""
     try:
         return ray.get(reference)
-    except RayTaskError as error:  # the worker is well: it could not read the job, or not send the record
+    except RayTaskError as error:  # the worker lives: it could not unpickle the job, or not pickle the record
         cause = error.cause if isinstance(error.cause, Exception) else error
         return Fault("retry", in_one_line(cause), str(cause), str(error))
     except RayError as error:
         return error
 
 
-def _words(error: RayError) -> str:
-    """The type and what is particular in Ray's long explanations, which its log holds in full."""
+def _short_message(error: RayError) -> str:
+    """The type and the last line of Ray's long explanation, which stands in full in the log."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     return f"{type(error).__name__}: {lines[-1].split(' Some common causes include')[0]}"
 
@@ -299,22 +308,22 @@ def _words(error: RayError) -> str:
 # --- resources --------------------------------------------------------------------------------------
 
 
-def room(claim: Claim) -> int:
-    """How many workers fit on the nodes that are there, whatever else runs on them."""
-    return sum(claim.fits(node["Resources"]) for node in alive_nodes())
+def workers_that_fit(resources: WorkerResources) -> int:
+    """How many workers fit on the nodes of now, whatever else runs on them."""
+    return sum(resources.workers_on(node.resources) for node in alive_nodes())
 
 
-def _resources() -> dict[str, float]:
+def _cluster_resources() -> dict[str, float]:
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {name: float(found.get(name, 0.0)) for name in ("CPU", "GPU")}
 
 
-def _no_place(name: str, claim: Claim, pending: int, patience_s: float) -> str:
-    total, free = _resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+def _no_place_message(name: str, resources: WorkerResources, pending: int, patience_s: float) -> str:
+    total, free = _cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
     return (
-        f"{name}: no worker got a place within {patience_s:g} s. {counted(pending, 'worker')} waiting for "
-        f"{claim} each; the cluster has {counted(len(alive_nodes()), 'node')} with "
-        f"{counted(total['CPU'], 'CPU')} and {counted(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
+        f"{name}: no worker got a place within {patience_s:g} s. {with_noun(pending, 'worker')} waiting for "
+        f"{resources} each; the cluster has {with_noun(len(alive_nodes()), 'node')} with "
+        f"{with_noun(total['CPU'], 'CPU')} and {with_noun(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
         f"and {free.get('GPU', 0.0):g} are free. Add nodes, wait for other jobs, or lower "
         "engine.cpus_per_worker or engine.gpus_per_worker; the same command goes on where it stopped"
     )

@@ -1,11 +1,12 @@
-"""Starting Ray on this machine, or connecting to a cluster: what is decided before the first worker.
+"""Starts Ray on this machine, or joins a cluster, before the first worker.
 
-The address is the one given, else RAY_ADDRESS, else a Ray of our own. That one is closed to others: it
-listens on the loopback interface only, asks for a token that never touches the disk, has no dashboard
-and sends no statistics. A cluster is joined only when it is named, never because one was found.
+The address is the one given, else RAY_ADDRESS, else a Ray that we start. Ours is closed to other machines
+and users: it listens on the loopback interface only, asks for a token that is never written to disk, has no
+dashboard and sends no statistics. A cluster is joined only when its address is given, never because one was
+found.
 
-Ray reads its settings when it is imported. So they are set first, and a process that has used Ray one
-way cannot use it the other way.
+Ray reads its settings when it is imported. So they are set first, and a process that has used one kind of
+Ray (local or cluster) cannot use the other.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from cellsemi.configs.errors import EngineError, RunError
-from cellsemi.orchestrator.doctor import cpu_count
 from cellsemi.orchestrator.engine.fault import in_one_line
+from cellsemi.orchestrator.engine.resources import cpu_count
 from cellsemi.rounds.store import files
 
-OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels; Ray's least is 75 MB
+OBJECT_STORE_BYTES = 100 * 2**20  # we send nothing large; Ray's minimum is 75 MB
 PROBE_FILE = ".shared-folder-probe"
 NODE_ANSWER_S = 60.0
 CONNECT_S = 10.0
@@ -41,22 +42,22 @@ TOKEN_HELP = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A file that every node must see with this content: the proof that the run's folder is shared."""
+    """A file that every node must see with this content: it proves that the folder of the run is shared."""
 
     path: str
     token: str
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """A running connection to Ray. `address` and `probe` are None when Ray is our own."""
+class RaySession:
+    """A connection to Ray. `address` and `probe` are None when we started Ray."""
 
     version: str
     address: str | None
     probe: Probe | None
 
     def close(self) -> None:
-        """Leave the cluster, or stop our own Ray; the workers' processes end with it."""
+        """Leave the cluster, or stop our own Ray; its worker processes end."""
         import ray
 
         ray.shutdown()
@@ -64,7 +65,16 @@ class Session:
             Path(self.probe.path).unlink(missing_ok=True)
 
 
-def start_ray(address: str | None, run_folder: Path) -> Session:
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A machine of the cluster. `resources` by Ray's names: CPU, GPU and more."""
+
+    id: str
+    address: str
+    resources: dict[str, float]
+
+
+def start_ray(address: str | None, run_folder: Path) -> RaySession:
     """Start or join Ray; on a cluster, check that every node sees `run_folder`.
 
     `address` is host:port, "local" or None (RAY_ADDRESS, else local). Raises EngineError with the remedy
@@ -72,17 +82,17 @@ def start_ray(address: str | None, run_folder: Path) -> Session:
     """
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     if chosen == "local":
-        _settle("local")
+        _apply_settings("local")
         _start_local()
-        return Session(_ray_version(), None, None)
+        return RaySession(_ray_version(), None, None)
     _check_address(chosen, "the address" if address else "RAY_ADDRESS")
-    _settle("cluster")
+    _apply_settings("cluster")
     _join(chosen)
     import ray
 
     with contextlib.ExitStack() as on_error:
         on_error.callback(ray.shutdown)
-        session = Session(_ray_version(), chosen, check_shared_folder(run_folder))
+        session = RaySession(_ray_version(), chosen, check_shared_folder(run_folder))
         on_error.pop_all()
     return session
 
@@ -102,10 +112,8 @@ def check_shared_folder(folder: Path) -> Probe:
     ask = ray.remote(num_cpus=0, max_retries=0)(folder_problem)
     answers = {}
     for node in alive_nodes():
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answers[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = ask.options(scheduling_strategy=there).remote(
-            probe
-        )
+        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        answers[f"{node.address} ({node.id[:8]})"] = ask.options(scheduling_strategy=there).remote(probe)
     problems = []
     for name, answer in answers.items():
         try:
@@ -122,11 +130,15 @@ def check_shared_folder(folder: Path) -> Probe:
     return probe
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray knows of each machine that is there: NodeID, NodeManagerAddress, Resources and more."""
+def alive_nodes() -> list[ClusterNode]:
+    """The nodes of the cluster that are alive now."""
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [
+        ClusterNode(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
 
 
 def folder_problem(probe: Probe) -> str:
@@ -148,36 +160,36 @@ def folder_problem(probe: Probe) -> str:
 
 @functools.cache
 def _token() -> str:
-    """The password of our own Ray: in the memory of this process and the ones it starts, nowhere else."""
+    """The password of our own Ray: only in the memory of this process and of those that it starts."""
     return secrets.token_hex(32)
 
 
-def _settings(way: str) -> dict[str, str]:
+def _settings(kind: str) -> dict[str, str]:
     common = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_COLOR_PREFIX": "0"}
-    if way == "cluster":
+    if kind == "cluster":
         return common
-    # The switch for "no cluster here" makes every part of Ray listen on 127.0.0.1 alone.
+    # This switch forbids clusters, and makes every part of Ray listen on 127.0.0.1 alone.
     loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     return {**common, **loopback, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
 
 
-_settled: list[str] = []  # the way in which this process uses Ray, once it has
+_kind_used: list[str] = []  # "local" or "cluster" once this process has used Ray
 
 
-def _settle(way: str) -> None:
-    """Set what Ray reads at its import, once in a process."""
-    if not _settled:
-        wanted = _settings(way)
-        if way == "local" and "ray" in sys.modules and any(os.environ.get(k) != v for k, v in wanted.items()):
+def _apply_settings(kind: str) -> None:
+    """Set the environment variables that Ray reads when it is imported, once in a process."""
+    if not _kind_used:
+        wanted = _settings(kind)
+        if kind == "local" and "ray" in sys.modules and any(os.environ.get(k) != v for k, v in wanted.items()):
             raise EngineError(
                 "Ray was imported before cellsemi could close it to other machines; open the engine before "
                 "anything imports ray, or use --engine inline"
             )
         os.environ.update(wanted)
-        _settled.append(way)
-    if _settled != [way]:
+        _kind_used.append(kind)
+    if _kind_used != [kind]:
         raise EngineError(
-            f"this process has used a {_settled[0]} Ray and cannot use a {way} one; start another process"
+            f"this process has used a {_kind_used[0]} Ray and cannot use a {kind} one; start another process"
         )
     import ray
 
@@ -195,11 +207,11 @@ def _start_local() -> None:
         )
 
 
-# --- somebody's cluster -----------------------------------------------------------------------------
+# --- a cluster of others -----------------------------------------------------------------------------
 
 
 def _check_address(address: str, origin: str) -> None:
-    """EngineError unless something listens there: Ray would try for minutes and then end the process."""
+    """EngineError unless something listens there: Ray itself would try for minutes and then end the process."""
     host, separator, port = address.rpartition(":")
     if "://" in address or not separator or not port.isdigit():
         raise EngineError(
@@ -221,7 +233,7 @@ def _join(address: str) -> None:
 
 
 def _init(**options: Any) -> None:
-    """Worker output goes to the driver's descriptors, which `quiet_output` has pointed at the log."""
+    """Worker output goes to the file descriptors of the driver, which `quiet_output` redirects to the log."""
     import ray
 
     ray.init(logging_level=logging.ERROR, log_to_driver=True, **options)
@@ -238,8 +250,7 @@ def _explained(what: str, remedy: str = "") -> Iterator[None]:
         start = text.find("The cluster was started with:")
         if start >= 0:
             raise EngineError(f"{what}: other versions there than here. {text[start:]}") from error
-        said = in_one_line(error)
-        raise EngineError(f"{what}: {said}" + (f". {remedy}" if remedy else "")) from error
+        raise EngineError(f"{what}: {in_one_line(error)}" + (f". {remedy}" if remedy else "")) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,7 +1,11 @@
-"""What a worker claims of the machines: CPUs, and GPUs where its work uses them."""
+"""Computes the CPUs and GPUs that each worker reserves.
+
+A worker reserves GPUs only where the machines have some and its work uses them.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,42 +14,48 @@ from cellsemi.configs.schema import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """The resources of one worker. `hide_gpus`: it must not see any.
+class WorkerResources:
+    """The CPUs and GPUs of one worker. `hide_gpus`: the worker must not see any GPU.
 
-    Ray shows all GPUs to workers that reserve none; `device: auto` would put every worker on the same one.
-    Who says `device: cuda` without reserving means it.
+    Ray shows all GPUs to workers that reserve none, and `device: auto` would then put every worker on the
+    same one. With `device: cuda` the GPUs stay visible: the user has asked for them.
     """
 
     cpus: float
     gpus: float
     hide_gpus: bool
 
-    def fits(self, resources: Mapping[str, float]) -> int:
-        """How many such workers a node with these resources (Ray's names) holds, whatever else runs there."""
-        most = resources.get("CPU", 0.0) / self.cpus
+    def workers_on(self, node: Mapping[str, float]) -> int:
+        """How many such workers fit on a node with these resources (Ray's names), whatever else runs there."""
+        most = node.get("CPU", 0.0) / self.cpus
         if self.gpus:
-            most = min(most, resources.get("GPU", 0.0) / self.gpus)
+            most = min(most, node.get("GPU", 0.0) / self.gpus)
         return int(most + 1e-6)  # 1 / 0.1 workers
 
     def __str__(self) -> str:
-        return f"{counted(self.cpus, 'CPU')} and {counted(self.gpus, 'GPU')}"
+        return f"{with_noun(self.cpus, 'CPU')} and {with_noun(self.gpus, 'GPU')}"
 
 
-def claim_of(config: EngineConfig, uses_device: bool, gpus_there: float) -> Claim:
-    """The claim of a job's workers where the cluster has so many GPUs.
+def resources_per_worker(config: EngineConfig, uses_device: bool, total_gpus: float) -> WorkerResources:
+    """What each worker of a job reserves where the machines have `total_gpus` GPUs.
 
-    `gpus_per_worker: auto` is one GPU a worker where there are any. Work that does not use the device
-    claims none, so that it spreads over the CPUs.
+    `gpus_per_worker: auto` is one GPU per worker where there are any. Work that does not use the device
+    reserves none, so that it spreads over the CPUs.
     """
-    wanted = config.gpus_per_worker
-    if wanted == AUTO:
-        wanted = 1.0 if gpus_there else 0.0
+    gpus = config.gpus_per_worker
+    if gpus == AUTO:
+        gpus = 1.0 if total_gpus else 0.0
     if not uses_device or config.device == "cpu":
-        wanted = 0.0
-    return Claim(config.cpus_per_worker, wanted, hide_gpus=not wanted and not config.device.startswith("cuda"))
+        gpus = 0.0
+    return WorkerResources(config.cpus_per_worker, gpus, hide_gpus=not gpus and not config.device.startswith("cuda"))
 
 
-def counted(number: float, noun: str) -> str:
+def with_noun(number: float, noun: str) -> str:
     """A number with its noun: "1 CPU", "0.5 GPUs"."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use, which in a container or a job is fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.rounds.evaluation.history import delivered_model, standing_round
 from cellsemi.orchestrator.runs.status import find_run
 from cellsemi.rounds.cells.instances import State
 from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.evaluation.history import delivered_model, standing_round
 from cellsemi.rounds.formats.shards import IMPORT_FILE
 from cellsemi.rounds.pseudo_labels.training_set import with_images
 from cellsemi.rounds.store import shards

@@ -22,13 +22,13 @@ from rich.markup import escape
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.orchestrator.runs.export import Wish, choose, finished_round
-from cellsemi.rounds.store.predictions import evaluated_sets, pairs_of
 from cellsemi.orchestrator.runs.status import find_run
 from cellsemi.rounds.datasets.label_issue_file import LEARNT
 from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, Suspect, find_suspects
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
+from cellsemi.rounds.store.predictions import evaluated_sets, pairs_of
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
 from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
 

@@ -31,9 +31,7 @@ def stages(paths: RunPaths) -> Iterator[Stage]:
     """
     for record in read_steps(paths):
         total = record.total or None
-        yield Stage(
-            record.round, record.name, record.state, _done(paths, record), total, record.unit, record.seconds
-        )
+        yield Stage(record.round, record.name, record.state, _done(paths, record), total, record.unit, record.seconds)
 
 
 def _done(paths: RunPaths, record: StepRecord) -> int | None:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.schema import Config
-from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.orchestrator.events import duration
-from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile
@@ -23,7 +21,9 @@ from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
 from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import MANIFEST, read_fit, read_manifest
+from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 from cellsemi.rounds.store.steps import read_steps
 
@@ -59,7 +59,9 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         students=manifest.students,
         why_these_students=manifest.why_these_students,
         teachers_round=teachers_round,
-        teachers=RoundManifest.read(paths.round_manifest(teachers_round)).students if teachers_round is not None else (),
+        teachers=RoundManifest.read(paths.round_manifest(teachers_round)).students
+        if teachers_round is not None
+        else (),
         training=[_training_set(paths, round, fold) for fold in folds],
         pool=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},

@@ -9,9 +9,9 @@ from typing import Any
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
-from cellsemi.rounds.evaluation import history
 from cellsemi.orchestrator.events import Event, read_events
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, quarantined, stages
+from cellsemi.rounds.evaluation import history
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.store import files, lock, run
 from cellsemi.rounds.store.run import RunPaths

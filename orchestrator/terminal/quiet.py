@@ -1,8 +1,8 @@
-"""The terminal for us, the log file for everybody else.
+"""Redirects the output of libraries to the log of the run, so that only our lines reach the terminal.
 
-Ray, its C++ parts and the libraries below write to file descriptors 1 and 2 whenever they like, and no
-setting silences them all. So the descriptors themselves are pointed at the run's log, before Ray is
-imported: processes started from then on inherit the log and never hold on to the terminal or a pipe.
+Ray, its C++ parts and other libraries write to file descriptors 1 and 2 at any time, and no setting silences
+them all. So the descriptors themselves are redirected to the log before Ray is imported. Processes started
+after that inherit the log and never keep the terminal or a pipe open.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ STDOUT, STDERR = 1, 2
 
 @contextlib.contextmanager
 def quiet_output(log_path: Path) -> Iterator[TextIO]:
-    """Append everything written to descriptors 1 and 2 to `log_path`; yields what was standard error.
+    """Append everything written to descriptors 1 and 2 to `log_path`; yields the original standard error.
 
-    Both are as before on leaving, also after an error. RunError when the log cannot be written.
+    Leaving restores both, also after an error. RunError when the log cannot be written.
     """
     with explained(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def quiet_output(log_path: Path) -> Iterator[TextIO]:
         with os.fdopen(os.dup(kept[STDERR]), "w", buffering=1, encoding=encoding, errors="replace") as stream:
             yield stream
     finally:
-        _flush()  # what was printed meanwhile belongs in the log
+        _flush()  # output that is still buffered belongs in the log
         for number, copy in kept.items():
             os.dup2(copy, number)
             os.close(copy)
@@ -46,5 +46,5 @@ def quiet_output(log_path: Path) -> Iterator[TextIO]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # as in a process without a console
+        if stream is not None:  # None in a process without a console
             stream.flush()

@@ -1,6 +1,6 @@
-"""What a person sees while a run works, and the event log that outlives the terminal.
+"""Shows the progress of a run on a terminal, or as plain lines in a job log.
 
-The campaign speaks to one Watcher and knows nothing of terminals. A watcher writes to the stream it is
+The campaign calls one Watcher and knows nothing of terminals. A watcher writes to the stream that it is
 given, never to `sys.stdout`: while Ray runs, file descriptors 1 and 2 belong to the log file.
 """
 
@@ -22,21 +22,15 @@ from rich.text import Text
 from cellsemi.orchestrator.events import Clock, SilentWatcher, Watcher, duration
 
 PLAIN_EVERY_S = 10.0  # between two lines of one stage when there is no terminal
-
-
-PACE_WINDOW_S = 60.0  # the rate is that of the last minute
-
-
-BAR_FROM_COLUMNS = 100  # narrower terminals need the room for words
-
-
+PACE_WINDOW_S = 60.0  # the rate is measured over the last minute
+BAR_FROM_COLUMNS = 100  # narrower terminals show the text without a bar
 FOUND_DONE_S = 0.5  # work reported this soon after the start was done by an earlier call
 
 
 class Pace:
-    """How fast one stage goes: rate over the last minute, and the time left at that rate.
+    """The speed of one stage: the rate over the last minute, and the time left at that rate.
 
-    What is reported in the first half second was done by an earlier call and does not count as speed.
+    Work reported in the first half second was done by an earlier call and does not count.
     """
 
     def __init__(self, total: int, unit: str, clock: Clock) -> None:
@@ -47,7 +41,7 @@ class Pace:
         self._samples = deque([(self._start, 0)])
 
     def advance(self, done: int) -> None:
-        """Note that `done` units are done now; a smaller number than before is ignored."""
+        """Record that `done` units are done now; a smaller number than before is ignored."""
         now = self._clock()
         self.done = max(self.done, done)
         if now - self._start < FOUND_DONE_S:
@@ -57,7 +51,7 @@ class Pace:
             self._samples.popleft()
 
     def rate(self) -> float | None:
-        """Units per second; None while nothing was measured."""
+        """Units per second; None before anything was measured."""
         (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
         return (last - first) / (last_s - first_s) if last > first and last_s > first_s else None
 
@@ -70,7 +64,7 @@ class Pace:
         return max((self.total - self.done) / rate - since, 0.0)
 
     def words(self) -> str:
-        """`2.1/s, 13 s left`; empty while nothing was measured."""
+        """`2.1/s, 13 s left`; empty before anything was measured."""
         rate, left = self.rate(), self.remaining_s()
         if rate is None or left is None:
             return ""
@@ -120,9 +114,9 @@ class PlainWatcher:
 
 
 class LiveWatcher:
-    """A moving line for the stage at work; each finished stage stays above it as one line.
+    """A live line for the current stage; each finished stage stays above it as one line.
 
-    A context manager: leaving it, also by Ctrl-C, gives the terminal back as it was.
+    A context manager: leaving it, also by Ctrl-C, restores the terminal.
     """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
@@ -136,7 +130,7 @@ class LiveWatcher:
             _PaceColumn(self),
             console=console,
             transient=True,
-            redirect_stdout=False,  # what others print belongs in the log file
+            redirect_stdout=False,  # the output of others belongs in the log file
             redirect_stderr=False,
         )
 
@@ -149,11 +143,11 @@ class LiveWatcher:
 
     @property
     def pace(self) -> Pace:
-        """The pace of the stage at work."""
+        """The pace of the current stage."""
         return self._pace
 
     def stage(self, round: int, name: str, total: int, unit: str) -> None:
-        """The moving line now shows this stage."""
+        """The live line now shows this stage."""
         self._clear()
         self._pace = Pace(total, unit, self._clock)
         self._label = _label(round, name)
@@ -166,7 +160,7 @@ class LiveWatcher:
             self._progress.update(task, completed=self._pace.done)
 
     def note(self, message: str) -> None:
-        """The sentence stays above the moving line."""
+        """The sentence stays above the live line."""
         self._print(f"  {escape(message)}", style="italic")
 
     def finish(self, seconds: float) -> None:
@@ -205,7 +199,7 @@ def _label(round: int, name: str) -> str:
 
 
 def console_for(stream: TextIO) -> Console:
-    """A rich console on `stream`; its width is that of the stream's own terminal, whatever stdin is."""
+    """A rich console on `stream`, as wide as the terminal of that stream, whatever stdin is."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if not os.isatty(0) and "COLUMNS" not in os.environ:
             return Console(file=stream, width=os.get_terminal_size(stream.fileno()).columns)

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: temporary name, fsync, rename; hashes; free space."""
+"""Writes files and folders that are whole or absent: temporary name, fsync, rename; hashes; free space."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to write into; it takes that name when the block ends without an error.
 
-    `path` is absent, or an empty folder. What a killed call left behind is removed. Raises RunError when it
+    `path` is absent, or an empty folder. Remains of a killed call are removed. Raises RunError when it
     holds something in the end, is the current folder, or cannot be written, and when the disk is full.
     """
     if path.resolve() == Path.cwd():
@@ -114,7 +114,7 @@ def check_free_space(folder: Path, min_free_mb: int) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into a RunError with the remedy."""
+    """Turn a full disk, or a path that cannot be written, into a RunError with the remedy."""
     try:
         yield
     except OSError as error:

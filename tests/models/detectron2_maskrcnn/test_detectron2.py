@@ -100,8 +100,8 @@ def test_the_settings_are_those_that_detectron2_is_packaged_with(file: str, chan
     theirs, ours = flat(packaged), flat(real_settings(Detectron2Config(name="m", **changes), 80))
     caps = {f"MODEL.RPN.{when}_NMS_TOPK_{mode}" for when in ("PRE", "POST") for mode in ("TRAIN", "TEST")}
     expected = dict.fromkeys(caps, "2000") | {"TEST.DETECTIONS_PER_IMAGE": "1000", "MODEL.WEIGHTS": ""}
-    told = {"MODEL", "TEST", "VERSION"}  # the others are of its own training and data
-    differ = {name for name in theirs if name.split(".")[0] in told and ours[name] != theirs[name]}
+    compared = {"MODEL", "TEST", "VERSION"}  # the others are of its own training and data
+    differ = {name for name in theirs if name.split(".")[0] in compared and ours[name] != theirs[name]}
     assert ours.keys() == theirs.keys() and ours["INPUT.FORMAT"] == theirs["INPUT.FORMAT"]
     assert differ <= expected.keys() and all(ours[name] == value for name, value in expected.items())
 
@@ -166,7 +166,7 @@ def test_a_reached_cap_of_proposals_is_told(trained: Path, before: int, after: i
     net = build(config, 2, 0)
     net.load_state_dict(load_file(trained / WEIGHTS_FILE))
     predictor = DetectorPredictor(net, net.detect, config, ONE_VIEW, CPU, one_class_per_image=False)
-    with torch.no_grad():  # every anchor looks like a cell
+    with torch.no_grad():  # every anchor scores as a cell
         net.proposal_generator.rpn_head.objectness_logits.bias += 50
     predictor.predict([discs(100)[0]])
     assert not predictor.warnings

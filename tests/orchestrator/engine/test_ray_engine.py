@@ -92,12 +92,12 @@ def engine_on(session: Any, **changes: Any) -> Engine:
 
 
 def carry_out(engine: Engine, job: Scribe, n: int, how: str = "map") -> tuple[Any, int]:
-    """(outcome, ticks); each done item was told once and has its file."""
-    told: list[int] = []
+    """(outcome, ticks); each done item was reported once and has its file."""
+    reported: list[int] = []
     ticks: list[int] = []
-    outcome = getattr(engine, how)(job, range(n), lambda item, record: told.append(item), lambda: ticks.append(0))
-    assert sorted(told) == sorted(outcome.done)
-    assert all((Path(job.folder) / f"done-{item}").is_file() for item in told)
+    outcome = getattr(engine, how)(job, range(n), lambda item, record: reported.append(item), lambda: ticks.append(0))
+    assert sorted(reported) == sorted(outcome.done)
+    assert all((Path(job.folder) / f"done-{item}").is_file() for item in reported)
     assert all(record["item"] == item for item, record in outcome.done.items())
     return outcome, len(ticks)
 
@@ -137,12 +137,12 @@ def test_poison_is_reported_and_the_others_are_done(engine: Engine, tmp_path: Pa
     assert outcome.failed == (Failure(4, 3, "ValueError: poison"),)
 
 
-def test_a_full_disk_stops_the_run_with_its_own_words(engine: Engine, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_with_its_own_message(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"^disk full$"):
         carry_out(engine, Scribe(str(tmp_path), full=(5,)), 9)
 
 
-def test_a_start_that_cannot_work_says_why(engine: Engine, tmp_path: Path) -> None:
+def test_a_start_that_cannot_work_gives_the_reason(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="scribe: a worker could not start: no weights at all"):
         carry_out(engine, Scribe(str(tmp_path), start_error="no weights at all"), 9)
 
@@ -202,9 +202,9 @@ def test_waiting_for_a_place_ends_with_the_numbers_that_explain_it(
     greedy = engine_on(session, cpus_per_worker=total, workers=1)
     with pytest.raises(EngineError) as caught:
         carry_out(greedy, Scribe(str(tmp_path)), 3)
-    said = str(caught.value)
-    assert f"1 worker waiting for {total:g} CPU" in said and "the cluster has 1 node" in said
-    assert "lower engine.cpus_per_worker" in said
+    message = str(caught.value)
+    assert f"1 worker waiting for {total:g} CPU" in message and "the cluster has 1 node" in message
+    assert "lower engine.cpus_per_worker" in message
 
 
 # --- a cluster that is not ours ---------------------------------------------------------------------
@@ -255,7 +255,7 @@ cluster.shutdown()
 """
 STRANGER = """
 from pathlib import Path
-from cellsemi.orchestrator import ray_start
+from cellsemi.orchestrator.engine import ray_start
 from cellsemi.configs.errors import EngineError
 {before}
 try:
@@ -284,7 +284,7 @@ def test_a_cluster_that_loses_a_node_and_strangers_who_may_not_join(tmp_path: Pa
             **os.environ,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0f" * 32,
-            "RAY_NUM_REDIS_GET_RETRIES": "2",  # seconds until a wrong token is said to be wrong
+            "RAY_NUM_REDIS_GET_RETRIES": "2",  # seconds until a wrong token is reported
             "RAY_raylet_start_wait_time_s": "120",
         },
         capture_output=True,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.resources import Claim, claim_of
+from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,22 @@ from cellsemi.orchestrator.engine.resources import Claim, claim_of
 def test_gpus_are_reserved_where_they_help(
     settings: dict[str, Any], uses_device: bool, gpus_there: float, gpus: float, hidden: bool
 ) -> None:
-    claim = claim_of(EngineConfig(cpus_per_worker=2, **settings), uses_device, gpus_there)
-    assert claim == Claim(2.0, gpus, hidden)
+    found = resources_per_worker(EngineConfig(cpus_per_worker=2, **settings), uses_device, gpus_there)
+    assert found == WorkerResources(2.0, gpus, hidden)
 
 
 def test_a_node_holds_as_many_as_its_scarcest_resource_allows() -> None:
     node = {"CPU": 16.0, "GPU": 2.0}
-    assert Claim(1, 0, True).fits(node) == 16
-    assert Claim(1, 1, False).fits(node) == 2
-    assert Claim(1, 0.1, False).fits(node) == 16 and Claim(1, 0.25, False).fits(node) == 8
-    assert Claim(1, 1, False).fits({"CPU": 8.0}) == 0 and Claim(32, 0, True).fits(node) == 0
+    assert WorkerResources(1, 0, True).workers_on(node) == 16
+    assert WorkerResources(1, 1, False).workers_on(node) == 2
+    assert (
+        WorkerResources(1, 0.1, False).workers_on(node) == 16 and WorkerResources(1, 0.25, False).workers_on(node) == 8
+    )
+    assert (
+        WorkerResources(1, 1, False).workers_on({"CPU": 8.0}) == 0
+        and WorkerResources(32, 0, True).workers_on(node) == 0
+    )
 
 
-def test_a_claim_reads_as_people_say_it() -> None:
-    assert str(Claim(1, 0.5, False)) == "1 CPU and 0.5 GPUs"
+def test_resources_read_as_people_write_them() -> None:
+    assert str(WorkerResources(1, 0.5, False)) == "1 CPU and 0.5 GPUs"

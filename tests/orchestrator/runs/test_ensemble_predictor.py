@@ -40,7 +40,9 @@ def predicts_its_own_test_images(paths: RunPaths, ensemble: Ensemble) -> None:
     assert sum(len(cells) for cells in found), "no cell was found: nothing was compared"
 
 
-@pytest.mark.parametrize("settings", [(), ("rounds.folds=2",), ("rounds.ensemble=greedy",), ("fusion.calibrate=false",)])
+@pytest.mark.parametrize(
+    "settings", [(), ("rounds.folds=2",), ("rounds.ensemble=greedy",), ("fusion.calibrate=false",)]
+)
 def test_stand_ins_predict_what_the_run_did(tmp_path: Path, fake_models: None, settings: tuple[str, ...]) -> None:
     paths, _ = bring(config_at(tmp_path, "filter.min_samples=1", *settings), 1)
     manifest = read_manifests(paths)[1]
@@ -52,7 +54,13 @@ def test_stand_ins_predict_what_the_run_did(tmp_path: Path, fake_models: None, s
 
 
 def test_flow_networks_predict_what_the_run_did(tmp_path: Path) -> None:
-    settings = ("training.steps=200", "training.batch=4", "training.lr=0.01", "inference.cell_probability=auto", "filter.min_samples=1")
+    settings = (
+        "training.steps=200",
+        "training.batch=4",
+        "training.lr=0.01",
+        "inference.cell_probability=auto",
+        "filter.min_samples=1",
+    )
     paths, _ = bring(config_at(tmp_path, SMALL, *settings), 0)
     ensemble = delivered(paths)
     assert set(ensemble.cell_probabilities) == {"a", "b"}

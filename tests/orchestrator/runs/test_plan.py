@@ -1,4 +1,4 @@
-"""Changed settings: what is kept, what is done again, that the result is that of a fresh run, and what a person sees."""
+"""Changed settings: what is kept, what is done again, and that the result is that of a fresh run."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from cellsemi.orchestrator.terminal.watchers import LiveWatcher, Pace, PlainWatc
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """Seconds that pass only when a test sets them."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -22,25 +22,25 @@ class Clock:
 
 
 class Recorder(SilentWatcher):
-    """Keeps what it is told."""
+    """Keeps the calls that it received."""
 
     def __init__(self) -> None:
-        self.warnings: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def stage(self, round: int, name: str, total: int, unit: str) -> None:
-        self.warnings.append(("stage", round, name, total, unit))
+        self.calls.append(("stage", round, name, total, unit))
 
     def advance(self, done: int) -> None:
-        self.warnings.append(("advance", done))
+        self.calls.append(("advance", done))
 
     def note(self, message: str) -> None:
-        self.warnings.append(("note", message))
+        self.calls.append(("note", message))
 
     def finish(self, seconds: float) -> None:
-        self.warnings.append(("finish", seconds))
+        self.calls.append(("finish", seconds))
 
     def skipped(self, round: int, name: str) -> None:
-        self.warnings.append(("skipped", round, name))
+        self.calls.append(("skipped", round, name))
 
 
 def play(watcher: Watcher, clock: Clock) -> None:
@@ -169,7 +169,7 @@ def test_every_event_is_written_and_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     play(EventLog(seen, path, clock), clock)
     play(bare, Clock())
-    assert seen.warnings == bare.warnings
+    assert seen.calls == bare.calls
     events = list(read_events(path))
     assert [event.event for event in events] == ["skipped", "stage", *["advance"] * 5, "finish", "note"]
     assert [(e.done, e.total) for e in events if e.event == "advance"] == [(n, 10) for n in range(2, 11, 2)]

@@ -27,7 +27,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_too_little_free_space_is_said_before_work(tmp_path: Path) -> None:
+def test_too_little_free_space_is_reported_before_work(tmp_path: Path) -> None:
     files.check_free_space(tmp_path, 0)
     with pytest.raises(RunError, match=r"MB free, engine.min_free_mb asks for 1000000000"):
         files.check_free_space(tmp_path, 10**9)
@@ -97,7 +97,7 @@ def test_a_folder_that_breaks_off_leaves_nothing_and_what_was_killed_is_removed(
     assert [path.name for path in out.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_that_holds_something_is_kept_and_said_to_be_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_kept_and_named_as_the_obstacle(tmp_path: Path) -> None:
     written(tmp_path / "out", "old")
     with pytest.raises(RunError, match=r"out: cannot be written \(Directory not empty\)"):
         written(tmp_path / "out", "new")

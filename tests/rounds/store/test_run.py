@@ -1,10 +1,7 @@
-"""A run on disk: identity, one driver, stages that know when they are done."""
+"""A run on disk: identity, stages that know when they are done."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ from helpers.run_folders import finish_folder
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.rounds.store.lock import driver_lock, is_locked
 from cellsemi.rounds.store.manifest import (
     Commit,
     outputs_fingerprint,
@@ -48,34 +44,6 @@ def test_a_damaged_or_missing_run_is_named(tmp_path: Path) -> None:
 def test_an_address_as_root_is_refused() -> None:
     with pytest.raises(UsageError, match="s3://bucket"):
         open_run(config_at(Path("unused"), "run.root=s3://bucket/runs"))
-
-
-def test_a_second_driver_is_refused_and_named(tmp_path: Path) -> None:
-    paths = open_run(config_at(tmp_path))
-    with driver_lock(paths):
-        assert is_locked(paths)
-        with (
-            pytest.raises(RunError, match=r"another cellsemi is working on this run \(process \d+ on"),
-            driver_lock(paths),
-        ):
-            pass
-    assert not is_locked(paths)
-    with driver_lock(paths):
-        pass
-
-
-def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
-    paths = open_run(config_at(tmp_path))
-    code = f"""
-        import os, signal
-        from pathlib import Path
-        from cellsemi.rounds.store import lock, run
-        with lock.driver_lock(run.RunPaths(Path({str(paths.root)!r}))):
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == -9
-    with driver_lock(paths):
-        pass
 
 
 def a_step(paths: RunPaths, value: int = 1) -> Step:
