@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 from cellsemi.configs.data import Split
-from cellsemi.orchestrator.cli.options import CommandFunction, answer, debug_option, json_option
+from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
 
 if TYPE_CHECKING:
     from cellsemi.rounds.cells.instances import State
@@ -24,7 +24,7 @@ SPLITS: tuple[str, ...] = get_args(Split)
 anything = click.Path(path_type=Path, exists=True)
 
 
-def source_options(command: CommandFunction) -> CommandFunction:
+def source_options(command: Command) -> Command:
     """--config and --set, for commands that recognise a data set by themselves."""
     command = click.option(
         "--set",

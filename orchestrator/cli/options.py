@@ -16,7 +16,7 @@ import click
 
 from cellsemi.configs.loading import LOCAL_FILE
 
-CommandFunction = Callable[..., None]
+Command = Callable[..., None]
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ debug_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output, nothing else.")
 
 
-def config_options(command: CommandFunction) -> CommandFunction:
+def config_options(command: Command) -> Command:
     """--config and --set."""
     command = click.option(
         "--set",
