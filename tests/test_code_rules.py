@@ -64,7 +64,8 @@ def test_functions_are_short() -> None:
 
 def test_files_are_short() -> None:
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in [*MODULES, *TESTS]}
-    assert {identity(path) for path in lines if lines[path] > MAX_FILE_LINES} == LONG_FILES
+    found = {identity(path) for path in lines if lines[path] > MAX_FILE_LINES}
+    assert (sorted(found - LONG_FILES), sorted(LONG_FILES - found)) == ([], [])  # too long; no longer too long
 
 
 def test_a_long_function_would_be_found() -> None:
@@ -95,7 +96,8 @@ def test_argument_lists_of_the_orchestrator_are_short() -> None:
     """The command line is left out: click passes options by name."""
     paths = [path for path in MODULES if path.is_relative_to(ROOT / "orchestrator") and path.parent.name != "cli"]
     found = {f"{identity(path)}: {name}" for path in paths for name in long_argument_lists(parsed(path))}
-    assert found == LONG_ARGUMENT_LISTS
+    new, gone = found - LONG_ARGUMENT_LISTS, LONG_ARGUMENT_LISTS - found
+    assert (sorted(new), sorted(gone)) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick, Worker
 from cellsemi.orchestrator.engine.scheduler import (
-    Command,
     Kill,
     Scheduler,
+    SchedulerCommand,
     SchedulingRules,
     Send,
     Spawn,
@@ -67,7 +67,9 @@ def _run(job: Job, items: Sequence[int], rules: SchedulingRules, on_done: OnDone
     return scheduler.outcome
 
 
-def _execute(command: Command, job: Job, scheduler: Scheduler, workers: dict[int, Worker], on_done: OnDone) -> None:
+def _execute(
+    command: SchedulerCommand, job: Job, scheduler: Scheduler, workers: dict[int, Worker], on_done: OnDone
+) -> None:
     match command:
         case Spawn(number):
             started = attempt(job.start)

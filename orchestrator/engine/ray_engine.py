@@ -27,9 +27,9 @@ from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Record, 
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, RaySession, alive_nodes, folder_problem
 from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker, with_noun
 from cellsemi.orchestrator.engine.scheduler import (
-    Command,
     Kill,
     Scheduler,
+    SchedulerCommand,
     SchedulingRules,
     Send,
     Spawn,
@@ -229,7 +229,7 @@ class _Actors:
         for actor in self._idle:
             ray.kill(actor, no_restart=True)
 
-    def _execute(self, command: Command) -> None:
+    def _execute(self, command: SchedulerCommand) -> None:
         match command:
             case Spawn(worker) if self._idle:
                 self._actors[worker] = self._idle.pop(0)

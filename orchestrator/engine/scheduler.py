@@ -70,7 +70,7 @@ class Kill:
     why: str = ""
 
 
-Command = Spawn | Send | Kill
+SchedulerCommand = Spawn | Send | Kill
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class Scheduler:
         self._next = 0  # the number of the next worker
         self._start_failures = 0
         self._counted_from = 0  # workers with a smaller number were asked for before the last counted failure
-        self._pending_kills: list[Command] = []
+        self._pending_kills: list[SchedulerCommand] = []
         self._changed_s = now_s
         self._checked_s = now_s
 
@@ -155,7 +155,7 @@ class Scheduler:
 
     # --- decisions ---
 
-    def decide(self, now_s: float) -> list[Command]:
+    def decide(self, now_s: float) -> list[SchedulerCommand]:
         """The commands to carry out now, in this order; raises EngineError when workers cannot start any more."""
         self._drop_silent(now_s)
         commands, self._pending_kills = self._pending_kills, []
@@ -179,8 +179,8 @@ class Scheduler:
                 why = f"TimeoutError: silent on {doing} for more than {limit_s:g} s"
                 self.lost(worker, why, now_s)
 
-    def _assign(self, now_s: float) -> list[Command]:
-        commands: list[Command] = []
+    def _assign(self, now_s: float) -> list[SchedulerCommand]:
+        commands: list[SchedulerCommand] = []
         for held in range(self.rules.depth):  # every worker gets a first item before any gets a second
             for worker in sorted(self._with_room):
                 if not self._queue or (held and len(self._queue) <= self._placed):
@@ -198,8 +198,8 @@ class Scheduler:
                 break
         return commands
 
-    def _spawn(self) -> list[Command]:
-        commands: list[Command] = []
+    def _spawn(self) -> list[SchedulerCommand]:
+        commands: list[SchedulerCommand] = []
         if len(self._workers) >= self.wanted or (self._workers and self._start_failures >= START_FAILURES):
             return commands
         busy = sum(1 for state in self._workers.values() if state.items)

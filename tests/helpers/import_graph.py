@@ -15,14 +15,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "rounds", "models", "orchestrator")  # each may import those before it and itself
 TOP = "cellsemi."
-OURS = tuple(f"{TOP}{package}." for package in PACKAGES)
 DYNAMIC = ("importlib.import_module", "import_module", "__import__")
 
 Graph = dict[str, set[str]]  # a module, or a room, and those that it imports
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import in a module: lazy ones, type-only ones, and modules named in a string."""
+    """(line, dotted name) of every import in a module, lazy and type-only ones too.
+
+    A registry that names its modules in strings is not counted: it imports one when it is asked for.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -31,8 +33,6 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC and node.args:
             yield node.lineno, ast.unparse(node.args[0]).strip("'\"")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(OURS):
-            yield node.lineno, node.value  # as in a table of modules that are imported by name
 
 
 def module_paths(root: Path = ROOT) -> list[Path]:

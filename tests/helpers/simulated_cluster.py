@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.scheduler import Command, Kill, Scheduler, SchedulingRules, Send, Spawn
+from cellsemi.orchestrator.engine.scheduler import Kill, Scheduler, SchedulerCommand, SchedulingRules, Send, Spawn
 
 RULES = SchedulingRules("predict", max_attempts=3, start_deadline_s=60.0, deadline_s=30.0)
 RETRY = Fault("retry", "ValueError: bad", "bad")
@@ -35,7 +35,7 @@ class World:
         self.waiting: list[int] = []  # spawned, without a place
         self.held: dict[int, list[int]] = {}  # items of the placed workers
         self.frozen: set[int] = set()
-        self.log: list[Command] = []
+        self.log: list[SchedulerCommand] = []
         self.runs: Counter[int] = Counter()  # how often an item was begun
         self.failures: Counter[int] = Counter()  # how often it ended badly
         self.order = itertools.count()
@@ -60,7 +60,7 @@ class World:
     def later(self, delay_s: float, what: str, worker: int) -> None:
         heapq.heappush(self.events, (self.now + delay_s, next(self.order), what, worker))
 
-    def obey(self, command: Command) -> None:
+    def obey(self, command: SchedulerCommand) -> None:
         match command:
             case Spawn(worker):
                 self.waiting.append(worker)

@@ -14,7 +14,7 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
 from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.engine.open import open_engine
-from cellsemi.orchestrator.engine.protocol import Failure
+from cellsemi.orchestrator.engine.protocol import Failure, Record
 
 ENGINE = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
 
@@ -38,7 +38,7 @@ class Squares:
             raise self.start_error or OSError("no device")
         return self
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         self.runs.append(item)
         if item in self.trouble and self.runs.count(item) < self.until:
             raise self.trouble[item]
@@ -132,7 +132,7 @@ def test_being_stopped_is_no_error_of_an_item(stop: BaseException) -> None:
 
 
 def test_an_error_of_the_caller_is_not_taken_for_one_of_the_job() -> None:
-    def broken(item: int, record: dict[str, Any]) -> None:
+    def broken(item: int, record: Record) -> None:
         raise ZeroDivisionError(f"{item}")
 
     with pytest.raises(ZeroDivisionError, match="1"):

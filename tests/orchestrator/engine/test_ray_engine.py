@@ -15,7 +15,7 @@ import pytest
 
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.protocol import Engine, Failure
+from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record
 
 pytestmark = pytest.mark.ray
 CONFIG = EngineConfig(cpus_per_worker=0.5, workers=2, max_attempts=3, shard_deadline_s=120.0)
@@ -47,7 +47,7 @@ class Scribe:
             return False
         return True
 
-    def run(self, item: int) -> dict[str, Any]:
+    def run(self, item: int) -> Record:
         if item in self.always:
             raise ValueError("poison")
         if item in self.full:
@@ -158,7 +158,7 @@ def test_an_error_of_the_caller_leaves_no_worker_behind(engine: Engine, tmp_path
 
     pids = []
 
-    def interrupted(item: int, record: dict[str, Any]) -> None:
+    def interrupted(item: int, record: Record) -> None:
         pids.append(record["pid"])
         raise KeyboardInterrupt
 
