@@ -28,8 +28,8 @@ from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
 from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
 from cellsemi.models.flow.predictor import FlowPredictor
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS, activate
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded

@@ -21,9 +21,9 @@ from cellsemi.models.crops.crop import TrainingImage
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import Batch
 from cellsemi.models.flow.loss import CLASS_SCALE
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import mean_inside
 from cellsemi.models.flow.targets import flow_targets
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean
 from cellsemi.rounds.store.image_codec import intensity_range

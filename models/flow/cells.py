@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import flow_agreement, mean_inside, recover_labels
 from cellsemi.models.flow.targets import Target
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 

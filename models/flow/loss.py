@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellsemi.models.flow.batch import Batch
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean
 

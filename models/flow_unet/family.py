@@ -19,9 +19,10 @@ from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.loss import flow_loss
+from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import Target
-from cellsemi.models.flow_unet.net import STRIDE, activate, build
+from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device

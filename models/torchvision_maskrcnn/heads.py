@@ -17,8 +17,9 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, remove
 from torchvision.ops.poolers import LevelMapper
 
 from cellsemi.models.detector.detections import Detections
-from cellsemi.models.detector.loss import box_loss, mask_truth, match
+from cellsemi.models.detector.loss import mask_truth
 from cellsemi.models.detector.targets import Target
+from cellsemi.models.torchvision_maskrcnn.loss import box_loss, match
 from cellsemi.models.training.losses import weighted_mean
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels of the pyramid; the last is pooled and serves the proposals only

@@ -24,9 +24,10 @@ from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import Batch, flow_batch
 from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.flow_unet.family import FAMILY
-from cellsemi.models.flow_unet.net import STRIDE, activate, build
+from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells.instances import Instances

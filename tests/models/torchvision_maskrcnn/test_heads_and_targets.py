@@ -24,9 +24,10 @@ from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.draw_masks import cells_in_boxes, paste_in_box
-from cellsemi.models.detector.loss import mask_truth, match, outside_share, sample_instance_map
+from cellsemi.models.detector.loss import mask_truth, outside_share, sample_instance_map
 from cellsemi.models.detector.targets import Batch, Target, batch_of, target_of, zoomed
 from cellsemi.models.torchvision_maskrcnn.heads import Anchors, FixedRoIAlign
+from cellsemi.models.torchvision_maskrcnn.loss import match
 from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, anchor_sizes, build
 from cellsemi.models.torchvision_maskrcnn.weights import start_from
 from cellsemi.rounds.cells import masks
