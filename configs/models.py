@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -143,7 +143,18 @@ class WithWeights(ModelBase):
     )
 
 
-class MaskRcnnConfig(WithWeights):
+class DetectorConfig(WithWeights):
+    """What every box detector has."""
+
+    upscale: float = Field(1.0, gt=0, le=8, description="Enlargement of crops and tiles before the network sees them.")
+    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
+    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
+    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
+    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
+    max_detections: int = Field(1000, ge=1, description="Detections per tile; a warning says when it is reached.")
+
+
+class MaskRcnnConfig(DetectorConfig):
     """`torchvision-maskrcnn`: Mask R-CNN of torchvision's parts (He et al. 2017), for dense small cells."""
 
     kind: Literal["torchvision-maskrcnn"] = Field("torchvision-maskrcnn", description="The model family.")
@@ -151,7 +162,6 @@ class MaskRcnnConfig(WithWeights):
         "resnet50",
         description="ResNet with FPN; `-cbam`: attention after each stage; `-v2`: torchvision's later one.",
     )
-    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
     anchor_px: tuple[int, ...] = Field(
         (16, 32, 64, 128, 256),
         min_length=1,
@@ -164,19 +174,14 @@ class MaskRcnnConfig(WithWeights):
         ge=16,
         description="Channels of the mask head; with `weights` of its last hidden layer alone, the others have theirs.",
     )
-    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
     rpn_batch: int = Field(256, ge=8, description="Anchors per image that the proposal loss samples.")
-    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
-    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
-    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
     centre_head: bool = Field(False, description="Also learn a heatmap of the centres (weight `extra_weight`).")
     boundary_head: bool = Field(False, description="Also learn the boundaries (weight `extra_weight`).")
     extra_weight: float = Field(0.5, ge=0, description="Weight of each of the two extra losses.")
     centre_sigma_px: float = Field(5.0, gt=0, description="Width of a centre's peak in the heatmap.")
 
 
-class Detectron2Config(WithWeights):
+class Detectron2Config(DetectorConfig):
     """`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade, R50-FPN; needs Detectron2 installed.
 
     Without weights it is Detectron2's variant for training from scratch, with group norm.
@@ -184,12 +189,6 @@ class Detectron2Config(WithWeights):
 
     kind: Literal["detectron2-maskrcnn"] = Field("detectron2-maskrcnn", description="The model family.")
     cascade: bool = Field(False, description="Cascade Mask R-CNN instead of Mask R-CNN.")
-    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
-    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
-    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
-    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
-    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
 
 
 class CellposeSamConfig(WithWeights):
@@ -216,3 +215,8 @@ class CellposeSamConfig(WithWeights):
 ModelConfig = Annotated[
     FlowUnetConfig | MaskRcnnConfig | Detectron2Config | CellposeSamConfig, Field(discriminator="kind")
 ]
+
+# The kinds in the order of the union. The family of a kind is the folder models/KIND, with _ for -.
+MODEL_KINDS: tuple[str, ...] = tuple(
+    section.model_fields["kind"].default for section in get_args(get_args(ModelConfig)[0])
+)

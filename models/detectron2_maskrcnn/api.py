@@ -10,7 +10,7 @@ import logging
 import warnings
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 
 try:
     with warnings.catch_warnings():

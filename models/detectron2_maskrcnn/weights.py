@@ -16,10 +16,9 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.models import weight_files
 from cellsemi.models.detectron2_maskrcnn.net import Network, settings
-from cellsemi.models.model_files import read_model_file, read_weights
+from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.rounds.store import files
 
-KIND = "detectron2-maskrcnn"
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes
 ANCHORS = "anchor_generator.cell_anchors."  # in old checkpoints, with pixel_mean and pixel_std
 SHOWN = 6  # names in an error
@@ -37,11 +36,11 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def start(net: Network, config: Detectron2Config) -> dict[str, Any] | None:
-    """Load the weights that a config states, if any; returns what the model file says of them.
+def start(net: Network, config: Detectron2Config) -> StartWeights | None:
+    """Load the weights that a config states, if any.
 
-    `random` lists the weights that keep their random start: those of the classes, where the file has another
-    number of them. ModelError when the file is missing, is another, or does not fit.
+    In the result `random` lists the weights of the classes, where the file has another number of them.
+    ModelError when the file is missing, is another, or does not fit.
     """
     if config.weights is None:
         return None
@@ -55,7 +54,8 @@ def start(net: Network, config: Detectron2Config) -> dict[str, Any] | None:
         given = read_pickle(file.path)
     else:
         given = weight_files.load_state(file.path)
-    return {"weights": config.weights, "sha256": file.sha256, "random": start_from(net, given, file.path)}
+    random = tuple(start_from(net, given, file.path))
+    return StartWeights(weights=config.weights, sha256=file.sha256, random=random)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -123,13 +123,15 @@ def export_detectron2(folder: Path, path: Path) -> None:
     (`get_cfg().merge_from_file`). ModelError when the folder holds no model, or one of another family.
     """
     about = read_model_file(folder)
-    if about["kind"] != KIND:
-        raise ModelError(f"{folder}: its model is {about['kind']!r}; only {KIND!r} can be written for Detectron2")
+    if not isinstance(about.model, Detectron2Config):
+        raise ModelError(
+            f"{folder}: its model is {about.kind!r}; only 'detectron2-maskrcnn' can be written for Detectron2"
+        )
     if path.suffix != ".pth":
         raise ModelError(f"{path}: expected a name that ends in .pth")
     buffer = io.BytesIO()
     torch.save({"model": load_tensors(read_weights(folder))}, buffer)
-    cfg = settings(Detectron2Config.model_validate(about["model"]), len(about["classes"]))
+    cfg = settings(about.model, len(about.classes))
     files.write_bytes(path.with_suffix(".yaml"), cfg.dump().encode())
     files.write_bytes(path, buffer.getvalue())
 

@@ -116,11 +116,11 @@ def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult]
     task, result = trained
     folder = Path(task.out_dir)
     about = model_files.read_model_file(folder)
-    assert about["kind"] == entry.kind and about["classes"] == ["bright", "dim"] and about["name"] == "m"
-    assert about["training"]["steps"] == result.steps == 3 and about["training"]["seed"] == task.seed
-    assert about["weights_sha256"] == files.sha256_bytes((folder / model_files.WEIGHTS_FILE).read_bytes())
+    assert about.kind == entry.kind and about.classes == ("bright", "dim") and about.model.name == "m"
+    assert about.training.steps == result.steps == 3 and about.training.seed == task.seed
+    assert about.weights_sha256 == files.sha256_bytes((folder / model_files.WEIGHTS_FILE).read_bytes())
     weights = learnt(task)
-    assert 0 < about["training"]["parameters"] == result.parameters <= sum(v.size for v in weights.values())
+    assert 0 < about.training.parameters == result.parameters <= sum(v.size for v in weights.values())
     assert {str(value.dtype) for value in weights.values()} == {"float32"}
     assert len(losses(task)) == 3 and np.isfinite(losses(task)).all() and np.isfinite(result.loss)
     assert {path.name for path in folder.iterdir()} == {

@@ -19,6 +19,7 @@ from cellpose import models as stock
 from cellpose import utils as stock_utils
 from cellpose.train import _loss_fn_seg
 from helpers import pictures
+from helpers.model_folder import UNET, write_model
 from helpers.pictures import FOUR, quiet
 from helpers.tiny_cellpose import SIDE, Tiny, tiny_file
 from numpy.typing import NDArray
@@ -30,11 +31,13 @@ from cellsemi.configs.training import GridConfig, InferenceConfig, TrainingConfi
 from cellsemi.models import weight_files
 from cellsemi.models.base import FitTask
 from cellsemi.models.cellpose_sam import parts
-from cellsemi.models.cellpose_sam.family import FAMILY, CellposePredictor, export_cellpose, pretrained
+from cellsemi.models.cellpose_sam.export import export_cellpose
+from cellsemi.models.cellpose_sam.family import FAMILY
+from cellsemi.models.cellpose_sam.fit_and_predict import CellposePredictor, pretrained
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet, cellpose_loss, cellpose_pixels
 from cellsemi.models.flow.batch import Batch
 from cellsemi.models.flow.targets import diffusion_flows
-from cellsemi.models.model_files import read_model_file, write_model_file
+from cellsemi.models.model_files import read_model_file
 from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -214,8 +217,9 @@ def test_every_part_of_the_loss_falls_and_the_start_is_recorded(trained: Path) -
         values = loss[name].to_numpy()
         assert values[-8:].mean() < 0.9 * values[:3].mean(), name
     about = read_model_file(trained)
-    assert about["bsize"] == SIDE
-    assert len(about["started_from"]["sha256"]) == 64 and about["started_from"]["unused"] == []
+    assert isinstance(about.model, CellposeSamConfig) and about.model.bsize == SIDE
+    assert about.started_from is not None
+    assert len(about.started_from.sha256) == 64 and about.started_from.unused == ()
 
 
 def test_a_checkpoint_of_other_start_weights_is_not_continued(tmp_path: Path) -> None:
@@ -272,7 +276,7 @@ def test_the_export_is_the_network_alone_and_can_be_started_from(trained: Path, 
     FAMILY.fit(replace(one, model=one.model.model_copy(update={"weights": str(tmp_path / "cellpose.pth")})), quiet)
     assert export_cellpose(tmp_path / "out", tmp_path / "again.pth") == []
     (tmp_path / "other").mkdir()
-    write_model_file(tmp_path / "other", "flow-unet", b"", {})
+    write_model(tmp_path / "other", UNET, b"")
     with pytest.raises(ModelError, match="kind flow-unet"):
         export_cellpose(tmp_path / "other", tmp_path / "never.pth")
     assert not (tmp_path / "never.pth").exists()

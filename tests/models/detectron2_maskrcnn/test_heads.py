@@ -23,6 +23,7 @@ from cellsemi.models.detector.targets import Batch, Target, batch_of
 from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
 from cellsemi.models.detectron2_maskrcnn.net import Network, build
 from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
+from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store import files
 
@@ -238,7 +239,7 @@ def pickled(state: dict[str, torch.Tensor], path: Path, protocol: int = 2) -> st
     return files.sha256_bytes(path.read_bytes())
 
 
-def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[StartWeights, dict[str, torch.Tensor]]:
     config = SMALL.model_copy(update={"weights": str(path), "weights_sha256": sha256, **changes})
     net = build(config, 2, seed=0)
     about = start(net, config)
@@ -257,7 +258,7 @@ def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None
     else:
         sha256 = pickled(old, path)
     about, found = started(path, sha256)
-    assert about["random"] == [] and about["sha256"] == files.sha256_bytes(path.read_bytes())
+    assert about.random == () and about.sha256 == files.sha256_bytes(path.read_bytes())
     assert found.keys() == state.keys() and all(torch.equal(value, found[name]) for name, value in state.items())
 
 
@@ -270,9 +271,9 @@ def test_the_last_layers_of_another_number_of_classes_start_at_random_and_are_li
     about, found = started(path, cascade=cascade)
     first, boxes = ("box_predictor.0", []) if cascade else ("box_predictor", ["bbox_pred"])
     expected = {f"roi_heads.{first}.{layer}.weight" for layer in ("cls_score", *boxes)}
-    assert expected | {"roi_heads.mask_head.predictor.bias"} <= set(about["random"])
-    assert all(torch.equal(value, found[name]) for name, value in state.items() if name not in about["random"])
-    assert len(about["random"]) == (8 if cascade else 6)
+    assert expected | {"roi_heads.mask_head.predictor.bias"} <= set(about.random)
+    assert all(torch.equal(value, found[name]) for name, value in state.items() if name not in about.random)
+    assert len(about.random) == (8 if cascade else 6)
 
 
 def test_a_pickle_is_read_only_with_its_sha256_stated(tmp_path: Path) -> None:

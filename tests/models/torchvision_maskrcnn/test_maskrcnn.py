@@ -87,10 +87,10 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
     summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
     np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
     about = read_model_file(trained)
-    assert about["started_from"] is None
-    assert MaskRcnnConfig.model_validate(about["model"]) == MODEL
+    assert about.started_from is None
+    assert about.model == MODEL
     built = build(MODEL, 2, 0)
-    assert about["training"]["parameters"] == sum(p.numel() for p in built.parameters())
+    assert about.training.parameters == sum(p.numel() for p in built.parameters())
 
 
 def network_of(trained: Path, **changes: Any) -> MaskRcnn:
@@ -182,9 +182,9 @@ def test_a_fit_starts_from_the_stated_weights_and_from_no_others(trained: Path, 
     slow = TRAINING.model_copy(update={"lr": 1e-9, "ema": 0.0})
     task = task_in(tmp_path, [record(0, state="human"), empty(1)], steps=1, model=model, training=slow)
     FAMILY.fit(task, quiet)
-    about = read_model_file(tmp_path / "out")["started_from"]
-    assert about["sha256"] == sha256
-    assert {name.rsplit(".", 1)[0] for name in about["random"]} == {
+    start = read_model_file(tmp_path / "out").started_from
+    assert start is not None and start.sha256 == sha256
+    assert {name.rsplit(".", 1)[0] for name in start.random} == {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
         "roi_heads.mask_predictor.mask_fcn_logits",
