@@ -1,4 +1,4 @@
-"""The settings of each model family. Which one an entry of `models` is, its `kind` says."""
+"""Defines the settings of each model family; the `kind` of an entry of `models` selects the family."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 
 class CopyPasteConfig(Section):
-    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are taken."""
+    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are pasted."""
 
     probability: Fraction = Field(0.0, description="Share of the crops into which cells are pasted; 0: never.")
     select: Fraction = Field(0.9, description="Share of the cells of the other crop that are pasted.")
@@ -24,16 +24,17 @@ class CopyPasteConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is done to a training crop; the label map is transformed along, with nearest interpolation."""
+    """Augmentation of a training crop; the instance map is transformed along, with nearest interpolation."""
 
-    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest zoom of a crop.")
-    scale_max: float = Field(2.5, ge=1, description="Largest zoom of a crop.")
+    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest scale of a crop.")
+    scale_max: float = Field(2.5, ge=1, description="Largest scale of a crop.")
     size_aware: bool = Field(
-        False, description="Zoom so that the typical cell of each image is seen at all typical sizes of the data."
+        False,
+        description="Scale each image so that its typical cell appears at all typical sizes of the data.",
     )
     translate: Fraction = Field(0.0, description="Largest shift of a crop's centre, as a share of its side.")
     rotate: bool = Field(True, description="Rotate by any angle.")
-    affine: Fraction = Field(1.0, description="Probability of zoom, shift and rotation.")
+    affine: Fraction = Field(1.0, description="Probability of scale, shift and rotation.")
     flip: bool = Field(True, description="Flip along both axes.")
     brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
     brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
@@ -76,7 +77,7 @@ AUGMENT_PRESETS: dict[str, AugmentConfig] = {
 
 
 class ModelBase(Section):
-    """What every entry of `models` has."""
+    """The settings of every entry of `models`."""
 
     name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
     seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
@@ -94,7 +95,7 @@ class ModelBase(Section):
 
     @property
     def has_cell_probability(self) -> bool:
-        """Whether it says of every pixel how likely it belongs to a cell, so that a limit is to be chosen."""
+        """Whether it predicts a cell probability for every pixel, so that a threshold on it is to be chosen."""
         return False
 
     def in_round(self, round: int) -> bool:
@@ -135,7 +136,7 @@ class FlowUnetConfig(ModelBase):
 
 
 class WithWeights(ModelBase):
-    """A model that may start from given weights; never from others than those."""
+    """A model that may start from given weights, and never from others."""
 
     weights: str | None = Field(None, description="File of weights to start from, or a name of `cellsemi weights add`.")
     weights_sha256: str | None = Field(
@@ -144,7 +145,7 @@ class WithWeights(ModelBase):
 
 
 class DetectorConfig(WithWeights):
-    """What every box detector has."""
+    """The settings that all box detectors share."""
 
     upscale: float = Field(1.0, gt=0, le=8, description="Enlargement of crops and tiles before the network sees them.")
     rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
@@ -196,9 +197,9 @@ class CellposeSamConfig(WithWeights):
 
     kind: Literal["cellpose-sam"] = Field("cellpose-sam", description="The model family.")
     flow_threshold: float = Field(
-        0.4, ge=0, description="Masks whose flows differ more from what the network said are left out; 0: none is."
+        0.4, ge=0, description="Masks whose flows differ more from the predicted ones are left out; 0: none is."
     )
-    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network sees.")
+    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network takes.")
 
     @model_validator(mode="after")
     def _weights_are_stated(self) -> Self:

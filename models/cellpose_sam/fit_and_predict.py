@@ -19,7 +19,6 @@ from safetensors.torch import load as load_tensors
 
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models import weight_files
 from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
@@ -33,6 +32,7 @@ from cellsemi.models.training.device import compute_settings, pick_device, seede
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
+from cellsemi.models.weight_files import VerifiedWeights, load_state, verify
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
@@ -170,11 +170,11 @@ class CellposePredictor(FlowPredictor):
         return activated
 
 
-def _start(model: CellposeSamConfig) -> weight_files.Verified:
+def _start(model: CellposeSamConfig) -> VerifiedWeights:
     assert model.weights is not None  # the config refuses to be without
-    return weight_files.verify(model.weights, model.weights_sha256)
+    return verify(model.weights, model.weights_sha256)
 
 
-def _from_file(start: weight_files.Verified, bsize: int, classes: int, seed: int) -> tuple[CellposeNet, list[str]]:
-    net, unused = parts.load_net(weight_files.load_state(start.path), bsize, str(start.path))
+def _from_file(start: VerifiedWeights, bsize: int, classes: int, seed: int) -> tuple[CellposeNet, list[str]]:
+    net, unused = parts.load_net(load_state(start.path), bsize, str(start.path))
     return parts.with_classes(net, classes, seed), unused

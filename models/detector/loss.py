@@ -12,24 +12,24 @@ IGNORED_SHARE = 0.5  # a box with more of its area IGNORE is not background
 SAMPLES = 2  # points per bin and axis of a sampled mask
 
 
-def outside_share(corners: Tensor, boxes: Tensor) -> Tensor:
+def ignored_share(ignored_sum: Tensor, boxes: Tensor) -> Tensor:
     """float32 (n,): share of each box (n, 4), cut to the crop, that is IGNORE; 0 for what is not in the crop.
 
-    `corners` int64 (H + 1, W + 1) is Target.outside. Boxes are rounded to whole pixels.
+    `ignored_sum` int64 (H + 1, W + 1) is that of a Target. Boxes are rounded to whole pixels.
     """
-    height, width = corners.shape[0] - 1, corners.shape[1] - 1
+    height, width = ignored_sum.shape[0] - 1, ignored_sum.shape[1] - 1
     edges = boxes.round().long()
     x0, x1 = edges[:, 0].clamp(0, width), edges[:, 2].clamp(0, width)
     y0, y1 = edges[:, 1].clamp(0, height), edges[:, 3].clamp(0, height)
-    covered = corners[y1, x1] - corners[y0, x1] - corners[y1, x0] + corners[y0, x0]
+    covered = ignored_sum[y1, x1] - ignored_sum[y0, x1] - ignored_sum[y1, x0] + ignored_sum[y0, x0]
     return covered.float() / ((x1 - x0) * (y1 - y0)).clamp(min=1).float()
 
 
 def sample_instance_map(instance_map: Tensor, wanted: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """float32 (n, side, side): the share of mark `wanted` (n,) in each bin of its box (n, 4).
+    """float32 (n, side, side): the share of cell `wanted` (n,) in each bin of its box (n, 4).
 
     RoIAlign of the mask `instance_map == wanted`, pixel centres at half coordinates, SAMPLES x SAMPLES points a bin;
-    `paste.paste_in_box` is its inverse.
+    `draw_masks.paste_in_box` is its inverse.
     """
     steps = (torch.arange(side * SAMPLES, device=boxes.device) + 0.5) / (side * SAMPLES)
 

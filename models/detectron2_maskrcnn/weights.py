@@ -1,4 +1,4 @@
-"""Detectron2's checkpoints, in and out: .pth and .safetensors, its model zoo's .pkl without its pickle's freedom."""
+"""Reads and writes Detectron2's checkpoints: .pth, .safetensors, and its model zoo's .pkl without running code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the blended outputs of the network to scored cells with a class."""
+"""Turns the outputs of a flow network into scored cells with a class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cells_of(
     """Cells of outputs (3 + classes, H, W) whose views differ by `spread` (H, W).
 
     The score of a cell is the product of three means over its mask, each in [0, 1]: its cell probability;
-    the agreement of the flow with the flow that the mask itself would have (recover.flow_agreement); and
+    the agreement of the flow with the flow that the mask itself would have (recovery.flow_agreement); and
     the agreement of the views, 1 - 2 x the standard deviation of the probability (.5 is the largest).
     Its class has the largest mean probability; with `one_class_per_image` every cell takes the class
     with the largest sum of probability x area x score.

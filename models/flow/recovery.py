@@ -1,8 +1,8 @@
-"""Mask recovery: from cell probability and flow back to a label map.
+"""Recovers a label map from cell probability and flow.
 
-The pixels walk along the flow (`follow`, Euler steps of one pixel) and those that end at the same point are
-one cell (`cellpose.dynamics`). Cellpose's own limits are not taken over silently: it removes masks larger than
-40 % of the image (switched off here) and wants more than ten pixels at a point (mended here). Its slow
+The pixels move along the flow (`integrate_flow`, Euler steps of one pixel) and those that end at the same point are
+one cell (`cellpose.dynamics`). Two limits of Cellpose do not apply: it removes masks larger than 40 % of the image
+(switched off here) and needs more than ten pixels at a point (`_with_small_components`). Its slow
 check of the flow is replaced by `flow_agreement`, with the target the network was trained on.
 """
 

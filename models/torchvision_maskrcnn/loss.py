@@ -12,24 +12,24 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from cellsemi.models.detector.loss import IGNORED_SHARE, outside_share
+from cellsemi.models.detector.loss import IGNORED_SHARE, ignored_share
 from cellsemi.models.detector.targets import Target
 
 BETA = 1 / 9  # where the box loss turns from squared to absolute
 
 
 def match(matcher: Any, target: Target, boxes: Tensor) -> Tensor:
-    """int64 (n,): the mark of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
+    """int64 (n,): the number of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
 
     Neither is what torchvision's `matcher` leaves between its thresholds, and a box without a cell of which
     more than IGNORED_SHARE is IGNORE.
     """
     if len(target.boxes) > 1 and len(boxes):
-        instance_map: Tensor = matcher(box_iou(target.boxes[1:], boxes)) + 1  # below, between: -1, -2
+        matched: Tensor = matcher(box_iou(target.boxes[1:], boxes)) + 1  # below, between: -1, -2
     else:
-        instance_map = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    ignored = (instance_map == 0) & (outside_share(target.outside, boxes) > IGNORED_SHARE)
-    return torch.where(ignored, -1, instance_map)
+        matched = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    ignored = (matched == 0) & (ignored_share(target.ignored_sum, boxes) > IGNORED_SHARE)
+    return torch.where(ignored, -1, matched)
 
 
 def box_loss(shift: Tensor, truth: Tensor, weight: Tensor, total: Tensor) -> Tensor:

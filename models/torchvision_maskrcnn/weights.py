@@ -1,4 +1,4 @@
-"""Starting a detector from given weights: all of them fit, but for the heads of another task; nothing is guessed."""
+"""Loads given weights into a network: all must fit, except for the heads of another task."""
 
 from __future__ import annotations
 

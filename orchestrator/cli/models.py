@@ -12,7 +12,7 @@ from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
 
 if TYPE_CHECKING:
-    from cellsemi.models.weight_files import Verified
+    from cellsemi.models.weight_files import VerifiedWeights
     from cellsemi.orchestrator.doctor import Package
 
 sha256_option = click.option("--sha256", metavar="HEX", help="What the file's sha256 must be, in hex.")
@@ -215,7 +215,7 @@ def find_trained(name: str) -> Path:
     return folders[-1]
 
 
-def _verdict(name: str, found: Verified) -> str:
+def _verdict(name: str, found: VerifiedWeights) -> str:
     if found.compared:
         return f"{name}: ok, {found.path} ({_size(found.bytes)}), sha256 {found.sha256}"
     lines = _config_lines(name, found.sha256)

@@ -35,7 +35,7 @@ from cellsemi.models.cellpose_sam.export import export_cellpose
 from cellsemi.models.cellpose_sam.family import FAMILY
 from cellsemi.models.cellpose_sam.fit_and_predict import CellposePredictor, pretrained
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet, cellpose_loss, cellpose_pixels
-from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.targets import diffusion_flows
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.training.result import LOSS_FILE
@@ -158,10 +158,10 @@ def test_training_crops_are_scaled_by_their_whole_image(tmp_path: Path) -> None:
     assert compared
 
 
-def some_batch(**changes: Any) -> Batch:
+def some_batch(**changes: Any) -> FlowBatch:
     rng = np.random.default_rng(1)
     labels = np.stack([discs(seed, 64)[1] for seed in (0, 1)])
-    batch = Batch(
+    batch = FlowBatch(
         images=rng.random((2, 3, 64, 64), np.float32),
         inside=(labels > 0).astype(np.float32),
         flow=np.stack([diffusion_flows(map_) for map_ in labels]),
@@ -359,7 +359,7 @@ def test_views_are_turned_back_with_their_vectors() -> None:
     np.testing.assert_allclose(one[1:3] * 5, expected, atol=1e-6)
 
 
-def test_zooms_keep_the_direction_of_the_vectors() -> None:
+def test_scales_keep_the_direction_of_the_vectors() -> None:
     yy, xx = np.mgrid[:60, :60]
     image = (100 + 80 * np.cos(yy / 9) * np.cos(xx / 11)).astype(np.float32)
 
@@ -368,10 +368,10 @@ def test_zooms_keep_the_direction_of_the_vectors() -> None:
         return torch.cat([5 * raw[:, :2] / raw[:, :2].norm(dim=1, keepdim=True).clamp(min=1e-6), raw[:, 2:]], 1)
 
     one, _ = predictor_of(say, 256).outputs(image)
-    zoomed, spread = predictor_of(say, 256, scales=(0.8, 1.0, 2.0)).outputs(image)
-    assert zoomed.shape == one.shape and 0 < spread.mean() < 0.02
+    scaled, spread = predictor_of(say, 256, scales=(0.8, 1.0, 2.0)).outputs(image)
+    assert scaled.shape == one.shape and 0 < spread.mean() < 0.02
     inner = (slice(1, 3), slice(5, -5), slice(5, -5))
-    assert (one[inner] * zoomed[inner]).sum(0).mean() > 0.97
+    assert (one[inner] * scaled[inner]).sum(0).mean() > 0.97
 
 
 @pytest.mark.parametrize(

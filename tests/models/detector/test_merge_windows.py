@@ -293,7 +293,7 @@ def test_crops_come_back_as_whole_masks_do(view: View, height: int, width: int, 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.3, 2.0, 3.0])
 @pytest.mark.parametrize("tta", [("identity",), ("flip_x", "rot90")])
-def test_zoomed_views_bring_cells_back_in_place(scale: float, tta: tuple[View, ...]) -> None:
+def test_scaled_views_bring_cells_back_in_place(scale: float, tta: tuple[View, ...]) -> None:
     centres = centres_of_discs(90, 120, 25, (15, 20))
     truth = discs(90, 120, centres, 9)
 
@@ -311,7 +311,7 @@ def test_zoomed_views_bring_cells_back_in_place(scale: float, tta: tuple[View, .
         mask = decode(rle, 90, 120)
         assert (mask & truth[i]).sum() / (mask | truth[i]).sum() > 0.85
         shifts.append(np.argwhere(mask).mean(0) - centres[i])
-    assert np.abs(np.mean(shifts, axis=0)).max() < 0.08  # half a pixel of the zoomed view would be 0.17 to 1
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.08  # half a pixel of the scaled view would be 0.17 to 1
 
 
 def test_agreement_of_the_views_enters_the_score() -> None:

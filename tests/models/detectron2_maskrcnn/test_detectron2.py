@@ -101,8 +101,8 @@ def test_the_settings_are_those_that_detectron2_is_packaged_with(file: str, chan
     theirs, ours = flat(packaged), flat(real_settings(Detectron2Config(name="m", **changes), 80))
     caps = {f"MODEL.RPN.{when}_NMS_TOPK_{mode}" for when in ("PRE", "POST") for mode in ("TRAIN", "TEST")}
     expected = dict.fromkeys(caps, "2000") | {"TEST.DETECTIONS_PER_IMAGE": "1000", "MODEL.WEIGHTS": ""}
-    told = {"MODEL", "TEST", "VERSION"}  # the others are of its own training and data
-    differ = {name for name in theirs if name.split(".")[0] in told and ours[name] != theirs[name]}
+    compared = {"MODEL", "TEST", "VERSION"}  # the others are of its own training and data
+    differ = {name for name in theirs if name.split(".")[0] in compared and ours[name] != theirs[name]}
     assert ours.keys() == theirs.keys() and ours["INPUT.FORMAT"] == theirs["INPUT.FORMAT"]
     assert differ <= expected.keys() and all(ours[name] == value for name, value in expected.items())
 
@@ -149,7 +149,7 @@ def test_scales_and_flips_still_find_the_cells(trained: Path) -> None:
     assert found.score.max() <= 1 and len(set(map(tuple, found.bbox.tolist()))) == len(found)
 
 
-def test_reached_caps_are_told(trained: Path) -> None:
+def test_reached_caps_are_warned_of(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
@@ -162,7 +162,7 @@ def test_reached_caps_are_told(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2000), (2000, 2)])
-def test_a_reached_cap_of_proposals_is_told(trained: Path, before: int, after: int) -> None:
+def test_a_reached_cap_of_proposals_is_warned_of(trained: Path, before: int, after: int) -> None:
     config = SMALL.model_copy(update={"rpn_proposals": 2000})
     net = build(config, 2, 0)
     net.load_state_dict(load_file(trained / WEIGHTS_FILE))

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.detector.loss import mask_truth, outside_share
-from cellsemi.models.detector.targets import Batch, Target, batch_of
+from cellsemi.models.detector.loss import ignored_share, mask_truth
+from cellsemi.models.detector.targets import DetectorBatch, Target, batch_of
 from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
 from cellsemi.models.detectron2_maskrcnn.net import Network, build
 from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
@@ -43,11 +43,11 @@ def network(**changes: Any) -> Network:
     return build(SMALL.model_copy(update=changes), 2, seed=0).train()
 
 
-def batch(*crops: Crop) -> Batch:
+def batch(*crops: Crop) -> DetectorBatch:
     return batch_of(crops, 1.0, {}, CPU)
 
 
-def losses_of(net: Network, crops: Batch) -> dict[str, torch.Tensor]:
+def losses_of(net: Network, crops: DetectorBatch) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     return net.losses(crops)[1]
 
@@ -55,7 +55,7 @@ def losses_of(net: Network, crops: Batch) -> dict[str, torch.Tensor]:
 def bitmasks(target: Target) -> Any:
     from detectron2.structures import BitMasks
 
-    return BitMasks(torch.stack([target.instance_map == mark for mark in range(1, len(target.boxes))]))
+    return BitMasks(torch.stack([target.instance_map == number for number in range(1, len(target.boxes))]))
 
 
 def as_detectron2(target: Target) -> Instances:
@@ -77,8 +77,8 @@ def two_samples_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BitMasks, "crop_and_resize", cropped)
 
 
-@pytest.mark.filterwarnings("ignore:torch.meshgrid")
-@pytest.mark.parametrize("cascade", [False, True])
+@pytest.number.filterwarnings("ignore:torch.meshgrid")
+@pytest.number.parametrize("cascade", [False, True])
 def test_without_ignored_areas_losses_and_gradients_are_detectron2s(
     cascade: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +132,7 @@ def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
     rpn = net.proposal_generator
     rpn.batch_size_per_image = 10_000  # all anchors
     anchors = rpn.anchor_generator([features[name] for name in rpn.in_features])
-    share = outside_share(crops.targets[0].outside, Boxes.cat(anchors).tensor)
+    share = ignored_share(crops.targets[0].ignored_sum, Boxes.cat(anchors).tensor)
     (label,), _ = rpn.label_and_sample_anchors(anchors, crops.targets)
     (before,), _ = rpn.label_and_sample_anchors(anchors, free.targets)
     assert (share > 0.5).sum() > 10 and (label[share > 0.5] != 0).all()
@@ -143,9 +143,9 @@ def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
     found = Instances((SIDE, SIDE))
     found.proposal_boxes = Boxes(torch.cat([inside, Boxes.cat(anchors).tensor[share > 0.5]]))
     (sampled,) = net.roi_heads.label_and_sample_proposals([found], crops.targets)
-    assert (sampled.gt_marks >= 0).all() and len(sampled) < len(found)
+    assert (sampled.gt_numbers >= 0).all() and len(sampled) < len(found)
     background = sampled[sampled.gt_classes == 2].proposal_boxes.tensor
-    assert len(background) and (outside_share(crops.targets[0].outside, background) <= 0.5).all()
+    assert len(background) and (ignored_share(crops.targets[0].ignored_sum, background) <= 0.5).all()
 
 
 def test_an_ignored_cell_changes_no_gradient() -> None:
@@ -165,7 +165,7 @@ def test_an_ignored_cell_changes_no_gradient() -> None:
     assert any(value.any() for value in gradients[0])
 
 
-@pytest.mark.parametrize("cascade", [False, True])
+@pytest.number.parametrize("cascade", [False, True])
 def test_a_crop_that_is_ignored_whole_teaches_nothing(cascade: bool) -> None:
     net = network(cascade=cascade)
     crop = crop_of(0)
@@ -185,7 +185,7 @@ def test_later_stages_of_the_cascade_give_ignored_boxes_no_weight() -> None:
     boxes.proposal_boxes = Boxes(torch.stack([cell, torch.tensor([x - 3, y - 3, x + 3, y + 3])]).float())
     (labelled,) = net.roi_heads._match_and_label_boxes([boxes], 2, [target])
     assert labelled.gt_classes.tolist() == [int(target.labels[1]) - 1, 2]
-    assert labelled.gt_weights.tolist() == [1, 0] and labelled.gt_marks.tolist() == [1, -1]
+    assert labelled.gt_weights.tolist() == [1, 0] and labelled.gt_numbers.tolist() == [1, -1]
 
 
 def test_the_weight_of_a_cell_multiplies_its_losses() -> None:
@@ -247,7 +247,7 @@ def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[Star
     return about, dict(net.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors", "pkl"])
+@pytest.number.parametrize("kind", ["pth", "safetensors", "pkl"])
 def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None:
     state, path, sha256 = given_state(), tmp_path / f"w.{kind}", None
     old = state | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}
@@ -262,7 +262,7 @@ def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None
     assert found.keys() == state.keys() and all(torch.equal(value, found[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("cascade", [False, True])
+@pytest.number.parametrize("cascade", [False, True])
 def test_the_last_layers_of_another_number_of_classes_start_at_random_and_are_listed(
     cascade: bool, tmp_path: Path
 ) -> None:
@@ -292,7 +292,7 @@ class _Program:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.number.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_that_would_run_a_program_is_refused(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"model": {"a": np.array(_Program(tmp_path / "ran"))}}, protocol))
@@ -301,7 +301,7 @@ def test_a_pickle_that_would_run_a_program_is_refused(protocol: int, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
+@pytest.number.parametrize(
     ("content", "problem"),
     [
         (b"", "cannot be read"),
@@ -318,7 +318,7 @@ def test_pickles_of_another_kind_are_refused(content: bytes, problem: str, tmp_p
         read_pickle(tmp_path / "w.pkl")
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.number.parametrize("protocol", [0, 2, 4])
 def test_pickles_of_any_protocol_come_back_exactly(protocol: int, tmp_path: Path) -> None:
     state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(4)}
     pickled(state, tmp_path / "w.pkl", protocol)

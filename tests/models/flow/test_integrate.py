@@ -75,7 +75,7 @@ def test_a_few_steps_through_any_field_are_those_of_cellpose(seed: int, height: 
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCK, BLOCK + 1])
-def test_any_number_of_pixels_may_walk(count: int) -> None:
+def test_any_number_of_pixels_is_integrated(count: int) -> None:
     flow = random_field(1, 30, 40, 1, 3)
     pixels = tuple(side[:count] for side in everywhere(flow))
     assert integrate_flow(flow, pixels, 50).shape == (2, count)

@@ -24,8 +24,8 @@ from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.draw_masks import cells_in_boxes, paste_in_box
-from cellsemi.models.detector.loss import mask_truth, outside_share, sample_instance_map
-from cellsemi.models.detector.targets import Batch, Target, batch_of, target_of, zoomed
+from cellsemi.models.detector.loss import ignored_share, mask_truth, sample_instance_map
+from cellsemi.models.detector.targets import DetectorBatch, Target, batch_of, resized, target_of
 from cellsemi.models.torchvision_maskrcnn.heads import Anchors, FixedRoIAlign
 from cellsemi.models.torchvision_maskrcnn.loss import match
 from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, anchor_sizes, build
@@ -46,13 +46,13 @@ def network(config: MaskRcnnConfig, classes: int = 2) -> MaskRcnn:
     return build(config, classes, seed=0).train()
 
 
-def losses_of(net: MaskRcnn, batch: Batch, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def losses_of(net: MaskRcnn, batch: DetectorBatch, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     torch.manual_seed(seed)
     return net.losses(batch)
 
 
 def as_torchvision(target: Target) -> dict[str, torch.Tensor]:
-    drawn = torch.stack([target.instance_map == mark for mark in range(1, len(target.boxes))])
+    drawn = torch.stack([target.instance_map == number for number in range(1, len(target.boxes))])
     return {"boxes": target.boxes[1:], "labels": target.labels[1:], "masks": drawn.to(torch.uint8)}
 
 
@@ -159,7 +159,7 @@ def test_what_a_network_says_of_an_ignored_area_changes_no_loss() -> None:
     target = target_of(Crop(crop.pixels, instance_map, crop.cell_class, crop.cell_weight), 1.0)
     net = network(small(rpn_batch=100_000))
     anchors = net.rpn.anchor_generator(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), _levels(64))
-    inside = outside_share(target.outside, anchors[0]) > 0.5
+    inside = ignored_share(target.ignored_sum, anchors[0]) > 0.5
     assert 0.2 < inside.float().mean() < 0.6
     cells = match(net.rpn.proposal_matcher, target, anchors[0]) > 0
     results = []
@@ -203,17 +203,17 @@ def test_targets_are_the_cells_that_can_be_seen() -> None:
     target = target_of(crop, 1.0)
     assert target.boxes.tolist() == [[0, 0, 0, 0], [20, 10, 22, 14], [3, 2, 10, 8]]
     assert target.labels.tolist() == [0, 8, 9] and target.weights.tolist() == [1, 4, 5]
-    assert (target.instance_map.numpy() == IGNORE).sum() == 1 + 7 + 2 == target.outside[-1, -1]
+    assert (target.instance_map.numpy() == IGNORE).sum() == 1 + 7 + 2 == target.ignored_sum[-1, -1]
     assert (target.instance_map[2:8, 3:10] == 2).all() and (target.instance_map[10:14, 20:22] == 1).all()
     larger = target_of(crop, 2.0)
     assert larger.instance_map.shape == (64, 64) and larger.boxes.tolist()[-1] == [6, 4, 20, 16]
     assert len(larger.boxes) == 5  # at twice the size all can be seen
 
 
-@pytest.mark.parametrize(("zoom", "shape"), [(1.0, (5, 7, 3)), (2.5, (12, 18, 3)), (0.1, (1, 1, 3))])
-def test_a_zoom_keeps_a_pixel(zoom: float, shape: tuple[int, ...]) -> None:
+@pytest.number.parametrize(("scale", "shape"), [(1.0, (5, 7, 3)), (2.5, (12, 18, 3)), (0.1, (1, 1, 3))])
+def test_a_scale_keeps_a_pixel(scale: float, shape: tuple[int, ...]) -> None:
     pixels = np.full((5, 7, 3), 0.5, np.float32)
-    found = zoomed(pixels, zoom)
+    found = resized(pixels, scale)
     assert found.shape == shape and found.dtype == np.float32
     np.testing.assert_allclose(found, 0.5, rtol=1e-6)
 
@@ -226,7 +226,7 @@ def test_the_ignored_share_of_a_box_is_counted_right(seed: int) -> None:
     corners = torch.from_numpy(np.pad(outside.cumsum(0).cumsum(1), ((1, 0), (1, 0))))
     low, size = rng.uniform(-8, 20, (30, 2)), rng.uniform(0, 12, (30, 2))
     boxes = np.concatenate([low, low + size], 1).astype(np.float32)
-    for box, share in zip(boxes, outside_share(corners, torch.from_numpy(boxes)).tolist(), strict=True):
+    for box, share in zip(boxes, ignored_share(corners, torch.from_numpy(boxes)).tolist(), strict=True):
         x0, y0, x1, y1 = (max(0, round(float(edge))) for edge in box)
         part = outside[y0:y1, x0:x1]
         assert share == pytest.approx(part.mean() if part.size else 0)
@@ -252,7 +252,7 @@ def test_sampled_masks_are_those_of_roi_align(seed: int, side: int) -> None:
     low = rng.uniform(0, 15, (6, 2))
     boxes = torch.from_numpy(np.concatenate([low, low + rng.uniform(0.5, 5, (6, 2))], 1).astype(np.float32))
     wanted = torch.from_numpy(rng.integers(1, 3, 6))
-    planes = torch.stack([instance_map == mark for mark in wanted])[:, None].float()
+    planes = torch.stack([instance_map == number for number in wanted])[:, None].float()
     rois = torch.cat([torch.arange(6.0)[:, None], boxes], 1)
     expected = roi_align(planes, rois, side, 1.0, 2, aligned=True)[:, 0]
     found = sample_instance_map(instance_map, wanted, boxes, side)
@@ -366,7 +366,7 @@ def test_the_cbam_network_has_the_size_that_its_source_states() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@pytest.number.parametrize(
     ("backbone", "theirs"), [("resnet50", maskrcnn_resnet50_fpn), ("resnet50-v2", maskrcnn_resnet50_fpn_v2)]
 )
 def test_the_weights_of_torchvision_have_a_place(backbone: Any, theirs: Any) -> None:

@@ -20,7 +20,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
-from cellsemi.models.detector.targets import zoomed
+from cellsemi.models.detector.targets import resized
 from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.torchvision_maskrcnn.family import FAMILY
@@ -104,7 +104,7 @@ def predictor_of(trained: Path, one_class: bool = False, **changes: Any) -> Dete
     return DetectorPredictor(net, net.detect, config, ONE_VIEW, torch.device("cpu"), one_class_per_image=one_class)
 
 
-def test_reached_caps_are_told(trained: Path) -> None:
+def test_reached_caps_are_warned_of(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
@@ -119,12 +119,12 @@ def test_reached_caps_are_told(trained: Path) -> None:
         eager.rpn.head.cls_logits.bias += 50
     few = DetectorPredictor(eager, eager.detect, MODEL, ONE_VIEW, torch.device("cpu"), one_class_per_image=False)
     few.predict([pixels])
-    assert any("the cap of 100 proposals a tile (rpn_proposals)" in told for told in few.warnings)
+    assert any("the cap of 100 proposals a tile (rpn_proposals)" in warning for warning in few.warnings)
 
 
-def test_the_boxes_of_a_zoomed_window_come_back_to_its_pixels(trained: Path) -> None:
+def test_the_boxes_of_an_enlarged_window_come_back_to_its_pixels(trained: Path) -> None:
     half = np.repeat(discs(100)[0][::2, ::2].astype(np.float32)[..., None] / 255, 3, 2)
-    full, small = predictor_of(trained).detect(zoomed(half, 2.0)), predictor_of(trained, upscale=2.0).detect(half)
+    full, small = predictor_of(trained).detect(resized(half, 2.0)), predictor_of(trained, upscale=2.0).detect(half)
     assert (small.height, small.width) == (36, 36) and 0 < len(small) <= len(full)
     nearest = np.abs(2 * small.bbox[:, None] - full.bbox[None]).max(2).argmin(1)
     np.testing.assert_allclose(2 * small.bbox, full.bbox[nearest], atol=2)
