@@ -265,7 +265,7 @@ def test_where_all_is_ignored_nothing_is_learnt(one_each: ContractCase, tmp_path
 
 
 def test_ignored_cells_and_weights_reach_the_loss(one_each: ContractCase, tmp_path: Path) -> None:
-    """The first step's loss on the same pixels, by the same draw, where half of the cells have another state or weight."""
+    """The first step's loss on the same pixels, by the same draw: half of the cells have another state or weight."""
     _, labels = picture(0)
     half = np.arange(labels.max()) % 2 == 0
     records = {
