@@ -31,7 +31,7 @@ from cellsemi.models.registry import family
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store.schemas import ImageRecord
 
-SIDE = 64  # of pictures and crops, and of the tiles that the tiny network of test_cellpose_sam takes
+SIDE = 64  # of pictures and crops, and of the tiles that tiny_cellpose.Tiny takes
 PLAIN = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
 TRAINING = TrainingConfig(batch=2, crop_px=SIDE, schedule="constant", ema=0, weight_decay=0, precision="float32")
 NOT_LEARNT = ("running_mean", "running_var", "num_batches_tracked")  # statistics of batch norm

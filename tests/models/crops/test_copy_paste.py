@@ -115,7 +115,7 @@ def test_the_inside_is_the_sources_and_the_edge_is_mixed() -> None:
     np.testing.assert_allclose(done.pixels[5, 5], 0.61 * 4 / 9, rtol=1e-5)
 
 
-@pytest.number.parametrize(("keep", "fits"), [(0.0, True), (0.5, True), (0.51, False), (1.0, False)])
+@pytest.mark.parametrize(("keep", "fits"), [(0.0, True), (0.5, True), (0.51, False), (1.0, False)])
 def test_a_cell_must_be_inside_the_crop_by_the_asked_share(keep: float, fits: bool) -> None:
     instance_map = np.zeros((10, 10), np.int32)
     instance_map[:, 5:] = 1

@@ -77,8 +77,8 @@ def two_samples_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BitMasks, "crop_and_resize", cropped)
 
 
-@pytest.number.filterwarnings("ignore:torch.meshgrid")
-@pytest.number.parametrize("cascade", [False, True])
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("cascade", [False, True])
 def test_without_ignored_areas_losses_and_gradients_are_detectron2s(
     cascade: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +165,7 @@ def test_an_ignored_cell_changes_no_gradient() -> None:
     assert any(value.any() for value in gradients[0])
 
 
-@pytest.number.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("cascade", [False, True])
 def test_a_crop_that_is_ignored_whole_teaches_nothing(cascade: bool) -> None:
     net = network(cascade=cascade)
     crop = crop_of(0)
@@ -247,7 +247,7 @@ def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[Star
     return about, dict(net.state_dict())
 
 
-@pytest.number.parametrize("kind", ["pth", "safetensors", "pkl"])
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "pkl"])
 def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None:
     state, path, sha256 = given_state(), tmp_path / f"w.{kind}", None
     old = state | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}
@@ -262,7 +262,7 @@ def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None
     assert found.keys() == state.keys() and all(torch.equal(value, found[name]) for name, value in state.items())
 
 
-@pytest.number.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("cascade", [False, True])
 def test_the_last_layers_of_another_number_of_classes_start_at_random_and_are_listed(
     cascade: bool, tmp_path: Path
 ) -> None:
@@ -292,7 +292,7 @@ class _Program:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.number.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_that_would_run_a_program_is_refused(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"model": {"a": np.array(_Program(tmp_path / "ran"))}}, protocol))
@@ -301,7 +301,7 @@ def test_a_pickle_that_would_run_a_program_is_refused(protocol: int, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.number.parametrize(
+@pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"", "cannot be read"),
@@ -318,7 +318,7 @@ def test_pickles_of_another_kind_are_refused(content: bytes, problem: str, tmp_p
         read_pickle(tmp_path / "w.pkl")
 
 
-@pytest.number.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_pickles_of_any_protocol_come_back_exactly(protocol: int, tmp_path: Path) -> None:
     state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(4)}
     pickled(state, tmp_path / "w.pkl", protocol)
