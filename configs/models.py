@@ -152,7 +152,7 @@ class DetectorConfig(WithWeights):
     roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
     score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
     nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; a warning says when it is reached.")
+    max_detections: int = Field(1000, ge=1, description="Detections per tile; a warning reports it when it is reached.")
 
 
 class MaskRcnnConfig(DetectorConfig):
@@ -193,7 +193,7 @@ class Detectron2Config(DetectorConfig):
 
 
 class CellposeSamConfig(WithWeights):
-    """`cellpose-sam`: Cellpose 4 (Pachitariu et al. 2025), fine-tuned from given weights; wants a GPU."""
+    """`cellpose-sam`: Cellpose 4 (Pachitariu et al. 2025), fine-tuned from given weights; needs a GPU."""
 
     kind: Literal["cellpose-sam"] = Field("cellpose-sam", description="The model family.")
     flow_threshold: float = Field(

@@ -108,7 +108,7 @@ Start = Literal["scratch", "either", "weights"]  # `either`: from scratch, or fr
 class ModelVariant:
     """One model of a family, a row of `cellsemi models`.
 
-    `settings` are what an entry of `models` in a config says beside kind and name; `parameters` is the number of
+    `settings` are what an entry of `models` in a config states besides kind and name; `parameters` is the number of
     weights for one class and otherwise default settings.
     """
 

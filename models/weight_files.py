@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HOME_VARIABLE = "CELLSEMI_HOME"
 REGISTRY_FILE = "weights.json"
+NAMES_SHOWN = 6  # of tensors, in an error
 PARALLEL_PREFIX = "module."  # what torch's DataParallel puts before every name
 NESTED_UNDER = ("model", "state_dict")  # where training scripts keep the tensors of a checkpoint
 # What torch.load is known to raise on damaged files and on files of another kind.
@@ -163,6 +164,12 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if all(str(name).startswith(PARALLEL_PREFIX) for name in content):
         content = {name.removeprefix(PARALLEL_PREFIX): value for name, value in content.items()}
     return {str(name): value.detach() for name, value in content.items()}
+
+
+def some_names(names: list[str]) -> str:
+    """The first names of tensors, for an error, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
 def _safetensors(path: Path) -> Any:

@@ -28,7 +28,7 @@ RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package: its version (None: missing), what is asked for, and the line that mends it, if any."""
+    """One package: its version (None: missing), what is asked for, and the line that installs it, if needed."""
 
     name: str
     version: str | None
@@ -38,7 +38,7 @@ class Package:
 
     @property
     def fine(self) -> bool:
-        """Whether it is there in a version that will do."""
+        """Whether it is installed in a suitable version."""
         return not self.remedy
 
 

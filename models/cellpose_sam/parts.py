@@ -60,7 +60,7 @@ def load_net(state: Mapping[str, Tensor], bsize: int, origin: str) -> tuple[nn.M
     """The network with exactly these weights, and the names in `state` that it has no use for.
 
     The tensors are taken over, not copied. ModelError, naming `origin`, when one is missing or of another
-    shape: Cellpose itself would leave it as it was drawn.
+    shape: Cellpose itself would leave it at its random start.
     """
     with torch.device("meta"):
         net = build_net(bsize)

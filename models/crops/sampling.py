@@ -42,7 +42,7 @@ class ImageSampler:
 
     Where there are both kinds, `human_fraction` of the samples are human-labelled, and all of them from the step
     `human_from` on: training on pseudo-labels ends with human labels alone (Yalniz et al. 2019, arXiv 1905.00546).
-    Among its kind an image is as likely as `balance` says (`chances`). Row numbers count over all shards in
+    Among its kind the chance of an image follows `balance` (`chances`). Row numbers count over all shards in
     order. DataError when no row is annotated.
     """
 

@@ -34,7 +34,7 @@ CACHE_MB = 512  # decoded images that are kept; the least recently used make roo
 class CropSource:
     """Batches of crops from the annotated rows of some shards; an image is decoded when it is first sampled.
 
-    Cells of other crops are pasted in as `augment.copy_paste` says. For a size-aware scale the areas of all
+    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images.
     """
 

@@ -29,7 +29,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
 Losses = Callable[[DetectorBatch], tuple[Tensor, Mapping[str, Tensor]]]  # what a step minimises, and its parts by name
-Detect = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
+DetectImage = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
 
 
 def fit_detector(
@@ -80,7 +80,7 @@ class DetectorPredictor:
     def __init__(
         self,
         net: nn.Module,
-        detect: Detect,
+        detect: DetectImage,
         config: DetectorConfig,
         inference: InferenceConfig,
         device: torch.device,

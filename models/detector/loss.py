@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cellsemi.models.crops.augment import IGNORE
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.targets import DetectorTarget
 
 IGNORED_SHARE = 0.5  # a box with more of its area IGNORE is not background
 SAMPLES = 2  # points per bin and axis of a sampled mask
@@ -15,7 +15,7 @@ SAMPLES = 2  # points per bin and axis of a sampled mask
 def ignored_share(ignored_sum: Tensor, boxes: Tensor) -> Tensor:
     """float32 (n,): share of each box (n, 4), cut to the crop, that is IGNORE; 0 for what is not in the crop.
 
-    `ignored_sum` int64 (H + 1, W + 1) is that of a Target. Boxes are rounded to whole pixels.
+    `ignored_sum` int64 (H + 1, W + 1) is that of a DetectorTarget. Boxes are rounded to whole pixels.
     """
     height, width = ignored_sum.shape[0] - 1, ignored_sum.shape[1] - 1
     edges = boxes.round().long()
@@ -49,7 +49,7 @@ def sample_instance_map(instance_map: Tensor, wanted: Tensor, boxes: Tensor, sid
     return found.view(-1, side, SAMPLES, side, SAMPLES).mean((2, 4))
 
 
-def mask_truth(target: Target, wanted: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def mask_truth(target: DetectorTarget, wanted: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The masks that boxes (n, 4) of cells `wanted` (n,) should show, and their weights, both (n, side, side).
 
     A bin that touches an IGNORE pixel has no weight, the others have their cell's.

@@ -4,7 +4,7 @@ Masks come back as crops; nothing of the image's size is made per cell. A turn i
 W - x and pixel x becomes W - 1 - x, so an aligned crop only changes its corner and its direction. The half
 pixel by which flipped masks of RoIAlign detectors are known to shift comes from mixing those two (flipping
 a box by W - 1 - x), or from drawing the small mask on a box that was rounded towards zero in the frame of the
-view: there the error points the other way in the image. So a detector draws a mask at the centres of
+view: there the error has the other sign in the image. So a detector draws a mask at the centres of
 pixels (`draw_masks`), on the view, and only the drawn bitmap is turned back.
 """
 

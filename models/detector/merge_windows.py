@@ -20,19 +20,19 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
 
-Detect = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
-Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
+DetectWindow = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
+PlacedBitmap = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
 SLACK_PX = 3  # two windows find a centre at slightly different places: this far over the border it is still kept
 MOSTLY_INSIDE = 0.7  # share of the smaller of two masks in the other, from which they may be one cell
 
 
-def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
+def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
     """All cells of an image (H, W, 3) in [0, 1] of any size, by a detector that takes one window at a time.
 
     Each view of `inference.tta` at each of `inference.scales` is predicted in windows (their size is that of
     the scaled view, since it is the network's), its masks come back to the image's own pixels, and the
-    views are merged: see `merge_views`. With one view at scale 1 the cells are as the windows gave them.
+    views are merged: see `merge_views`. With one view at scale 1 the cells are those of the windows.
     Cells below `min_area_px` are left out last. An image of one colour has no cell; it is not predicted.
     """
     height, width = pixels.shape[:2]
@@ -46,7 +46,7 @@ def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, d
     return cells.select(cells.area >= inference.min_area_px)
 
 
-def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
+def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
     """The cells of an image (H, W, 3), each from one of the windows that hold it.
 
     A window offers the cells that are its own by `inference.keep`: `centre`, the centre of their box lies in
@@ -75,7 +75,7 @@ def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, d
 class _WindowCells:
     """All N detections of all windows, in the frame of the image."""
 
-    crops: list[Crop]
+    crops: list[PlacedBitmap]
     box: NDArray[np.int64]  # (N, 4) x0, y0, x1, y1
     area: NDArray[np.int64]
     score: NDArray[np.float32]
@@ -157,7 +157,7 @@ def _centred(box: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64],
     return inside
 
 
-def _area_within(crop: Crop, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
+def _area_within(crop: PlacedBitmap, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
     bitmap, x0, y0 = crop
     rows, columns = np.clip(y - y0, 0, None), np.clip(x - x0, 0, None)
     return int(np.count_nonzero(bitmap[rows[0] : rows[1], columns[0] : columns[1]]))
@@ -168,7 +168,7 @@ def _boxes_meet(boxes: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.
     return meet[:, 0] & meet[:, 1]
 
 
-def _shared(one: Crop, other: Crop) -> int:
+def _shared(one: PlacedBitmap, other: PlacedBitmap) -> int:
     """Pixels in both masks."""
     (a, ax, ay), (b, bx, by) = one, other
     left, top = max(ax, bx), max(ay, by)

@@ -26,7 +26,7 @@ MapMaker = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DetectorTarget:
     """The n cells of one crop of P x P pixels. Tables are indexed by number: 0 is the background, cells are 1..n."""
 
     boxes: Tensor  # (n + 1, 4) float32, x0, y0, x1, y1, half-open; row 0 is zero
@@ -41,7 +41,7 @@ class DetectorBatch:
     """B crops; `maps` and `weight` are there for the extra heads (centre_boundary)."""
 
     images: Tensor  # (B, 3, P, P) float32 in [0, 1]
-    targets: list[Target]
+    targets: list[DetectorTarget]
     maps: Mapping[str, Tensor]  # (B, P, P) float32 each
     weight: Tensor  # (B, P, P) float32: of the pixel's cell, 0 where IGNORE
 
@@ -71,7 +71,7 @@ def resized(pixels: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     return done.astype(np.float32, copy=False)
 
 
-def target_of(crop: Crop, scale: float) -> Target:
+def target_of(crop: Crop, scale: float) -> DetectorTarget:
     """The target of one crop, on the CPU.
 
     Cells of which the crop shows hardly anything (MIN_SIDE_PX, MIN_AREA_PX) become IGNORE: they have no
@@ -94,7 +94,7 @@ def target_of(crop: Crop, scale: float) -> Target:
     ignored_sum = np.pad((instance_map == IGNORE).cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0)))
     labels = crop.cell_class[kept] + 1
     labels[0] = 0
-    return Target(
+    return DetectorTarget(
         boxes=torch.tensor(boxes, dtype=torch.float32),
         labels=torch.from_numpy(labels),
         weights=torch.from_numpy(crop.cell_weight[kept]),
@@ -116,13 +116,13 @@ def _resized_map(instance_map: NDArray[np.int32], scale: float) -> NDArray[np.in
     return instance_map[np.ix_(rows, columns)]
 
 
-def _pixel_weight(target: Target) -> Tensor:
+def _pixel_weight(target: DetectorTarget) -> Tensor:
     weight = target.weights[target.instance_map.clamp(min=0).long()]
     return torch.where(target.instance_map == IGNORE, 0.0, weight)
 
 
-def _moved(target: Target, device: torch.device) -> Target:
-    return Target(
+def _moved(target: DetectorTarget, device: torch.device) -> DetectorTarget:
+    return DetectorTarget(
         boxes=target.boxes.to(device),
         labels=target.labels.to(device),
         weights=target.weights.to(device),

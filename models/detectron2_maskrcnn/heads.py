@@ -5,7 +5,7 @@ IGNORE, and which matches no cell, is no negative: in the proposal network, in t
 stage of the cascade. A bin of a mask that touches an IGNORE pixel has no weight. The weight of a cell
 multiplies all of its losses.
 
-The targets are `detector.targets.Target`, not Detectron2's Instances: one label map instead of a bitmap per cell.
+The targets are `DetectorTarget`, not Detectron2's Instances: one instance map instead of a bitmap per cell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellsemi.models.detector.loss import IGNORED_SHARE, ignored_share, mask_truth
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.targets import DetectorTarget
 from cellsemi.models.detectron2_maskrcnn.api import (
     RPN,
     Box2BoxTransform,
@@ -39,7 +39,7 @@ Features = dict[str, Tensor]
 Losses = dict[str, Tensor]
 
 
-def match(matcher: Matcher, target: Target, boxes: Tensor) -> Tensor:
+def match(matcher: Matcher, target: DetectorTarget, boxes: Tensor) -> Tensor:
     """int64 (n,): the number of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
 
     Neither is what `matcher` leaves between its thresholds, and a box without a cell of which more than
@@ -62,7 +62,7 @@ class ProposalNetwork(RPN):  # type: ignore[misc]
 
     capped = False
 
-    def forward(self, images: ImageList, features: Features, targets: Sequence[Target] | None = None) -> Any:
+    def forward(self, images: ImageList, features: Features, targets: Sequence[DetectorTarget] | None = None) -> Any:
         """Proposals, and in training the losses."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2's anchors call it the old way
@@ -70,8 +70,8 @@ class ProposalNetwork(RPN):  # type: ignore[misc]
 
     @torch.no_grad()
     def label_and_sample_anchors(
-        self, anchors: list[Boxes], targets: Sequence[Target]
-    ) -> tuple[list[Tensor], list[tuple[Target, Tensor]]]:
+        self, anchors: list[Boxes], targets: Sequence[DetectorTarget]
+    ) -> tuple[list[Tensor], list[tuple[DetectorTarget, Tensor]]]:
         """Per image: 1, 0 or -1 (not sampled) for each anchor; and the target with the cell's number of each anchor."""
         boxes = Boxes.cat(anchors).tensor
         matched = [match(self.anchor_matcher, target, boxes) for target in targets]
@@ -84,7 +84,7 @@ class ProposalNetwork(RPN):  # type: ignore[misc]
         objectness: list[Tensor],
         labels: list[Tensor],
         shifts: list[Tensor],
-        matched: list[tuple[Target, Tensor]],
+        matched: list[tuple[DetectorTarget, Tensor]],
     ) -> Losses:
         """`loss_rpn_cls` and `loss_rpn_loc`: weighted sums, over the fixed number that Detectron2 divides by."""
         boxes = Boxes.cat(anchors).tensor
@@ -142,7 +142,7 @@ class _Aware:
         images: ImageList,
         features: Features,
         proposals: list[Instances],
-        targets: Sequence[Target] | None = None,
+        targets: Sequence[DetectorTarget] | None = None,
     ) -> tuple[list[Instances], Losses]:
         """Detections, or in training the sampled proposals and the losses."""
         if not self.training:
@@ -152,7 +152,9 @@ class _Aware:
         return sampled, {**losses, "loss_mask": self._mask_loss(features, sampled, targets)}
 
     @torch.no_grad()
-    def label_and_sample_proposals(self: Any, proposals: list[Instances], targets: Sequence[Target]) -> list[Instances]:
+    def label_and_sample_proposals(
+        self: Any, proposals: list[Instances], targets: Sequence[DetectorTarget]
+    ) -> list[Instances]:
         """A sample of each image's proposals and cells, labelled; none is from an ignored area."""
         sampled = []
         for found, target in zip(proposals, targets, strict=True):
@@ -164,7 +166,7 @@ class _Aware:
             sampled.append(every[torch.cat(picked)])
         return sampled
 
-    def _label(self: Any, proposals: Instances, target: Target, matched: Tensor) -> None:
+    def _label(self: Any, proposals: Instances, target: DetectorTarget, matched: Tensor) -> None:
         """Write the target of each proposal into it; -1 in `matched` becomes background of weight 0."""
         known = matched.clamp(min=0)
         proposals.gt_numbers = matched
@@ -172,7 +174,9 @@ class _Aware:
         proposals.gt_boxes = Boxes(target.boxes[known])
         proposals.gt_weights = torch.where(matched < 0, 0, target.weights[known])
 
-    def _mask_loss(self: Any, features: Features, sampled: list[Instances], targets: Sequence[Target]) -> Tensor:
+    def _mask_loss(
+        self: Any, features: Features, sampled: list[Instances], targets: Sequence[DetectorTarget]
+    ) -> Tensor:
         """Binary cross entropy of the masks of the positives' own classes, over their bins with weight."""
         cells = [each[each.gt_numbers > 0] for each in sampled]
         pooled = self.mask_pooler([features[name] for name in self.mask_in_features], [c.proposal_boxes for c in cells])
@@ -211,7 +215,7 @@ class CascadeHeads(_Aware, CascadeROIHeads):  # type: ignore[misc]
 
     @torch.no_grad()
     def _match_and_label_boxes(
-        self, proposals: list[Instances], stage: int, targets: Sequence[Target]
+        self, proposals: list[Instances], stage: int, targets: Sequence[DetectorTarget]
     ) -> list[Instances]:
         for each, target in zip(proposals, targets, strict=True):
             self._label(each, target, match(self.proposal_matchers[stage], target, each.proposal_boxes.tensor))

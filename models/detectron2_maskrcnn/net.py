@@ -119,10 +119,10 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         return detections, self.proposal_generator.capped
 
     def _features(self, images: Tensor) -> tuple[ImageList, Features]:
-        """The images, as Detectron2 wants them (blue first, 0 to 255), and their features.
+        """The images, as Detectron2 takes them (blue first, 0 to 255), and their features.
 
-        The features are float32 whatever the precision: RoIAlign rounds its boxes to their dtype, and bfloat16
-        cannot tell pixel 257 from 258.
+        The features are float32 whatever the precision: RoIAlign rounds its boxes to their dtype, and in bfloat16
+        pixels 257 and 258 are one number.
         """
         prepared = self.preprocess_image([{"image": image} for image in images.flip(1) * 255])
         return prepared, {name: level.float() for name, level in self.backbone(prepared.tensor).items()}

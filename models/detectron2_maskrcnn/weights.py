@@ -14,14 +14,13 @@ from torch import Tensor
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
-from cellsemi.models import weight_files
 from cellsemi.models.detectron2_maskrcnn.net import Network, settings
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
+from cellsemi.models.weight_files import load_state, some_names, verify
 from cellsemi.rounds.store import files
 
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes
 ANCHORS = "anchor_generator.cell_anchors."  # in old checkpoints, with pixel_mean and pixel_std
-SHOWN = 6  # names in an error
 # All that a pickle of numpy arrays by name asks for; numpy 2 moved its own.
 _ALLOWED = {
     ("collections", "OrderedDict"),
@@ -44,7 +43,7 @@ def start(net: Network, config: Detectron2Config) -> StartWeights | None:
     """
     if config.weights is None:
         return None
-    file = weight_files.verify(config.weights, config.weights_sha256)
+    file = verify(config.weights, config.weights_sha256)
     if file.path.suffix == ".pkl":
         if config.weights_sha256 is None:
             raise ModelError(
@@ -53,7 +52,7 @@ def start(net: Network, config: Detectron2Config) -> StartWeights | None:
             )
         given = read_pickle(file.path)
     else:
-        given = weight_files.load_state(file.path)
+        given = load_state(file.path)
     random = tuple(start_from(net, given, file.path))
     return StartWeights(weights=config.weights, sha256=file.sha256, random=random)
 
@@ -104,8 +103,8 @@ def start_from(net: Network, given: dict[str, Tensor], path: Path) -> list[str]:
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if wrong or missing or unexpected:
         raise ModelError(
-            f"{path}: not the weights of this model: {_listed(missing)} missing, {_listed(unexpected)} unexpected, "
-            f"{_listed(wrong)} of another shape; {_WANTED}"
+            f"{path}: not the weights of this model: {some_names(missing)} missing, "
+            f"{some_names(unexpected)} unexpected, {some_names(wrong)} of another shape; {_WANTED}"
         )
     net.load_state_dict({name: own[name] if name in other else value for name, value in given.items()})
     return sorted(other)
@@ -141,8 +140,3 @@ def _constants(net: Network) -> dict[str, Tensor]:
     anchors = net.proposal_generator.anchor_generator.cell_anchors
     named = {f"proposal_generator.{ANCHORS}{i}": value for i, value in enumerate(anchors)}
     return {"pixel_mean": net.pixel_mean, "pixel_std": net.pixel_std, **named}
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "none") + more

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class FlowBatch:
     weight: NDArray[np.float32]  # (B, P, P) >= 0; 0 leaves the loss
 
 
-def flow_batch(crops: Sequence[Crop], target: Target) -> FlowBatch:
+def flow_batch(crops: Sequence[Crop], target: FlowTarget) -> FlowBatch:
     """The batch of some crops of one size."""
     images = [crop.pixels[None] if crop.pixels.ndim == 2 else np.moveaxis(crop.pixels, -1, 0) for crop in crops]
     cells = [np.maximum(crop.instance_map, 0) for crop in crops]

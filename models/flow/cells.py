@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import flow_agreement, mean_inside, recover_labels
-from cellsemi.models.flow.targets import Target
+from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 
@@ -17,7 +17,7 @@ def cells_of(
     outputs: NDArray[np.float32],
     spread: NDArray[np.float32],
     inference: InferenceConfig,
-    target: Target,
+    target: FlowTarget,
     one_class_per_image: bool,
 ) -> Instances:
     """Cells of outputs (3 + classes, H, W) whose views differ by `spread` (H, W).

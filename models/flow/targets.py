@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Target = Literal["geodesic", "diffusion"]
+FlowTarget = Literal["geodesic", "diffusion"]
 
 
 Flow = NDArray[np.float32]
@@ -29,7 +29,7 @@ CENTRE_PULL = 0.05  # weight of the distance to the median pixel against the dis
 SQRT2 = math.sqrt(2.0)
 
 
-def flow_targets(labels: NDArray[Any], target: Target) -> Flow:
+def flow_targets(labels: NDArray[Any], target: FlowTarget) -> Flow:
     """Unit flow vectors, float32 (2, H, W) as (y, x), of an integer (H, W) label map (0 is background).
 
     A vector points towards the centre of its cell; at the centre and on background it is zero. With

@@ -20,7 +20,7 @@ from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
-from cellsemi.models.flow.targets import Target
+from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
@@ -83,7 +83,7 @@ class FlowUnetPredictor(FlowPredictor):
         inference: InferenceConfig,
         device: torch.device,
         *,
-        target: Target,
+        target: FlowTarget,
         one_class_per_image: bool,
     ) -> None:
         super().__init__(inference)

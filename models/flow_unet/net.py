@@ -1,4 +1,4 @@
-"""The network of `flow-unet`: a compact residual U-Net that runs on a laptop's processor.
+"""Builds the network of `flow-unet`: a compact residual U-Net that runs on a laptop's processor.
 
 What makes it cheap: it works at half resolution (pixel unshuffle in, pixel shuffle out), its skip
 connections are added and not concatenated, and its channels grow as the pixels shrink, so that every

@@ -18,7 +18,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.loss import mask_truth
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.targets import DetectorTarget
 from cellsemi.models.torchvision_maskrcnn.loss import box_loss, match
 from cellsemi.models.training.losses import weighted_mean
 
@@ -44,7 +44,7 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
     """Anchors at the strides of the pyramid, in float32.
 
     torchvision divides the size of the image by that of each level, which is not its stride when that level
-    was rounded up, and takes the dtype of the features: bfloat16 cannot tell pixel 257 from 258.
+    was rounded up, and takes the dtype of the features: in bfloat16 pixels 257 and 258 are one number.
     """
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
@@ -70,7 +70,9 @@ class FixedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
 class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     """The region proposal network (Ren et al. 2015); boxes in ignored areas are not background."""
 
-    def forward(self, images: ImageList, features: Features, targets: Sequence[Target] | None = None) -> Proposals:
+    def forward(
+        self, images: ImageList, features: Features, targets: Sequence[DetectorTarget] | None = None
+    ) -> Proposals:
         """Proposals of each image, and the losses `rpn_objectness` and `rpn_box` when there are targets."""
         levels = list(features.values())
         objectness, shifts = self.head(levels)
@@ -90,7 +92,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         return bool(before) or any(len(s) >= self.post_nms_top_n() and s.min() > 0.5 for s in scores)
 
     def _losses(
-        self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[Target]
+        self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[DetectorTarget]
     ) -> dict[str, Tensor]:
         matched = [match(self.proposal_matcher, *pair) for pair in zip(targets, anchors, strict=True)]
         picked = _picked(self.fg_bg_sampler, matched)
@@ -111,7 +113,11 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
     """The box and mask heads of Mask R-CNN (He et al. 2017); proposals in ignored areas are not background."""
 
     def losses(
-        self, features: Features, proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Sequence[Target]
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        sizes: list[tuple[int, int]],
+        targets: Sequence[DetectorTarget],
     ) -> dict[str, Tensor]:
         """`classifier`, `box` and `mask` over a sample of the proposals and the cells' own boxes."""
         boxes = self.add_gt_proposals(proposals, [target.boxes[1:] for target in targets])
@@ -170,7 +176,7 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
         boxes: list[Tensor],
         matched: list[Tensor],
         sizes: list[tuple[int, int]],
-        targets: Sequence[Target],
+        targets: Sequence[DetectorTarget],
     ) -> Tensor:
         """Binary cross entropy of the masks of the positives' own classes, over their pixels with weight."""
         boxes = [box[numbers > 0] for box, numbers in zip(boxes, matched, strict=True)]
@@ -191,7 +197,9 @@ def _picked(sampler: Any, matched: list[Tensor]) -> list[Tensor]:
     return [torch.where(cells | background)[0] for cells, background in zip(*sampler(matched), strict=True)]
 
 
-def _shifts_to_cells(coder: Any, targets: Sequence[Target], matched: list[Tensor], boxes: list[Tensor]) -> Tensor:
+def _shifts_to_cells(
+    coder: Any, targets: Sequence[DetectorTarget], matched: list[Tensor], boxes: list[Tensor]
+) -> Tensor:
     """(p, 4): what would move the boxes with a cell onto it, over all images."""
     parts = []
     for target, numbers, box in zip(targets, matched, boxes, strict=True):

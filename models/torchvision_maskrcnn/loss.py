@@ -13,12 +13,12 @@ from torch.nn import functional
 from torchvision.ops import box_iou
 
 from cellsemi.models.detector.loss import IGNORED_SHARE, ignored_share
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.targets import DetectorTarget
 
 BETA = 1 / 9  # where the box loss turns from squared to absolute
 
 
-def match(matcher: Any, target: Target, boxes: Tensor) -> Tensor:
+def match(matcher: Any, target: DetectorTarget, boxes: Tensor) -> Tensor:
     """int64 (n,): the number of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
 
     Neither is what torchvision's `matcher` leaves between its thresholds, and a box without a cell of which

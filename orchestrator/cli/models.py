@@ -58,7 +58,7 @@ def models_json() -> list[dict[str, Any]]:
 
 
 def _missing(wanted: tuple[str, ...], here: dict[str, Package]) -> dict[str, str]:
-    """Of the packages a model wants those that are not there in a version that will do."""
+    """The packages of a model that are not installed in a suitable version, with the lines that install them."""
     from cellsemi.orchestrator.doctor import installed
 
     missing = {name: here[name].remedy for name in wanted if name in here and not here[name].fine}

@@ -19,7 +19,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import ignored_share, mask_truth
-from cellsemi.models.detector.targets import DetectorBatch, Target, batch_of
+from cellsemi.models.detector.targets import DetectorBatch, DetectorTarget, batch_of
 from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
 from cellsemi.models.detectron2_maskrcnn.net import Network, build
 from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
@@ -52,13 +52,13 @@ def losses_of(net: Network, crops: DetectorBatch) -> dict[str, torch.Tensor]:
     return net.losses(crops)[1]
 
 
-def bitmasks(target: Target) -> Any:
+def bitmasks(target: DetectorTarget) -> Any:
     from detectron2.structures import BitMasks
 
     return BitMasks(torch.stack([target.instance_map == number for number in range(1, len(target.boxes))]))
 
 
-def as_detectron2(target: Target) -> Instances:
+def as_detectron2(target: DetectorTarget) -> Instances:
     cells = Instances((SIDE, SIDE))
     cells.gt_boxes, cells.gt_classes = Boxes(target.boxes[1:]), target.labels[1:] - 1
     cells.gt_masks = bitmasks(target)

@@ -14,7 +14,7 @@ from scipy import ndimage
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.models.flow import recovery
 from cellsemi.models.flow.integrate import BLOCK, integrate_flow
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import synthetic
 
@@ -49,7 +49,7 @@ def everywhere(flow: Flow) -> tuple[NDArray[np.intp], ...]:
     return np.nonzero(np.ones(flow.shape[1:], bool))
 
 
-def cells(index: int, target: Target) -> tuple[Flow, Flow]:
+def cells(index: int, target: FlowTarget) -> tuple[Flow, Flow]:
     """Cell probability and flow of a generated image, as a network might say them: smoothed, with noise."""
     config = GeneratedConfig(labelled=3, unlabelled=0, val=1, test=1)
     instances = synthetic.make(config, CLASSES, 3, "labelled", index).instances
@@ -122,7 +122,9 @@ def test_a_flow_that_is_not_a_number_leads_to_the_first_pixel() -> None:
 
 @pytest.mark.parametrize("target", ["geodesic", "diffusion"])
 @pytest.mark.parametrize("index", range(len(CLASSES)))
-def test_cells_are_those_that_cellposes_walk_gives(index: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_those_that_cellposes_walk_gives(
+    index: int, target: FlowTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     probability, flow = cells(index, target)
     assert (apart(flow, np.nonzero(probability > 0.5), 200) > NEAR_PX).mean() < 0.001
     ours = recovery.recover_labels(probability, flow)

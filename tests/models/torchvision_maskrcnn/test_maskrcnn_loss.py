@@ -18,12 +18,12 @@ from torchvision.ops import roi_align
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import ignored_share
-from cellsemi.models.detector.targets import Target, batch_of, target_of
+from cellsemi.models.detector.targets import DetectorTarget, batch_of, target_of
 from cellsemi.models.torchvision_maskrcnn.loss import match
 from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn
 
 
-def as_torchvision(target: Target) -> dict[str, torch.Tensor]:
+def as_torchvision(target: DetectorTarget) -> dict[str, torch.Tensor]:
     drawn = torch.stack([target.instance_map == number for number in range(1, len(target.boxes))])
     return {"boxes": target.boxes[1:], "labels": target.labels[1:], "masks": drawn.to(torch.uint8)}
 
