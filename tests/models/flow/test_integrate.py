@@ -1,4 +1,4 @@
-"""The walk of mask recovery ends where Cellpose's own ends: on random fields, on fields of cells, on rounds."""
+"""The integrated flow ends where Cellpose's own ends: on random fields, on fields of cells, on cycles."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CLASSES = ["shsy5y", "astro", "cort"]
 
 
 def of_cellpose(flow: Flow, pixels: tuple[NDArray[np.intp], ...], iterations: int) -> Flow:
-    """Reference: the walk of the installed Cellpose."""
+    """Reference: the integration of the installed Cellpose."""
     from cellpose import dynamics
 
-    ends: Flow = dynamics.integrate_flow(flow, pixels, niter=iterations).numpy()
+    ends: Flow = dynamics.follow_flows(flow, pixels, niter=iterations).numpy()
     return ends
 
 
