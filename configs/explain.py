@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.schema import Config
 
 ALTERNATIVES = ("dict[", "literal[", "function-", "int", "tuple[")  # pydantic's names for them in a path
@@ -28,7 +29,7 @@ def explanations(details: Sequence[ErrorDetails]) -> Iterator[str]:
 
 def _path(detail: ErrorDetails) -> tuple[str | int, ...]:
     """Where the error is, without pydantic's names for the alternatives of a union."""
-    return tuple(part for part in detail["loc"] if part not in KINDS and not str(part).startswith(ALTERNATIVES))
+    return tuple(part for part in detail["loc"] if part not in MODEL_KINDS and not str(part).startswith(ALTERNATIVES))
 
 
 def _explain(path: Sequence[str | int], details: Sequence[ErrorDetails]) -> str:
@@ -82,6 +83,3 @@ def sections_in(annotation: Any) -> dict[str, type[BaseModel]]:
         for argument in typing.get_args(annotation):
             found |= sections_in(argument)
     return found
-
-
-KINDS = tuple(sections_in(Config.model_fields["models"].annotation))  # of the models

@@ -1,8 +1,8 @@
-"""The settings of each model family. Which one an entry of `models` is, its `kind` says."""
+"""Defines the settings of each model family; the `kind` of an entry of `models` selects the family."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,7 +11,7 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 
 class CopyPasteConfig(Section):
-    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are taken."""
+    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are pasted."""
 
     probability: Fraction = Field(0.0, description="Share of the crops into which cells are pasted; 0: never.")
     select: Fraction = Field(0.9, description="Share of the cells of the other crop that are pasted.")
@@ -24,16 +24,17 @@ class CopyPasteConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is done to a training crop; the label map is transformed along, with nearest interpolation."""
+    """Augmentation of a training crop; the instance map is transformed along, with nearest interpolation."""
 
-    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest zoom of a crop.")
-    scale_max: float = Field(2.5, ge=1, description="Largest zoom of a crop.")
+    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest scale of a crop.")
+    scale_max: float = Field(2.5, ge=1, description="Largest scale of a crop.")
     size_aware: bool = Field(
-        False, description="Zoom so that the typical cell of each image is seen at all typical sizes of the data."
+        False,
+        description="Scale each image so that its typical cell appears at all typical sizes of the data.",
     )
     translate: Fraction = Field(0.0, description="Largest shift of a crop's centre, as a share of its side.")
     rotate: bool = Field(True, description="Rotate by any angle.")
-    affine: Fraction = Field(1.0, description="Probability of zoom, shift and rotation.")
+    affine: Fraction = Field(1.0, description="Probability of scale, shift and rotation.")
     flip: bool = Field(True, description="Flip along both axes.")
     brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
     brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
@@ -76,7 +77,7 @@ AUGMENT_PRESETS: dict[str, AugmentConfig] = {
 
 
 class ModelBase(Section):
-    """What every entry of `models` has."""
+    """The settings of every entry of `models`."""
 
     name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
     seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
@@ -94,7 +95,7 @@ class ModelBase(Section):
 
     @property
     def has_cell_probability(self) -> bool:
-        """Whether it says of every pixel how likely it belongs to a cell, so that a limit is to be chosen."""
+        """Whether it predicts a cell probability for every pixel, so that a threshold on it is to be chosen."""
         return False
 
     def in_round(self, round: int) -> bool:
@@ -135,7 +136,7 @@ class FlowUnetConfig(ModelBase):
 
 
 class WithWeights(ModelBase):
-    """A model that may start from given weights; never from others than those."""
+    """A model that may start from given weights, and never from others."""
 
     weights: str | None = Field(None, description="File of weights to start from, or a name of `cellsemi weights add`.")
     weights_sha256: str | None = Field(
@@ -143,7 +144,18 @@ class WithWeights(ModelBase):
     )
 
 
-class MaskRcnnConfig(WithWeights):
+class DetectorConfig(WithWeights):
+    """The settings that all box detectors share."""
+
+    upscale: float = Field(1.0, gt=0, le=8, description="Enlargement of crops and tiles before the network sees them.")
+    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
+    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
+    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
+    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
+    max_detections: int = Field(1000, ge=1, description="Detections per tile; a warning reports it when it is reached.")
+
+
+class MaskRcnnConfig(DetectorConfig):
     """`torchvision-maskrcnn`: Mask R-CNN of torchvision's parts (He et al. 2017), for dense small cells."""
 
     kind: Literal["torchvision-maskrcnn"] = Field("torchvision-maskrcnn", description="The model family.")
@@ -151,7 +163,6 @@ class MaskRcnnConfig(WithWeights):
         "resnet50",
         description="ResNet with FPN; `-cbam`: attention after each stage; `-v2`: torchvision's later one.",
     )
-    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
     anchor_px: tuple[int, ...] = Field(
         (16, 32, 64, 128, 256),
         min_length=1,
@@ -164,19 +175,14 @@ class MaskRcnnConfig(WithWeights):
         ge=16,
         description="Channels of the mask head; with `weights` of its last hidden layer alone, the others have theirs.",
     )
-    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
     rpn_batch: int = Field(256, ge=8, description="Anchors per image that the proposal loss samples.")
-    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
-    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
-    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
     centre_head: bool = Field(False, description="Also learn a heatmap of the centres (weight `extra_weight`).")
     boundary_head: bool = Field(False, description="Also learn the boundaries (weight `extra_weight`).")
     extra_weight: float = Field(0.5, ge=0, description="Weight of each of the two extra losses.")
     centre_sigma_px: float = Field(5.0, gt=0, description="Width of a centre's peak in the heatmap.")
 
 
-class Detectron2Config(WithWeights):
+class Detectron2Config(DetectorConfig):
     """`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade, R50-FPN; needs Detectron2 installed.
 
     Without weights it is Detectron2's variant for training from scratch, with group norm.
@@ -184,22 +190,16 @@ class Detectron2Config(WithWeights):
 
     kind: Literal["detectron2-maskrcnn"] = Field("detectron2-maskrcnn", description="The model family.")
     cascade: bool = Field(False, description="Cascade Mask R-CNN instead of Mask R-CNN.")
-    upscale: float = Field(1.0, gt=0, le=8, description="Zoom of crops and tiles before the network sees them.")
-    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
-    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
-    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
-    nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; said aloud when it is reached.")
 
 
 class CellposeSamConfig(WithWeights):
-    """`cellpose-sam`: Cellpose 4 (Pachitariu et al. 2025), fine-tuned from given weights; wants a GPU."""
+    """`cellpose-sam`: Cellpose 4 (Pachitariu et al. 2025), fine-tuned from given weights; needs a GPU."""
 
     kind: Literal["cellpose-sam"] = Field("cellpose-sam", description="The model family.")
     flow_threshold: float = Field(
-        0.4, ge=0, description="Masks whose flows differ more from what the network said are left out; 0: none is."
+        0.4, ge=0, description="Masks whose flows differ more from the predicted ones are left out; 0: none is."
     )
-    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network sees.")
+    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network takes.")
 
     @model_validator(mode="after")
     def _weights_are_stated(self) -> Self:
@@ -216,3 +216,8 @@ class CellposeSamConfig(WithWeights):
 ModelConfig = Annotated[
     FlowUnetConfig | MaskRcnnConfig | Detectron2Config | CellposeSamConfig, Field(discriminator="kind")
 ]
+
+# The kinds in the order of the union. The family of a kind is the folder models/KIND, with _ for -.
+MODEL_KINDS: tuple[str, ...] = tuple(
+    section.model_fields["kind"].default for section in get_args(get_args(ModelConfig)[0])
+)

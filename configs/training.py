@@ -1,4 +1,4 @@
-"""The settings of training and inference: one loop and one way of looking at images for every model."""
+"""Defines the settings of training and of inference, which all models share."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class TrainingConfig(Section):
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
     human_fraction: Fraction = Field(0.25, description="Share of crops from human-labelled images in rounds 1 and up.")
     human_last: float = Field(
-        0.17, ge=0, lt=1, description="The last share of the steps draws crops from human-labelled images only."
+        0.17, ge=0, lt=1, description="The last share of the steps takes crops from human-labelled images only."
     )
     balance: Balance = Field(
         "none",
         description=(
-            "Among the human-labelled and among the pseudo-labelled images, draw equally often: each image (`none`), "
+            "Among the human-labelled and among the pseudo-labelled images, sample equally often: each image (`none`), "
             "each class of images (`class`: the stated one, else that of most of its cells), each group, or each class "
             "and within it each group (`class-group`). Images of an unknown class or group keep their share."
         ),
@@ -71,24 +71,26 @@ class TrainingConfig(Section):
 
 
 class UnlabelledInferenceConfig(Section):
-    """How teachers look at unlabelled images, where that is not as in `inference`: labels are worth more views."""
+    """How teachers predict unlabelled images, where that differs from `inference`: pseudo-labels gain by more views."""
 
     tta: tuple[View, ...] | None = Field(None, min_length=1, description="Test-time views; null: as in `inference`.")
-    scales: tuple[float, ...] | None = Field(None, min_length=1, description="Averaged zooms; null: as in `inference`.")
+    scales: tuple[float, ...] | None = Field(
+        None, min_length=1, description="Averaged scales; null: as in `inference`."
+    )
     scale_search: tuple[float, ...] | None = Field(
-        None, description="Zooms of which the best is kept for each image; null: as in `inference`."
+        None, description="Scales of which the best is kept for each image; null: as in `inference`."
     )
 
     @field_validator("scales", "scale_search")
     @classmethod
-    def _scales_are_zooms(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        return None if value is None else checked_zooms(value)
+    def _scales_are_in_bounds(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if value is None else checked_scales(value)
 
 
-def checked_zooms(value: tuple[float, ...]) -> tuple[float, ...]:
-    """The zooms; ValueError when one is out of bounds."""
+def checked_scales(value: tuple[float, ...]) -> tuple[float, ...]:
+    """The scales; ValueError when one is out of bounds."""
     if any(not 0.1 <= scale <= 10 for scale in value):
-        raise ValueError(f"expected zooms from 0.1 to 10, got {list(value)}")
+        raise ValueError(f"expected scales from 0.1 to 10, got {list(value)}")
     return value
 
 
@@ -121,20 +123,21 @@ class InferenceConfig(Section):
     keep: Literal["centre", "core"] = Field(
         "centre",
         description=(
-            "Detectors: of a cell seen in several tiles keep that of the tile in whose core its centre lies "
+            "Detectors: of a cell found in several tiles keep that of the tile in whose core its centre lies "
             "(`centre`), or those with at least `core_share` of their area in the core (`core`)."
         ),
     )
     core_share: Fraction = Field(0.5, description="`keep: core`: share of a mask that must lie in its tile's core.")
     tta: tuple[View, ...] = Field(("identity", "flip_x"), min_length=1, description="Test-time views, averaged.")
     scales: tuple[float, ...] = Field(
-        (1.0,), min_length=1, description="Zooms at which each view is looked at; masks come back to the image's size."
+        (1.0,), min_length=1, description="Scales at which each view is predicted; masks come back to the image's size."
     )
     scale_search: tuple[float, ...] = Field(
         (),
         description=(
-            "Zooms that are tried on each image, times `scales`; what is seen at the one where the cells score best "
-            "is kept. For magnifications that the labelled images lack; in `unlabelled_inference` for these alone."
+            "Scales that are tried on each image, times `scales`; the cells of the scale at which they score best "
+            "are kept. For magnifications that the labelled images lack; in `unlabelled_inference` for the unlabelled "
+            "images alone."
         ),
     )
     tta_iou: Fraction = Field(
@@ -163,16 +166,16 @@ class InferenceConfig(Section):
 
     @field_validator("scales", "scale_search")
     @classmethod
-    def _scales_are_zooms(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return checked_zooms(value)
+    def _scales_are_in_bounds(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return checked_scales(value)
 
     def at_probability(self, probability: float) -> Self:
         """The same with another cell probability."""
         return self.model_copy(update={"cell_probability": probability})
 
-    def zoomed(self, zoom: float) -> Self:
-        """The same for images that are first enlarged `zoom` times."""
-        return self.model_copy(update={"scales": tuple(scale * zoom for scale in self.scales)})
+    def scaled(self, scale: float) -> Self:
+        """The same for images that are first enlarged `scale` times."""
+        return self.model_copy(update={"scales": tuple(own * scale for own in self.scales)})
 
     @property
     def pixel_probability(self) -> float:

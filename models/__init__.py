@@ -1,1 +1,1 @@
-"""The networks: one small protocol, one file per model family, everything that needs torch."""
+"""The networks: a folder for each model family, and what several families share."""

@@ -1,16 +1,16 @@
-"""What a model is to the rest of cellsemi: it fits shards into a folder, and predicts images from one.
+"""Defines what a model family is: it fits shards of images into a folder, and loads a predictor from one.
 
-A family is one module with a `FAMILY` object. The table below is the only registry: explicit, no
-scanning, no installing. Frameworks are imported inside the family's module, when it is first used.
+A family is a folder `models/KIND/` (with _ for -) whose `family.py` holds one `FAMILY`. That file states facts and
+imports no framework: `fit`, `load` and `export` import theirs when they are called.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
 
 C = TypeVar("C", bound=ModelBase)
-
-
 Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 
@@ -72,7 +70,7 @@ class FitTask:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a finished fit says of itself."""
+    """The figures of a finished fit."""
 
     parameters: int
     steps: int
@@ -82,40 +80,76 @@ class FitResult:
 
 
 class Predictor(Protocol):
-    """A loaded teacher. `told` counts what a person must know, a sentence each: a cap that was reached."""
+    """A loaded model. `warnings` counts what a person must know, a sentence each: a cap that was reached."""
 
     warnings: Counter[str]
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
 
-        With a `zoom` the image is first enlarged so many times; the masks are of its own size all the same.
+        Each image is first enlarged `scale` times; the masks have the size of the image itself.
         """
         ...
 
 
 class ProbabilityPredictor(Predictor, Protocol):
-    """A flow model, whose masks depend on how sure a pixel must be."""
+    """A flow model: its masks depend on the threshold on the cell probability of a pixel."""
 
     def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell probability; the network looks at it once."""
+        """The cells of one image at each cell-probability threshold; the network runs once."""
         ...
 
 
-class Family(Protocol):
-    """A model family: how it is trained and how it is loaded."""
-
-    def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
-        """Train into `task.out_dir`; call `progress(step, steps)` now and then."""
-        ...
-
-    def load(self, folder: Path, inference: InferenceConfig, device: str) -> Predictor:
-        """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
-        ...
+Progress = Callable[[int, int], None]  # called with (step, steps) now and then
+Start = Literal["scratch", "either", "weights"]  # `either`: from scratch, or from given weights
 
 
-def config_of(task: FitTask, kind: type[C]) -> C:
-    """The model's settings as those of its family; TypeError when the task is another family's."""
-    if not isinstance(task.model, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type(task.model).__name__}")
-    return task.model
+@dataclass(frozen=True, slots=True)
+class ModelVariant:
+    """One model of a family, a row of `cellsemi models`.
+
+    `settings` are what an entry of `models` in a config states besides kind and name; `parameters` is the number of
+    weights for one class and otherwise default settings.
+    """
+
+    name: str  # KIND, or KIND/VARIANT
+    parameters: int
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family: facts, how it is trained and how it is loaded.
+
+    `packages` are the distributions that it needs, by the name that they are imported by; `install` has the line
+    that installs those which are not on the package index. The licence of weights is the one that their
+    publishers state; it binds whoever uses the weights, and is not legal advice.
+
+    `fit` trains into `task.out_dir`. `load` returns the predictor of a folder that `fit` wrote; ModelError when a
+    file is missing or altered. `export`, where a family has it, writes such a folder to a file that its own
+    framework opens; it returns what a person must know, a sentence each, first what opens the file.
+    """
+
+    config: type[ModelBase]
+    variants: tuple[ModelVariant, ...]
+    start: Start
+    packages: tuple[str, ...]
+    code_licence: str
+    weights_licence: str
+    fit: Callable[[FitTask, Progress], FitResult]
+    load: Callable[[Path, InferenceConfig, str], Predictor]
+    export: Callable[[Path, Path], list[str]] | None = None
+    install: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The name of the family: the `kind` of its entries in a config."""
+        kind: str = self.config.model_fields["kind"].default
+        return kind
+
+
+def config_of(model: ModelBase, wanted: type[C]) -> C:
+    """A model's settings as those of its family; TypeError when they are another family's."""
+    if not isinstance(model, wanted):
+        raise TypeError(f"expected a {wanted.__name__}, got {type(model).__name__}")
+    return model

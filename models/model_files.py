@@ -1,42 +1,94 @@
-"""Reads and writes the files of a trained model."""
+"""Reads and writes the files of a trained model: its description and its weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import ModelError
+from cellsemi.configs.models import ModelConfig
 from cellsemi.rounds.store import files
 
 MODEL_FILE = "model.json"
-
-
 WEIGHTS_FILE = "model.safetensors"
-
-
 PROGRESS_FILE = "progress.json"
 
 
-def write_model_file(folder: Path, kind: str, weights: bytes, description: dict[str, Any]) -> None:
+class FitFigures(BaseModel):
+    """The length, the seed, the final loss and the number of weights of a fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    seed: int
+    loss: float
+    parameters: int
+
+
+class StartWeights(BaseModel):
+    """The given weights that a fit started from.
+
+    `unused` lists the tensors of the file that the model has no use for, `random` those of the model that kept their
+    random start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str
+    sha256: str
+    unused: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+
+
+class ModelFacts(BaseModel):
+    """What a fit states of the model that it trained; `fingerprint` is that of its task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig
+    classes: tuple[str, ...]
+    one_class_per_image: bool
+    fingerprint: str
+    training: FitFigures
+    started_from: StartWeights | None = None
+
+    @property
+    def kind(self) -> str:
+        """The family of the model."""
+        return self.model.kind
+
+
+class ModelFile(ModelFacts):
+    """The content of MODEL_FILE: the facts, and the sha256 of the weights beside it."""
+
+    weights_sha256: str
+
+
+def write_model_file(folder: Path, weights: bytes, facts: ModelFacts) -> None:
     """Write the weights, then MODEL_FILE with their sha256: a folder with MODEL_FILE is whole."""
     files.write_bytes(folder / WEIGHTS_FILE, weights)
-    content = {"kind": kind, "weights_sha256": files.sha256_bytes(weights), **description}
-    files.write_json(folder / MODEL_FILE, content)
+    content = ModelFile(**dict(facts), weights_sha256=files.sha256_bytes(weights))
+    files.write_json(folder / MODEL_FILE, content.model_dump(mode="json"))
 
 
-def read_model_file(folder: Path) -> dict[str, Any]:
-    """The description of a trained folder; ModelError when it is missing."""
+def read_model_file(folder: Path) -> ModelFile:
+    """The description of a trained folder; ModelError when it is missing or not one of this version."""
     path = folder / MODEL_FILE
     if not path.is_file():
         raise ModelError(f"{path}: no trained model here; a finished fit writes this file last")
-    content: dict[str, Any] = files.read_json(path)
-    return content
+    try:
+        return ModelFile.model_validate(files.read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ModelError(f"{path}: not a model file of this version ({place}: {first['msg']}); train anew") from None
 
 
 def read_weights(folder: Path) -> bytes:
     """The weights' bytes, verified against MODEL_FILE; never anything else in their place."""
     path = folder / WEIGHTS_FILE
-    expected = read_model_file(folder)["weights_sha256"]
+    expected = read_model_file(folder).weights_sha256
     if not path.is_file():
         raise ModelError(f"{path}: the weights are missing")
     content = path.read_bytes()

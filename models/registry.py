@@ -1,38 +1,54 @@
-"""Lists the model families and loads a trained model, whatever its family."""
+"""Lists the model families, and loads a trained model whatever its family.
+
+The kinds are those of the union in `configs/models.py`, and the folder of a kind follows from its name: a new family
+is its config class and its folder. Nothing is scanned for and nothing is installed.
+"""
 
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from pathlib import Path
 
 from cellsemi.configs.errors import ModelError
+from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Family, Predictor
+from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import read_model_file
 
-FAMILIES: dict[str, str] = {
-    "flow-unet": "cellsemi.models.flow_unet.family",
-    "cellpose-sam": "cellsemi.models.cellpose_sam.family",
-    "torchvision-maskrcnn": "cellsemi.models.torchvision_maskrcnn.family",
-    "detectron2-maskrcnn": "cellsemi.models.detectron2_maskrcnn.family",
-}
+FAMILIES: dict[str, str] = {kind: f"cellsemi.models.{kind.replace('-', '_')}.family" for kind in MODEL_KINDS}
+
+
+def families() -> list[Family]:
+    """All families, in the order of the config's kinds; their packages need not be installed."""
+    return [_imported(kind) for kind in FAMILIES]
 
 
 def family(kind: str) -> Family:
-    """The family of a kind; ModelError naming the valid kinds, or the missing framework."""
+    """The family of a kind, ready to fit and to load.
+
+    ModelError naming the valid kinds, or a package that is missing and the line that installs it.
+    """
     if kind not in FAMILIES:
         raise ModelError(f"no model family is called {kind!r}; there are: {', '.join(sorted(FAMILIES))}")
-    try:
-        module = importlib.import_module(FAMILIES[kind])
-    except ModuleNotFoundError as error:
-        raise ModelError(f"model {kind!r} needs the package {error.name!r}: pip install {error.name}") from error
-    found: Family = module.FAMILY
+    found = _imported(kind)
+    for package in found.packages:
+        if find_spec(package) is not None:
+            continue
+        if package in found.install:
+            line = found.install[package]
+            raise ModelError(f"model {kind!r} needs {package}, which is not on the package index: {line}")
+        raise ModelError(f"model {kind!r} needs the package {package!r}: pip install {package}")
     return found
 
 
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     """The predictor of a trained folder, whatever its family."""
-    from cellsemi.models.inference.scale_search import ScaleSearch
-
-    predictor = family(read_model_file(folder)["kind"]).load(folder, inference, device)
+    predictor = family(read_model_file(folder).kind).load(folder, inference, device)
     return ScaleSearch(predictor, inference.scale_search) if inference.scale_search else predictor
+
+
+def _imported(kind: str) -> Family:
+    found: Family = importlib.import_module(FAMILIES[kind]).FAMILY
+    return found

@@ -1,7 +1,7 @@
-"""Weight files that a person has: named or given by path, verified on every use, read. Nothing is downloaded.
+"""Registers, verifies and reads files of weights that a person has. Nothing is downloaded.
 
-The registry is one JSON file, REGISTRY_FILE in $CELLSEMI_HOME (default: ~/.local/share/cellsemi), of this
-machine. What is registered there is a name; anything else is a path. Neither falls back to another file.
+The registry is one JSON file of this machine, REGISTRY_FILE in $CELLSEMI_HOME (default: ~/.local/share/cellsemi).
+A registered name stands for its file; anything else is a path. Neither falls back to another file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HOME_VARIABLE = "CELLSEMI_HOME"
 REGISTRY_FILE = "weights.json"
+NAMES_SHOWN = 6  # of tensors, in an error
 PARALLEL_PREFIX = "module."  # what torch's DataParallel puts before every name
 NESTED_UNDER = ("model", "state_dict")  # where training scripts keep the tensors of a checkpoint
 # What torch.load is known to raise on damaged files and on files of another kind.
@@ -33,7 +34,7 @@ _DAMAGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class WeightEntry:
     """A registered file: `sha256` in hex, `bytes` its size, `added` in UTC, `licence` as its owner noted it."""
 
     name: str
@@ -45,10 +46,10 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedWeights:
     """A file that is there and whose sha256 is what it should be; `name` is None for a file given by path.
 
-    `compared` is False when nobody said what the sha256 should be.
+    `compared` is False when no sha256 was stated or registered to compare with.
     """
 
     path: Path
@@ -65,19 +66,19 @@ def registry_path() -> Path:
     return folder / REGISTRY_FILE
 
 
-def registered() -> dict[str, Entry]:
+def registered() -> dict[str, WeightEntry]:
     """The registered files by name, in the order of the names; ModelError when the registry is damaged."""
     path = registry_path()
     if not path.is_file():
         return {}
     content = files.read_json(path)
     try:
-        return {name: Entry(name=name, **content[name]) for name in sorted(content)}
+        return {name: WeightEntry(name=name, **content[name]) for name in sorted(content)}
     except (TypeError, LookupError) as error:
         raise ModelError(f"{path}: not a registry of weights ({error}); remove it and add the weights again") from None
 
 
-def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", replaces: bool = False) -> Entry:
+def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", replaces: bool = False) -> WeightEntry:
     """Register a file under a name; only its path and its sha256 are kept, the file stays where it is.
 
     UsageError when the name is no name, or stands for other content and `replaces` is not set; ModelError
@@ -93,14 +94,16 @@ def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", 
     if old is not None and old.sha256 != found.sha256 and not replaces:
         raise UsageError(f"{name} is registered for {old.path} with another sha256; choose another --name, or --force")
     added = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = Entry(name, str(found.path), found.sha256, found.bytes, added, licence or (old.licence if old else ""))
+    entry = WeightEntry(
+        name, str(found.path), found.sha256, found.bytes, added, licence or (old.licence if old else "")
+    )
     content = {key: {k: v for k, v in asdict(value).items() if k != "name"} for key, value in known.items()}
     content[name] = {key: value for key, value in asdict(entry).items() if key != "name"}
     files.write_json(registry_path(), content)
     return entry
 
 
-def verify(weights: str, sha256: str | None = None) -> Verified:
+def verify(weights: str, sha256: str | None = None) -> VerifiedWeights:
     """The file of a registered name, or of a path, after its bytes were hashed and compared.
 
     It is compared with `sha256` when that is stated, and with what was registered; ModelError, naming the
@@ -119,7 +122,7 @@ def _absolute(path: str) -> Path:
         return Path(path).absolute()
 
 
-def _verified(path: Path, expected: dict[str, str | None], name: str | None) -> Verified:
+def _verified(path: Path, expected: dict[str, str | None], name: str | None) -> VerifiedWeights:
     called = f"{path} ({name})" if name else str(path)
     if not path.is_file():
         names = ", ".join(registered()) or "none"
@@ -140,7 +143,7 @@ def _verified(path: Path, expected: dict[str, str | None], name: str | None) -> 
                 "altered: get the right file, or state the sum of this one if you trust it"
                 + (" (`cellsemi weights add --force`)" if source == "registered" else "")
             )
-    return Verified(path, found, path.stat().st_size, name, any(expected.values()))
+    return VerifiedWeights(path, found, path.stat().st_size, name, any(expected.values()))
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -161,6 +164,12 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if all(str(name).startswith(PARALLEL_PREFIX) for name in content):
         content = {name.removeprefix(PARALLEL_PREFIX): value for name, value in content.items()}
     return {str(name): value.detach() for name, value in content.items()}
+
+
+def some_names(names: list[str]) -> str:
+    """The first names of tensors, for an error, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
 def _safetensors(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What this machine has and lacks: packages, devices, disk, Ray. Reads metadata; imports only torch.
+"""Examines this machine: packages, devices, disk, Ray. It reads metadata, and imports no framework but torch.
 
 Required packages and their versions are those of the installed cellsemi's own metadata, so that they
 are stated once, in setup.cfg.
@@ -19,10 +19,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.registry import families
 from cellsemi.orchestrator.engine.resources import cpu_count
 
-OPTIONAL = {"detectron2": DETECTRON2_INSTALL}
 # Built for each other: installing one alone leaves `operator torchvision::nms does not exist`.
 TOGETHER = ("torch", "torchvision")
 RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
@@ -30,7 +29,7 @@ RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package: its version (None: missing), what is asked for, and the line that mends it, if any."""
+    """One package: its version (None: missing), what is asked for, and the line that installs it, if needed."""
 
     name: str
     version: str | None
@@ -40,13 +39,13 @@ class Package:
 
     @property
     def fine(self) -> bool:
-        """Whether it is there in a version that will do."""
+        """Whether it is installed in a suitable version."""
         return not self.remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that `cellsemi doctor` says. `bfloat16_faster` is None unless it was measured."""
+    """All that `cellsemi doctor` prints. `bfloat16_faster` is None unless it was measured."""
 
     python: str
     platform: str
@@ -72,7 +71,7 @@ class Report:
 
 def examine(measure: bool = False) -> Report:
     """Look at this machine; with `measure` also time whether bfloat16 is faster on each device."""
-    devices, said = torch_devices()
+    devices, problems = torch_devices()
     folder = Path.cwd()
     return Report(
         python=platform.python_version(),
@@ -80,7 +79,7 @@ def examine(measure: bool = False) -> Report:
         cellsemi=installed("cellsemi") or "not installed",
         packages=tuple(packages()),
         devices=tuple(devices),
-        warnings=tuple(said),
+        warnings=tuple(problems),
         cpus=cpu_count(),
         free_disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
         folder=str(folder),
@@ -90,10 +89,11 @@ def examine(measure: bool = False) -> Report:
 
 
 def packages() -> list[Package]:
-    """The packages that cellsemi requires, as installed here, then the optional ones."""
-    found = [_package(requirement) for requirement in requirements()]
-    optional = [(name, installed(name), remedy) for name, remedy in OPTIONAL.items()]
-    return found + [Package(name, version, "", False, "" if version else remedy) for name, version, remedy in optional]
+    """The packages that cellsemi requires, as installed here, then those that single model families need besides."""
+    optional = {name: line for family in families() for name, line in family.install.items()}
+    return [_package(requirement) for requirement in requirements()] + [
+        Package(name, installed(name), "", False, "" if installed(name) else line) for name, line in optional.items()
+    ]
 
 
 def requirements() -> list[Requirement]:
@@ -129,7 +129,7 @@ def installed(name: str) -> str | None:
 
 
 def torch_devices() -> tuple[list[str], list[str]]:
-    """The devices that torch can use, `cpu` first, and what it had to say (an old driver, for one)."""
+    """The devices that torch can use, `cpu` first, and its warnings (of an old driver, for one)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -140,8 +140,8 @@ def torch_devices() -> tuple[list[str], list[str]]:
             problems = []
         except (ImportError, OSError) as error:  # OSError: a shared library of the build is missing
             devices, problems = [], [f"torch cannot be imported: {error}"]
-    said = {str(item.message).strip().splitlines()[0] for item in caught if "CUDA" in str(item.message)}
-    return devices, problems + sorted(said)
+    messages = {str(item.message).strip().splitlines()[0] for item in caught if "CUDA" in str(item.message)}
+    return devices, problems + sorted(messages)
 
 
 def measure_bfloat16(devices: Sequence[str]) -> dict[str, bool]:

@@ -17,7 +17,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.models.flow.round_trip import RoundTrip, round_trip
-from cellsemi.models.flow.targets import Target
+from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -35,7 +35,7 @@ class FlowResult:
     """
 
     class_name: str
-    target: Target
+    target: FlowTarget
     images: int
     cells: int
     covered: int
@@ -89,9 +89,9 @@ def spread(records: Sequence[ImageRecord], limit: int | None) -> Iterator[ImageR
 
 def check(records: Iterable[ImageRecord], origin: str) -> list[FlowResult]:
     """Both targets over the records, by class of image (`all` where images have none)."""
-    targets: tuple[Target, ...] = get_args(Target)
+    targets: tuple[FlowTarget, ...] = get_args(FlowTarget)
     warm_up(targets)
-    trips: dict[tuple[str, Target], list[tuple[RoundTrip, int]]] = {}
+    trips: dict[tuple[str, FlowTarget], list[tuple[RoundTrip, int]]] = {}
     for record in records:
         if record.instances is None:
             continue
@@ -105,13 +105,13 @@ def check(records: Iterable[ImageRecord], origin: str) -> list[FlowResult]:
     return [_result(name, target, trips[name, target]) for name, target in sorted(trips)]
 
 
-def warm_up(targets: Sequence[Target]) -> None:
+def warm_up(targets: Sequence[FlowTarget]) -> None:
     """Compile and import what the targets need: the first image then takes no longer than the others."""
     for target in targets:
         round_trip(np.eye(8, dtype=np.int32), target)
 
 
-def _result(name: str, target: Target, trips: Sequence[tuple[RoundTrip, int]]) -> FlowResult:
+def _result(name: str, target: FlowTarget, trips: Sequence[tuple[RoundTrip, int]]) -> FlowResult:
     return FlowResult(
         class_name=name,
         target=target,

@@ -1,7 +1,7 @@
-"""Cellpose-SAM's network and what belongs to it: its weights, its loss, its way of looking at an image.
+"""Builds Cellpose-SAM's network, and defines its weights, its loss and its normalisation of images.
 
 Read from cellpose 4.2 (vit, train, transforms, dynamics); Pachitariu et al. 2025. Nothing of it that loads
-or fetches weights is called: its loader puts the stock model in the place of a file that is missing.
+or downloads weights is called: its loader takes the stock model where a file is missing.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.models.base import Image
 from cellsemi.models.crops.crop import TrainingImage
 from cellsemi.models.crops.source import CropSource
-from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import CLASS_SCALE
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import mean_inside
 from cellsemi.models.flow.targets import flow_targets
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean
 from cellsemi.rounds.store.image_codec import intensity_range
 
 TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
-FLOW_SCALE = 5.0  # the network says unit vectors times this
+FLOW_SCALE = 5.0  # the network outputs unit vectors times this
 LOW, HIGH = 1.0, 99.0  # Cellpose's percentiles
 CLASS_HIDDEN = 64  # channels of the class head
 NET = "net."  # prefix of the names of Cellpose's own tensors
@@ -60,7 +60,7 @@ def load_net(state: Mapping[str, Tensor], bsize: int, origin: str) -> tuple[nn.M
     """The network with exactly these weights, and the names in `state` that it has no use for.
 
     The tensors are taken over, not copied. ModelError, naming `origin`, when one is missing or of another
-    shape: Cellpose itself would leave it as it was drawn.
+    shape: Cellpose itself would leave it at its random start.
     """
     with torch.device("meta"):
         net = build_net(bsize)
@@ -93,7 +93,7 @@ def _fix_constants(net: nn.Module) -> None:
 class CellposeNet(nn.Module):
     """Cellpose's network `net`, and with several classes a head `classes` on the features that it reads out.
 
-    (B, 3, P, P) -> raw outputs (B, 3 + classes, P, P) in the order and the units of flow_net: cell logit,
+    (B, 3, P, P) -> raw outputs (B, 3 + classes, P, P) in the order and the units of flow.outputs: cell logit,
     flow y, flow x (unit vectors), class logits. With one class there is no head.
     """
 
@@ -105,7 +105,7 @@ class CellposeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw outputs."""
         features: list[Tensor] = []
-        # Cellpose's forward does not give its features away; they are what its readout is called with.
+        # Cellpose's forward does not return its features; they are the input of its readout.
         assert isinstance(self.net.out, nn.Module)
         handle = self.net.out.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         try:
@@ -143,7 +143,7 @@ def cellpose_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 
-def cellpose_loss(raw: Tensor, batch: Batch) -> LossParts:
+def cellpose_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     """Cellpose's loss (train._loss_fn_seg) of raw outputs (B, 3 + classes, P, P), float32, with weights.
 
     `flow`: half the mean squared error of 5 x the vector, zero outside of cells; `prob`: binary cross
@@ -169,7 +169,7 @@ def cellpose_loss(raw: Tensor, batch: Batch) -> LossParts:
 
 
 def cellpose_pixels(image: Image | Outputs) -> Outputs:
-    """float32 (H, W, 3) as Cellpose's weights know it, of a (H, W) or (H, W, 3) image.
+    """float32 (H, W, 3) as Cellpose's weights expect it, of a (H, W) or (H, W, 3) image.
 
     Each channel so that its percentiles 1 and 99 are 0 and 1, without clipping; a channel where they are
     equal is 0. Grey fills the first channel and leaves the others 0. In one thing Cellpose is not followed:
@@ -202,8 +202,8 @@ def _scaled(channel: Outputs, low: float, high: float) -> Outputs:
 class CellposeCrops(CropSource):
     """Crops of images that are scaled as for prediction, then clipped to [0, 1], which augmentation asks for.
 
-    The scaling sees the whole image, as in prediction. Augmentation reaches the empty channels of a grey
-    image too: they may hold noise, which the network learns to pass over.
+    The scaling takes the whole image, as in prediction. Augmentation reaches the empty channels of a grey
+    image too: they may hold noise, which the network learns to ignore.
     """
 
     def _image(self, row: int) -> TrainingImage:

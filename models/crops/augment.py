@@ -1,8 +1,8 @@
-"""Augmentation of a training crop: one image, one integer map, one seed.
+"""Cuts an augmented training crop from an image and its instance map, by one seed.
 
-All cells travel in one map with nearest interpolation, so the cost does not grow with their number.
-Zoom and shift are drawn and cut here; albumentations does the rest. It is imported when first used, and its
-look for updates is switched off.
+All cells are transformed in one map with nearest interpolation, so the cost does not grow with their number.
+Scale and shift are drawn and applied here; albumentations does the rest. It is imported when first used, and its
+check for updates is switched off.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ IGNORE = -1  # map value of what must not be learned: ignored cells, and everyth
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
 BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels are 0.8 to 1.4
 GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid
-SIZE_MARGIN = 1.25  # size-aware zoom goes this far beyond the sizes of the data: they may be all alike
+SIZE_MARGIN = 1.25  # a size-aware scale goes this far beyond the sizes of the data: they may be all alike
 
 
 @dataclass(frozen=True, slots=True)
 class CellSizes:
-    """Typical cell sizes, in pixels: of the drawn image, and the range over all training images."""
+    """Typical cell sizes, in pixels: of the sampled image, and the range over all training images."""
 
     own: float
     low: float
     high: float
 
 
-def draw_zoom(config: AugmentConfig, rng: np.random.Generator, sizes: CellSizes | None = None) -> float:
-    """A zoom between `scale_min` and `scale_max`: triangular in the logarithm, most often near 1.
+def draw_scale(config: AugmentConfig, rng: np.random.Generator, sizes: CellSizes | None = None) -> float:
+    """A scale between `scale_min` and `scale_max`: triangular in the logarithm, most often near 1.
 
     The wide ends are there for sizes that the few labelled images lack; most crops stay near the size
     that the labels do have.
 
-    With `size_aware` and `sizes`, the size that the typical cell of this image shall have is drawn evenly in
+    With `size_aware` and `sizes`, the size that the typical cell of this image gets is drawn evenly in
     the logarithm from `low` / SIZE_MARGIN to `high` x SIZE_MARGIN instead, as far as `scale_min` and `scale_max`
     reach: images of small cells are mostly enlarged, those of large cells mostly shrunk, and each kind of
-    cell is seen at the sizes of the others.
+    cell appears at the sizes of the others.
     """
     low, high = math.log(config.scale_min), math.log(config.scale_max)
     if config.size_aware and sizes is not None:
@@ -55,11 +55,11 @@ def draw_zoom(config: AugmentConfig, rng: np.random.Generator, sizes: CellSizes 
 
 @dataclass(frozen=True, slots=True)
 class Augmented:
-    """An augmented crop: float32 (P, P) or (P, P, 3) in [0, 1], int32 (P, P), and how much it is enlarged."""
+    """An augmented crop: float32 (P, P) or (P, P, 3) in [0, 1], int32 (P, P), and how many times it is enlarged."""
 
     pixels: NDArray[np.float32]
     instance_map: NDArray[np.int32]
-    zoom: float
+    scale: float
 
 
 def augment_crop(
@@ -72,38 +72,38 @@ def augment_crop(
     rng: np.random.Generator,
     sizes: CellSizes | None = None,
 ) -> Augmented:
-    """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance_map.
+    """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance map.
 
     `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `instance_map` (H, W) holds 0, cells from 1 and IGNORE.
-    Beyond the image the crop shows its mirror and is marked IGNORE. With probability `affine` the crop is
-    zoomed (`draw_zoom`, for which `sizes` is), shifted and rotated. The result depends on `rng` only.
+    Beyond the image the crop shows its mirror and is IGNORE. With probability `affine` the crop is
+    scaled (`draw_scale`, for which `sizes` is), shifted and rotated. The result depends on `rng` only.
     """
     moved = config.affine >= 1 or rng.random() < config.affine
-    zoom = draw_zoom(config, rng, sizes) if moved else 1.0
+    scale = draw_scale(config, rng, sizes) if moved else 1.0
     if moved and config.translate:
-        reach = config.translate * crop_px / zoom
+        reach = config.translate * crop_px / scale
         centre = (centre[0] + rng.uniform(-reach, reach), centre[1] + rng.uniform(-reach, reach))
     rotate = moved and config.rotate
     side = math.ceil(crop_px * math.sqrt(2)) if rotate else crop_px
-    window, marked = cut_window(image, instance_map, centre, side, zoom)
+    window, window_map = cut_window(image, instance_map, centre, side, scale)
     pipeline = _pipeline(config, crop_px, rotate)
     pipeline.set_random_seed(int(rng.integers(2**31)))
     # OpenCV turns float32, not int32; a float32 holds the number of every cell exactly up to 2^24.
-    done = pipeline(image=window if window.ndim == 3 else window[..., None], mask=marked.astype(np.float32))
+    done = pipeline(image=window if window.ndim == 3 else window[..., None], mask=window_map.astype(np.float32))
     pixels = done["image"] if window.ndim == 3 else done["image"][..., 0]
-    return Augmented(np.ascontiguousarray(pixels, dtype=np.float32), done["mask"].astype(np.int32), zoom)
+    return Augmented(np.ascontiguousarray(pixels, dtype=np.float32), done["mask"].astype(np.int32), scale)
 
 
 def cut_window(
-    image: NDArray[np.float32], instance_map: NDArray[np.int32], centre: tuple[float, float], side: int, zoom: float
+    image: NDArray[np.float32], instance_map: NDArray[np.int32], centre: tuple[float, float], side: int, scale: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """The square of side / zoom pixels around `centre`, resized to `side`.
+    """The square of side / scale pixels around `centre`, resized to `side`.
 
-    The image is averaged by area when it shrinks, else interpolated; the instance_map take the nearest pixel.
+    The image is averaged by area when it shrinks, else interpolated; the instance map takes the nearest pixel.
     """
     import cv2
 
-    source = max(1, round(side / zoom))
+    source = max(1, round(side / scale))
     top, left = round(centre[0] - source / 2), round(centre[1] - source / 2)
     rows, columns = np.arange(top, top + source), np.arange(left, left + source)
     window = image[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
@@ -111,10 +111,10 @@ def cut_window(
     resized = cv2.resize(window, (side, side), interpolation=method).astype(np.float32, copy=False)
     nearest = ((np.arange(side) + 0.5) * source / side).astype(np.int64)
     rows, columns = rows[nearest], columns[nearest]
-    marked = instance_map[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
-    marked[(rows < 0) | (rows >= image.shape[0])] = IGNORE
-    marked[:, (columns < 0) | (columns >= image.shape[1])] = IGNORE
-    return resized, marked
+    window_map = instance_map[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
+    window_map[(rows < 0) | (rows >= image.shape[0])] = IGNORE
+    window_map[:, (columns < 0) | (columns >= image.shape[1])] = IGNORE
+    return resized, window_map
 
 
 def _mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
@@ -147,7 +147,7 @@ def _pipeline(config: AugmentConfig, crop_px: int, rotate: bool) -> Any:
 
 
 def _warps(config: AugmentConfig, border: dict[str, Any]) -> list[Any]:
-    """An elastic deformation or a grid distortion, never both: each with its own probability, elastic first."""
+    """An elastic deformation or a grid distortion, never both; each has its own probability, elastic first."""
     import albumentations
 
     elastic, grid = config.elastic, min(config.grid, 1 - config.elastic)

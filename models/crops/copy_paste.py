@@ -1,7 +1,7 @@
-"""Copy-paste: cells of one training crop set into another (Ghiasi et al. 2021).
+"""Pastes cells of one training crop into another (Ghiasi et al. 2021).
 
 Cells stay where they stood in their own crop, so that those cut by its border are cut by the border of the
-other too. Only their own pixels travel, never what surrounds them: nothing that nobody labelled becomes
+other too. Only their own pixels are copied, never what surrounds them: nothing unlabelled becomes
 background this way.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def pasteable(
     instance_map: NDArray[np.int32], whole_area: NDArray[Any], trust: NDArray[np.float32], config: CopyPasteConfig
 ) -> NDArray[np.bool_]:
-    """bool (cells + 1,): the instance_map of a crop that may be pasted into another.
+    """bool (cells + 1,): the cells of a crop, by their number in the instance map, that may be pasted into another.
 
     `whole_area` is the area in pixels of the crop that each cell has inside and outside of it, `trust` is 1
     for human cells, else the calibrated confidence. A cell must be trusted by `min_quality` and have the
@@ -38,16 +38,16 @@ def pasteable(
 def paste(
     target: Crop, source: Crop, trusted: NDArray[np.bool_], config: CopyPasteConfig, rng: np.random.Generator
 ) -> Crop:
-    """`target` with cells of `source`, a crop of the same shape: the share `select` of its `trusted` instance_map.
+    """`target` with cells of `source`, a crop of the same shape: the share `select` of its `trusted` cells.
 
     A cell of the target of which more than `occlusion` is covered is no longer learnt: what is left of it
-    becomes IGNORE. The others keep as their label what is still seen of them. What was IGNORE stays so where
+    becomes IGNORE. The others keep as their label what is still visible of them. What was IGNORE stays so where
     no cell covers it. Pasted cells get new numbers at the end of the tables, with their class and weight. Along
-    their edges they are mixed with what they cover, so that the cut does not give them away; pixels beside
+    their edges they are mixed with what they cover, so that no hard edge shows; pixels beside
     them stay as they are. The result depends on the arguments and `rng` only.
     """
-    marks_there = np.flatnonzero(trusted)
-    chosen = np.sort(rng.permutation(marks_there)[: int(config.select * len(marks_there) + 0.5)])
+    available = np.flatnonzero(trusted)
+    chosen = np.sort(rng.permutation(available)[: int(config.select * len(available) + 0.5)])
     numbers = np.zeros(len(trusted), np.int32)
     numbers[chosen] = np.arange(len(chosen)) + len(target.cell_class)
     pasted = numbers[np.maximum(source.instance_map, 0)]
@@ -63,7 +63,7 @@ def paste(
 
 
 def _without_hidden(target: Crop, covered: NDArray[np.bool_], occlusion: float) -> NDArray[np.int32]:
-    """The instance_map of the target; those of cells that are covered by more than `occlusion` become IGNORE."""
+    """The instance map of the target; cells that are covered by more than `occlusion` become IGNORE."""
     cells = np.maximum(target.instance_map, 0)
     area = np.bincount(cells.ravel(), minlength=len(target.cell_class))
     lost = np.bincount(cells[covered], minlength=len(target.cell_class))

@@ -22,10 +22,10 @@ class TrainingImage:
 
     pixels: NDArray[np.float32]
     instance_map: NDArray[np.int32]
-    cell_class: NDArray[np.int64]  # (cells + 1,), of mark 0..cells
+    cell_class: NDArray[np.int64]  # (cells + 1,), by the number in `instance_map`: 0..cells
     cell_weight: NDArray[np.float32]  # (cells + 1,); background weighs 1
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
-    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance_map show of each
+    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance map shows of each
     typical_px: float | None  # see `typical_size`
 
     @property
@@ -37,10 +37,10 @@ class TrainingImage:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """One augmented crop of side P: what a network sees, and what it should say there.
+    """One augmented crop of side P: the input of a network, and its target.
 
     `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `instance_map` int32 (P, P) is 0, a cell's number or IGNORE;
-    `cell_class` int64 and `cell_weight` float32 are looked up by mark.
+    `cell_class` int64 and `cell_weight` float32 are tables by that number.
     """
 
     pixels: NDArray[np.float32]
@@ -50,7 +50,7 @@ class Crop:
 
 
 def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Channels = 1) -> TrainingImage:
-    """Decode a row and draw its cells.
+    """Decode a row and draw its instance map.
 
     `human` and `accepted` cells are labels; where they overlap, the higher quality keeps the pixel.
     `ignored` cells, grown by `ignore_dilation_px`, are IGNORE except where a label stands; `rejected`
@@ -61,7 +61,7 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
         raise DataError(f"{record.image_id}: a training row needs an image and an annotation, make the shard anew")
     unknown = set(cells.state) - {"human", "accepted", "ignored", "rejected"}
     if unknown:
-        raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, screen them first")
+        raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, filter them first")
     labels = cells.in_state(*LABELS)
     instance_map = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
     ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)

@@ -1,4 +1,4 @@
-"""From an image of any kind to the channels that a network sees."""
+"""Normalises an image of any dtype to the channels that a network takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Channels = Literal[1, 3]
 def normalise(image: NDArray[Any], channels: Channels = 1) -> NDArray[np.float32]:
     """(H, W) or (H, W, 3) of any numeric dtype -> float32 in [0, 1]: (H, W), or (H, W, 3) for 3 channels.
 
-    The range is taken per image (`images.intensity_range`), because exposure differs between images more
+    The range is taken per image (`image_codec.intensity_range`), because exposure differs between images more
     than cells do; a constant image becomes zeros. Values that are not finite count as 0. With one channel
     colour becomes luminance; with three, the colours keep their balance (their range is that of all three
     together) and grey fills all.

@@ -1,6 +1,6 @@
-"""Which image a crop is of: human-labelled or pseudo-labelled, and how likely each is among its kind.
+"""Samples the image of each training crop: human-labelled or pseudo-labelled, and balanced within each of the two.
 
-All that is asked of the shards is read from their columns, without an image.
+Only columns of the shards are read, no image.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Names = Sequence[str | None]  # of images; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
-    """Images of one kind: their row numbers, and the rising sums of their chances, up to 1."""
+class _WeightedRows:
+    """Rows of one kind, human-labelled or pseudo-labelled, and the cumulative sums of their chances, up to 1."""
 
     rows: NDArray[np.int64]
     upto: NDArray[np.float64]
@@ -37,12 +37,12 @@ class _Pool:
         return int(self.rows[np.searchsorted(self.upto, place, side="right")])
 
 
-class ImageDraws:
-    """The annotated rows of some shards, and how they are drawn.
+class ImageSampler:
+    """Samples annotated rows of some shards.
 
-    Of both kinds, `human_fraction` of the draws are human-labelled, and all of them from the step `human_from`
-    on: training on pseudo-labels that ends with human labels alone (Yalniz et al. 2019, arXiv 1905.00546).
-    Among its kind an image is as likely as `balance` says (`chances`). Row numbers count over all shards in
+    Where there are both kinds, `human_fraction` of the samples are human-labelled, and all of them from the step
+    `human_from` on: training on pseudo-labels ends with human labels alone (Yalniz et al. 2019, arXiv 1905.00546).
+    Among its kind the chance of an image follows `balance` (`chances`). Row numbers count over all shards in
     order. DataError when no row is annotated.
     """
 
@@ -59,22 +59,22 @@ class ImageDraws:
         if not annotated.any():
             raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
         levels = _levels(shards, balance, classes)
-        self._human = _pool(np.flatnonzero(annotated & human), levels)
-        self._pseudo = _pool(np.flatnonzero(annotated & ~human), levels)
+        self._human = _weighted_rows(np.flatnonzero(annotated & human), levels)
+        self._pseudo = _weighted_rows(np.flatnonzero(annotated & ~human), levels)
         self._human_fraction, self._human_from = human_fraction, human_from
 
-    def draw(self, rng: np.random.Generator, step: int) -> int:
-        """The row of an image to draw at this step."""
+    def sample(self, rng: np.random.Generator, step: int) -> int:
+        """The row of an image for a crop of this step."""
         chance, place = rng.random(2)
         fraction = 1.0 if step >= self._human_from else self._human_fraction
         first, second = (self._human, self._pseudo) if chance < fraction else (self._pseudo, self._human)
-        pool = first or second
-        assert pool is not None  # there is an annotated row
-        return pool.pick(place)
+        rows = first or second
+        assert rows is not None  # there is an annotated row
+        return rows.pick(place)
 
 
 def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
-    """How likely each of `n` images is, 1 in the mean: class-aware sampling (Shen et al. 2016, arXiv 1512.05830).
+    """The chance of each of `n` images, 1 in the mean: class-aware sampling (Shen et al. 2016, arXiv 1512.05830).
 
     `levels` name the images, such as by class and then by group. The names of the first level are equally
     likely, within each of them those of the next, and images with the same names. Images without a name at
@@ -99,15 +99,15 @@ def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
     return found
 
 
-def _pool(rows: NDArray[np.int64], levels: Sequence[Names]) -> _Pool | None:
+def _weighted_rows(rows: NDArray[np.int64], levels: Sequence[Names]) -> _WeightedRows | None:
     if not len(rows):
         return None
     upto = np.cumsum(chances(len(rows), [[names[row] for row in rows] for names in levels]))
-    return _Pool(rows, upto / upto[-1])
+    return _WeightedRows(rows, upto / upto[-1])
 
 
 def _kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of each row: is it human-labelled, and is it annotated?"""
+    """Whether each row is human-labelled, and whether it is annotated."""
     human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for path in shards:
         table = _columns(path, "split", "instances.list.element.class_id")
@@ -117,7 +117,7 @@ def _kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
 
 
 def _levels(shards: Sequence[Path], balance: Balance, classes: Sequence[str]) -> list[Names]:
-    """What names the rows, level by level."""
+    """The names of the rows, level by level."""
     levels: list[Names] = []
     if balance in ("class", "class-group"):
         levels.append([name for path in shards for name in _image_classes(path, classes)])

@@ -1,7 +1,7 @@
-"""Training crops from shards: which image, where in it, and what stands in it.
+"""Makes the training crops of each step from shards.
 
-Everything random is a function of (seed, step, crop), never of what was drawn before: a resumed fit
-sees the same crops as an undisturbed one.
+Everything random is a function of (seed, step, crop), never of earlier crops: a resumed fit trains on the same
+crops as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cellsemi.models.crops.augment import CellSizes, augment_crop
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
 from cellsemi.models.crops.normalise import Channels
-from cellsemi.models.crops.sampling import ImageDraws, learnt_cells
+from cellsemi.models.crops.sampling import ImageSampler, learnt_cells
 from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
@@ -32,9 +32,9 @@ CACHE_MB = 512  # decoded images that are kept; the least recently used make roo
 
 
 class CropSource:
-    """Batches of crops from the annotated rows of some shards; the images are decoded when they are drawn.
+    """Batches of crops from the annotated rows of some shards; an image is decoded when it is first sampled.
 
-    Cells of other crops are pasted in as `augment.copy_paste` says. For a size-aware zoom the areas of all
+    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images.
     """
 
@@ -54,7 +54,7 @@ class CropSource:
         classes: Sequence[str] = (),
     ) -> None:
         self._records = ShardSet(shards, cached_groups=4)
-        self._draws = ImageDraws(
+        self._sampler = ImageSampler(
             shards, human_fraction=human_fraction, human_from=human_from, balance=balance, classes=classes
         )
         self._crop_px, self._batch, self._seed = crop_px, batch, seed
@@ -86,15 +86,15 @@ class CropSource:
         return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in range(self._batch)]
 
     def _crop(self, rng: np.random.Generator, step: int) -> Crop:
-        crop, _ = self._drawn(rng, step)
+        crop, _ = self._sampled(rng, step)
         config = self._augment.copy_paste
         if config.probability > 0 and rng.random() < config.probability:
-            crop = paste(crop, *self._drawn(rng, step), config, rng)
+            crop = paste(crop, *self._sampled(rng, step), config, rng)
         return crop
 
-    def _drawn(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
-        """A crop of any image, and which of its instance_map may be pasted into another."""
-        image = self._image(self._draws.draw(rng, step))
+    def _sampled(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
+        """A crop of a sampled image, and which of its cells may be pasted into another."""
+        image = self._image(self._sampler.sample(rng, step))
         done = augment_crop(
             image.pixels,
             image.instance_map,
@@ -106,7 +106,7 @@ class CropSource:
         )
         crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
         return crop, pasteable(
-            done.instance_map, image.cell_area * done.zoom**2, image.cell_trust, self._augment.copy_paste
+            done.instance_map, image.cell_area * done.scale**2, image.cell_trust, self._augment.copy_paste
         )
 
     def _image(self, row: int) -> TrainingImage:

@@ -1,4 +1,4 @@
-"""Holds the detections of one image."""
+"""Defines the detections of one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the boxes and small masks of a detector to cells: each mask drawn in its own box, never on the image.
+"""Draws the small masks of a detector as cells, each in its own box, never on the whole image.
 
 torchvision's `paste_masks_in_image` rounds the boxes and stretches each mask by a pixel, which costs a cell of
 ten pixels a fifth of its IoU; here a pixel takes the mask's value at its own centre.

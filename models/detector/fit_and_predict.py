@@ -1,26 +1,26 @@
-"""What the box detectors share: their fit, from crops to a folder, and how a trained network looks at images."""
+"""Trains a box detector, whatever its network, and predicts images of any size with it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellsemi.configs.models import Detectron2Config, MaskRcnnConfig
+from cellsemi.configs.models import DetectorConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitResult, FitTask, Image
+from cellsemi.models.base import FitResult, FitTask, Image, Progress
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.draw_masks import cells_in_boxes
 from cellsemi.models.detector.merge_windows import detect_everywhere
-from cellsemi.models.detector.targets import Batch, MapMaker, batch_of, zoomed
+from cellsemi.models.detector.targets import DetectorBatch, MapMaker, batch_of, resized
+from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
@@ -28,26 +28,25 @@ from cellsemi.models.training.result import write_result
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
-Config = MaskRcnnConfig | Detectron2Config
-Losses = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]  # what a step minimises, and its parts by name
-Detect = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
+Losses = Callable[[DetectorBatch], tuple[Tensor, Mapping[str, Tensor]]]  # what a step minimises, and its parts by name
+DetectImage = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
 
 
 def fit_detector(
     task: FitTask,
-    config: Config,
+    config: DetectorConfig,
     net: nn.Module,
     losses: Losses,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     backbone: str,
-    about: Mapping[str, Any],
+    started_from: StartWeights | None,
     makers: Mapping[str, MapMaker] | None = None,
 ) -> FitResult:
     """Train `net` by its `losses`, or go on from the checkpoint of the same task, into `task.out_dir`.
 
     `backbone` is the prefix of the weights that a first stage leaves frozen; `makers` draw the maps of extra
-    heads; `about` goes into the model file.
+    heads; `started_from` goes into the model file.
     """
     device = pick_device(task.device)
     source = CropSource.of(task, config.augment, channels=3)
@@ -70,20 +69,19 @@ def fit_detector(
         )
         trained = loop.run(loss_of, progress)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    stated = {"model": config.model_dump(mode="json"), **about}
-    result = write_result(task, config.kind, trained, parameters, stated)
+    result = write_result(task, trained, parameters, started_from)
     loop.clear()
     return result
 
 
 class DetectorPredictor:
-    """A trained detector with its way of looking at images; see models.base.Predictor."""
+    """A trained detector and how it predicts images; see models.base.Predictor."""
 
     def __init__(
         self,
         net: nn.Module,
-        detect: Detect,
-        config: Config,
+        detect: DetectImage,
+        config: DetectorConfig,
         inference: InferenceConfig,
         device: torch.device,
         *,
@@ -94,20 +92,20 @@ class DetectorPredictor:
         self._detect, self._config, self._inference, self._device = detect, config, inference, device
         self._one_class_per_image = one_class_per_image
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
 
         The score of a cell is its box score times the mean probability of its mask's pixels, averaged over
-        the views (detections).
+        the views.
         """
         with compute_settings(self._inference.threads):
-            return [self._predict(image, zoom) for image in images]
+            return [self._predict(image, scale) for image in images]
 
     def detect(self, pixels: NDArray[np.float32]) -> Instances:
-        """The cells of one window (h, w, 3) in [0, 1]; `told` counts the caps that were reached."""
+        """The cells of one window (h, w, 3) in [0, 1]; `warnings` counts the caps that were reached."""
         height, width = pixels.shape[:2]
-        seen = zoomed(pixels, self._config.upscale)
-        image = torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1))).to(self._device)
+        enlarged = resized(pixels, self._config.upscale)
+        image = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(2, 0, 1))).to(self._device)
         with torch.inference_mode():
             found, proposals_capped = self._detect(image)
         if found.capped:
@@ -116,7 +114,7 @@ class DetectorPredictor:
         if proposals_capped:
             cap = self._config.rpn_proposals
             self.warnings[f"the cap of {cap} proposals a tile (rpn_proposals) was reached: cells may be missing"] += 1
-        back = np.array([width / seen.shape[1], height / seen.shape[0]] * 2)
+        back = np.array([width / enlarged.shape[1], height / enlarged.shape[0]] * 2)
         return cells_in_boxes(
             height,
             width,
@@ -126,8 +124,8 @@ class DetectorPredictor:
             found.labels.cpu().numpy() - 1,
         )
 
-    def _predict(self, image: Image, zoom: float) -> Instances:
-        cells = detect_everywhere(normalise(image, 3), self._inference.zoomed(zoom), self.detect)
+    def _predict(self, image: Image, scale: float) -> Instances:
+        cells = detect_everywhere(normalise(image, 3), self._inference.scaled(scale), self.detect)
         if self._one_class_per_image and len(cells):
             votes = np.bincount(cells.class_id, weights=cells.area * cells.score)
             return cells.with_(class_id=votes.argmax())

@@ -1,63 +1,35 @@
-"""The pieces of a detector's losses that know of ignored areas and of the weights of cells.
-
-With no IGNORE pixel and all weights 1 the losses are those of torchvision (Ren et al. 2015, He et al. 2017).
-"""
+"""Computes what the losses of all box detectors need: shares of ignored area, and masks sampled in boxes."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torchvision.ops import box_iou
 
 from cellsemi.models.crops.augment import IGNORE
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.targets import DetectorTarget
 
 IGNORED_SHARE = 0.5  # a box with more of its area IGNORE is not background
-BETA = 1 / 9  # where the box loss turns from squared to absolute
 SAMPLES = 2  # points per bin and axis of a sampled mask
 
 
-def outside_share(corners: Tensor, boxes: Tensor) -> Tensor:
+def ignored_share(ignored_sum: Tensor, boxes: Tensor) -> Tensor:
     """float32 (n,): share of each box (n, 4), cut to the crop, that is IGNORE; 0 for what is not in the crop.
 
-    `corners` int64 (H + 1, W + 1) is Target.outside. Boxes are rounded to whole pixels.
+    `ignored_sum` int64 (H + 1, W + 1) is that of a DetectorTarget. Boxes are rounded to whole pixels.
     """
-    height, width = corners.shape[0] - 1, corners.shape[1] - 1
+    height, width = ignored_sum.shape[0] - 1, ignored_sum.shape[1] - 1
     edges = boxes.round().long()
     x0, x1 = edges[:, 0].clamp(0, width), edges[:, 2].clamp(0, width)
     y0, y1 = edges[:, 1].clamp(0, height), edges[:, 3].clamp(0, height)
-    covered = corners[y1, x1] - corners[y0, x1] - corners[y1, x0] + corners[y0, x0]
+    covered = ignored_sum[y1, x1] - ignored_sum[y0, x1] - ignored_sum[y1, x0] + ignored_sum[y0, x0]
     return covered.float() / ((x1 - x0) * (y1 - y0)).clamp(min=1).float()
 
 
-def match(matcher: Any, target: Target, boxes: Tensor) -> Tensor:
-    """int64 (n,): the mark of the cell that each box (n, 4) should find, 0 for background, -1 for neither.
-
-    Neither is what torchvision's `matcher` leaves between its thresholds, and a box without a cell of which
-    more than IGNORED_SHARE is IGNORE.
-    """
-    if len(target.boxes) > 1 and len(boxes):
-        instance_map: Tensor = matcher(box_iou(target.boxes[1:], boxes)) + 1  # below, between: -1, -2
-    else:
-        instance_map = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    ignored = (instance_map == 0) & (outside_share(target.outside, boxes) > IGNORED_SHARE)
-    return torch.where(ignored, -1, instance_map)
-
-
-def box_loss(shift: Tensor, truth: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Smooth L1 of the box shifts (n, 4) of positives with weights (n,), over the `total` weight of the sample."""
-    distance = functional.smooth_l1_loss(shift, truth, beta=BETA, reduction="none").sum(1)
-    return (distance * weight).sum() / total.clamp(min=1e-6)
-
-
 def sample_instance_map(instance_map: Tensor, wanted: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """float32 (n, side, side): the share of mark `wanted` (n,) in each bin of its box (n, 4).
+    """float32 (n, side, side): the share of cell `wanted` (n,) in each bin of its box (n, 4).
 
     RoIAlign of the mask `instance_map == wanted`, pixel centres at half coordinates, SAMPLES x SAMPLES points a bin;
-    `paste.paste_in_box` is its inverse.
+    `draw_masks.paste_in_box` is its inverse.
     """
     steps = (torch.arange(side * SAMPLES, device=boxes.device) + 0.5) / (side * SAMPLES)
 
@@ -77,7 +49,7 @@ def sample_instance_map(instance_map: Tensor, wanted: Tensor, boxes: Tensor, sid
     return found.view(-1, side, SAMPLES, side, SAMPLES).mean((2, 4))
 
 
-def mask_truth(target: Target, wanted: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def mask_truth(target: DetectorTarget, wanted: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The masks that boxes (n, 4) of cells `wanted` (n,) should show, and their weights, both (n, side, side).
 
     A bin that touches an IGNORE pixel has no weight, the others have their cell's.

@@ -1,11 +1,11 @@
-"""Views of an image for a detector, there and back: turned, zoomed, and merged cell by cell.
+"""Turns and scales an image for a detector, brings the cells of a view back, and merges those of all views.
 
 Masks come back as crops; nothing of the image's size is made per cell. A turn is exact: a box edge x becomes
 W - x and pixel x becomes W - 1 - x, so an aligned crop only changes its corner and its direction. The half
 pixel by which flipped masks of RoIAlign detectors are known to shift comes from mixing those two (flipping
 a box by W - 1 - x), or from drawing the small mask on a box that was rounded towards zero in the frame of the
-view: there the error points the other way in the image. So a detector draws a mask at the centres of
-pixels (`models.paste`), on the view, and only the drawn bitmap is turned back.
+view: there the error has the other sign in the image. So a detector draws a mask at the centres of
+pixels (`draw_masks`), on the view, and only the drawn bitmap is turned back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 
 def transform_view(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.float32]:
-    """The view of an image (H, W, 3), zoomed: averaged by area when it shrinks, else interpolated."""
+    """The view of an image (H, W, 3), scaled: averaged by area when it shrinks, else interpolated."""
     import cv2
 
     turned = np.ascontiguousarray(np.moveaxis(turn(np.moveaxis(pixels, -1, 0), view), 0, -1))
@@ -37,19 +37,19 @@ def transform_view(pixels: NDArray[np.float32], view: View, scale: float) -> NDA
 
 
 def invert_view(cells: Instances, view: View, height: int, width: int) -> Instances:
-    """Cells of a view made by `look`, on the image of height x width pixels itself.
+    """Cells of a view made by `transform_view`, on the image of height x width pixels itself.
 
-    What is left without a pixel by the way from a zoomed view is left out: it is smaller than one.
+    A cell of an enlarged view that covers no pixel of the image is left out.
     """
     swapped = view in ("rot90", "rot270")
-    zoomed = (cells.width, cells.height) if swapped else (cells.height, cells.width)
-    if view == "identity" and zoomed == (height, width):
+    size = (cells.width, cells.height) if swapped else (cells.height, cells.width)
+    if view == "identity" and size == (height, width):
         return cells
     crops, index = [], []
     for i, (crop, x, y) in enumerate(masks.crops(cells)):
         back = crop_back(crop, x, y, (cells.height, cells.width), view)
-        if zoomed != (height, width):
-            back = crop_resized(*back, zoomed, (height, width))
+        if size != (height, width):
+            back = crop_resized(*back, size, (height, width))
         if back[0].any():
             crops.append(back)
             index.append(i)
@@ -85,11 +85,11 @@ def crop_resized(crop: Bitmap, x: int, y: int, size: tuple[int, int], to: tuple[
 
 
 def merge_views(found: Sequence[Instances], same_iou: float) -> Instances:
-    """One set of cells from those of each view: `rounds.fuse` with the views in the place of teachers.
+    """One set of cells from those of each view: `fusion.fuse` with the views in the place of teachers.
 
     Cells of different views with IoU >= `same_iou` are one; its pixels are voted for, its score is the sum of
-    its scores over the number of all views (a view that did not see it counts 0) times the mean IoU of its
-    masks: what the views agree on stays, what one of four saw keeps a quarter. That mean IoU is `agreement`.
+    its scores over the number of all views (a view that did not find it counts 0) times the mean IoU of its
+    masks: what the views agree on stays, what one of four found keeps a quarter. That mean IoU is `agreement`.
     One view is left unchanged.
     """
     if len(found) == 1:

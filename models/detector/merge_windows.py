@@ -1,6 +1,6 @@
-"""A detector on images of any size: windows, what each of them keeps, views, one set of cells.
+"""Runs a detector over the windows of an image of any size, and merges their cells into one set.
 
-A detector says of one window which cells it sees. Everything else stands here and in `merge_views`, once for
+A detector predicts the cells of one window. Everything else is here and in `merge_views`, once for
 all detectors. In short: cells that are smaller than the overlap of the windows are found once and whole.
 """
 
@@ -20,20 +20,20 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
 
-Detect = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
-Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
+DetectWindow = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
+PlacedBitmap = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
-SLACK_PX = 3  # two windows do not see a centre at quite the same place: this far over the border it is still kept
+SLACK_PX = 3  # two windows find a centre at slightly different places: this far over the border it is still kept
 MOSTLY_INSIDE = 0.7  # share of the smaller of two masks in the other, from which they may be one cell
 
 
-def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
-    """All cells of an image (H, W, 3) in [0, 1] of any size, by a detector that sees one window at a time.
+def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
+    """All cells of an image (H, W, 3) in [0, 1] of any size, by a detector that takes one window at a time.
 
-    Each view of `inference.tta` at each of `inference.scales` is looked at in windows (their size is that of
-    the zoomed view, since it is the network's), its masks come back to the image's own pixels, and the
-    views are merged: see `merge_views`. With one view at scale 1 the cells are as the windows gave them.
-    Cells below `min_area_px` are left out last. An image of one colour shows no cell; it is not looked at.
+    Each view of `inference.tta` at each of `inference.scales` is predicted in windows (their size is that of
+    the scaled view, since it is the network's), its masks come back to the image's own pixels, and the
+    views are merged: see `merge_views`. With one view at scale 1 the cells are those of the windows.
+    Cells below `min_area_px` are left out last. An image of one colour has no cell; it is not predicted.
     """
     height, width = pixels.shape[:2]
     if (pixels == pixels[0, 0]).all():
@@ -46,18 +46,18 @@ def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, d
     return cells.select(cells.area >= inference.min_area_px)
 
 
-def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: Detect) -> Instances:
-    """The cells of an image (H, W, 3), each from one of the windows that see it.
+def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
+    """The cells of an image (H, W, 3), each from one of the windows that hold it.
 
     A window offers the cells that are its own by `inference.keep`: `centre`, the centre of their box lies in
-    its core (the centre of mass may lie in the core of a window that does not see the cell whole);
+    its core (the centre of mass may lie in the core of a window that does not hold the whole cell);
     `core`, at least `core_share` of their area does. Besides it offers those whose centre lies within
-    SLACK_PX of its core, so that a cell on the border of two cores is not lost when each thinks it the
-    other's. Of offers that are one cell, the first of this order stays: not cut by an inner edge of its
+    SLACK_PX of its core, so that a cell on the border of two cores is not lost when neither counts
+    it as its own. Of offers that are one cell, the first of this order stays: not cut by an inner edge of its
     window; its window's own; the higher score. Offers of two windows are one cell when their IoU is at
-    least `inference.tta_iou`, or when one lies mostly in the other, unless one of the windows saw both.
+    least `inference.tta_iou`, or when one lies mostly in the other, unless one of the windows found both.
 
-    A cell that is smaller than the overlap on both sides is thus found once, and from a window that sees it
+    A cell that is smaller than the overlap on both sides is thus found once, and from a window that holds it
     whole. Of a larger one the parts may stay apart: the overlap must be larger than the cells.
     """
     height, width = pixels.shape[:2]
@@ -65,17 +65,17 @@ def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, d
     found = [detect(np.ascontiguousarray(_part(pixels, window))) for window in placed]
     if len(placed) == 1:
         return found[0]
-    seen = _Seen.of(placed, found, inference)
-    kept = seen.kept(inference.tta_iou)
+    offered = _WindowCells.of(placed, found, inference)
+    kept = offered.kept(inference.tta_iou)
     columns = {name: np.concatenate([getattr(cells, name) for cells in found])[kept] for name in ("class_id", "score")}
-    return masks.from_crops(height, width, [seen.crops[i] for i in kept], **columns)
+    return masks.from_crops(height, width, [offered.crops[i] for i in kept], **columns)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _WindowCells:
     """All N detections of all windows, in the frame of the image."""
 
-    crops: list[Crop]
+    crops: list[PlacedBitmap]
     box: NDArray[np.int64]  # (N, 4) x0, y0, x1, y1
     area: NDArray[np.int64]
     score: NDArray[np.float32]
@@ -85,7 +85,7 @@ class _Seen:
     near: NDArray[np.bool_]  # has its centre in its window's core, or close to it
 
     @classmethod
-    def of(cls, placed: list[Window], found: list[Instances], inference: InferenceConfig) -> _Seen:
+    def of(cls, placed: list[Window], found: list[Instances], inference: InferenceConfig) -> _WindowCells:
         """The detections of each window, moved to where the window lies."""
         height, width = placed[-1].y.stop, placed[-1].x.stop
         window = np.repeat(np.arange(len(placed)), [len(cells) for cells in found])
@@ -114,9 +114,9 @@ class _Seen:
         order = offered[np.lexsort((-self.score[offered], ~self.own[offered], self.cut[offered]))]
         kept: list[int] = []
         for i in order.tolist():
-            rivals = np.array(kept, np.int64)
-            rivals = rivals[(self.window[rivals] != self.window[i]) & _boxes_meet(self.box[rivals], self.box[i])]
-            if not any(self._are_one(i, j, same_iou) for j in rivals.tolist()):
+            others = np.array(kept, np.int64)
+            others = others[(self.window[others] != self.window[i]) & _boxes_meet(self.box[others], self.box[i])]
+            if not any(self._are_one(i, j, same_iou) for j in others.tolist()):
                 kept.append(i)
         return sorted(kept)
 
@@ -130,7 +130,7 @@ class _Seen:
         return bool(self.cut[smaller]) or not (self._tells_apart(i, j, same_iou) or self._tells_apart(j, i, same_iou))
 
     def _tells_apart(self, i: int, j: int, same_iou: float) -> bool:
-        """Whether the window of `i` saw `j` too, as another cell."""
+        """Whether the window of `i` found `j` too, as another cell."""
         others = np.flatnonzero((self.window == self.window[i]) & _boxes_meet(self.box, self.box[j]))
         return any(k != i and self._iou(k, j) >= same_iou for k in others.tolist())
 
@@ -157,7 +157,7 @@ def _centred(box: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64],
     return inside
 
 
-def _area_within(crop: Crop, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
+def _area_within(crop: PlacedBitmap, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
     bitmap, x0, y0 = crop
     rows, columns = np.clip(y - y0, 0, None), np.clip(x - x0, 0, None)
     return int(np.count_nonzero(bitmap[rows[0] : rows[1], columns[0] : columns[1]]))
@@ -168,7 +168,7 @@ def _boxes_meet(boxes: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.
     return meet[:, 0] & meet[:, 1]
 
 
-def _shared(one: Crop, other: Crop) -> int:
+def _shared(one: PlacedBitmap, other: PlacedBitmap) -> int:
     """Pixels in both masks."""
     (a, ax, ay), (b, bx, by) = one, other
     left, top = max(ax, bx), max(ay, by)

@@ -1,4 +1,4 @@
-"""What is used of Detectron2, imported in one place: missing, it is an error with the line that installs it.
+"""Imports what is used of Detectron2; where it is missing, the error has the line that installs it.
 
 `detectron2.model_zoo` is never imported: it needs pkg_resources, which setuptools no longer has, and it
 downloads weights.
@@ -10,7 +10,7 @@ import logging
 import warnings
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 
 try:
     with warnings.catch_warnings():

@@ -1,44 +1,46 @@
-"""`detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade as teacher and student (systems A and C of docs/models.md).
-
-It is trained by the loop of all models on crops of our shards; neither Detectron2's trainer nor a COCO file
-is used. Detectron2 is not a requirement: users install it from its repository.
-"""
+"""Describes `detectron2-maskrcnn`: Detectron2's Mask R-CNN or Cascade (systems A and C of docs/models.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-
-from safetensors.torch import load as load_tensors
 
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitResult, FitTask, config_of
-from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
-from cellsemi.models.detectron2_maskrcnn import weights
-from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
-from cellsemi.models.model_files import read_model_file, read_weights
-from cellsemi.models.training.device import pick_device
+from cellsemi.models.base import Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 
 
-class Detectron2Family:
-    """The family behind `kind: detectron2-maskrcnn`; see models.base.Family."""
+def _fit(task: FitTask, progress: Progress) -> FitResult:
+    from cellsemi.models.detectron2_maskrcnn.fit_and_predict import fit
 
-    def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
-        """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
-        config = config_of(task, Detectron2Config)
-        net = build(config, len(task.classes), task.seed)
-        about = {"started_from": weights.start(net, config)}
-        return fit_detector(task, config, net, net.losses, progress, backbone=BACKBONE, about=about)
-
-    def load(self, folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:
-        """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
-        about = read_model_file(folder)
-        config = Detectron2Config.model_validate(about["model"])
-        net = build(config, len(about["classes"]), seed=0)
-        net.load_state_dict(load_tensors(read_weights(folder)))
-        one_class = about["one_class_per_image"]
-        return DetectorPredictor(net, net.detect, config, inference, pick_device(device), one_class_per_image=one_class)
+    return fit(task, progress)
 
 
-FAMILY = Detectron2Family()
+def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
+    from cellsemi.models.detectron2_maskrcnn.fit_and_predict import load
+
+    return load(folder, inference, device)
+
+
+def _export(folder: Path, path: Path) -> list[str]:
+    from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
+
+    export_detectron2(folder, path)
+    return ["Detectron2's DetectionCheckpointer opens it."]
+
+
+FAMILY = Family(
+    config=Detectron2Config,
+    variants=(
+        ModelVariant("detectron2-maskrcnn/r50-fpn", 45_285_974, {"cascade": False}),
+        ModelVariant("detectron2-maskrcnn/cascade", 75_713_122, {"cascade": True}),
+    ),
+    start="either",
+    packages=("torch", "detectron2"),
+    install={"detectron2": DETECTRON2_INSTALL},
+    code_licence="Apache-2.0 (Detectron2)",
+    weights_licence="its model zoo is CC BY-SA 3.0 by its MODEL_ZOO.md; trained on COCO",
+    fit=_fit,
+    load=_load,
+    export=_export,
+)

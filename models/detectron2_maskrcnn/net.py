@@ -1,7 +1,7 @@
-"""Detectron2's Mask R-CNN and Cascade Mask R-CNN, R50-FPN: its settings and the network of them.
+"""Builds Detectron2's Mask R-CNN and Cascade Mask R-CNN, R50-FPN, and states their settings.
 
 The settings are set in code, so that no file is needed; a test compares them with those that Detectron2 is
-packaged with. The names of the weights are Detectron2's, so that its files can be loaded (detectron2_weights).
+packaged with. The names of the weights are Detectron2's, so that its files can be loaded (weights.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torchvision.ops import nms
 
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.models.detector.detections import Detections
-from cellsemi.models.detector.targets import Batch
+from cellsemi.models.detector.targets import DetectorBatch
 from cellsemi.models.detectron2_maskrcnn.api import (
     CfgNode,
     EventStorage,
@@ -87,7 +87,7 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         self._never_trained = cfg.MODEL.BACKBONE.FREEZE_AT
         self._nms_iou, self._cap = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
 
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: DetectorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step minimises, and its parts: Detectron2's names without `loss_`.
 
         The sampling draws from torch's global generator.
@@ -119,10 +119,10 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         return detections, self.proposal_generator.capped
 
     def _features(self, images: Tensor) -> tuple[ImageList, Features]:
-        """The images, as Detectron2 wants them (blue first, 0 to 255), and their features.
+        """The images, as Detectron2 takes them (blue first, 0 to 255), and their features.
 
-        The features are float32 whatever the precision: RoIAlign rounds its boxes to their dtype, and bfloat16
-        cannot tell pixel 257 from 258.
+        The features are float32 whatever the precision: RoIAlign rounds its boxes to their dtype, and in bfloat16
+        pixels 257 and 258 are one number.
         """
         prepared = self.preprocess_image([{"image": image} for image in images.flip(1) * 255])
         return prepared, {name: level.float() for name, level in self.backbone(prepared.tensor).items()}

@@ -1,4 +1,4 @@
-"""Detectron2's checkpoints, in and out: .pth and .safetensors, its model zoo's .pkl without its pickle's freedom."""
+"""Reads and writes Detectron2's checkpoints: .pth, .safetensors, and its model zoo's .pkl without running code."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from torch import Tensor
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
-from cellsemi.models import weight_files
 from cellsemi.models.detectron2_maskrcnn.net import Network, settings
-from cellsemi.models.model_files import read_model_file, read_weights
+from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
+from cellsemi.models.weight_files import load_state, some_names, verify
 from cellsemi.rounds.store import files
 
-KIND = "detectron2-maskrcnn"
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes
 ANCHORS = "anchor_generator.cell_anchors."  # in old checkpoints, with pixel_mean and pixel_std
-SHOWN = 6  # names in an error
 # All that a pickle of numpy arrays by name asks for; numpy 2 moved its own.
 _ALLOWED = {
     ("collections", "OrderedDict"),
@@ -37,15 +35,15 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def start(net: Network, config: Detectron2Config) -> dict[str, Any] | None:
-    """Load the weights that a config states, if any; returns what the model file says of them.
+def start(net: Network, config: Detectron2Config) -> StartWeights | None:
+    """Load the weights that a config states, if any.
 
-    `random` lists the weights that keep their random start: those of the classes, where the file has another
-    number of them. ModelError when the file is missing, is another, or does not fit.
+    In the result `random` lists the weights of the classes, where the file has another number of them.
+    ModelError when the file is missing, is another, or does not fit.
     """
     if config.weights is None:
         return None
-    file = weight_files.verify(config.weights, config.weights_sha256)
+    file = verify(config.weights, config.weights_sha256)
     if file.path.suffix == ".pkl":
         if config.weights_sha256 is None:
             raise ModelError(
@@ -54,8 +52,9 @@ def start(net: Network, config: Detectron2Config) -> dict[str, Any] | None:
             )
         given = read_pickle(file.path)
     else:
-        given = weight_files.load_state(file.path)
-    return {"weights": config.weights, "sha256": file.sha256, "random": start_from(net, given, file.path)}
+        given = load_state(file.path)
+    random = tuple(start_from(net, given, file.path))
+    return StartWeights(weights=config.weights, sha256=file.sha256, random=random)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -104,8 +103,8 @@ def start_from(net: Network, given: dict[str, Tensor], path: Path) -> list[str]:
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if wrong or missing or unexpected:
         raise ModelError(
-            f"{path}: not the weights of this model: {_listed(missing)} missing, {_listed(unexpected)} unexpected, "
-            f"{_listed(wrong)} of another shape; {_WANTED}"
+            f"{path}: not the weights of this model: {some_names(missing)} missing, "
+            f"{some_names(unexpected)} unexpected, {some_names(wrong)} of another shape; {_WANTED}"
         )
     net.load_state_dict({name: own[name] if name in other else value for name, value in given.items()})
     return sorted(other)
@@ -123,13 +122,15 @@ def export_detectron2(folder: Path, path: Path) -> None:
     (`get_cfg().merge_from_file`). ModelError when the folder holds no model, or one of another family.
     """
     about = read_model_file(folder)
-    if about["kind"] != KIND:
-        raise ModelError(f"{folder}: its model is {about['kind']!r}; only {KIND!r} can be written for Detectron2")
+    if not isinstance(about.model, Detectron2Config):
+        raise ModelError(
+            f"{folder}: its model is {about.kind!r}; only 'detectron2-maskrcnn' can be written for Detectron2"
+        )
     if path.suffix != ".pth":
         raise ModelError(f"{path}: expected a name that ends in .pth")
     buffer = io.BytesIO()
     torch.save({"model": load_tensors(read_weights(folder))}, buffer)
-    cfg = settings(Detectron2Config.model_validate(about["model"]), len(about["classes"]))
+    cfg = settings(about.model, len(about.classes))
     files.write_bytes(path.with_suffix(".yaml"), cfg.dump().encode())
     files.write_bytes(path, buffer.getvalue())
 
@@ -139,8 +140,3 @@ def _constants(net: Network) -> dict[str, Tensor]:
     anchors = net.proposal_generator.anchor_generator.cell_anchors
     named = {f"proposal_generator.{ANCHORS}{i}": value for i, value in enumerate(anchors)}
     return {"pixel_mean": net.pixel_mean, "pixel_std": net.pixel_std, **named}
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "none") + more

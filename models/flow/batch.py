@@ -1,4 +1,4 @@
-"""What a flow network should say of a batch of crops."""
+"""Builds the input and the targets of a flow network from crops."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FlowBatch:
     """B crops of side P with C channels."""
 
     images: NDArray[np.float32]  # (B, C, P, P) in [0, 1]
@@ -24,11 +24,11 @@ class Batch:
     weight: NDArray[np.float32]  # (B, P, P) >= 0; 0 leaves the loss
 
 
-def flow_batch(crops: Sequence[Crop], target: Target) -> Batch:
+def flow_batch(crops: Sequence[Crop], target: FlowTarget) -> FlowBatch:
     """The batch of some crops of one size."""
     images = [crop.pixels[None] if crop.pixels.ndim == 2 else np.moveaxis(crop.pixels, -1, 0) for crop in crops]
     cells = [np.maximum(crop.instance_map, 0) for crop in crops]
-    return Batch(
+    return FlowBatch(
         images=np.stack(images),
         inside=np.stack([(inside > 0).astype(np.float32) for inside in cells]),
         flow=np.stack([flow_targets(inside, target) for inside in cells]),

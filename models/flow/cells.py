@@ -1,4 +1,4 @@
-"""From the blended outputs of the network to scored cells with a class."""
+"""Turns the outputs of a flow network into scored cells with a class."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import flow_agreement, mean_inside, recover_labels
-from cellsemi.models.flow.targets import Target
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
+from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 
@@ -17,13 +17,13 @@ def cells_of(
     outputs: NDArray[np.float32],
     spread: NDArray[np.float32],
     inference: InferenceConfig,
-    target: Target,
+    target: FlowTarget,
     one_class_per_image: bool,
 ) -> Instances:
     """Cells of outputs (3 + classes, H, W) whose views differ by `spread` (H, W).
 
     The score of a cell is the product of three means over its mask, each in [0, 1]: its cell probability;
-    the agreement of the flow with the flow that the mask itself would have (recover.flow_agreement); and
+    the agreement of the flow with the flow that the mask itself would have (recovery.flow_agreement); and
     the agreement of the views, 1 - 2 x the standard deviation of the probability (.5 is the largest).
     Its class has the largest mean probability; with `one_class_per_image` every cell takes the class
     with the largest sum of probability x area x score.

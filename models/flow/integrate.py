@@ -1,8 +1,8 @@
-"""The walk of mask recovery: where every pixel of a field ends when it follows the flow.
+"""Integrates the flow: finds where every pixel ends.
 
 The same arithmetic, step by step in float32, as `steps_interp` of cellpose.dynamics (Stringer et al. 2021), which
 samples a tensor of all pixels at every step. Here a pixel stops when it is exactly where it was before: at a sink,
-or on a round about one. The steps that are left are then known by the remainder.
+or on a cycle about one. The steps that are left are then known by the remainder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def integrate_flow(
     """float32 (2, N) as (y, x): where N pixels are after `iterations` Euler steps along a flow (2, H, W).
 
     `pixels` are their indices, as np.nonzero gives them; both sides of the image are at least two pixels. A step
-    adds the flow, interpolated linearly between four pixels and zero outside, and is held inside the image. As
+    adds the flow, interpolated linearly between four pixels and zero outside, and is kept inside the image. As
     at Cellpose, coordinates run from -1 to 1 between the centres of the first and the last pixel, and the flow is
-    read as if they did between the edges: up to half a pixel beside. A flow that is not a number leads to pixel 0.
+    read as if they ran between the edges: up to half a pixel off. A flow that is not a number leads to pixel 0.
     """
     sides = flow.shape[1:]
     # One more pixel on each side, so that all four neighbours exist wherever the flow is read.
@@ -32,7 +32,7 @@ def integrate_flow(
     for axis, side in enumerate(sides):
         np.multiply(flow[axis], np.float32(2.0 / (side - 1)), out=field[axis, 1:-1, 1:-1])
         place[axis] = pixels[axis].astype(np.float32) / np.float32(side - 1) * TWO - ONE
-    _walk(field[0].ravel(), field[1].ravel(), sides, place, iterations)
+    _integrate_blocks(field[0].ravel(), field[1].ravel(), sides, place, iterations)
     return (place + ONE) * HALF * (np.array(sides, np.float32) - ONE)[:, None]
 
 
@@ -58,7 +58,7 @@ def _step(field_y, field_x, sides, from_y, from_x, to_y, to_x, count):  # type: 
 
 
 @njit(cache=True, nogil=True)
-def _walk(field_y, field_x, sides, place, iterations):  # type: ignore[no-untyped-def]
+def _integrate_blocks(field_y, field_x, sides, place, iterations):  # type: ignore[no-untyped-def]
     """Move all places, a block at a time; one that is found on a cycle (Brent 1980) leaves its block early."""
     y, x, next_y, next_x, mark_y, mark_x = [np.empty(BLOCK, np.float32) for _ in range(6)]
     pixel = np.empty(BLOCK, np.int64)

@@ -1,4 +1,4 @@
-"""The loss of the flow network: three terms, each a weighted mean over the pixels that count in it."""
+"""Computes the loss of a flow network: three terms, each a weighted mean over the pixels that count in it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cellsemi.models.flow.batch import Batch
-from cellsemi.models.flow_unet.net import FLOW_CHANNELS
+from cellsemi.models.flow.batch import FlowBatch
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean
 
@@ -15,7 +15,7 @@ FLOW_SCALE = 2.0  # weight of the flow term
 CLASS_SCALE = 0.5  # weight of the class term
 
 
-def flow_loss(raw: Tensor, batch: Batch) -> LossParts:
+def flow_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     """Loss of raw outputs (B, 3 + classes, P, P), float32, against a batch.
 
     `prob`: binary cross entropy of the cell probability, over all pixels with weight. `flow`: half the

@@ -1,4 +1,4 @@
-"""How a flow model looks at images: views, zooms and cell probabilities, whatever its network."""
+"""Predicts images with a flow network, whatever it is: views, scales and cell-probability thresholds."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ Outputs = NDArray[np.float32]
 
 
 class FlowPredictor(ABC):
-    """See models.base.ProbabilityPredictor. A family gives the pixels its network wants, its outputs and its cells."""
+    """See models.base.ProbabilityPredictor. A family defines the input of its network, its outputs and its cells."""
 
     def __init__(self, inference: InferenceConfig) -> None:
         self.warnings: Counter[str] = Counter()
         self._inference = inference
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
         with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._cells(*self.outputs(image, zoom), self._inference) for image in images]
+            return [self._cells(*self.outputs(image, scale), self._inference) for image in images]
 
     def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell probability; the network looks at it once."""
+        """The cells of one image at each cell-probability threshold; the network runs once."""
         with compute_settings(self._inference.threads), torch.inference_mode():
             outputs = self.outputs(image)
             return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
 
-    def outputs(self, image: Image, zoom: float = 1.0) -> tuple[Outputs, Outputs]:
-        """Mean over zooms and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
-        return mean_of_views(self._pixels(image), self._inference.zoomed(zoom), self._tiled)
+    def outputs(self, image: Image, scale: float = 1.0) -> tuple[Outputs, Outputs]:
+        """Mean over scales and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
+        return mean_of_views(self._pixels(image), self._inference.scaled(scale), self._tiled)
 
     @abstractmethod
     def _pixels(self, image: Image) -> Outputs:
-        """(H, W) or (H, W, 3) as the network wants it."""
+        """(H, W) or (H, W, 3) as the network takes it."""
 
     @abstractmethod
     def _tiled(self, pixels: Outputs) -> Outputs:

@@ -1,8 +1,8 @@
-"""Mask recovery: from cell probability and flow back to a label map.
+"""Recovers a label map from cell probability and flow.
 
-The pixels walk along the flow (`follow`, Euler steps of one pixel) and those that end at the same point are
-one cell (`cellpose.dynamics`). Cellpose's own limits are not taken over silently: it removes masks larger than
-40 % of the image (switched off here) and wants more than ten pixels at a point (mended here). Its slow
+The pixels move along the flow (`integrate_flow`, Euler steps of one pixel) and those that end at the same point are
+one cell (`cellpose.dynamics`). Two limits of Cellpose do not apply: it removes masks larger than 40 % of the image
+(switched off here) and needs more than ten pixels at a point (`_with_small_components`). Its slow
 check of the flow is replaced by `flow_agreement`, with the target the network was trained on.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.models.flow.integrate import integrate_flow
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 
 ITERATIONS = 200  # Euler steps of at most one pixel: the longest way from the tip of a cell to its centre
 EIGHT = np.ones((3, 3), bool)
@@ -55,7 +55,7 @@ def keep_large(labels: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]
     return renumbered
 
 
-def flow_agreement(labels: NDArray[np.int32], flow: NDArray[np.float32], target: Target) -> NDArray[np.float32]:
+def flow_agreement(labels: NDArray[np.int32], flow: NDArray[np.float32], target: FlowTarget) -> NDArray[np.float32]:
     """float32 (N,) in [0, 1]: how well the predicted flow fits the target made anew from each mask 1..N.
 
     The mean over a mask's pixels of 1 - |predicted - target|^2 / 2, clipped at zero: 1 for equal vectors,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 from cellsemi.rounds.cells import masks
 
 
@@ -32,7 +32,7 @@ class RoundTrip:
         return self.iou_sum / self.cells if self.cells else 1.0
 
 
-def round_trip(labels: NDArray[Any], target: Target, iterations: int | None = None) -> RoundTrip:
+def round_trip(labels: NDArray[Any], target: FlowTarget, iterations: int | None = None) -> RoundTrip:
     """Truth -> flow targets -> recovered masks -> IoU with the truth, for one (H, W) label map."""
     from cellsemi.models.flow.recovery import ITERATIONS, recover_labels
 

@@ -1,10 +1,10 @@
-"""Flow targets: from a label map to the vectors a network learns, and the round trip that judges them.
+"""Computes flow targets: the vectors that a network learns, from a label map.
 
 Every pixel of a cell gets a unit vector. Following the vectors leads all pixels of one cell to one point,
 so cells that touch come apart again (Stringer et al. 2021, Cellpose). How the vectors are made decides
-which shapes survive: a network can never do better than the round trip from truth over targets to masks.
+which shapes survive: a network can never do better than the round trip from truth over targets to masks (`round_trip`).
 
-`geodesic` walks along shortest paths inside the cell to an inner centre. It holds for branching cells,
+`geodesic` leads along shortest paths inside the cell to an inner centre. It holds for branching cells,
 whose centre of mass lies outside, and for thin ones, where Cellpose's diffusion dies out.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Target = Literal["geodesic", "diffusion"]
+FlowTarget = Literal["geodesic", "diffusion"]
 
 
 Flow = NDArray[np.float32]
@@ -29,7 +29,7 @@ CENTRE_PULL = 0.05  # weight of the distance to the median pixel against the dis
 SQRT2 = math.sqrt(2.0)
 
 
-def flow_targets(labels: NDArray[Any], target: Target) -> Flow:
+def flow_targets(labels: NDArray[Any], target: FlowTarget) -> Flow:
     """Unit flow vectors, float32 (2, H, W) as (y, x), of an integer (H, W) label map (0 is background).
 
     A vector points towards the centre of its cell; at the centre and on background it is zero. With
@@ -145,7 +145,7 @@ def _centres(depth, order, starts, width):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _push(keys, items, size, key, item):  # type: ignore[no-untyped-def]
-    """Add to a binary min-heap held in two arrays; returns the new size."""
+    """Add to a binary min-heap stored in two arrays; returns the new size."""
     place = size
     while place > 0:
         parent = (place - 1) >> 1

@@ -1,4 +1,4 @@
-"""The views of an image that a flow network looks at, and the mean of what it says of them."""
+"""Averages the outputs of a flow network over the views and scales of an image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Outputs = NDArray[np.float32]
 def mean_of_views(
     pixels: Outputs, inference: InferenceConfig, outputs_of: Callable[[Outputs], Outputs]
 ) -> tuple[Outputs, Outputs]:
-    """Mean (C, H, W) of the outputs over all zooms and views of (H, W) or (H, W, 3) pixels, and the spread (H, W).
+    """Mean (C, H, W) of the outputs over all scales and views of (H, W) or (H, W, 3) pixels, and the spread (H, W).
 
-    `outputs_of` says (C, h, w) of (h, w) or (h, w, 3). Flow vectors are turned back with the view; a zoom
+    `outputs_of` returns (C, h, w) for (h, w) or (h, w, 3). Flow vectors are turned back with the view; a scale
     leaves them as they are, for they are directions. The spread is the standard deviation of the
     probability between the views; zero with a single one.
     """
@@ -29,13 +29,13 @@ def mean_of_views(
     total: Any = 0.0
     squared: Any = 0.0
     for scale in inference.scales:
-        zoomed = _resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
+        scaled = _resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
         for view in inference.tta:
-            turned = turn(zoomed, view)
-            seen = turned[0] if pixels.ndim == 2 else np.moveaxis(turned, 0, -1)
-            said = _resized(turn_outputs_back(outputs_of(np.ascontiguousarray(seen)), view), height, width)
-            total = total + said
-            squared = squared + said[0].astype(np.float64) ** 2
+            turned = turn(scaled, view)
+            view_pixels = turned[0] if pixels.ndim == 2 else np.moveaxis(turned, 0, -1)
+            outputs = _resized(turn_outputs_back(outputs_of(np.ascontiguousarray(view_pixels)), view), height, width)
+            total = total + outputs
+            squared = squared + outputs[0].astype(np.float64) ** 2
     n = len(inference.scales) * len(inference.tta)
     mean = (total / np.float32(n)).astype(np.float32)
     variance = np.maximum(squared / n - mean[0].astype(np.float64) ** 2, 0)

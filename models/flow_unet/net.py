@@ -1,4 +1,4 @@
-"""The network of `flow-unet`: a compact residual U-Net that runs on a laptop's processor.
+"""Builds the network of `flow-unet`: a compact residual U-Net that runs on a laptop's processor.
 
 What makes it cheap: it works at half resolution (pixel unshuffle in, pixel shuffle out), its skip
 connections are added and not concatenated, and its channels grow as the pixels shrink, so that every
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellsemi.models.flow.outputs import FLOW_CHANNELS
+
 GROWTH = (1, 2, 4, 6)  # channels of the levels as multiples of the width
 STRIDE = 2 * 2 ** (len(GROWTH) - 1)  # sides of the input must be multiples of it
-FLOW_CHANNELS = 3  # cell-probability logit, flow y, flow x; class logits follow
 
 
 def conv3(inputs: int, outputs: int) -> nn.Sequential:
@@ -85,11 +86,3 @@ def build(width: int, classes: Sequence[str], seed: int) -> FlowNet:
         torch.manual_seed(seed)
         net = FlowNet(width, len(classes) if len(classes) > 1 else 0)
     return net
-
-
-def activate(raw: Tensor) -> Tensor:
-    """Raw outputs -> probability in [0, 1], flow y, flow x, class probabilities that sum to 1."""
-    parts = [raw[:, :1].sigmoid(), raw[:, 1:FLOW_CHANNELS]]
-    if raw.shape[1] > FLOW_CHANNELS:
-        parts.append(raw[:, FLOW_CHANNELS:].softmax(1))
-    return torch.cat(parts, 1)

@@ -1,1 +1,1 @@
-"""Prediction of large images: tiles, windows, views, scales."""
+"""Predicts images of any size: windows, views, scales."""

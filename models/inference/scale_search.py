@@ -1,10 +1,10 @@
-"""The zoom at which a teacher knows an image best: each is tried, and the one whose cells score highest is kept.
+"""Searches the scale of each image: predicts it at several, and keeps the one whose cells score highest.
 
-A network that learned from a few images knows the sizes of their cells. Unlabelled images at another
-magnification hold the same cells at other sizes, and the score of what it finds says at which zoom it is at
-home: the mean score of the cells, each weighted by its area, so that specks do not decide. Cellpose asks a
-person for the diameter, or a second network (Stringer et al. 2021); several zooms for labelling alone are data
-distillation (Radosavovic et al. 2018), which averages them: with sizes that lie far apart only one of them is right.
+A network that learned from a few images knows the sizes of their cells. Unlabelled images at another magnification
+hold the same cells at other sizes. The mean score of the predicted cells, each weighted by its area so that specks do
+not decide, is highest at the scale whose sizes the network has learned. Cellpose asks a person for the diameter, or a
+second network (Stringer et al. 2021). Several scales for labelling alone are data distillation (Radosavovic et al.
+2018), which averages them; with sizes that lie far apart only one of them is right.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from cellsemi.rounds.cells.instances import Instances
 
 
 class ScaleSearch:
-    """A predictor that keeps, for each image, the best of some zooms; see models.base.Predictor."""
+    """A predictor that keeps, for each image, the best of some scales; see models.base.Predictor."""
 
-    def __init__(self, predictor: Predictor, zooms: Sequence[float]) -> None:
-        self._predictor, self._zooms = predictor, tuple(zooms)
+    def __init__(self, predictor: Predictor, scales: Sequence[float]) -> None:
+        self._predictor, self._scales = predictor, tuple(scales)
         self.warnings = predictor.warnings
-        self.chosen: Counter[float] = Counter()  # images by the zoom at which they were kept
+        self.chosen: Counter[float] = Counter()  # images by the scale at which they were kept
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
-        """The cells of each image at the zoom at which they score best; of equal ones the zoom listed first."""
-        seen = [self._predictor.predict(images, zoom * each) for each in self._zooms]
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
+        """The cells of each image at the scale at which they score best; of equal ones the scale listed first."""
+        predicted = [self._predictor.predict(images, scale * each) for each in self._scales]
         found = []
-        for candidates in zip(*seen, strict=True):
-            best = max(range(len(self._zooms)), key=lambda i: mean_score(candidates[i]))
-            self.chosen[self._zooms[best]] += 1
+        for candidates in zip(*predicted, strict=True):
+            best = max(range(len(self._scales)), key=lambda i: mean_score(candidates[i]))
+            self.chosen[self._scales[best]] += 1
             found.append(candidates[best])
         return found
 

@@ -1,4 +1,4 @@
-"""Images of any size through a network of fixed appetite: overlapping windows, blended smoothly.
+"""Runs a network over overlapping windows of an image, and blends the outputs.
 
 The outputs are blended before the cells are recovered, so a cell on the border of two windows is whole.
 """
@@ -20,9 +20,9 @@ BATCH_PX = 1 << 19  # pixels that go through the network at once
 
 
 def run_tiled(image: NDArray[np.float32], network: Network, inference: InferenceConfig, stride: int) -> Outputs:
-    """Outputs float32 (C, H, W) of a (H, W) or (H, W, D) image of any size; the network sees its windows.
+    """Outputs float32 (C, H, W) of a (H, W) or (H, W, D) image of any size; the network takes its windows.
 
-    An image that needs one window gets exactly what the network says of it. Windows are filled up to a
+    An image that needs one window gets the outputs of the network unchanged. Windows are filled up to a
     multiple of `stride` with their mirror image.
     """
     height, width = image.shape[:2]

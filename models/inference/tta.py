@@ -1,4 +1,4 @@
-"""Test-time views: turn an image, and turn what the network says of it back, flow vectors included."""
+"""Turns an image into a test-time view, and turns the outputs of the view back, flow vectors included."""
 
 from __future__ import annotations
 

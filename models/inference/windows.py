@@ -1,4 +1,4 @@
-"""Where the windows of a tiled image lie, and which part of the image is each one's own.
+"""Places the windows of a tiled image, and assigns each part of the image to one of them.
 
 By size and overlap, by size and stride (301x302 at 73x134: the Sartorius team of docs/models.md), or by a
 grid (7x7 with windows of 3x3: its LIVECell team). The cores divide the image: each pixel is in one.
@@ -45,11 +45,11 @@ def spans(side: int, axis: int, inference: InferenceConfig) -> list[Span]:
     """
     if inference.grid is not None:
         grid = inference.grid
-        cells, held = (grid.rows, grid.window_rows) if axis == 0 else (grid.columns, grid.window_columns)
+        cells, window_cells = (grid.rows, grid.window_rows) if axis == 0 else (grid.columns, grid.window_columns)
         if side < MIN_GRID_PX * cells:
             return [Span(0, side, 0, side)]
         edges = [round(i * side / cells) for i in range(cells + 1)]
-        return _with_cores([(edges[i], edges[i + held]) for i in range(cells - held + 1)])
+        return _with_cores([(edges[i], edges[i + window_cells]) for i in range(cells - window_cells + 1)])
     tile = inference.tile_size[axis]
     if side <= tile:
         return [Span(0, side, 0, side)]
@@ -63,6 +63,6 @@ def spans(side: int, axis: int, inference: InferenceConfig) -> list[Span]:
 
 
 def _with_cores(ends: list[tuple[int, int]]) -> list[Span]:
-    """Neighbours share what they both see: the border of their cores is its middle."""
+    """Spans with cores: the border between two cores is the middle of what both windows cover."""
     borders = [ends[0][0], *((ends[i][1] + ends[i + 1][0]) // 2 for i in range(len(ends) - 1)), ends[-1][1]]
     return [Span(*pair, borders[i], borders[i + 1]) for i, pair in enumerate(ends)]

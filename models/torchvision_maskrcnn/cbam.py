@@ -1,4 +1,7 @@
-"""CBAM: attention over channels, then over pixels (Woo et al. 2018, "Convolutional Block Attention Module")."""
+"""Weights features by attention over channels, then over pixels.
+
+This is CBAM (Woo et al. 2018, "Convolutional Block Attention Module").
+"""
 
 from __future__ import annotations
 

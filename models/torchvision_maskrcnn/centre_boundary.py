@@ -1,6 +1,6 @@
-"""Two extra tasks of a detector in training: where the centres of the cells are, and where their boundaries.
+"""Trains a detector on two extra tasks: the centres of the cells, and their boundaries.
 
-Both are maps made from the instance_map of a crop (system D of docs/models.md), learnt by a two-layer head on the
+Both are maps made from the instance map of a crop (system D of docs/models.md), learnt by a two-layer head on the
 first level of the pyramid. Prediction does not use them.
 """
 
@@ -19,11 +19,11 @@ STRIDE = 4  # pixels of the crop per pixel of the first level
 HIDDEN = 64  # channels between the two layers of a head
 REACH = 4  # a centre's peak is cut off at this many sigma
 
-Marks = NDArray[np.int32]
+InstanceMap = NDArray[np.int32]
 Map = NDArray[np.float32]
 
 
-def centre_map(instance_map: Marks, sigma_px: float) -> Map:
+def centre_map(instance_map: InstanceMap, sigma_px: float) -> Map:
     """float32 (P, P): a Gaussian peak of height 1 at each cell's centre of mass; where peaks meet, the higher.
 
     `instance_map` int32 (P, P): cells are positive, anything else is none. A peak is 0 beyond REACH x `sigma_px`.
@@ -31,8 +31,8 @@ def centre_map(instance_map: Marks, sigma_px: float) -> Map:
     cells = np.maximum(instance_map, 0)
     found = np.zeros(cells.shape, np.float32)
     places = enumerate(ndimage.find_objects(cells), start=1)
-    for mark, place in [each for each in places if each[1] is not None]:
-        inside = cells[place] == mark
+    for number, place in [each for each in places if each[1] is not None]:
+        inside = cells[place] == number
         axes = []
         for axis, extent in enumerate(place):
             amount = inside.sum(1 - axis)
@@ -47,7 +47,7 @@ def centre_map(instance_map: Marks, sigma_px: float) -> Map:
     return found
 
 
-def boundary_map(instance_map: Marks) -> Map:
+def boundary_map(instance_map: InstanceMap) -> Map:
     """float32 (P, P), 1 on boundaries: of any cell, its dilation but not its erosion (3x3 both).
 
     A pixel is in the dilation of a cell when its 3x3 neighbourhood holds the cell, and in its erosion when
@@ -61,9 +61,9 @@ def boundary_map(instance_map: Marks) -> Map:
     return edge
 
 
-def map_makers(*, centre: bool, boundary: bool, sigma_px: float) -> dict[str, Callable[[Marks], Map]]:
-    """What makes the map of each head that is switched on, by its name."""
-    makers: dict[str, Callable[[Marks], Map]] = {}
+def map_makers(*, centre: bool, boundary: bool, sigma_px: float) -> dict[str, Callable[[InstanceMap], Map]]:
+    """The function that makes the map of each head that is switched on, by its name."""
+    makers: dict[str, Callable[[InstanceMap], Map]] = {}
     if centre:
         makers["centre"] = lambda instance_map: centre_map(instance_map, sigma_px)
     if boundary:
@@ -80,7 +80,7 @@ def map_loss(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Binary cross entropy of logits (B, 1, h, w) against a map (B, P, P) with pixel weights (B, P, P).
 
     The map comes to the head's resolution by its maximum over STRIDE x STRIDE pixels, the weight by its mean;
-    pixels of weight 0 count in neither, and what the padding of the crop holds has no weight.
+    pixels of weight 0 count in neither, and the padding of the crop has no weight.
     """
     height, width = (STRIDE * side for side in logits.shape[2:])
     missing = (0, width - truth.shape[2], 0, height - truth.shape[1])

@@ -1,4 +1,4 @@
-"""torchvision's proposal network and region heads, told of ignored areas, of weights, and of reached caps."""
+"""Adapts torchvision's proposal network and region heads to ignored areas, weights of cells, and reached caps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, remove
 from torchvision.ops.poolers import LevelMapper
 
 from cellsemi.models.detector.detections import Detections
-from cellsemi.models.detector.loss import box_loss, mask_truth, match
-from cellsemi.models.detector.targets import Target
+from cellsemi.models.detector.loss import mask_truth
+from cellsemi.models.detector.targets import DetectorTarget
+from cellsemi.models.torchvision_maskrcnn.loss import box_loss, match
 from cellsemi.models.training.losses import weighted_mean
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels of the pyramid; the last is pooled and serves the proposals only
@@ -32,7 +33,7 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes (n, 4) per image; `capped`: boxes that looked like cells were cut off; losses in training."""
+    """Boxes (n, 4) per image; `capped`: likely boxes were cut off; losses in training."""
 
     boxes: list[Tensor]
     capped: bool
@@ -43,7 +44,7 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
     """Anchors at the strides of the pyramid, in float32.
 
     torchvision divides the size of the image by that of each level, which is not its stride when that level
-    was rounded up, and takes the dtype of the features: bfloat16 cannot tell pixel 257 from 258.
+    was rounded up, and takes the dtype of the features: in bfloat16 pixels 257 and 258 are one number.
     """
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
@@ -69,7 +70,9 @@ class FixedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
 class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     """The region proposal network (Ren et al. 2015); boxes in ignored areas are not background."""
 
-    def forward(self, images: ImageList, features: Features, targets: Sequence[Target] | None = None) -> Proposals:
+    def forward(
+        self, images: ImageList, features: Features, targets: Sequence[DetectorTarget] | None = None
+    ) -> Proposals:
         """Proposals of each image, and the losses `rpn_objectness` and `rpn_box` when there are targets."""
         levels = list(features.values())
         objectness, shifts = self.head(levels)
@@ -89,19 +92,19 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         return bool(before) or any(len(s) >= self.post_nms_top_n() and s.min() > 0.5 for s in scores)
 
     def _losses(
-        self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[Target]
+        self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[DetectorTarget]
     ) -> dict[str, Tensor]:
-        instance_map = [match(self.proposal_matcher, *pair) for pair in zip(targets, anchors, strict=True)]
-        picked = _picked(self.fg_bg_sampler, instance_map)
-        instance_map = [mark[index] for mark, index in zip(instance_map, picked, strict=True)]
+        matched = [match(self.proposal_matcher, *pair) for pair in zip(targets, anchors, strict=True)]
+        picked = _picked(self.fg_bg_sampler, matched)
+        matched = [numbers[index] for numbers, index in zip(matched, picked, strict=True)]
         taken = torch.cat([index + i * len(anchors[0]) for i, index in enumerate(picked)])
-        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, instance_map, strict=True)])
-        cell = torch.cat(instance_map) > 0
+        weight = torch.cat([target.weights[numbers] for target, numbers in zip(targets, matched, strict=True)])
+        cell = torch.cat(matched) > 0
         entropy = functional.binary_cross_entropy_with_logits(
             objectness.flatten()[taken], cell.float(), reduction="none"
         )
         chosen = [anchor[index] for anchor, index in zip(anchors, picked, strict=True)]
-        truth = _shifts_to_cells(self.box_coder, targets, instance_map, chosen)
+        truth = _shifts_to_cells(self.box_coder, targets, matched, chosen)
         box = box_loss(shifts[taken[cell]], truth, weight[cell], weight.sum())
         return {"rpn_objectness": weighted_mean(entropy, weight), "rpn_box": box}
 
@@ -110,27 +113,31 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
     """The box and mask heads of Mask R-CNN (He et al. 2017); proposals in ignored areas are not background."""
 
     def losses(
-        self, features: Features, proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Sequence[Target]
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        sizes: list[tuple[int, int]],
+        targets: Sequence[DetectorTarget],
     ) -> dict[str, Tensor]:
         """`classifier`, `box` and `mask` over a sample of the proposals and the cells' own boxes."""
         boxes = self.add_gt_proposals(proposals, [target.boxes[1:] for target in targets])
-        instance_map = [match(self.proposal_matcher, *pair) for pair in zip(targets, boxes, strict=True)]
-        picked = _picked(self.fg_bg_sampler, instance_map)
+        matched = [match(self.proposal_matcher, *pair) for pair in zip(targets, boxes, strict=True)]
+        picked = _picked(self.fg_bg_sampler, matched)
         boxes = [box[index] for box, index in zip(boxes, picked, strict=True)]
-        instance_map = [mark[index] for mark, index in zip(instance_map, picked, strict=True)]
-        if not sum(len(mark) for mark in instance_map):  # everything is ignored
+        matched = [numbers[index] for numbers, index in zip(matched, picked, strict=True)]
+        if not sum(len(numbers) for numbers in matched):  # everything is ignored
             nothing = boxes[0].new_zeros(())
             return {"classifier": nothing, "box": nothing, "mask": nothing}
         logits, shifts = self._boxes(features, boxes, sizes)
-        label = torch.cat([target.labels[mark] for target, mark in zip(targets, instance_map, strict=True)])
-        weight = torch.cat([target.weights[mark] for target, mark in zip(targets, instance_map, strict=True)])
+        label = torch.cat([target.labels[numbers] for target, numbers in zip(targets, matched, strict=True)])
+        weight = torch.cat([target.weights[numbers] for target, numbers in zip(targets, matched, strict=True)])
         cell = label > 0
-        truth = _shifts_to_cells(self.box_coder, targets, instance_map, boxes)
+        truth = _shifts_to_cells(self.box_coder, targets, matched, boxes)
         own = shifts.view(len(label), -1, 4)[cell, label[cell]]
         return {
             "classifier": weighted_mean(functional.cross_entropy(logits, label, reduction="none"), weight),
             "box": box_loss(own, truth, weight[cell], weight.sum()),
-            "mask": self._mask_loss(features, boxes, instance_map, sizes, targets),
+            "mask": self._mask_loss(features, boxes, matched, sizes, targets),
         }
 
     def detect(self, features: Features, proposals: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
@@ -167,33 +174,35 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
         self,
         features: Features,
         boxes: list[Tensor],
-        instance_map: list[Tensor],
+        matched: list[Tensor],
         sizes: list[tuple[int, int]],
-        targets: Sequence[Target],
+        targets: Sequence[DetectorTarget],
     ) -> Tensor:
         """Binary cross entropy of the masks of the positives' own classes, over their pixels with weight."""
-        boxes = [box[mark > 0] for box, mark in zip(boxes, instance_map, strict=True)]
-        instance_map = [mark[mark > 0] for mark in instance_map]
-        label = torch.cat([target.labels[mark] for target, mark in zip(targets, instance_map, strict=True)])
+        boxes = [box[numbers > 0] for box, numbers in zip(boxes, matched, strict=True)]
+        matched = [numbers[numbers > 0] for numbers in matched]
+        label = torch.cat([target.labels[numbers] for target, numbers in zip(targets, matched, strict=True)])
         if not len(label):
             return boxes[0].new_zeros(())
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))).float()
         own = logits[torch.arange(len(label), device=label.device), label]
-        pairs = [mask_truth(*each, own.shape[-1]) for each in zip(targets, instance_map, boxes, strict=True)]
+        pairs = [mask_truth(*each, own.shape[-1]) for each in zip(targets, matched, boxes, strict=True)]
         truth, weight = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         entropy = functional.binary_cross_entropy_with_logits(own, truth, reduction="none")
         return weighted_mean(entropy, weight)
 
 
-def _picked(sampler: Any, instance_map: list[Tensor]) -> list[Tensor]:
-    """The indices of the boxes of each image that torchvision's sampler draws: instance_map > 0 and 0, never -1."""
-    return [torch.where(cells | background)[0] for cells, background in zip(*sampler(instance_map), strict=True)]
+def _picked(sampler: Any, matched: list[Tensor]) -> list[Tensor]:
+    """The indices of the boxes of each image that torchvision's sampler draws: cells and background, never -1."""
+    return [torch.where(cells | background)[0] for cells, background in zip(*sampler(matched), strict=True)]
 
 
-def _shifts_to_cells(coder: Any, targets: Sequence[Target], instance_map: list[Tensor], boxes: list[Tensor]) -> Tensor:
+def _shifts_to_cells(
+    coder: Any, targets: Sequence[DetectorTarget], matched: list[Tensor], boxes: list[Tensor]
+) -> Tensor:
     """(p, 4): what would move the boxes with a cell onto it, over all images."""
     parts = []
-    for target, mark, box in zip(targets, instance_map, boxes, strict=True):
-        positive = mark > 0
-        parts.append(coder.encode_single(target.boxes[mark[positive]], box[positive]))
+    for target, numbers, box in zip(targets, matched, boxes, strict=True):
+        positive = numbers > 0
+        parts.append(coder.encode_single(target.boxes[numbers[positive]], box[positive]))
     return torch.cat(parts)

@@ -1,6 +1,6 @@
-"""Mask R-CNN of torchvision's parts (He et al. 2017; FPN: Lin et al. 2017), for many small cells.
+"""Builds Mask R-CNN of torchvision's parts (He et al. 2017; FPN: Lin et al. 2017), for many small cells.
 
-The names of the weights are torchvision's, so that its files can be loaded (rcnn_weights).
+The names of the weights are torchvision's, so that its files can be loaded (weights.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.models.detector.detections import Detections
-from cellsemi.models.detector.targets import Batch
+from cellsemi.models.detector.targets import DetectorBatch
 from cellsemi.models.torchvision_maskrcnn.cbam import Cbam
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import map_head, map_loss
 from cellsemi.models.torchvision_maskrcnn.heads import (
@@ -56,7 +56,7 @@ class MaskRcnn(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: DetectorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step minimises, and its parts by name. The sampling draws from torch's global generator."""
         images, features = self._features(batch.images)
         proposals = self.rpn(images, features, batch.targets)

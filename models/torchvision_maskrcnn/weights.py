@@ -1,4 +1,4 @@
-"""Starting a detector from given weights: all of them fit, but for the heads of another task; nothing is guessed."""
+"""Loads given weights into a network: all must fit, except for the heads of another task."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cellsemi.configs.errors import ModelError
+from cellsemi.models.weight_files import some_names
 
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")  # depend on the number of classes
 NEW = ("extra_heads.",)  # not part of Mask R-CNN
-SHOWN = 6  # names in an error
 
 
 def start_from(net: nn.Module, given: dict[str, Tensor], path: Path) -> list[str]:
@@ -32,12 +32,7 @@ def start_from(net: nn.Module, given: dict[str, Tensor], path: Path) -> list[str
     missing = [name for name in result.missing_keys if not name.startswith(NEW) and name not in other]
     if missing or result.unexpected_keys:
         raise ModelError(
-            f"{path}: not the weights of this model: {_listed(missing)} missing, "
-            f"{_listed(result.unexpected_keys)} unexpected; check that model.backbone is that of the file"
+            f"{path}: not the weights of this model: {some_names(missing)} missing, "
+            f"{some_names(result.unexpected_keys)} unexpected; check that model.backbone is that of the file"
         )
     return sorted(result.missing_keys)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "none") + more

@@ -1,4 +1,4 @@
-"""The checkpoint of a fit: one file that is whole or absent, and belongs to one task."""
+"""Saves and restores the state of a fit: one file that is whole or absent, and belongs to one task."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One file, written atomically: safetensors whose metadata is JSON, so that they cannot disagree."""
+    """One file, written atomically: safetensors with the facts as JSON in its metadata."""
 
     path: Path
     fingerprint: str

@@ -1,4 +1,4 @@
-"""Where and how exactly a network computes: device, threads, determinism."""
+"""Sets device, threads, determinism and seeds of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: schedule, averaged weights, guard against NaN, checkpoints that change nothing.
+"""Trains a network step by step: learning rates, averaged weights, checkpoints, an error on NaN.
 
 A fit that was interrupted and continued ends with the same bits as one that was not: batches are a
 function of the step, and a checkpoint holds weights, averages and optimiser state exactly.

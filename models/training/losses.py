@@ -1,4 +1,4 @@
-"""What the losses of several models share."""
+"""Averages losses by weight, for several models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether training computes in float32 or bfloat16: measured, once for a run and a kind of hardware.
+"""Chooses whether training computes in float32 or bfloat16: measured once for a run and a kind of hardware.
 
-It cannot be read off the processor's name: with native support bfloat16 is twice as fast and more, without
+The processor's name is no guide: with native support bfloat16 is twice as fast and more, without
 it tens of times slower. Two students that measured for themselves could come to two answers, and a run to
 other tables than the same run again: the first answer is kept in the run's folder.
 """
@@ -28,9 +28,9 @@ PASSES = 5
 
 
 def choose_precision(wanted: Wanted, device: torch.device, memory: Path | None = None) -> Precision:
-    """`auto` becomes bfloat16 only where a measurement says that it is clearly faster.
+    """`auto` becomes bfloat16 only where it is clearly faster in a measurement.
 
-    With a folder `memory` the first answer for this kind of hardware is written there, and kept to.
+    With a folder `memory` the first answer for this kind of hardware is written there, and every later fit takes it.
     """
     if wanted != "auto":
         return wanted

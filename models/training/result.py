@@ -1,11 +1,9 @@
-"""What every finished fit leaves in its folder: the loss of each step, the weights, and the model file last."""
+"""Writes what every finished fit leaves in its folder: the loss of each step, the weights, the model file last."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +11,17 @@ import pyarrow.parquet as pq
 from safetensors.torch import save
 
 from cellsemi.models.base import FitResult, FitTask
-from cellsemi.models.model_files import write_model_file
+from cellsemi.models.model_files import FitFigures, ModelFacts, StartWeights, write_model_file
 from cellsemi.models.training.loop import Trained
 from cellsemi.rounds.store import files
 
 LOSS_FILE = "loss.parquet"
 
 
-def write_result(task: FitTask, kind: str, trained: Trained, parameters: int, about: Mapping[str, Any]) -> FitResult:
-    """Write LOSS_FILE, the averaged weights, and MODEL_FILE with `about` and what all families state."""
+def write_result(
+    task: FitTask, trained: Trained, parameters: int, started_from: StartWeights | None = None
+) -> FitResult:
+    """Write LOSS_FILE, the averaged weights, and MODEL_FILE."""
     folder = Path(task.out_dir)
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([record.to_row() for record in trained.records]), buffer)
@@ -34,14 +34,13 @@ def write_result(task: FitTask, kind: str, trained: Trained, parameters: int, ab
         seconds=trained.seconds,
         resumed_at=trained.resumed_at,
     )
-    training = {"steps": task.steps, "seed": task.seed, "loss": result.loss, "parameters": parameters}
-    content = {
-        "name": task.model.name,
-        "classes": list(task.classes),
-        "one_class_per_image": task.one_class_per_image,
-        "fingerprint": task.fingerprint,
-        "training": training,
-        **about,
-    }
-    write_model_file(folder, kind, save(trained.weights), content)
+    facts = ModelFacts(
+        model=task.model,
+        classes=task.classes,
+        one_class_per_image=task.one_class_per_image,
+        fingerprint=task.fingerprint,
+        training=FitFigures(steps=task.steps, seed=task.seed, loss=result.loss, parameters=parameters),
+        started_from=started_from,
+    )
+    write_model_file(folder, save(trained.weights), facts)
     return result

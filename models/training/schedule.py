@@ -1,4 +1,4 @@
-"""The course of the learning rate: one or two stages, a function of the step and the losses so far.
+"""Computes the learning rate of a step, in one or two stages, from the step and the losses so far.
 
 Two stages are how transferred detectors are trained: first the new heads with the backbone frozen, then all
 of it with a smaller rate for the backbone.
@@ -66,7 +66,7 @@ def _warm_up(step: int, config: TrainingConfig) -> float:
 
 
 def _plateaus(losses: Sequence[float], window: int) -> int:
-    """How many whole windows of losses were in the mean no better than the best before them."""
+    """The number of whole windows of losses whose mean was no better than the best before them."""
     whole = len(losses) // window
     if whole < 2:
         return 0

@@ -1,4 +1,4 @@
-"""`cellsemi models` and `cellsemi weights`: what can be trained, and the weight files of this machine."""
+"""Implements `cellsemi models` and `cellsemi weights`: lists the models, and registers files of weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
 
 if TYPE_CHECKING:
-    from cellsemi.models.weight_files import Verified
+    from cellsemi.models.weight_files import VerifiedWeights
     from cellsemi.orchestrator.doctor import Package
 
 sha256_option = click.option("--sha256", metavar="HEX", help="What the file's sha256 must be, in hex.")
@@ -35,16 +35,30 @@ def models(as_json: bool) -> None:
 
 
 def models_json() -> list[dict[str, Any]]:
-    """The catalogue in plain values, with `missing`: {package: the line that installs it}."""
-    from cellsemi.models.catalogue import CATALOGUE
+    """A row for each model in plain values, with `missing`: {package: the line that installs it}."""
+    from cellsemi.models.registry import families
     from cellsemi.orchestrator.doctor import packages
 
     here = {package.name: package for package in packages()}
-    return [{**asdict(model), "missing": _missing(model.packages, here)} for model in CATALOGUE]
+    return [
+        {
+            "name": variant.name,
+            "kind": family.kind,
+            "parameters": variant.parameters,
+            "start": family.start,
+            "packages": family.packages,
+            "code_licence": family.code_licence,
+            "weights_licence": family.weights_licence,
+            "settings": dict(variant.settings),
+            "missing": _missing(family.packages, here),
+        }
+        for family in families()
+        for variant in family.variants
+    ]
 
 
 def _missing(wanted: tuple[str, ...], here: dict[str, Package]) -> dict[str, str]:
-    """Of the packages a model wants those that are not there in a version that will do."""
+    """The packages of a model that are not installed in a suitable version, with the lines that install them."""
     from cellsemi.orchestrator.doctor import installed
 
     missing = {name: here[name].remedy for name in wanted if name in here and not here[name].fine}
@@ -100,9 +114,9 @@ def add(file: Path, name: str, sha256: str | None, licence: str, force: bool) ->
 
     Path and sha256 are kept, the file stays where it is, and is verified whenever it is used.
     """
-    from cellsemi.models import weight_files as registry
+    from cellsemi.models import weight_files
 
-    entry = registry.add(file, name, sha256=sha256, licence=licence, replaces=force)
+    entry = weight_files.add(file, name, sha256=sha256, licence=licence, replaces=force)
     click.echo(f"{name} is {entry.path} ({_size(entry.bytes)}). In a config:\n{_config_lines(name, entry.sha256)}")
 
 
@@ -135,17 +149,17 @@ def verify(context: click.Context, name: str | None, sha256: str | None) -> None
 
     Exit code 1 when one is missing or is another.
     """
-    from cellsemi.models import weight_files as registry
+    from cellsemi.models import weight_files
 
     if name is not None:
-        click.echo(_verdict(name, registry.verify(name, sha256)))
+        click.echo(_verdict(name, weight_files.verify(name, sha256)))
         return
     if sha256 is not None:
         raise UsageError("--sha256 is of one file: name it")
     broken = 0
-    for known in registry.registered():
+    for known in weight_files.registered():
         try:
-            click.echo(_verdict(known, registry.verify(known)))
+            click.echo(_verdict(known, weight_files.verify(known)))
         except ModelError as error:
             click.echo(f"Error: {error}", err=True)
             broken += 1
@@ -164,25 +178,19 @@ def export(trained: str, out: Path, force: bool) -> None:
     Of a run, the model of its last round is taken: `demo/cellpose`, or name the folder that holds it.
     """
     from cellsemi.models.model_files import read_model_file
+    from cellsemi.models.registry import family
 
     folder = find_trained(trained)
-    kind = read_model_file(folder)["kind"]
-    if kind not in ("cellpose-sam", "detectron2-maskrcnn"):
+    kind = read_model_file(folder).kind
+    write = family(kind).export
+    if write is None:
         raise UsageError(f"{folder}: a {kind}; its model.safetensors opens with safetensors.torch.load_file as it is")
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it")
-    if kind == "detectron2-maskrcnn":
-        from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
-
-        export_detectron2(folder, out)
-        click.echo(f"{out} written from {folder}. Detectron2's DetectionCheckpointer opens it.")
-        return
-    from cellsemi.models.cellpose_sam.family import export_cellpose
-
-    left = export_cellpose(folder, out)
-    click.echo(f"{out} written from {folder}. CellposeModel(pretrained_model={str(out)!r}) opens it.")
-    if left:
-        click.echo(f"Cellpose knows no classes: the class head ({len(left)} tensors) is left out.")
+    opens, *notes = write(folder, out)
+    click.echo(f"{out} written from {folder}. {opens}")
+    for note in notes:
+        click.echo(note)
 
 
 def find_trained(name: str) -> Path:
@@ -207,7 +215,7 @@ def find_trained(name: str) -> Path:
     return folders[-1]
 
 
-def _verdict(name: str, found: Verified) -> str:
+def _verdict(name: str, found: VerifiedWeights) -> str:
     if found.compared:
         return f"{name}: ok, {found.path} ({_size(found.bytes)}), sha256 {found.sha256}"
     lines = _config_lines(name, found.sha256)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from cellsemi.configs.models import WithWeights
 from cellsemi.configs.schema import Config
 from cellsemi.models import weight_files
-from cellsemi.models.catalogue import CATALOGUE
 from cellsemi.models.registry import family
 from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
@@ -25,9 +23,7 @@ from cellsemi.rounds.store.steps import Step
 def check_models(config: Config) -> None:
     """ModelError, before anything is begun, when a model lacks its framework or its weights are not as stated."""
     for model in config.models:
-        wanted = {package for known in CATALOGUE if known.kind == model.kind for package in known.packages}
-        if any(find_spec(package) is None for package in wanted):
-            family(model.kind)  # says what is missing, and the line that installs it
+        family(model.kind)  # refuses when a package is missing, with the line that installs it
         if isinstance(model, WithWeights) and model.weights is not None:
             weight_files.verify(model.weights, model.weights_sha256)
 

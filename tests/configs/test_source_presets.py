@@ -66,7 +66,7 @@ def test_a_preset_of_a_source_system_runs_a_round(name: str, tmp_path: Path, mon
     assert {row.round for row in rows} == {0, 1}
     for model in config.models:
         about = read_model_file(paths.model(1, model.name))
-        assert about["kind"] == model.kind and about["classes"] == list(config.data.classes)
+        assert about.kind == model.kind and about.classes == config.data.classes
 
 
 def register_tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,14 +31,14 @@ from cellsemi.models.registry import family
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store.schemas import ImageRecord
 
-SIDE = 64  # of pictures and crops, and of the tiles that the tiny network of test_cellpose_sam takes
+SIDE = 64  # of pictures and crops, and of the tiles that tiny_cellpose.Tiny takes
 PLAIN = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
 TRAINING = TrainingConfig(batch=2, crop_px=SIDE, schedule="constant", ema=0, weight_decay=0, precision="float32")
 NOT_LEARNT = ("running_mean", "running_var", "num_batches_tracked")  # statistics of batch norm
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ContractCase:
     """A family with settings that make it small. `prepare` puts a small network in the place of a large one."""
 
     name: str
@@ -99,11 +99,11 @@ def tiny_detectron2(patch: pytest.MonkeyPatch) -> None:
 
 
 ENTRIES = (
-    Entry("flow-unet", "flow-unet", lambda folder: FlowUnetConfig(name="m", width=4, augment=PLAIN), 5e-3, 10),
-    Entry("maskrcnn-resnet18", "torchvision-maskrcnn", small_rcnn("resnet18"), 3e-4, 10),
-    Entry("maskrcnn-resnet18-cbam", "torchvision-maskrcnn", small_rcnn("resnet18-cbam"), 3e-4, 10),
-    Entry("cellpose-sam", "cellpose-sam", small_cellpose, 2e-2, 40, tiny_cellpose),
-    Entry("detectron2", "detectron2-maskrcnn", small_detectron2, 3e-4, 10, tiny_detectron2),
+    ContractCase("flow-unet", "flow-unet", lambda folder: FlowUnetConfig(name="m", width=4, augment=PLAIN), 5e-3, 10),
+    ContractCase("maskrcnn-resnet18", "torchvision-maskrcnn", small_rcnn("resnet18"), 3e-4, 10),
+    ContractCase("maskrcnn-resnet18-cbam", "torchvision-maskrcnn", small_rcnn("resnet18-cbam"), 3e-4, 10),
+    ContractCase("cellpose-sam", "cellpose-sam", small_cellpose, 2e-2, 40, tiny_cellpose),
+    ContractCase("detectron2", "detectron2-maskrcnn", small_detectron2, 3e-4, 10, tiny_detectron2),
 )
 
 
@@ -112,7 +112,7 @@ ONE_EACH = tuple({entry.kind: entry for entry in reversed(ENTRIES)}.values())
 
 
 @contextlib.contextmanager
-def prepared(entry: Entry) -> Iterator[Entry]:
+def prepared(entry: ContractCase) -> Iterator[ContractCase]:
     """The entry, its network made small; skipped when its framework is not installed."""
     try:
         family(entry.kind)
@@ -137,7 +137,7 @@ def record(seed: int, split: str = "labelled", labels: NDArray[np.int32] | None 
     return row(f"im{seed}", pixels, own if labels is None else labels, split, **columns)
 
 
-def task_of(entry: Entry, folder: Path, records: list[ImageRecord], steps: int, **changes: Any) -> FitTask:
+def task_of(entry: ContractCase, folder: Path, records: list[ImageRecord], steps: int, **changes: Any) -> FitTask:
     """A task for this family in `folder`; `training` among the changes adds to TRAINING."""
     folder.mkdir(parents=True, exist_ok=True)
     training = TRAINING.model_copy(update={"lr": entry.lr, **changes.pop("training", {})})

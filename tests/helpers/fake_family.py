@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from helpers.model_folder import facts_of
 from scipy import ndimage
 
 from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitResult, FitTask, Image
+from cellsemi.models.base import Family, FitResult, FitTask, Image
 from cellsemi.models.model_files import read_weights, write_model_file
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -32,7 +34,7 @@ class FakeFamily:
         states = [state for record in records for state in (record.instances or Instances.empty(1, 1)).state]
         progress(task.steps, task.steps)
         learnt = {"seed": task.seed, "cells": states.count("human") + states.count("accepted")}
-        write_model_file(Path(task.out_dir), "flow-unet", json.dumps(learnt).encode(), {})
+        write_model_file(Path(task.out_dir), json.dumps(learnt).encode(), facts_of(task.model, task.classes))
         return FitResult(parameters=1, steps=task.steps, loss=0.0, seconds=0.0, resumed_at=0)
 
     def load(self, folder: Path, inference: InferenceConfig, device: str) -> FakePredictor:
@@ -44,7 +46,7 @@ class FakePredictor:
         self._seed = seed
         self.warnings: Counter[str] = Counter()
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]
 
     def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
@@ -58,4 +60,13 @@ class FakePredictor:
         return masks.from_label_map(labels, score=rng.uniform(0.05, 0.95, n))
 
 
-FAMILY = FakeFamily()
+FAMILY = Family(
+    config=FlowUnetConfig,
+    variants=(),
+    start="scratch",
+    packages=(),
+    code_licence="",
+    weights_licence="",
+    fit=lambda task, progress: FakeFamily().fit(task, progress),
+    load=lambda folder, inference, device: FakeFamily().load(folder, inference, device),
+)

@@ -1,13 +1,26 @@
-"""Cellpose's network small enough for tests, and a file of its weights."""
+"""Cellpose's network small enough for tests, a file of its weights, and tasks that start from it."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from helpers import pictures
+from helpers.pictures import FOUR
 from torch import Tensor, nn
 
+from cellsemi.configs.models import CellposeSamConfig
+from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.base import FitTask
+from cellsemi.rounds.store.schemas import ImageRecord
+
 SIDE = 64  # of the tiny network's tiles
+TRAINING = TrainingConfig(
+    steps=40, batch=2, lr=2e-2, schedule="constant", ema=0, checkpoint_every=5, precision="float32"
+)
+discs, record = partial(pictures.discs, layout=FOUR), partial(pictures.record, layout=FOUR)
 
 
 class Tiny(nn.Module):
@@ -37,3 +50,10 @@ def tiny_file(folder: Path) -> Path:
     path = folder / "tiny.pth"
     torch.save(Tiny(SIDE).state_dict(), path)
     return path
+
+
+def task_in(folder: Path, records: list[ImageRecord], **changes: Any) -> FitTask:
+    model = CellposeSamConfig(name="m", weights=str(tiny_file(folder)), bsize=SIDE)
+    return pictures.task_in(
+        folder, records, **{"model": model, "training": TRAINING, "classes": ("a",), "ignore_dilation_px": 0, **changes}
+    )

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 import numpy as np
 import pytest
 import torch
-from helpers.contract import ENTRIES, ONE_EACH, SIDE, Entry, learnt, losses, picture, prepared, record, task_of
+from helpers.contract import ENTRIES, ONE_EACH, SIDE, ContractCase, learnt, losses, picture, prepared, record, task_of
 from helpers.pictures import quiet, row
 from numpy.typing import NDArray
 
@@ -27,25 +27,25 @@ from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredi
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
 
-# So low that networks after three steps find something to look at.
+# So low that networks after three steps find some cells.
 EAGER = InferenceConfig(tile_px=64, tta=("identity", "flip_x"), cell_probability=0.05, min_area_px=1)
-ZOOMED = EAGER.model_copy(update={"tta": ("identity", "rot90"), "scales": (1.0, 0.3, 1.5)})
+SCALED = EAGER.model_copy(update={"tta": ("identity", "rot90"), "scales": (1.0, 0.3, 1.5)})
 
 
 @pytest.fixture(scope="module", params=ENTRIES, ids=lambda entry: entry.name)
-def entry(request: pytest.FixtureRequest) -> Iterator[Entry]:
+def entry(request: pytest.FixtureRequest) -> Iterator[ContractCase]:
     with prepared(request.param) as chosen:
         yield chosen
 
 
 @pytest.fixture(scope="module", params=ONE_EACH, ids=lambda entry: entry.kind)
-def one_each(request: pytest.FixtureRequest) -> Iterator[Entry]:
+def one_each(request: pytest.FixtureRequest) -> Iterator[ContractCase]:
     with prepared(request.param) as chosen:
         yield chosen
 
 
 @pytest.fixture(scope="module")
-def trained(entry: Entry, tmp_path_factory: pytest.TempPathFactory) -> tuple[FitTask, FitResult]:
+def trained(entry: ContractCase, tmp_path_factory: pytest.TempPathFactory) -> tuple[FitTask, FitResult]:
     """A fit of three steps on three pictures, one of them pseudo-labelled."""
     records = [record(0), record(1), record(2, "unlabelled", state="accepted", weight=0.6)]
     task = task_of(entry, tmp_path_factory.mktemp("contract"), records, steps=3)
@@ -58,8 +58,8 @@ def predictor(trained: tuple[FitTask, FitResult]) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def zoomed(trained: tuple[FitTask, FitResult]) -> Predictor:
-    return registry.load_predictor(Path(trained[0].out_dir), ZOOMED, "cpu")
+def scaled(trained: tuple[FitTask, FitResult]) -> Predictor:
+    return registry.load_predictor(Path(trained[0].out_dir), SCALED, "cpu")
 
 
 def test_cells_at_a_probability_are_those_of_the_setting(
@@ -73,13 +73,13 @@ def test_cells_at_a_probability_are_those_of_the_setting(
     probabilities = (0.05, 0.5, 0.6)
     found = cast(ProbabilityPredictor, predictor).at_probabilities(image, probabilities)
     for probability, cells in zip(probabilities, found, strict=True):
-        told = registry.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
-        (expected,) = told.predict([image])
+        again = registry.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
+        (expected,) = again.predict([image])
         assert (cells.rle, cells.score.tolist()) == (expected.rle, expected.score.tolist())
     assert len({cells.rle for cells in found}) > 1
 
 
-def fit(entry: Entry, folder: Path, records: list[Any], steps: int = 1, **changes: Any) -> FitTask:
+def fit(entry: ContractCase, folder: Path, records: list[Any], steps: int = 1, **changes: Any) -> FitTask:
     task = task_of(entry, folder, records, steps, **changes)
     registry.family(entry.kind).fit(task, quiet)
     return task
@@ -112,15 +112,15 @@ def test_every_default_of_every_family_is_stated() -> None:
 # --- one family ------------------------------------------------------------------------------------
 
 
-def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult], entry: Entry) -> None:
+def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult], entry: ContractCase) -> None:
     task, result = trained
     folder = Path(task.out_dir)
     about = model_files.read_model_file(folder)
-    assert about["kind"] == entry.kind and about["classes"] == ["bright", "dim"] and about["name"] == "m"
-    assert about["training"]["steps"] == result.steps == 3 and about["training"]["seed"] == task.seed
-    assert about["weights_sha256"] == files.sha256_bytes((folder / model_files.WEIGHTS_FILE).read_bytes())
+    assert about.kind == entry.kind and about.classes == ("bright", "dim") and about.model.name == "m"
+    assert about.training.steps == result.steps == 3 and about.training.seed == task.seed
+    assert about.weights_sha256 == files.sha256_bytes((folder / model_files.WEIGHTS_FILE).read_bytes())
     weights = learnt(task)
-    assert 0 < about["training"]["parameters"] == result.parameters <= sum(v.size for v in weights.values())
+    assert 0 < about.training.parameters == result.parameters <= sum(v.size for v in weights.values())
     assert {str(value.dtype) for value in weights.values()} == {"float32"}
     assert len(losses(task)) == 3 and np.isfinite(losses(task)).all() and np.isfinite(result.loss)
     assert {path.name for path in folder.iterdir()} == {
@@ -143,10 +143,10 @@ def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult]
         ((64, 130), np.uint8),
     ],
 )
-def test_any_size_and_type_is_predicted(zoomed: Predictor, shape: tuple[int, ...], dtype: Any) -> None:
+def test_any_size_and_type_is_predicted(scaled: Predictor, shape: tuple[int, ...], dtype: Any) -> None:
     largest = 1 if dtype == np.float32 else np.iinfo(dtype).max
     light = np.random.default_rng(0).random(shape) * largest
-    (cells,) = zoomed.predict([light.astype(dtype)])
+    (cells,) = scaled.predict([light.astype(dtype)])
     assert (cells.height, cells.width) == shape[:2]
 
 
@@ -175,7 +175,7 @@ def test_a_batch_is_its_images_one_by_one(predictor: Predictor) -> None:
         assert same(predictor.predict([image])[0], cells)
 
 
-def test_what_was_saved_says_the_same_when_loaded(
+def test_what_was_saved_predicts_the_same_when_loaded(
     trained: tuple[FitTask, FitResult], predictor: Predictor, tmp_path: Path
 ) -> None:
     for name in (model_files.MODEL_FILE, model_files.WEIGHTS_FILE):
@@ -196,7 +196,7 @@ def test_what_was_saved_says_the_same_when_loaded(
 
 
 def test_an_interrupted_fit_ends_with_the_same_weights(
-    entry: Entry, trained: tuple[FitTask, FitResult], tmp_path: Path
+    entry: ContractCase, trained: tuple[FitTask, FitResult], tmp_path: Path
 ) -> None:
     """And so a fit is a function of its task: this one was broken off, and started in another folder.
 
@@ -220,12 +220,12 @@ def test_an_interrupted_fit_ends_with_the_same_weights(
     assert losses(task) == losses(trained[0])
 
 
-def test_training_lowers_the_loss_on_one_image(entry: Entry, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_on_one_image(entry: ContractCase, tmp_path: Path) -> None:
     found = losses(fit(entry, tmp_path, [record(0)], steps=entry.steps))
     assert np.mean(found[-3:]) < 0.9 * np.mean(found[:3])
 
 
-def test_five_hundred_cells_train_and_are_looked_at(one_each: Entry, tmp_path: Path) -> None:
+def test_five_hundred_cells_train_and_are_predicted(one_each: ContractCase, tmp_path: Path) -> None:
     pixels, labels = picture(0, side=253, step=11, radius=4)
     assert labels.max() >= 500
     task = fit(one_each, tmp_path, [row("many", pixels, labels, "labelled")], training={"crop_px": 256, "batch": 1})
@@ -234,7 +234,7 @@ def test_five_hundred_cells_train_and_are_looked_at(one_each: Entry, tmp_path: P
     assert (cells.height, cells.width) == (253, 253)
 
 
-def test_devices_and_types_of_numbers_are_honoured(one_each: Entry, tmp_path: Path) -> None:
+def test_devices_and_types_of_numbers_are_honoured(one_each: ContractCase, tmp_path: Path) -> None:
     whole = fit(one_each, tmp_path, [record(0), record(1)], out_dir=str(tmp_path / "whole"))
     wrong = ["nonsense"] if torch.cuda.is_available() else ["nonsense", "cuda"]
     for device in wrong:
@@ -247,7 +247,7 @@ def test_devices_and_types_of_numbers_are_honoured(one_each: Entry, tmp_path: Pa
     assert losses(half) != losses(whole) and losses(half) == pytest.approx(losses(whole), rel=0.1)
 
 
-def test_where_all_is_ignored_nothing_is_learnt(one_each: Entry, tmp_path: Path) -> None:
+def test_where_all_is_ignored_nothing_is_learnt(one_each: ContractCase, tmp_path: Path) -> None:
     """Two pictures that differ, each under one ignored cell: both leave the weights as they were at the start."""
     whole = np.ones((SIDE, SIDE), np.int32)
     tasks = [
@@ -264,15 +264,15 @@ def test_where_all_is_ignored_nothing_is_learnt(one_each: Entry, tmp_path: Path)
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_ignored_cells_and_weights_reach_the_loss(one_each: Entry, tmp_path: Path) -> None:
-    """The first step's loss on the same pixels, by the same draw, where other things are said of half of the cells."""
+def test_ignored_cells_and_weights_reach_the_loss(one_each: ContractCase, tmp_path: Path) -> None:
+    """The first step's loss on the same pixels, by the same draw: half of the cells have another state or weight."""
     _, labels = picture(0)
     half = np.arange(labels.max()) % 2 == 0
-    said = {
+    records = {
         state: record(0, state=np.where(half, state, "human").tolist()) for state in ("human", "ignored", "rejected")
     }
-    said["light"] = record(0, weight=np.where(half, 0.25, 1))
-    found = {name: losses(fit(one_each, tmp_path / name, [what]))[0] for name, what in said.items()}
+    records["light"] = record(0, weight=np.where(half, 0.25, 1))
+    found = {name: losses(fit(one_each, tmp_path / name, [what]))[0] for name, what in records.items()}
     assert len(set(found.values())) == 4
-    other = fit(one_each, tmp_path / "seed", [said["human"]], seed=1)
+    other = fit(one_each, tmp_path / "seed", [records["human"]], seed=1)
     assert losses(other)[0] not in found.values()

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 from cellsemi.orchestrator import doctor
 from cellsemi.orchestrator.terminal import tables
 

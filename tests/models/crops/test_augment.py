@@ -1,4 +1,4 @@
-"""Augmentation: image and cells move together, the outside is marked, the seed decides everything."""
+"""Augmentation: image and cells move together, the outside is IGNORE, the seed decides everything."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.models import AUGMENT_PRESETS, AugmentConfig
-from cellsemi.models.crops.augment import IGNORE, SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_zoom
+from cellsemi.models.crops.augment import IGNORE, SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_scale
 
 PLAIN = AugmentConfig(brightness=0, blur=0, noise=0)
 STILL = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
 
 
 def scene(height: int = 120, width: int = 140) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Cells that are bright by their number: where a mark lies, the image tells which."""
+    """Cells that are bright by their number: where a cell lies, the image shows which."""
     instance_map = np.zeros((height, width), np.int32)
     for i in range(12):
         y, x = 10 + 28 * (i // 4), 8 + 33 * (i % 4)
@@ -37,8 +37,8 @@ def crop(
 
 def test_nothing_switched_on_is_a_plain_crop() -> None:
     image, instance_map = scene()
-    pixels, marked = crop(STILL, 0)
-    assert np.array_equal(pixels, image[28:92, 38:102]) and np.array_equal(marked, instance_map[28:92, 38:102])
+    pixels, window_map = crop(STILL, 0)
+    assert np.array_equal(pixels, image[28:92, 38:102]) and np.array_equal(window_map, instance_map[28:92, 38:102])
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_nothing_switched_on_is_a_plain_crop() -> None:
 def test_marks_follow_the_image(config: AugmentConfig) -> None:
     agree, total = 0, 0
     for seed in range(20):
-        pixels, marked = crop(config, seed)
-        assert pixels.shape == marked.shape == (64, 64)
-        assert pixels.dtype == np.float32 and marked.dtype == np.int32
-        assert set(np.unique(marked)) <= set(range(IGNORE, 13))
-        flat = ndimage.maximum_filter(marked, 5) == ndimage.minimum_filter(marked, 5)  # not the interpolated edges
-        known = flat & (marked >= 0)
-        agree += int((np.abs(pixels - marked / 15)[known] < 0.03).sum())
+        pixels, window_map = crop(config, seed)
+        assert pixels.shape == window_map.shape == (64, 64)
+        assert pixels.dtype == np.float32 and window_map.dtype == np.int32
+        assert set(np.unique(window_map)) <= set(range(IGNORE, 13))
+        flat = ndimage.maximum_filter(window_map, 5) == ndimage.minimum_filter(window_map, 5)  # no edges
+        known = flat & (window_map >= 0)
+        agree += int((np.abs(pixels - window_map / 15)[known] < 0.03).sum())
         total += int(known.sum())
     assert agree / total > 0.99
 
@@ -82,30 +82,30 @@ def test_pixels_stay_between_zero_and_one() -> None:
         assert pixels.min() >= 0 and pixels.max() <= 1
 
 
-def test_beyond_the_image_is_outside_and_shows_its_mirror() -> None:
+def test_beyond_the_image_is_ignored_and_shows_its_mirror() -> None:
     image, instance_map = scene()
-    window, marked = cut_window(image, instance_map, (0, 70), 64, 1.0)
-    assert (marked[:32] == IGNORE).all() and np.array_equal(marked[32:], instance_map[:32, 38:102])
+    window, window_map = cut_window(image, instance_map, (0, 70), 64, 1.0)
+    assert (window_map[:32] == IGNORE).all() and np.array_equal(window_map[32:], instance_map[:32, 38:102])
     assert np.array_equal(window[:32], window[32:][::-1])
     _, far = cut_window(image[:1, :1], instance_map[:1, :1], (0, 0), 64, 0.5)
     assert (far == IGNORE).sum() > 0.99 * far.size
 
 
-def test_zoom_enlarges() -> None:
+def test_a_scale_enlarges() -> None:
     image, instance_map = scene()
-    for zoom in (0.5, 1.0, 2.0):
-        window, marked = cut_window(image, instance_map, (48, 52), 80, zoom)
-        assert window.shape == marked.shape == (80, 80)
+    for scale in (0.5, 1.0, 2.0):
+        window, window_map = cut_window(image, instance_map, (48, 52), 80, scale)
+        assert window.shape == window_map.shape == (80, 80)
         cell = instance_map[48, 52]
-        assert (marked == cell).sum() == pytest.approx((instance_map == cell).sum() * zoom**2, rel=0.1)
+        assert (window_map == cell).sum() == pytest.approx((instance_map == cell).sum() * scale**2, rel=0.1)
 
 
-def test_zooms_lie_in_their_range_and_mostly_near_one() -> None:
+def test_scales_lie_in_their_range_and_mostly_near_one() -> None:
     config = AugmentConfig(scale_min=0.4, scale_max=2.5)
-    zooms = np.array([draw_zoom(config, np.random.default_rng(i)) for i in range(2000)])
-    assert zooms.min() >= 0.4 and zooms.max() <= 2.5
-    assert zooms.min() < 0.5 and zooms.max() > 2.0 and abs(np.log(zooms).mean()) < 0.05
-    assert ((zooms > 0.75) & (zooms < 1.33)).mean() > 0.4
+    scales = np.array([draw_scale(config, np.random.default_rng(i)) for i in range(2000)])
+    assert scales.min() >= 0.4 and scales.max() <= 2.5
+    assert scales.min() < 0.5 and scales.max() > 2.0 and abs(np.log(scales).mean()) < 0.05
+    assert ((scales > 0.75) & (scales < 1.33)).mean() > 0.4
 
 
 def untouched(config: AugmentConfig, crops: int = 300) -> float:
@@ -164,27 +164,27 @@ def test_shifts_reach_as_far_as_asked_in_any_direction() -> None:
 
 
 @given(own=st.floats(5, 100), spread=st.floats(1, 20), place=st.floats(0, 1), seed=st.integers(0, 999))
-def test_size_aware_zoom_spreads_over_the_sizes_of_the_data(own: float, spread: float, place: float, seed: int) -> None:
+def test_size_aware_scales_spread_over_the_sizes(own: float, spread: float, place: float, seed: int) -> None:
     sizes = CellSizes(own, own / spread**place, own * spread ** (1 - place))
     config = AugmentConfig(size_aware=True)
-    zoom = draw_zoom(config, np.random.default_rng(seed), sizes)
-    assert 0.4 <= zoom <= 2.5
-    assert sizes.low / SIZE_MARGIN * 0.999 <= own * zoom <= sizes.high * SIZE_MARGIN * 1.001
+    scale = draw_scale(config, np.random.default_rng(seed), sizes)
+    assert 0.4 <= scale <= 2.5
+    assert sizes.low / SIZE_MARGIN * 0.999 <= own * scale <= sizes.high * SIZE_MARGIN * 1.001
 
 
 def test_small_cells_are_enlarged_and_large_ones_shrunk() -> None:
     config = AugmentConfig(size_aware=True)
 
     def sizes_seen(own: float, config: AugmentConfig = config) -> NDArray[np.float64]:
-        zooms = [draw_zoom(config, np.random.default_rng(i), CellSizes(own, 10, 20)) for i in range(500)]
-        return own * np.array(zooms)
+        scales = [draw_scale(config, np.random.default_rng(i), CellSizes(own, 10, 20)) for i in range(500)]
+        return own * np.array(scales)
 
     for own in (10, 20):
         seen = sizes_seen(own)
         assert seen.min() == pytest.approx(8, rel=0.05) and seen.max() == pytest.approx(25, rel=0.05)
         assert np.exp(np.log(seen).mean()) == pytest.approx(np.sqrt(200), rel=0.05)
     off = AugmentConfig()
-    assert (sizes_seen(10, off) == [10 * draw_zoom(off, np.random.default_rng(i)) for i in range(500)]).all()
+    assert (sizes_seen(10, off) == [10 * draw_scale(off, np.random.default_rng(i)) for i in range(500)]).all()
 
 
 @pytest.mark.parametrize("name", ["light", "strong", "sartorius"])

@@ -28,7 +28,7 @@ STILL = {"scale_min": 1, "scale_max": 1, "rotate": False, "flip": False, "bright
 
 
 def crop_of(instance_map: NDArray[np.int32], light: float, colour: bool = False) -> Crop:
-    """A crop whose pixels tell whose they are: `light` + mark / 100."""
+    """A crop whose pixels encode their cell: `light` + number / 100."""
     cells = int(max(instance_map.max(), 0))
     pixels = (light + instance_map / 100).clip(0, 1).astype(np.float32)
     return Crop(
@@ -65,7 +65,7 @@ def test_what_a_pasted_crop_says_of_each_pixel(seed: int, select: float, occlusi
         source.instance_map, np.zeros(len(trust)), trust, config.model_copy(update={"min_quality": 0.4})
     )
     present = np.setdiff1d(source.instance_map, [0, IGNORE])
-    assert set(np.flatnonzero(trusted)) == {mark for mark in present if trust[mark] >= np.float32(0.4)}
+    assert set(np.flatnonzero(trusted)) == {number for number in present if trust[number] >= np.float32(0.4)}
 
     done = paste(target, source, trusted, config, np.random.default_rng(seed))
     again = paste(target, source, trusted, config, np.random.default_rng(seed))
@@ -77,24 +77,24 @@ def test_what_a_pasted_crop_says_of_each_pixel(seed: int, select: float, occlusi
     )
 
     first = len(target.cell_class)
-    new = [mark for mark in np.unique(done.instance_map) if mark >= first]
+    new = [number for number in np.unique(done.instance_map) if number >= first]
     assert (
         len(new) == int(select * trusted.sum() + 0.5) == len(done.cell_class) - first == len(done.cell_weight) - first
     )
     covered = done.instance_map >= first
     assert np.array_equal(done.pixels[~covered], target.pixels[~covered])
-    for mark in new:  # each is one trusted cell of the source, whole, with its class and its weight
-        (origin,) = np.unique(source.instance_map[done.instance_map == mark])
-        assert trusted[origin] and np.array_equal(done.instance_map == mark, source.instance_map == origin)
-        assert done.cell_class[mark] == source.cell_class[origin]
-        assert done.cell_weight[mark] == source.cell_weight[origin]
-        inner = done.pixels[done.instance_map == mark]
+    for number in new:  # each is one trusted cell of the source, whole, with its class and its weight
+        (origin,) = np.unique(source.instance_map[done.instance_map == number])
+        assert trusted[origin] and np.array_equal(done.instance_map == number, source.instance_map == origin)
+        assert done.cell_class[number] == source.cell_class[origin]
+        assert done.cell_weight[number] == source.cell_weight[origin]
+        inner = done.pixels[done.instance_map == number]
         assert (inner <= source.pixels[source.instance_map == origin].max() + 1e-6).all()
 
-    for mark in range(1, first):
-        before, now = target.instance_map == mark, (target.instance_map == mark) & ~covered
+    for number in range(1, first):
+        before, now = target.instance_map == number, (target.instance_map == number) & ~covered
         hidden = (before & covered).sum() > occlusion * before.sum()
-        assert (done.instance_map[now] == (IGNORE if hidden else mark)).all()
+        assert (done.instance_map[now] == (IGNORE if hidden else number)).all()
     for value in (0, IGNORE):  # background stays, what is ignored stays ignored, unless covered
         assert (done.instance_map[(target.instance_map == value) & ~covered] == value).all()
 
@@ -161,7 +161,7 @@ def test_trust_is_the_persons_or_the_confidence() -> None:
 
 
 def test_only_trusted_cells_reach_other_crops(tmp_path: Path) -> None:
-    """Two classes of images: sure and unsure pseudo-labels, told apart by their weights."""
+    """Two classes of images: sure and unsure pseudo-labels, distinguished by their weights."""
     quality = {"sure": 0.9, "unsure": 0.5}
     records = [
         record(name, 12, "unlabelled", state="accepted", quality=q, weight=q, class_id=i)
@@ -217,7 +217,7 @@ def test_size_aware_sources_know_the_sizes_of_all_shards(tmp_path: Path) -> None
     for crop in source_of(tmp_path, records, augment, batch=400)(0):
         instance_map = np.setdiff1d(crop.instance_map[10:-10, 10:-10], [0, IGNORE])
         if len(instance_map):
-            largest = max((crop.instance_map == mark).sum() for mark in instance_map)
+            largest = max((crop.instance_map == number).sum() for number in instance_map)
             seen[int(crop.cell_class[instance_map[0]])].append(float(np.sqrt(largest)))
     for sizes in seen.values():
         assert np.percentile(sizes, 3) == pytest.approx(6 / 1.25, abs=1)

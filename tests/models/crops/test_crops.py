@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import pictures
-from helpers.contract import ONE_EACH, Entry, prepared, task_of
+from helpers.contract import ONE_EACH, ContractCase, prepared, task_of
 from helpers.contract import record as small_record
 from helpers.pictures import quiet, record
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ from cellsemi.configs.errors import ImageError
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig, FlowUnetConfig
 from cellsemi.configs.training import Balance, TrainingConfig
 from cellsemi.models.base import FitTask
-from cellsemi.models.crops.sampling import ImageDraws, chances
+from cellsemi.models.crops.sampling import ImageSampler, chances
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.registry import family
 from cellsemi.rounds.cells.instances import Instances
@@ -46,7 +46,7 @@ def crops_of(
 
 
 def human_shares(source: CropSource) -> list[float]:
-    """Share of crops of human-labelled images at each step, told by the weight of their cells."""
+    """Share of crops of human-labelled images at each step, by the weight of their cells."""
     return [float(np.mean([crop.cell_weight[1:].min() == 1 for crop in source(step)])) for step in range(8)]
 
 
@@ -80,7 +80,7 @@ def test_there_is_a_step_left_for_pseudo_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ONE_EACH, ids=lambda entry: entry.kind)
-def test_no_family_opens_a_pseudo_labelled_image_in_the_last_steps(tmp_path: Path, entry: Entry) -> None:
+def test_no_family_opens_a_pseudo_labelled_image_in_the_last_steps(tmp_path: Path, entry: ContractCase) -> None:
     broken = replace(small_record(1, "unlabelled", state="accepted"), image=b"no image")
 
     def task(last: float) -> FitTask:
@@ -132,10 +132,10 @@ def shards_of(folder: Path, records: list[ImageRecord]) -> list[Path]:
 
 
 def shares(paths: list[Path], balance: Balance, human_fraction: float = 0.5) -> dict[int, float]:
-    """How often each row is drawn."""
-    draws = ImageDraws(paths, human_fraction=human_fraction, human_from=10, balance=balance, classes=("a", "b"))
+    """How often each row is sampled."""
+    sampler = ImageSampler(paths, human_fraction=human_fraction, human_from=10, balance=balance, classes=("a", "b"))
     rng = np.random.default_rng(0)
-    counts = Counter(draws.draw(rng, 0) for _ in range(DRAWS))
+    counts = Counter(sampler.sample(rng, 0) for _ in range(DRAWS))
     return {row: counts[row] / DRAWS for row in range(8)}
 
 
@@ -169,20 +169,20 @@ def test_images_are_drawn_as_asked(tmp_path: Path, balance: Balance, expected: l
     np.testing.assert_allclose(list(found.values()), expected, atol=4 * np.sqrt(0.25 * 0.75 / DRAWS))
 
 
-def test_an_image_without_cells_has_no_class_but_is_drawn(tmp_path: Path) -> None:
+def test_an_image_without_cells_has_no_class_but_is_sampled(tmp_path: Path) -> None:
     empty = replace(record(0), instances=Instances.empty(72, 72))
     paths = shards_of(tmp_path, [empty, record(1, class_id=0), record(2, class_id=0), record(3, class_id=1), record(4)])
     found = shares(paths, "class")
     assert found[0] == pytest.approx(1 / 5, abs=0.03) and found[3] == pytest.approx(4 / 10, abs=0.03)
 
 
-def test_without_balance_all_is_drawn_as_the_place_says(tmp_path: Path) -> None:
+def test_without_balance_all_is_sampled_as_the_place_says(tmp_path: Path) -> None:
     paths = shards_of(tmp_path, mixed())
-    draws = ImageDraws(paths, human_fraction=0.3, human_from=10, balance="none", classes=("a", "b"))
+    sampler = ImageSampler(paths, human_fraction=0.3, human_from=10, balance="none", classes=("a", "b"))
     for seed in range(200):
         chance, place = np.random.default_rng(seed).random(2)
         expected = [0, 1, 3, 4][int(place * 4)] if chance < 0.3 else [2, 5, 6][int(place * 3)]
-        assert draws.draw(np.random.default_rng(seed), 0) == expected
+        assert sampler.sample(np.random.default_rng(seed), 0) == expected
 
 
 def test_balanced_crops_are_a_function_of_the_seed_and_the_step(tmp_path: Path) -> None:

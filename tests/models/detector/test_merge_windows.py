@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.training import GridConfig, InferenceConfig, View
 from cellsemi.models.detector import merge_views, merge_windows
 from cellsemi.models.detector.merge_views import crop_back, crop_resized
-from cellsemi.models.detector.merge_windows import Detect, detect_everywhere, detect_in_windows
+from cellsemi.models.detector.merge_windows import DetectWindow, detect_everywhere, detect_in_windows
 from cellsemi.models.inference.tta import turn, turn_back
 from cellsemi.models.inference.windows import spans
 from cellsemi.rounds.cells.instances import Instances
@@ -44,7 +44,7 @@ def places(height: int, width: int) -> NDArray[np.float32]:
     return image
 
 
-def oracle(truth: Truth, score: Callable[[NDArray[np.bool_]], float] = lambda seen: 0.75) -> Detect:
+def oracle(truth: Truth, score: Callable[[NDArray[np.bool_]], float] = lambda seen: 0.75) -> DetectWindow:
     """A detector that finds the part of every true cell that its window shows."""
 
     def detect(window: NDArray[np.float32]) -> Instances:
@@ -134,7 +134,7 @@ def discs(height: int, width: int, centres: list[tuple[int, int]], radius: float
     return [(y - a) ** 2 + (x - b) ** 2 <= radius**2 for a, b in centres]
 
 
-def unsteady(truth: Truth, seed: int) -> Detect:
+def unsteady(truth: Truth, seed: int) -> DetectWindow:
     """An oracle that sees each cell a pixel beside where it is, in each window differently."""
     steady, rng = oracle(truth), np.random.default_rng(seed)
 
@@ -191,7 +191,7 @@ def test_a_cell_whose_weight_lies_in_the_wrong_core_is_taken_whole() -> None:
 def test_the_share_in_the_core_decides_between_windows() -> None:
     """What its owner sees is kept by `centre`; by `core` what holds the asked share of its area in the core."""
 
-    def detector(scores: tuple[float, float]) -> Detect:
+    def detector(scores: tuple[float, float]) -> DetectWindow:
         """Sees a box 40..63 of the image, its pixels mostly on the left; class 0 in the first window, then 1."""
         asked = iter((0, 1))
 
@@ -293,7 +293,7 @@ def test_crops_come_back_as_whole_masks_do(view: View, height: int, width: int, 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.3, 2.0, 3.0])
 @pytest.mark.parametrize("tta", [("identity",), ("flip_x", "rot90")])
-def test_zoomed_views_bring_cells_back_in_place(scale: float, tta: tuple[View, ...]) -> None:
+def test_scaled_views_bring_cells_back_in_place(scale: float, tta: tuple[View, ...]) -> None:
     centres = centres_of_discs(90, 120, 25, (15, 20))
     truth = discs(90, 120, centres, 9)
 
@@ -311,7 +311,7 @@ def test_zoomed_views_bring_cells_back_in_place(scale: float, tta: tuple[View, .
         mask = decode(rle, 90, 120)
         assert (mask & truth[i]).sum() / (mask | truth[i]).sum() > 0.85
         shifts.append(np.argwhere(mask).mean(0) - centres[i])
-    assert np.abs(np.mean(shifts, axis=0)).max() < 0.08  # half a pixel of the zoomed view would be 0.17 to 1
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.08  # half a pixel of the scaled view would be 0.17 to 1
 
 
 def test_agreement_of_the_views_enters_the_score() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cellsemi import models
 from cellsemi.configs.errors import ModelError
-from cellsemi.models.catalogue import DETECTRON2_INSTALL
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 from cellsemi.models.registry import FAMILIES, family
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import pictures
 from helpers.detectron2_small import SMALL, make_small, open_checkpoint, real_settings, stock_network
+from helpers.model_folder import UNET, write_model
 from helpers.pictures import discs, quiet, record
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,7 @@ from cellsemi.models.detectron2_maskrcnn.api import get_cfg
 from cellsemi.models.detectron2_maskrcnn.family import FAMILY
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
 from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
-from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, write_model_file
+from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.device import compute_settings
 from cellsemi.models.training.result import LOSS_FILE
@@ -126,8 +127,8 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
     summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
     np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
     about = read_model_file(trained)
-    assert about["started_from"] is None
-    assert Detectron2Config.model_validate(about["model"]) == SMALL
+    assert about.started_from is None
+    assert about.model == SMALL
 
 
 def test_a_window_of_any_size_is_detected_and_may_be_without_a_proposal(trained: Path) -> None:
@@ -148,7 +149,7 @@ def test_scales_and_flips_still_find_the_cells(trained: Path) -> None:
     assert found.score.max() <= 1 and len(set(map(tuple, found.bbox.tolist()))) == len(found)
 
 
-def test_reached_caps_are_told(trained: Path) -> None:
+def test_reached_caps_are_warned_of(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
@@ -161,7 +162,7 @@ def test_reached_caps_are_told(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2000), (2000, 2)])
-def test_a_reached_cap_of_proposals_is_told(trained: Path, before: int, after: int) -> None:
+def test_a_reached_cap_of_proposals_is_warned_of(trained: Path, before: int, after: int) -> None:
     config = SMALL.model_copy(update={"rpn_proposals": 2000})
     net = build(config, 2, 0)
     net.load_state_dict(load_file(trained / WEIGHTS_FILE))
@@ -218,8 +219,8 @@ def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(give
     training = TRAINING.model_copy(update={"frozen_steps": 1, "lr": 1e-3, "ema": 0.0})
     task = task_in(tmp_path, [record(0)], 3, model=with_weights(given), training=training)
     FAMILY.fit(task, quiet)
-    about = read_model_file(tmp_path / "out")
-    assert about["started_from"]["weights"] == str(given) and about["started_from"]["random"] == []
+    start = read_model_file(tmp_path / "out").started_from
+    assert start is not None and start.weights == str(given) and start.random == ()
     before, after = load_file(given), load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -266,7 +267,7 @@ def test_detectron2_opens_what_is_exported_and_detects_the_same(cascade: bool, t
 def test_only_its_own_models_are_exported(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"\.pth"):
         export_detectron2(trained, tmp_path / "model.bin")
-    write_model_file(tmp_path / "unet", "flow-unet", b"x", {})
+    write_model(tmp_path / "unet", UNET)
     with pytest.raises(ModelError, match="flow-unet"):
         export_detectron2(tmp_path / "unet", tmp_path / "model.pth")
     assert not (tmp_path / "model.pth").exists() and not (tmp_path / "model.yaml").exists()

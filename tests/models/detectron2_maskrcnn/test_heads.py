@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.detector.loss import mask_truth, outside_share
-from cellsemi.models.detector.targets import Batch, Target, batch_of
+from cellsemi.models.detector.loss import ignored_share, mask_truth
+from cellsemi.models.detector.targets import DetectorBatch, DetectorTarget, batch_of
 from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
 from cellsemi.models.detectron2_maskrcnn.net import Network, build
 from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
+from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.store import files
 
@@ -42,22 +43,22 @@ def network(**changes: Any) -> Network:
     return build(SMALL.model_copy(update=changes), 2, seed=0).train()
 
 
-def batch(*crops: Crop) -> Batch:
+def batch(*crops: Crop) -> DetectorBatch:
     return batch_of(crops, 1.0, {}, CPU)
 
 
-def losses_of(net: Network, crops: Batch) -> dict[str, torch.Tensor]:
+def losses_of(net: Network, crops: DetectorBatch) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     return net.losses(crops)[1]
 
 
-def bitmasks(target: Target) -> Any:
+def bitmasks(target: DetectorTarget) -> Any:
     from detectron2.structures import BitMasks
 
-    return BitMasks(torch.stack([target.instance_map == mark for mark in range(1, len(target.boxes))]))
+    return BitMasks(torch.stack([target.instance_map == number for number in range(1, len(target.boxes))]))
 
 
-def as_detectron2(target: Target) -> Instances:
+def as_detectron2(target: DetectorTarget) -> Instances:
     cells = Instances((SIDE, SIDE))
     cells.gt_boxes, cells.gt_classes = Boxes(target.boxes[1:]), target.labels[1:] - 1
     cells.gt_masks = bitmasks(target)
@@ -131,7 +132,7 @@ def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
     rpn = net.proposal_generator
     rpn.batch_size_per_image = 10_000  # all anchors
     anchors = rpn.anchor_generator([features[name] for name in rpn.in_features])
-    share = outside_share(crops.targets[0].outside, Boxes.cat(anchors).tensor)
+    share = ignored_share(crops.targets[0].ignored_sum, Boxes.cat(anchors).tensor)
     (label,), _ = rpn.label_and_sample_anchors(anchors, crops.targets)
     (before,), _ = rpn.label_and_sample_anchors(anchors, free.targets)
     assert (share > 0.5).sum() > 10 and (label[share > 0.5] != 0).all()
@@ -142,9 +143,9 @@ def test_no_anchor_and_no_proposal_in_an_ignored_area_is_a_negative() -> None:
     found = Instances((SIDE, SIDE))
     found.proposal_boxes = Boxes(torch.cat([inside, Boxes.cat(anchors).tensor[share > 0.5]]))
     (sampled,) = net.roi_heads.label_and_sample_proposals([found], crops.targets)
-    assert (sampled.gt_marks >= 0).all() and len(sampled) < len(found)
+    assert (sampled.gt_numbers >= 0).all() and len(sampled) < len(found)
     background = sampled[sampled.gt_classes == 2].proposal_boxes.tensor
-    assert len(background) and (outside_share(crops.targets[0].outside, background) <= 0.5).all()
+    assert len(background) and (ignored_share(crops.targets[0].ignored_sum, background) <= 0.5).all()
 
 
 def test_an_ignored_cell_changes_no_gradient() -> None:
@@ -184,7 +185,7 @@ def test_later_stages_of_the_cascade_give_ignored_boxes_no_weight() -> None:
     boxes.proposal_boxes = Boxes(torch.stack([cell, torch.tensor([x - 3, y - 3, x + 3, y + 3])]).float())
     (labelled,) = net.roi_heads._match_and_label_boxes([boxes], 2, [target])
     assert labelled.gt_classes.tolist() == [int(target.labels[1]) - 1, 2]
-    assert labelled.gt_weights.tolist() == [1, 0] and labelled.gt_marks.tolist() == [1, -1]
+    assert labelled.gt_weights.tolist() == [1, 0] and labelled.gt_numbers.tolist() == [1, -1]
 
 
 def test_the_weight_of_a_cell_multiplies_its_losses() -> None:
@@ -238,7 +239,7 @@ def pickled(state: dict[str, torch.Tensor], path: Path, protocol: int = 2) -> st
     return files.sha256_bytes(path.read_bytes())
 
 
-def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[StartWeights, dict[str, torch.Tensor]]:
     config = SMALL.model_copy(update={"weights": str(path), "weights_sha256": sha256, **changes})
     net = build(config, 2, seed=0)
     about = start(net, config)
@@ -257,7 +258,7 @@ def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None
     else:
         sha256 = pickled(old, path)
     about, found = started(path, sha256)
-    assert about["random"] == [] and about["sha256"] == files.sha256_bytes(path.read_bytes())
+    assert about.random == () and about.sha256 == files.sha256_bytes(path.read_bytes())
     assert found.keys() == state.keys() and all(torch.equal(value, found[name]) for name, value in state.items())
 
 
@@ -270,9 +271,9 @@ def test_the_last_layers_of_another_number_of_classes_start_at_random_and_are_li
     about, found = started(path, cascade=cascade)
     first, boxes = ("box_predictor.0", []) if cascade else ("box_predictor", ["bbox_pred"])
     expected = {f"roi_heads.{first}.{layer}.weight" for layer in ("cls_score", *boxes)}
-    assert expected | {"roi_heads.mask_head.predictor.bias"} <= set(about["random"])
-    assert all(torch.equal(value, found[name]) for name, value in state.items() if name not in about["random"])
-    assert len(about["random"]) == (8 if cascade else 6)
+    assert expected | {"roi_heads.mask_head.predictor.bias"} <= set(about.random)
+    assert all(torch.equal(value, found[name]) for name, value in state.items() if name not in about.random)
+    assert len(about.random) == (8 if cascade else 6)
 
 
 def test_a_pickle_is_read_only_with_its_sha256_stated(tmp_path: Path) -> None:

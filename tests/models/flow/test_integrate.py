@@ -1,4 +1,4 @@
-"""The walk of mask recovery ends where Cellpose's own ends: on random fields, on fields of cells, on rounds."""
+"""The integrated flow ends where Cellpose's own ends: on random fields, on fields of cells, on cycles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.models.flow import recovery
 from cellsemi.models.flow.integrate import BLOCK, integrate_flow
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import synthetic
 
@@ -24,10 +24,10 @@ CLASSES = ["shsy5y", "astro", "cort"]
 
 
 def of_cellpose(flow: Flow, pixels: tuple[NDArray[np.intp], ...], iterations: int) -> Flow:
-    """Reference: the walk of the installed Cellpose."""
+    """Reference: the integration of the installed Cellpose."""
     from cellpose import dynamics
 
-    ends: Flow = dynamics.integrate_flow(flow, pixels, niter=iterations).numpy()
+    ends: Flow = dynamics.follow_flows(flow, pixels, niter=iterations).numpy()
     return ends
 
 
@@ -49,7 +49,7 @@ def everywhere(flow: Flow) -> tuple[NDArray[np.intp], ...]:
     return np.nonzero(np.ones(flow.shape[1:], bool))
 
 
-def cells(index: int, target: Target) -> tuple[Flow, Flow]:
+def cells(index: int, target: FlowTarget) -> tuple[Flow, Flow]:
     """Cell probability and flow of a generated image, as a network might say them: smoothed, with noise."""
     config = GeneratedConfig(labelled=3, unlabelled=0, val=1, test=1)
     instances = synthetic.make(config, CLASSES, 3, "labelled", index).instances
@@ -75,7 +75,7 @@ def test_a_few_steps_through_any_field_are_those_of_cellpose(seed: int, height: 
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCK, BLOCK + 1])
-def test_any_number_of_pixels_may_walk(count: int) -> None:
+def test_any_number_of_pixels_is_integrated(count: int) -> None:
     flow = random_field(1, 30, 40, 1, 3)
     pixels = tuple(side[:count] for side in everywhere(flow))
     assert integrate_flow(flow, pixels, 50).shape == (2, count)
@@ -122,7 +122,9 @@ def test_a_flow_that_is_not_a_number_leads_to_the_first_pixel() -> None:
 
 @pytest.mark.parametrize("target", ["geodesic", "diffusion"])
 @pytest.mark.parametrize("index", range(len(CLASSES)))
-def test_cells_are_those_that_cellposes_walk_gives(index: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_those_that_cellposes_walk_gives(
+    index: int, target: FlowTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     probability, flow = cells(index, target)
     assert (apart(flow, np.nonzero(probability > 0.5), 200) > NEAR_PX).mean() < 0.001
     ours = recovery.recover_labels(probability, flow)

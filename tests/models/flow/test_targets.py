@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from cellsemi.models.flow.recovery import flow_agreement, keep_large, mean_inside, recover_labels
 from cellsemi.models.flow.round_trip import round_trip
-from cellsemi.models.flow.targets import Target, flow_targets
+from cellsemi.models.flow.targets import FlowTarget, flow_targets
 
 Labels = NDArray[np.int32]
 
@@ -147,7 +147,7 @@ def test_pieces_of_a_broken_cell_have_their_own_centres() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (33, 17)])
 @pytest.mark.parametrize("target", ["geodesic", "diffusion"])
-def test_every_size_works(shape: tuple[int, int], target: Target) -> None:
+def test_every_size_works(shape: tuple[int, int], target: FlowTarget) -> None:
     full, empty = np.ones(shape, np.int32), np.zeros(shape, np.int32)
     assert round_trip(empty, target).found == 0 and round_trip(empty, target).mean_iou == 1
     found = recover_labels(full.astype(np.float32), flow_targets(full, target))

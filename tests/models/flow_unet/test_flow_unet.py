@@ -22,11 +22,12 @@ from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import training_image
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
-from cellsemi.models.flow.batch import Batch, flow_batch
+from cellsemi.models.flow.batch import FlowBatch, flow_batch
 from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.flow_unet.family import FAMILY
-from cellsemi.models.flow_unet.net import STRIDE, activate, build
+from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells.instances import Instances
@@ -76,8 +77,8 @@ def test_states_decide_what_a_pixel_teaches() -> None:
     weights = np.array([1, 0.5, 1, 1, 1, 0.25])
     image = training_image(replace(record(0), instances=cells.with_(state=states, weight=weights)), 2)
     bitmaps = [decode(rle, 72, 72) for rle in cells.rle]
-    for cell, mark in ((0, 1), (1, 2), (5, 3)):
-        assert (image.instance_map[bitmaps[cell]] == mark).all()
+    for cell, number in ((0, 1), (1, 2), (5, 3)):
+        assert (image.instance_map[bitmaps[cell]] == number).all()
     assert (image.instance_map[bitmaps[2]] == IGNORE).all() and (image.instance_map[bitmaps[3]] == 0).all()
     grown = union_map(cells.select([2, 4]), 2)
     labelled = bitmaps[0] | bitmaps[1] | bitmaps[5]
@@ -100,7 +101,7 @@ def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:
         FAMILY.fit(task_in(tmp_path, [replace(record(0), instances=None)]), quiet)
 
 
-def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> Callable[[int], Batch]:
+def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> Callable[[int], FlowBatch]:
     training = TRAINING.model_copy(update={"crop_px": 32, "batch": 50, "human_fraction": human_fraction})
     task = task_in(folder, records, training=training, ignore_dilation_px=0, seed=3)
     source = CropSource.of(task, task.model.augment)

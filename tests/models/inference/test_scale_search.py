@@ -1,4 +1,4 @@
-"""The zoom at which a teacher looks best: chosen by score, in the image's own pixels, for labelling alone."""
+"""Scale search: chosen by score, in the image's own pixels, for unlabelled images alone."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("fake_models")
 
 
 class AtHome:
-    """It knows cells of 12 pixels across: the nearer a zoom brings them there, the higher it scores them."""
+    """It knows cells of 12 pixels across: the nearer a scale brings them there, the higher it scores them."""
 
     def __init__(self) -> None:
         self.warnings: Counter[str] = Counter()
 
-    def predict(self, images: Sequence[Image], zoom: float = 1.0) -> list[Instances]:
-        return [self._cells(np.asarray(image), zoom) for image in images]
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
+        return [self._cells(np.asarray(image), scale) for image in images]
 
-    def _cells(self, image: np.ndarray, zoom: float) -> Instances:
-        across = 2 * np.sqrt(max(1, (image > 0).sum()) / np.pi) * zoom
+    def _cells(self, image: np.ndarray, scale: float) -> Instances:
+        across = 2 * np.sqrt(max(1, (image > 0).sum()) / np.pi) * scale
         return masks.from_label_map((image > 0).astype(np.int32), score=float(np.exp(-abs(np.log(across / 12)))))
 
 
@@ -45,9 +45,9 @@ def disc(radius: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("radius", "best"), [(6, 1.0), (12, 0.5), (24, 0.25), (3, 2.0)])
-def test_each_image_is_seen_at_the_zoom_that_scores_best(radius: int, best: float) -> None:
-    zooms = (0.25, 0.5, 1.0, 2.0)
-    (found,) = ScaleSearch(AtHome(), zooms).predict([disc(radius)])
+def test_each_image_is_predicted_at_the_scale_that_scores_best(radius: int, best: float) -> None:
+    scales = (0.25, 0.5, 1.0, 2.0)
+    (found,) = ScaleSearch(AtHome(), scales).predict([disc(radius)])
     (expected,) = AtHome().predict([disc(radius)], best)
     assert found.score.tolist() == expected.score.tolist()
     assert found.score[0] > 0.9
@@ -62,13 +62,13 @@ def test_surety_is_the_mean_score_of_the_pixels(cells: list[tuple[float, int]]) 
     assert mean_score(found) == pytest.approx(each_pixel.mean(), abs=1e-6)
 
 
-def test_an_image_without_cells_at_any_zoom_is_empty() -> None:
+def test_an_image_without_cells_at_any_scale_is_empty() -> None:
     assert len(ScaleSearch(AtHome(), (0.5, 1.0)).predict([np.zeros((8, 8), np.uint8)])[0]) == 0
     assert mean_score(Instances.empty(3, 3)) == 0
 
 
-def test_zooms_multiply_the_averaged_scales() -> None:
-    assert InferenceConfig(scales=(1.0, 2.0)).zoomed(0.5).scales == (0.5, 1.0)
+def test_searched_scales_multiply_the_averaged_ones() -> None:
+    assert InferenceConfig(scales=(1.0, 2.0)).scaled(0.5).scales == (0.5, 1.0)
 
 
 def test_labelling_differs_only_in_what_it_names() -> None:
@@ -79,16 +79,16 @@ def test_labelling_differs_only_in_what_it_names() -> None:
     )
     assert as_unlabelled(config) == "val-as-unlabelled"
     assert as_unlabelled(build_config({}, "test")) == "val"
-    with pytest.raises(ConfigError, match="expected zooms"):
+    with pytest.raises(ConfigError, match="expected scales"):
         build_config({"unlabelled_inference": {"scale_search": [0.01]}}, "test")
 
 
-def test_what_labels_are_worth_is_seen_as_the_pool_is_looked_at(tmp_path: Path) -> None:
-    """The stand-in ignores zooms, so that its trial equals val: what counts is that the limits come from it."""
+def test_calibration_and_thresholds_use_predictions_made_as_for_unlabelled_images(tmp_path: Path) -> None:
+    """The stand-in ignores scales, so both predictions of val are equal; thresholds must come from the searched one."""
     paths, watcher = bring(config_at(tmp_path, "unlabelled_inference.tta=[identity, flip_y]"), 1)
     begun = [stage for stage in watcher.begun if stage.startswith("1: ")]
     assert begun.index("1: predict val-as-unlabelled with unet-a") < begun.index("1: predict unlabelled with unet-a")
-    assert begun.index("1: fuse val-as-unlabelled") < begun.index("1: calibrate and set limits")
+    assert begun.index("1: fuse val-as-unlabelled") < begun.index("1: calibrate and choose thresholds")
     assert read_manifest(paths.predictions(0, "ensemble", "val-as-unlabelled")).rows == 3
     plain, watcher = bring(config_at(tmp_path / "plain"), 1)
     assert not any("val-as-unlabelled" in stage for stage in watcher.begun)

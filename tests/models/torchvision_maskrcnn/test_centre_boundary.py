@@ -27,8 +27,8 @@ MARKS = arrays(np.int32, (9, 12), elements=st.integers(-1, 3))
 def slow_centres(instance_map: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
     yy, xx = np.mgrid[: instance_map.shape[0], : instance_map.shape[1]]
     found = np.zeros(instance_map.shape)
-    for mark in set(np.unique(instance_map)) - {0, IGNORE}:
-        y, x = ndimage.center_of_mass(instance_map == mark)
+    for number in set(np.unique(instance_map)) - {0, IGNORE}:
+        y, x = ndimage.center_of_mass(instance_map == number)
         found = np.maximum(found, np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)))
     return found
 
@@ -36,8 +36,8 @@ def slow_centres(instance_map: NDArray[np.int32], sigma: float) -> NDArray[np.fl
 def slow_boundaries(instance_map: NDArray[np.int32]) -> NDArray[np.bool_]:
     square = np.ones((3, 3), bool)
     found = np.zeros(instance_map.shape, bool)
-    for mark in set(np.unique(instance_map)) - {0, IGNORE}:
-        cell = instance_map == mark
+    for number in set(np.unique(instance_map)) - {0, IGNORE}:
+        cell = instance_map == number
         found |= ndimage.binary_dilation(cell, square) ^ ndimage.binary_erosion(cell, square, border_value=1)
     return found
 

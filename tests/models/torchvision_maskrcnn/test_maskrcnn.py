@@ -20,7 +20,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
-from cellsemi.models.detector.targets import zoomed
+from cellsemi.models.detector.targets import resized
 from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.torchvision_maskrcnn.family import FAMILY
@@ -87,10 +87,10 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
     summed = sum(table[f"{part}_loss"].to_numpy() for part in PARTS)
     np.testing.assert_allclose(summed, table["loss"].to_numpy(), rtol=1e-5)
     about = read_model_file(trained)
-    assert about["started_from"] is None
-    assert MaskRcnnConfig.model_validate(about["model"]) == MODEL
+    assert about.started_from is None
+    assert about.model == MODEL
     built = build(MODEL, 2, 0)
-    assert about["training"]["parameters"] == sum(p.numel() for p in built.parameters())
+    assert about.training.parameters == sum(p.numel() for p in built.parameters())
 
 
 def network_of(trained: Path, **changes: Any) -> MaskRcnn:
@@ -104,7 +104,7 @@ def predictor_of(trained: Path, one_class: bool = False, **changes: Any) -> Dete
     return DetectorPredictor(net, net.detect, config, ONE_VIEW, torch.device("cpu"), one_class_per_image=one_class)
 
 
-def test_reached_caps_are_told(trained: Path) -> None:
+def test_reached_caps_are_warned_of(trained: Path) -> None:
     pixels = discs(100)[0]
     free = predictor_of(trained, rpn_proposals=2000)
     (expected,) = free.predict([pixels])
@@ -119,12 +119,12 @@ def test_reached_caps_are_told(trained: Path) -> None:
         eager.rpn.head.cls_logits.bias += 50
     few = DetectorPredictor(eager, eager.detect, MODEL, ONE_VIEW, torch.device("cpu"), one_class_per_image=False)
     few.predict([pixels])
-    assert any("the cap of 100 proposals a tile (rpn_proposals)" in told for told in few.warnings)
+    assert any("the cap of 100 proposals a tile (rpn_proposals)" in warning for warning in few.warnings)
 
 
-def test_the_boxes_of_a_zoomed_window_come_back_to_its_pixels(trained: Path) -> None:
+def test_the_boxes_of_an_enlarged_window_come_back_to_its_pixels(trained: Path) -> None:
     half = np.repeat(discs(100)[0][::2, ::2].astype(np.float32)[..., None] / 255, 3, 2)
-    full, small = predictor_of(trained).detect(zoomed(half, 2.0)), predictor_of(trained, upscale=2.0).detect(half)
+    full, small = predictor_of(trained).detect(resized(half, 2.0)), predictor_of(trained, upscale=2.0).detect(half)
     assert (small.height, small.width) == (36, 36) and 0 < len(small) <= len(full)
     nearest = np.abs(2 * small.bbox[:, None] - full.bbox[None]).max(2).argmin(1)
     np.testing.assert_allclose(2 * small.bbox, full.bbox[nearest], atol=2)
@@ -182,9 +182,9 @@ def test_a_fit_starts_from_the_stated_weights_and_from_no_others(trained: Path, 
     slow = TRAINING.model_copy(update={"lr": 1e-9, "ema": 0.0})
     task = task_in(tmp_path, [record(0, state="human"), empty(1)], steps=1, model=model, training=slow)
     FAMILY.fit(task, quiet)
-    about = read_model_file(tmp_path / "out")["started_from"]
-    assert about["sha256"] == sha256
-    assert {name.rsplit(".", 1)[0] for name in about["random"]} == {
+    start = read_model_file(tmp_path / "out").started_from
+    assert start is not None and start.sha256 == sha256
+    assert {name.rsplit(".", 1)[0] for name in start.random} == {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
         "roi_heads.mask_predictor.mask_fcn_logits",

@@ -15,7 +15,7 @@ from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import TrainingConfig
-from cellsemi.models.flow.batch import Batch
+from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow_unet.net import build
 from cellsemi.models.training import precision
@@ -28,12 +28,12 @@ from cellsemi.models.training.schedule import course, one_cycle, rates
 CONFIG = TrainingConfig(batch=2, crop_px=32, checkpoint_every=4, precision="float32")
 
 
-def a_batch(seed: int, classes: int = 1) -> Batch:
+def a_batch(seed: int, classes: int = 1) -> FlowBatch:
     rng = np.random.default_rng(seed)
     inside = (rng.random((2, 32, 32)) > 0.5).astype(np.float32)
     angle = rng.random((2, 32, 32)) * 2 * np.pi
     flow = (np.stack([np.sin(angle), np.cos(angle)], 1) * inside[:, None]).astype(np.float32)
-    return Batch(
+    return FlowBatch(
         images=rng.random((2, 1, 32, 32), np.float32),
         inside=inside,
         flow=flow,
@@ -130,7 +130,7 @@ def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
     assert all(last.parts[name] < first.parts[name] for name in ("prob", "flow"))
 
 
-def test_progress_is_told_now_and_then(tmp_path: Path) -> None:
+def test_progress_is_reported_now_and_then(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     loop(tmp_path, steps=13).run(loss_of, lambda step, steps: calls.append((step, steps)))
     assert calls == [(4, 13), (8, 13), (10, 13), (12, 13), (13, 13)]
@@ -220,7 +220,7 @@ def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert all(torch.equal(trained.weights[name], value) for name, value in fit._net.state_dict().items())
 
 
-def gradients(batch: Batch) -> tuple[float, torch.Tensor]:
+def gradients(batch: FlowBatch) -> tuple[float, torch.Tensor]:
     net = build(4, ("a", "b", "c"), 1).eval()
     loss = flow_loss(net(torch.from_numpy(batch.images)), batch).total
     loss.backward()
@@ -232,8 +232,8 @@ def test_what_is_under_an_ignored_cell_changes_no_gradient() -> None:
     ignored = np.zeros((2, 32, 32), bool)
     ignored[:, 5:20, 8:30] = True
     weight = np.where(ignored, 0, 1.7).astype(np.float32)
-    one = Batch(one.images, one.inside, one.flow, one.class_id, weight)
-    mixed = Batch(
+    one = FlowBatch(one.images, one.inside, one.flow, one.class_id, weight)
+    mixed = FlowBatch(
         one.images,
         np.where(ignored, other.inside, one.inside),
         np.where(ignored[:, None], other.flow, one.flow),
@@ -243,14 +243,14 @@ def test_what_is_under_an_ignored_cell_changes_no_gradient() -> None:
     (loss, gradient), (mixed_loss, mixed_gradient) = gradients(one), gradients(mixed)
     assert loss == mixed_loss and torch.equal(gradient, mixed_gradient)
     assert gradient.abs().max() > 0
-    all_seen = Batch(mixed.images, mixed.inside, mixed.flow, mixed.class_id, np.ones_like(weight))
+    all_seen = FlowBatch(mixed.images, mixed.inside, mixed.flow, mixed.class_id, np.ones_like(weight))
     assert not torch.equal(gradients(all_seen)[1], gradient)
 
 
 def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
     batch = a_batch(0, 3)
     loss, gradient = gradients(
-        Batch(batch.images, batch.inside, batch.flow, batch.class_id, np.zeros_like(batch.weight))
+        FlowBatch(batch.images, batch.inside, batch.flow, batch.class_id, np.zeros_like(batch.weight))
     )
     assert loss == 0 and not gradient.any()
 

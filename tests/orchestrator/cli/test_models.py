@@ -12,23 +12,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.model_folder import CELLPOSE, UNET, facts_of
 from helpers.terminal import invoke
 from pydantic import TypeAdapter
 from torch import nn
 
 from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.configs.models import MaskRcnnConfig, ModelConfig
-from cellsemi.models import catalogue, weight_files
-from cellsemi.models.catalogue import CATALOGUE, Model
+from cellsemi.models import weight_files
+from cellsemi.models.base import Family, ModelVariant
 from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 from cellsemi.models.flow_unet import net as flow_net
 from cellsemi.models.model_files import write_model_file
-from cellsemi.models.registry import FAMILIES
+from cellsemi.models.registry import FAMILIES, families
 from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
 from cellsemi.orchestrator import doctor
 from cellsemi.orchestrator.cli import models
 
 CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
+CATALOGUE = [(family, variant) for family in families() for variant in family.variants]
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +40,16 @@ def home(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def config_of(model: Model) -> ModelConfig:
-    given = {"weights": "w"} if model.start == "weights" else {}
-    return CONFIG.validate_python({"kind": model.kind, "name": "m", **model.settings, **given})
+def config_of(family: Family, model: ModelVariant) -> ModelConfig:
+    given = {"weights": "w"} if family.start == "weights" else {}
+    return CONFIG.validate_python({"kind": family.kind, "name": "m", **model.settings, **given})
 
 
-def network(model: Model) -> nn.Module:
-    config = config_of(model)
-    if model.kind == "flow-unet":
+def network(family: Family, model: ModelVariant) -> nn.Module:
+    config = config_of(family, model)
+    if family.kind == "flow-unet":
         return flow_net.build(24, ("cell",), 0)
-    if model.kind == "cellpose-sam":
+    if family.kind == "cellpose-sam":
         return parts.build_net(256)
     if isinstance(config, MaskRcnnConfig):
         return rcnn_net.build(config, 1, 0)
@@ -59,38 +62,40 @@ def network(model: Model) -> nn.Module:
 # --- catalogue ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.name)
-def test_the_stated_sizes_are_those_of_the_networks(model: Model) -> None:
+@pytest.mark.parametrize(("family", "model"), CATALOGUE, ids=[model.name for _, model in CATALOGUE])
+def test_the_stated_sizes_are_those_of_the_networks(family: Family, model: ModelVariant) -> None:
     with torch.device("meta"):  # nothing is allocated
-        net = network(model)
+        net = network(family, model)
     assert sum(parameter.numel() for parameter in net.parameters()) == model.parameters
 
 
 def test_every_kind_of_the_config_is_listed() -> None:
-    kinds = {config_of(model).kind for model in CATALOGUE}
+    kinds = {config_of(family, model).kind for family, model in CATALOGUE}
     schema = CONFIG.json_schema()["discriminator"]["mapping"]
     assert kinds == set(schema) and set(FAMILIES) <= kinds
-    assert len({model.name for model in CATALOGUE}) == len(CATALOGUE)
-    assert all(model.name.split("/")[0] == model.kind for model in CATALOGUE)
+    assert len({model.name for _, model in CATALOGUE}) == len(CATALOGUE)
+    assert all(model.name.split("/")[0] == family.kind for family, model in CATALOGUE)
 
 
-def test_the_catalogue_imports_no_framework() -> None:
-    code = "import sys; import cellsemi.models.catalogue; assert not {'torch', 'cellpose'} & set(sys.modules)"
+def test_the_families_are_listed_without_a_framework() -> None:
+    frameworks = "{'torch', 'torchvision', 'cellpose', 'detectron2', 'albumentations', 'ray'}"
+    listed = "import sys; from cellsemi.models import registry; registry.families()"
+    code = f"{listed}; assert not {frameworks} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_models_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    absent = doctor.Package("detectron2", None, "", False, catalogue.DETECTRON2_INSTALL)
+    absent = doctor.Package("detectron2", None, "", False, DETECTRON2_INSTALL)
     there = [replace(package, remedy="") for package in doctor.packages() if package.name != "detectron2"]
     monkeypatch.setattr(doctor, "packages", lambda: [*there, absent])
     shown = invoke("models")
     assert shown.exit_code == 0, shown.output
-    assert all(re.search(rf"^ {re.escape(model.name)} .*M", shown.output, re.M) for model in CATALOGUE)
-    assert f"detectron2: {catalogue.DETECTRON2_INSTALL}\n" in shown.output
+    assert all(re.search(rf"^ {re.escape(model.name)} .*M", shown.output, re.M) for _, model in CATALOGUE)
+    assert f"detectron2: {DETECTRON2_INSTALL}\n" in shown.output
     assert "CC BY-NC" in shown.output and "…" not in shown.output
     content = {model["name"]: model for model in json.loads(invoke("models", "--json").output)}
-    assert content["detectron2-maskrcnn/cascade"]["missing"] == {"detectron2": catalogue.DETECTRON2_INSTALL}
+    assert content["detectron2-maskrcnn/cascade"]["missing"] == {"detectron2": DETECTRON2_INSTALL}
     assert content["cellpose-sam"]["missing"] == {} and content["cellpose-sam"]["parameters"] == 304628930
     assert content["torchvision-maskrcnn/resnet18"]["settings"] == {"backbone": "resnet18"}
 
@@ -151,11 +156,11 @@ def test_what_is_wrong_with_a_file_is_an_error_with_its_exit_code(home: Path) ->
     assert invoke("weights", "verify").exit_code == 0
 
 
-def trained(folder: Path, kind: str = "cellpose-sam", value: float = 1.0) -> Path:
+def trained(folder: Path, model: ModelConfig = CELLPOSE, value: float = 1.0) -> Path:
     from safetensors.torch import save
 
     content = {"net.W2": torch.full((2,), value), "classes.0.weight": torch.zeros(1)}
-    write_model_file(folder, kind, save(content), {"classes": ["a", "b"]})
+    write_model_file(folder, save(content), facts_of(model))
     return folder
 
 
@@ -186,6 +191,6 @@ def test_the_model_of_a_run_is_that_of_its_last_round(home: Path) -> None:
 
 
 def test_other_models_are_not_exported(home: Path) -> None:
-    trained(home / "model", kind="flow-unet")
+    trained(home / "model", model=UNET)
     failed = invoke("weights", "export", "model", "--out", "x.pth")
     assert isinstance(failed.exception, UsageError) and "load_file" in str(failed.exception)

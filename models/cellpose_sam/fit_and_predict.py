@@ -1,0 +1,180 @@
+"""Fine-tunes Cellpose 4's network from weights that the user has, and predicts with it (Pachitariu et al. 2025).
+
+The network is used directly: our tiles, views, recovery and scores, Cellpose's own scaling of images, loss
+and flow target. `CellposeModel` is not: it takes the stock model for a file that is missing. On a GPU it
+computes in bfloat16, as Cellpose does, on the CPU in float32 (several seconds for a tile: a model for GPUs).
+
+Seven views are often quoted for it (identity, both flips, both flips together, three rotations); both flips
+together are the rotation by 180 degrees, so the six `View`s are all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+
+from cellsemi.configs.models import CellposeSamConfig
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
+from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
+from cellsemi.models.flow.batch import flow_batch
+from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
+from cellsemi.models.flow.predictor import FlowPredictor
+from cellsemi.models.inference.tiling import run_tiled
+from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
+from cellsemi.models.training.device import compute_settings, pick_device, seeded
+from cellsemi.models.training.loop import Loop, LossParts
+from cellsemi.models.training.precision import choose_precision
+from cellsemi.models.training.result import write_result
+from cellsemi.models.weight_files import VerifiedWeights, load_state, verify
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.seeds import derive_seed
+from cellsemi.rounds.store import files
+
+
+def fit(task: FitTask, progress: Progress) -> FitResult:
+    """Fine-tune from the config's weights, or go on from the checkpoint of the same task.
+
+    Crops have the side `model.bsize`, the one that the network takes; `training.crop_px` does not
+    count. The network has the learning rate `training.backbone_lr` (null: `training.lr`). A class head,
+    which several classes have, has `training.lr`, and a first stage (`training.frozen_steps`) trains it
+    alone; with one class there is neither.
+    """
+    folder, device = Path(task.out_dir), pick_device(task.device)
+    model = config_of(task.model, CellposeSamConfig)
+    start = _start(model)
+    # Without a class head there is nothing to train while the network is frozen.
+    training = task.training if len(task.classes) > 1 else task.training.model_copy(update={"frozen_steps": 0})
+    source = CellposeCrops.of(task, model.augment, channels=3, crop_px=model.bsize)
+
+    def loss_of(net: torch.nn.Module, step: int) -> LossParts:
+        batch = flow_batch(source(step), "diffusion")
+        with seeded(derive_seed(task.seed, "layers", step), device):
+            raw = net(torch.from_numpy(batch.images).to(device))
+        return parts.cellpose_loss(raw.float(), batch)
+
+    with compute_settings(task.training.threads):
+        net, unused = _from_file(start, model.bsize, len(task.classes), task.seed)
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        loop = Loop(
+            net,
+            training,
+            steps=task.steps,
+            folder=folder,
+            fingerprint=files.sha256_json([task.fingerprint, start.sha256]),
+            precision=choose_precision(task.training.precision, device, task.memory),
+            device=device,
+            backbone=parts.NET,
+        )
+        trained = loop.run(loss_of, progress)
+    assert model.weights is not None  # the config refuses to be without
+    started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
+    result = write_result(task, trained, parameters, started_from)
+    loop.clear()
+    return result
+
+
+def load(folder: Path, inference: InferenceConfig, device: str) -> CellposePredictor:
+    """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
+    about = read_model_file(folder)
+    model = config_of(about.model, CellposeSamConfig)
+    state = load_tensors(read_weights(folder))
+    net, _ = parts.load_net(parts.cellpose_state(state), model.bsize, str(folder))
+    whole = CellposeNet(net, len(about.classes))
+    whole.load_state_dict(state)
+    return CellposePredictor(
+        whole,
+        inference,
+        pick_device(device),
+        bsize=model.bsize,
+        flow_threshold=model.flow_threshold,
+        one_class_per_image=about.one_class_per_image,
+    )
+
+
+def pretrained(model: CellposeSamConfig, inference: InferenceConfig, device: str) -> CellposePredictor:
+    """A predictor with the config's weights as they are, not fine-tuned: one class, the first.
+
+    ModelError when the file is missing, is another than stated, or holds other weights.
+    """
+    net, _ = _from_file(_start(model), model.bsize, classes=1, seed=0)
+    return CellposePredictor(
+        net,
+        inference,
+        pick_device(device),
+        bsize=model.bsize,
+        flow_threshold=model.flow_threshold,
+        one_class_per_image=False,
+    )
+
+
+class CellposePredictor(FlowPredictor):
+    """A network and how it predicts images; see models.base.Predictor.
+
+    `inference.cell_probability` .5 is Cellpose's `cellprob_threshold` 0.
+    """
+
+    def __init__(
+        self,
+        net: CellposeNet,
+        inference: InferenceConfig,
+        device: torch.device,
+        *,
+        bsize: int,
+        flow_threshold: float,
+        one_class_per_image: bool,
+    ) -> None:
+        super().__init__(inference)
+        self._net = net.to(device).eval()
+        self._device, self._bsize = device, bsize
+        self._flow_threshold, self._one_class_per_image = flow_threshold, one_class_per_image
+
+    def _pixels(self, image: Image) -> NDArray[np.float32]:
+        return parts.cellpose_pixels(image)
+
+    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
+        cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image)
+        if not self._flow_threshold or not len(cells):
+            return cells
+        errors = parts.flow_errors(masks.to_label_map(cells), mean[1:FLOW_CHANNELS])
+        return cells.select(np.flatnonzero(errors <= self._flow_threshold))
+
+    def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs (C, H, W) of (H, W, 3) pixels in tiles of `bsize`, the only size that the network takes.
+
+        They share `inference.overlap`. With a stated stride or grid, the image is first cut into those
+        windows and each of them into tiles, as Cellpose does with the images that it is given.
+        """
+        tiles = self._inference.model_copy(update={"tile_px": self._bsize, "stride_px": None, "grid": None})
+        if self._inference.stride_px is None and self._inference.grid is None:
+            return run_tiled(pixels, self._forward, tiles, self._bsize)
+
+        def windows(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.stack([run_tiled(window, self._forward, tiles, self._bsize) for window in batch])
+
+        return run_tiled(pixels, windows, self._inference, stride=1)
+
+    def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(tiles, -1, 1))).to(self._device)
+        half = self._device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            raw = self._net(images)
+        activated: NDArray[np.float32] = activate(raw.float()).cpu().numpy()
+        return activated
+
+
+def _start(model: CellposeSamConfig) -> VerifiedWeights:
+    assert model.weights is not None  # the config refuses to be without
+    return verify(model.weights, model.weights_sha256)
+
+
+def _from_file(start: VerifiedWeights, bsize: int, classes: int, seed: int) -> tuple[CellposeNet, list[str]]:
+    net, unused = parts.load_net(load_state(start.path), bsize, str(start.path))
+    return parts.with_classes(net, classes, seed), unused

@@ -1,0 +1,38 @@
+"""Trains Detectron2's Mask R-CNN or Cascade, and loads a trained one.
+
+They are trained by the loop of all models on crops of our shards; neither Detectron2's trainer nor a COCO file
+is used. Detectron2 is not a requirement: users install it from its repository.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load as load_tensors
+
+from cellsemi.configs.models import Detectron2Config
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import FitResult, FitTask, Progress, config_of
+from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
+from cellsemi.models.detectron2_maskrcnn import weights
+from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
+from cellsemi.models.model_files import read_model_file, read_weights
+from cellsemi.models.training.device import pick_device
+
+
+def fit(task: FitTask, progress: Progress) -> FitResult:
+    """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
+    config = config_of(task.model, Detectron2Config)
+    net = build(config, len(task.classes), task.seed)
+    started_from = weights.start(net, config)
+    return fit_detector(task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from)
+
+
+def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:
+    """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
+    about = read_model_file(folder)
+    config = config_of(about.model, Detectron2Config)
+    net = build(config, len(about.classes), seed=0)
+    net.load_state_dict(load_tensors(read_weights(folder)))
+    one_class = about.one_class_per_image
+    return DetectorPredictor(net, net.detect, config, inference, pick_device(device), one_class_per_image=one_class)

@@ -1,0 +1,109 @@
+"""Trains the flow-field U-Net from scratch, and predicts with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from cellsemi.configs.models import FlowUnetConfig
+from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
+from cellsemi.models.crops.normalise import normalise
+from cellsemi.models.crops.source import CropSource
+from cellsemi.models.flow.batch import flow_batch
+from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.loss import flow_loss
+from cellsemi.models.flow.outputs import activate
+from cellsemi.models.flow.predictor import FlowPredictor
+from cellsemi.models.flow.targets import FlowTarget
+from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.inference.tiling import run_tiled
+from cellsemi.models.model_files import read_model_file, read_weights
+from cellsemi.models.training.device import compute_settings, pick_device
+from cellsemi.models.training.loop import Loop, LossParts
+from cellsemi.models.training.precision import choose_precision
+from cellsemi.models.training.result import write_result
+from cellsemi.rounds.cells.instances import Instances
+
+
+def fit(task: FitTask, progress: Progress) -> FitResult:
+    """Train from scratch, or go on from the checkpoint of the same task, into `task.out_dir`."""
+    folder, device = Path(task.out_dir), pick_device(task.device)
+    model = config_of(task.model, FlowUnetConfig)
+    source = CropSource.of(task, model.augment)
+    net = build(model.width, task.classes, task.seed)
+
+    def loss_of(net: nn.Module, step: int) -> LossParts:
+        batch = flow_batch(source(step), model.flow_target)
+        images = torch.from_numpy(batch.images).to(device, memory_format=torch.channels_last)
+        return flow_loss(net(images).float(), batch)
+
+    with compute_settings(task.training.threads):
+        loop = Loop(
+            net,
+            task.training,
+            steps=task.steps,
+            folder=folder,
+            fingerprint=task.fingerprint,
+            precision=choose_precision(task.training.precision, device, task.memory),
+            device=device,
+        )
+        trained = loop.run(loss_of, progress)
+    result = write_result(task, trained, sum(p.numel() for p in net.parameters()))
+    loop.clear()
+    return result
+
+
+def load(folder: Path, inference: InferenceConfig, device: str) -> FlowUnetPredictor:
+    """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
+    about = read_model_file(folder)
+    model = config_of(about.model, FlowUnetConfig)
+    net = build(model.width, about.classes, seed=0)
+    net.load_state_dict(load_tensors(read_weights(folder)))
+    return FlowUnetPredictor(
+        net,
+        inference,
+        pick_device(device),
+        target=model.flow_target,
+        one_class_per_image=about.one_class_per_image,
+    )
+
+
+class FlowUnetPredictor(FlowPredictor):
+    """A trained network and how it predicts images; see models.base.Predictor."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        inference: InferenceConfig,
+        device: torch.device,
+        *,
+        target: FlowTarget,
+        one_class_per_image: bool,
+    ) -> None:
+        super().__init__(inference)
+        self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._device = device
+        self._target, self._one_class_per_image = target, one_class_per_image
+
+    def _pixels(self, image: Image) -> NDArray[np.float32]:
+        return normalise(image)
+
+    def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return run_tiled(pixels, self._forward, self._inference, STRIDE)
+
+    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
+        return cells_of(mean, spread, inference, self._target, self._one_class_per_image)
+
+    def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = torch.from_numpy(tiles)[:, None].to(self._device, memory_format=torch.channels_last)
+        half = self._inference.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            raw = self._net(images)
+        activated: NDArray[np.float32] = activate(raw.float()).cpu().numpy()
+        return activated
