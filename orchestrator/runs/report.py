@@ -16,6 +16,7 @@ from cellsemi.rounds.evaluation.ensemble import CalibrationFile
 from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
+from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
@@ -66,7 +67,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         pool=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},
         scored=list(_scored(config, paths, round)),
-        limits=_limits(config, paths, round) if taught else None,
+        thresholds=_thresholds(config, paths, round) if taught else None,
         drift=files.read_json(drift)["alarms"] if drift.is_file() else None,
         problems=list(_problems(paths, round)),
         times=list(_times(paths, round)),
@@ -91,8 +92,8 @@ def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[st
     return found
 
 
-def _limits(config: Config, paths: RunPaths, round: int) -> Thresholds:
-    return Thresholds.from_json(files.read_json(paths.filter(round))["thresholds"], config.data.classes)
+def _thresholds(config: Config, paths: RunPaths, round: int) -> Thresholds:
+    return Thresholds.from_json(FilterFile.read(paths.filter(round)).thresholds, config.data.classes)
 
 
 def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
@@ -100,7 +101,7 @@ def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
     classes = config.data.classes
     yield from _members("teacher", classes, paths.teachers_calibration(round))
     if paths.filter(round).is_file():
-        content = files.read_json(paths.filter(round))["calibration"]
+        content = FilterFile.read(paths.filter(round)).calibration
         yield Scored("teachers together", ENSEMBLE, Calibration.from_json(content, classes))
     yield from _members("student", classes, paths.calibration(round))
 

@@ -8,6 +8,7 @@ from typing import Any
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
+from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
@@ -64,5 +65,5 @@ def _compared(context: Context, round: int) -> dict[str, Any]:
 
 def _filtered(context: Context, round: int) -> Profile:
     paths, classes = context.paths, context.config.data.classes
-    calibration = Calibration.from_json(files.read_json(paths.filter(round))["calibration"], classes)
+    calibration = Calibration.from_json(FilterFile.read(paths.filter(round)).calibration, classes)
     return profile(cells_of(*_pseudo(context, round)), classes, calibration)

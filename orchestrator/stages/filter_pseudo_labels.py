@@ -12,10 +12,10 @@ from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, screen
+from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, filter_cells
+from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
-from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of
@@ -57,12 +57,7 @@ def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
         calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
         drawn = (cells.in_state("human") for cells in cells_of(*human))
         thresholds = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
-        content = {
-            **found.to_json(),
-            "thresholds": thresholds.to_json(),
-            "report": [*found.report(), *thresholds.report()],
-        }
-        files.write_json(path, content)
+        FilterFile.of(found, thresholds).write(path)
         context.watcher.advance(len(pairs))
 
     do(context, step, work)
@@ -103,9 +98,9 @@ class FilterJob:
 class _Filter:
     def __init__(self, job: FilterJob) -> None:
         self._job = job
-        chosen = files.read_json(Path(job.chosen))
-        self._quality = Quality.from_json(chosen, job.config.data.classes)
-        self._thresholds = Thresholds.from_json(chosen["thresholds"], job.config.data.classes)
+        chosen = FilterFile.read(Path(job.chosen))
+        self._quality = Quality.from_json(chosen.model_dump(), job.config.data.classes)
+        self._thresholds = Thresholds.from_json(chosen.thresholds, job.config.data.classes)
 
     def run(self, item: int) -> Record:
         reasons: Counter[str] = Counter()
@@ -118,7 +113,7 @@ class _Filter:
 
     def _filter(self, cells: Instances) -> Instances:
         config = self._job.config
-        return screen(
+        return filter_cells(
             self._quality.apply(cells),
             self._thresholds,
             config.fusion.min_votes,

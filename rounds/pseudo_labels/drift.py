@@ -2,8 +2,8 @@
 
 A model that teaches itself can slide away slowly: fewer cells, larger cells, one class for all, confidence
 without ground. Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the
-distance of Kolmogorov and Smirnov (Smirnov 1948, "Table for estimating the goodness of fit"). A pool that is
-unlike the labelled images, by microscope or magnification, raises alarms too, and rightly.
+distance of Kolmogorov and Smirnov (Smirnov 1948, "Table for estimating the goodness of fit"). Unlabelled images
+that differ from the labelled ones, by microscope or magnification, raise alarms too, and rightly.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import ks_2samp
 
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.evaluation.calibration import Calibration
@@ -128,9 +129,7 @@ def size_distance(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     """The largest difference of the two empirical distribution functions, 0 to 1; ValueError for an empty one."""
     if not len(a) or not len(b):
         raise ValueError(f"expected two samples, got {len(a)} and {len(b)} values")
-    values = np.concatenate([a, b])
-    shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (a, b)]
-    return float(np.abs(shares[0] - shares[1]).max())
+    return float(ks_2samp(a, b, method="asymp").statistic)
 
 
 def _counts(now: Profile, reference: Profile, called: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Which pseudo-masks train the students, which leave the loss, and which count as background.
+"""Filters pseudo-labels: which train the students, which leave the loss, and which count as background.
 
 Nothing is dropped: every mask gets a state and, unless it is accepted, a reason. The band between
 accepted and rejected is ignored, not background (Efficient Teacher, Inconsistency Masks): a cell that the
-teachers half believe in must not teach the student that it is none.
+teachers are unsure of must not teach the student that it is background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.cells.matching import overlap
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds
+from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds
 
 LOW_CONFIDENCE = "low confidence"
 UNCERTAIN = "uncertain"
@@ -28,9 +28,9 @@ REASONS = ("", LOW_CONFIDENCE, UNCERTAIN, TOO_SMALL, TOO_LARGE, TOO_FEW_VOTES, D
 Verdict = tuple[State, str]
 
 
-def screen(
+def filter_cells(
     instances: Instances,
-    limits: Thresholds,
+    thresholds: Thresholds,
     min_votes: int,
     classes: Sequence[str],
     round: int,
@@ -44,15 +44,15 @@ def screen(
     2. fewer teachers than `min_votes`: **rejected**, `too few votes`.
     3. quality below `reject`: **rejected**, `low confidence`.
     4. smaller than the class allows: **ignored** when the quality is at least `accept` (the teachers are
-       sure and the limit may be wrong), else **rejected**; `too small`. A speck costs little as background.
+       sure and the threshold may be wrong), else **rejected**; `too small`. A speck costs little as background.
     5. quality below `accept`: **ignored**, `uncertain`.
     6. more than .6 of it inside one better accepted mask: **ignored**, `duplicate`. Better is more quality,
        then score, then area. Other overlaps stay in the table; the trainer resolves them.
     7. else **accepted**, with its quality as weight, or 1 without `weight_by_quality`; all others weigh 0.
 
-    ValueError when a class id has no name or a class no limits.
+    ValueError when a class id has no name or a class no thresholds.
     """
-    by_id = _limits_of(limits.by_class, classes, instances.class_id)
+    by_id = _thresholds_of(thresholds.by_class, classes, instances.class_id)
     verdicts = [_verdict(instances, i, by_id[int(instances.class_id[i])], min_votes) for i in range(len(instances))]
     accepted = np.array([state == "accepted" for state, _ in verdicts], dtype=bool)
     for i in np.flatnonzero(accepted)[_duplicates(instances.select(accepted))].tolist():
@@ -80,16 +80,18 @@ def count_states(reasons: Mapping[str, int]) -> dict[str, int]:
     return totals
 
 
-def _limits_of(by_class: Mapping[str, Limit], classes: Sequence[str], ids: NDArray[np.int32]) -> list[Limit]:
+def _thresholds_of(
+    by_class: Mapping[str, ChosenThresholds], classes: Sequence[str], ids: NDArray[np.int32]
+) -> list[ChosenThresholds]:
     missing = set(classes) - set(by_class)
     if missing:
-        raise ValueError(f"limits: expected those of {list(classes)}, got none of {sorted(missing)}")
+        raise ValueError(f"thresholds: expected those of {list(classes)}, got none of {sorted(missing)}")
     if len(ids) and not 0 <= ids.min() <= ids.max() < len(classes):
         raise ValueError(f"class_id: expected 0 to {len(classes) - 1}, got {ids.min()} to {ids.max()}")
     return [by_class[name] for name in classes]
 
 
-def _verdict(cells: Instances, i: int, limit: Limit, min_votes: int) -> Verdict:
+def _verdict(cells: Instances, i: int, limit: ChosenThresholds, min_votes: int) -> Verdict:
     # A float32 against a plain float compares as float32: .7 in the config is .7 in the table.
     quality, area = cells.quality[i], int(cells.area[i])
     if limit.max_area_px is not None and area > limit.max_area_px:

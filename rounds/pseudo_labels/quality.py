@@ -32,11 +32,11 @@ MIN_IMAGES = FOLDS  # each is left out once
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A calibration of the score, or with `regressor` of the IoU that it predicts; `said` tells how it went."""
+    """A calibration of the score, or with `regressor` of the IoU that it predicts; `notes` tells how it went."""
 
     calibration: Calibration
     regressor: Regressor | None = None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def apply(self, cells: Instances) -> Instances:
         """Set `quality` of all predictions of one image; they must be all, since some features tell of the others."""
@@ -50,7 +50,7 @@ class Quality:
         return {
             "calibration": self.calibration.to_json(),
             "regressor": None if self.regressor is None else self.regressor.to_json(),
-            "said": list(self.said),
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -60,13 +60,13 @@ class Quality:
             calibration = Calibration.from_json(content["calibration"], classes)
             samples = content["regressor"]
             regressor = None if samples is None else Regressor.from_json(samples)
-            return cls(calibration, regressor, tuple(map(str, content["said"])))
+            return cls(calibration, regressor, tuple(map(str, content["notes"])))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"the quality is damaged ({error}); remove its round's folder to make it again") from None
 
     def report(self) -> list[str]:
         """What was fitted, how well it tells right from wrong, and a sentence per class."""
-        return [*self.said, *self.calibration.report()]
+        return [*self.notes, *self.calibration.report()]
 
 
 def fit_quality(validation: Pairs, classes: Sequence[str], config: FilterConfig) -> Quality:
@@ -83,7 +83,7 @@ def fit_quality(validation: Pairs, classes: Sequence[str], config: FilterConfig)
     enough = max(MIN_SAMPLES, config.min_samples)
     if count < enough or len(seen) < MIN_IMAGES:
         why = f"{count} validation predictions on {len(seen)} images, expected {enough} on {MIN_IMAGES} or more"
-        return Quality(by_score, said=(f"quality is that of the score, nothing was regressed: {why}",))
+        return Quality(by_score, notes=(f"quality is that of the score, nothing was regressed: {why}",))
     rows = np.concatenate([features(predicted) for predicted, _ in seen])
     iou = np.concatenate([best_iou(predicted, truth) for predicted, truth in seen])
     ends = np.cumsum([len(predicted) for predicted, _ in seen])

@@ -49,8 +49,8 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """An accept and a reject limit, and what they give on the out-of-sample images.
+class SweepResult:
+    """An accept and a reject threshold, and what they give on the out-of-sample images.
 
     `below` is the confidence of the surest prediction that is not kept, 0 where there is none. `value` is the
     objective; `kept` predictions are accepted, of which `hit` are true cells at IoU > .5.
@@ -97,8 +97,8 @@ def collect(validation: Sequence[tuple[Instances, Instances]]) -> Samples:
     )
 
 
-def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, config: FilterConfig) -> Choice:
-    """The best accept and reject limit of a class (None: all together) when areas `low` to `high` are accepted.
+def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, config: FilterConfig) -> SweepResult:
+    """The best accept and reject threshold of a class (None: all together) when areas `low` to `high` are accepted.
 
     Every distinct confidence of at least `min_precision` is a candidate. It keeps the predictions that are as
     confident and whose area fits; the objective of exactly this kept set is
@@ -107,11 +107,11 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     - `map`: the score of rounds/evaluation/metrics.py with matches within the class, meant over all images; an image
       without true cells of the class scores 1 when nothing is kept on it and 0 otherwise.
 
-    Of equal ones the strictest is taken. Votes and duplicates, which the screen looks at too, do not enter.
+    Of equal ones the strictest is taken. Votes and duplicates, which the filter looks at too, do not enter.
 
-    The reject limit of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
+    The reject threshold of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
     to the number of true cells (of equal ones the lower), but never above the candidate. The count is that of
-    the predictions of any area with at least the reject limit: those that the screen accepts or ignores there,
+    the predictions of any area with at least the reject threshold: those that the filter accepts or ignores there,
     and the unsure specks. Guaranteed: while a candidate has a count from true cells / `count_slack` to true
     cells x `count_slack`, one of these is taken; else one with the nearest count (by difference). Counts are of
     these images; other images may hold more or fewer cells.
@@ -138,7 +138,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     # Candidates fall, so the first of equal ones is the strictest.
     best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - TIE))[0])
     place, value, most = places[best], float(values[places[best]]), float(values[places].max())
-    return Choice(
+    return SweepResult(
         accept=float(accepts[best]),
         below=float(quality[place]) if place < len(quality) else 0.0,
         reject=float(rejects[best]),

@@ -1,4 +1,4 @@
-"""The limits of the screen, per class: how sure, how small, how large. From validation images, never test."""
+"""Chooses the thresholds of the filter per class, confidence and area, on validation images, never on test."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import AUTO, ClassThresholds, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.area_limits import AreaLimits, area_limits, areas_by_class
-from cellsemi.rounds.pseudo_labels.threshold_sweep import TIE, Choice, collect, count_band, sweep
+from cellsemi.rounds.pseudo_labels.threshold_sweep import TIE, SweepResult, collect, count_band, sweep
 
 Ends = tuple[int, int | None]  # the smallest and the largest area in pixels
 ANY: Ends = (0, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ChosenThresholds:
     """One class: `accept` and `reject` are calibrated confidences, `why` says where the numbers come from."""
 
     accept: float
@@ -30,27 +30,27 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The limits of every class, in the order of the class ids."""
+    """The thresholds of every class, in the order of the class ids."""
 
-    by_class: Mapping[str, Limit]
+    by_class: Mapping[str, ChosenThresholds]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same limits."""
-        return {name: asdict(limit) for name, limit in self.by_class.items()}
+        """Plain values, from which `from_json` makes the same thresholds."""
+        return {name: asdict(chosen) for name, chosen in self.by_class.items()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], classes: Sequence[str]) -> Self:
         """The inverse of `to_json`; `classes` give the order (JSON keeps none). RunError when damaged."""
         try:
-            return cls({name: Limit(**content[name]) for name in classes})
+            return cls({name: ChosenThresholds(**content[name]) for name in classes})
         except (KeyError, TypeError) as error:
             raise RunError(
-                f"the limits are damaged ({error}); remove their round's folder to make them again"
+                f"the thresholds are damaged ({error}); remove their round's folder to make them again"
             ) from None
 
     def report(self) -> list[str]:
         """One sentence per class."""
-        return [f"{name}: {limit.why}" for name, limit in self.by_class.items()]
+        return [f"{name}: {chosen.why}" for name, chosen in self.by_class.items()]
 
 
 def choose_thresholds(
@@ -59,13 +59,13 @@ def choose_thresholds(
     classes: Sequence[str],
     config: FilterConfig,
 ) -> Thresholds:
-    """Fixed limits from the config, or limits from (calibrated predictions, truth) and labelled cells.
+    """Fixed thresholds from the config, or chosen ones from (calibrated predictions, truth) and labelled cells.
 
-    `auto` takes the best accept and reject limit of an exact sweep over the confidences of the predictions,
-    among those whose count of cells stays near the labelled count; `limit_sweep.sweep` states what is
+    `auto` takes the best accept and reject threshold of an exact sweep over the confidences of the predictions,
+    among those whose count of cells stays near the labelled count; `threshold_sweep.sweep` states what is
     maximised and what is guaranteed. The guard of the count follows LabelMatch (Chen et al. 2022) and Noisy
-    Boundaries (Wang et al. 2022), which set thresholds by the labelled count per image of the pool; here it is
-    that of the labelled validation images themselves, because a pool may hold other images than were labelled.
+    Boundaries (Wang et al. 2022), which set thresholds by the labelled count per unlabelled image; here it is
+    that of the labelled validation images themselves, because the unlabelled images may hold other cells.
 
     Areas come from the quantiles of the cells of `labelled`, which people drew on training and validation
     images (`area_limits`). With `areas: always` both ends hold and the sweep keeps only what fits. With
@@ -81,44 +81,46 @@ def choose_thresholds(
     areas = areas_by_class(labelled, len(classes))
 
     @cache  # classes that share the sweep of all classes share its cost
-    def best(class_id: int | None, ends: Ends) -> Choice:
+    def best(class_id: int | None, ends: Ends) -> SweepResult:
         return sweep(samples, class_id, *ends, config)
 
-    limits = {}
+    chosen = {}
     for c, name in enumerate(classes):
         thin = int((samples.class_id == c).sum()) < config.min_samples
         tried = area_limits(c, areas, config)
-        limits[name] = _auto(partial(best, None if thin else c), tried, config, pooled=thin)
-    return Thresholds(limits)
+        chosen[name] = _auto(partial(best, None if thin else c), tried, config, pooled=thin)
+    return Thresholds(chosen)
 
 
-def _fixed(limits: ClassThresholds) -> Limit:
-    return Limit(
-        limits.accept,
-        limits.reject,
-        limits.min_area_px,
-        limits.max_area_px,
+def _fixed(fixed: ClassThresholds) -> ChosenThresholds:
+    return ChosenThresholds(
+        fixed.accept,
+        fixed.reject,
+        fixed.min_area_px,
+        fixed.max_area_px,
         "fixed by filter.thresholds in the config",
     )
 
 
-def _auto(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: FilterConfig, pooled: bool) -> Limit:
+def _auto(
+    best: Callable[[Ends], SweepResult], tried: AreaLimits | None, config: FilterConfig, pooled: bool
+) -> ChosenThresholds:
     ends, area_why = _ends(best, tried, config)
     choice = best(ends)
     why = [_accept_sentence(choice, config, " of all classes" if pooled else ""), _reject_sentence(choice, config)]
-    return Limit(_midway(choice, config), choice.reject, *ends, "; ".join([*why, area_why]))
+    return ChosenThresholds(_midway(choice, config), choice.reject, *ends, "; ".join([*why, area_why]))
 
 
-def _midway(choice: Choice, config: FilterConfig) -> float:
-    """The accept limit: midway from the least sure prediction that is kept to the next one, or to `min_precision`.
+def _midway(choice: SweepResult, config: FilterConfig) -> float:
+    """The accept threshold: midway from the least confident prediction kept to the next one, or to `min_precision`.
 
-    Few predictions leave wide gaps, and a limit at their upper end would refuse much of what is as good. It is
-    never below the reject limit.
+    Few predictions leave wide gaps, and a threshold at their upper end would refuse much that is as good. It is
+    never below the reject threshold.
     """
     return (choice.accept + min(choice.accept, max(choice.below, config.min_precision, choice.reject))) / 2
 
 
-def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: FilterConfig) -> tuple[Ends, str]:
+def _ends(best: Callable[[Ends], SweepResult], tried: AreaLimits | None, config: FilterConfig) -> tuple[Ends, str]:
     """The area limits that hold, and what the report says of them."""
     if config.areas == "never":
         return ANY, "any area (filter.areas: never)"
@@ -143,10 +145,10 @@ def _ends(best: Callable[[Ends], Choice], tried: AreaLimits | None, config: Filt
     return trials[taken], f"{area}: {_objective(config)} {tally} (from {tried.whose})"
 
 
-def _accept_sentence(choice: Choice, config: FilterConfig, whose: str) -> str:
+def _accept_sentence(choice: SweepResult, config: FilterConfig, whose: str) -> str:
     if not choice.sure:
         floor = config.min_precision
-        return f"accepted from {floor:.2f} (min_precision): no validation prediction{whose} is as sure"
+        return f"accepted from {floor:.2f} (min_precision): no validation prediction{whose} is as confident"
     precision = choice.hit / choice.kept if choice.kept else 0.0
     recall = choice.hit / choice.truths if choice.truths else 0.0
     return (
@@ -155,20 +157,20 @@ def _accept_sentence(choice: Choice, config: FilterConfig, whose: str) -> str:
     )
 
 
-def _reject_sentence(choice: Choice, config: FilterConfig) -> str:
+def _reject_sentence(choice: SweepResult, config: FilterConfig) -> str:
     if config.reject_below == AUTO and not choice.predictions:
-        return "none rejected: there is no validation prediction to choose the limit on"
+        return "none rejected: there is no validation prediction to choose the threshold on"
     sentence = f"rejected below {choice.reject:.2f}"
     low, high = count_band(choice.truths, config.count_slack)
     kept = f", from where {choice.counted} cells are kept for {choice.truths} labelled ones"
     wanted = f"{low} to {high} (count_slack {config.count_slack:g})"
     if not choice.inside:
-        sentence += f"{kept}: no limits keep {wanted}, these are the nearest"
+        sentence += f"{kept}: no thresholds keep {wanted}, these are the nearest"
     elif choice.ruled_out is not None or config.reject_below == AUTO:
         sentence += kept
     if choice.ruled_out is not None:
         where = f"outside {wanted}" if choice.inside else "further off"
-        sentence += f"; {_objective(config)} {choice.ruled_out:.2f} was to be had, but with a count {where}"
+        sentence += f"; {_objective(config)} {choice.ruled_out:.2f} was possible, but with a count {where}"
     return sentence
 
 

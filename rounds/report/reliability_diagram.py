@@ -88,8 +88,8 @@ def _finish(axes: Axes) -> None:
     axes.grid(color=(0.89, 0.89, 0.89), linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=7)
-    axes.xaxis.label.set_size(8)
-    axes.yaxis.label.set_size(8)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)
     for spine in axes.spines.values():
         spine.set_color(_shade(FRAME))
 

@@ -44,7 +44,7 @@ class Scored:
 class Facts:
     """What the files of a run say of a finished round.
 
-    `teachers_round` is None in round 0, which has no teachers, no `limits` and no pseudo-labels. `pseudo` counts
+    `teachers_round` is None in round 0, which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts
     cells by class, then by state and reason as screen.count_reasons names them, over all folds; `pool` counts the
     images that were filtered. `drift` holds the alarms, None where nobody looked for them. `times` are (stage, what
     was done, how long); `places` are (what, path below the run's folder).
@@ -63,7 +63,7 @@ class Facts:
     pool: int
     pseudo: Mapping[str, Mapping[str, int]]
     scored: Sequence[Scored]
-    limits: Thresholds | None
+    thresholds: Thresholds | None
     drift: Sequence[str] | None
     problems: Sequence[str]
     times: Sequence[tuple[str, str, str]]
@@ -179,23 +179,23 @@ def _trust(facts: Facts) -> Iterator[str]:
     if diagrams(facts):
         yield ""
         yield f"![Reliability of each model and class]({PICTURE})"
-    if facts.limits is not None:
+    if facts.thresholds is not None:
         yield ""
         yield "What is accepted, what is rejected, and what is neither and so leaves the loss:"
         yield ""
         header = ["class", "accepted from", "rejected below", "smallest px", "largest px"]
-        yield from (*table(header, _limit_rows(facts.limits)), "")
-        yield from (f"- {_sentence(line)}" for line in facts.limits.report())
+        yield from (*table(header, _threshold_rows(facts.thresholds)), "")
+        yield from (f"- {_sentence(line)}" for line in facts.thresholds.report())
 
 
 def _curve_row(one: Scored, name: str, curve: Curve) -> list[str]:
     return [one.whose, one.model, name, str(curve.samples), str(curve.positives), FITTED[curve.kind], _error(curve)]
 
 
-def _limit_rows(limits: Thresholds) -> Iterator[list[str]]:
-    for name, limit in limits.by_class.items():
-        largest = "any" if limit.max_area_px is None else str(limit.max_area_px)
-        yield [name, f"{limit.accept:.3f}", f"{limit.reject:.3f}", str(limit.min_area_px), largest]
+def _threshold_rows(thresholds: Thresholds) -> Iterator[list[str]]:
+    for name, chosen in thresholds.by_class.items():
+        largest = "any" if chosen.max_area_px is None else str(chosen.max_area_px)
+        yield [name, f"{chosen.accept:.3f}", f"{chosen.reject:.3f}", str(chosen.min_area_px), largest]
 
 
 def _curves(scored: Sequence[Scored]) -> Iterator[tuple[Scored, str, Curve]]:

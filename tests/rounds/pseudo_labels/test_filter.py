@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
-from cellsemi.rounds.pseudo_labels.filter import REASONS, count_reasons, count_states, screen
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds
+from cellsemi.rounds.pseudo_labels.filter import REASONS, count_reasons, count_states, filter_cells
+from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds
 
-LIMITS = Thresholds({"a": Limit(0.6, 0.2, 20, 150, ""), "b": Limit(0.9, 0.1, 0, None, "")})
+LIMITS = Thresholds({"a": ChosenThresholds(0.6, 0.2, 20, 150, ""), "b": ChosenThresholds(0.9, 0.1, 0, None, "")})
 CLASSES = ("a", "b")
 
 
@@ -26,7 +26,7 @@ def squares(*boxes, **columns):
 
 def verdict(quality, side=6, votes=2, class_id=0, min_votes=1):
     cell = squares((0, 0, side), quality=quality, score=0.5, votes=votes, class_id=class_id)
-    found = screen(cell, LIMITS, min_votes, CLASSES, round=3)
+    found = filter_cells(cell, LIMITS, min_votes, CLASSES, round=3)
     return found.state[0], found.reason[0], float(found.weight[0])
 
 
@@ -55,12 +55,12 @@ def test_verdicts(expected, case):
 
 
 def test_limits_are_inclusive():
-    at = Thresholds({"a": Limit(0.5, 0.25, 36, 36, "")})
+    at = Thresholds({"a": ChosenThresholds(0.5, 0.25, 36, 36, "")})
     cells = squares((0, 0, 6), (20, 20, 6), quality=[0.5, 0.25])
-    assert screen(cells, at, 1, ("a",), 1).state == ("accepted", "ignored")
+    assert filter_cells(cells, at, 1, ("a",), 1).state == ("accepted", "ignored")
     # .7 and .35 are a little less as float32 than as float64.
-    at = Thresholds({"a": Limit(0.7, 0.35, 36, 36, "")})
-    assert screen(cells.with_(quality=[0.7, 0.35]), at, 1, ("a",), 1).state == ("accepted", "ignored")
+    at = Thresholds({"a": ChosenThresholds(0.7, 0.35, 36, 36, "")})
+    assert filter_cells(cells.with_(quality=[0.7, 0.35]), at, 1, ("a",), 1).state == ("accepted", "ignored")
 
 
 def test_a_duplicate_leaves_the_loss_and_other_overlaps_stay():
@@ -73,44 +73,44 @@ def test_a_duplicate_leaves_the_loss_and_other_overlaps_stay():
         quality=[0.9, 0.8, 0.7, 0.9, 0.8],
         score=0.5,
     )
-    found = screen(cells, LIMITS, 1, CLASSES, 1)
+    found = filter_cells(cells, LIMITS, 1, CLASSES, 1)
     assert found.state == ("accepted", "ignored", "accepted", "accepted", "accepted")
     assert found.reason[1] == "duplicate"
     assert found.weight[1] == 0
-    assert (found.state, found.rle) == (screen(cells, LIMITS, 1, CLASSES, 1).state, cells.rle)
+    assert (found.state, found.rle) == (filter_cells(cells, LIMITS, 1, CLASSES, 1).state, cells.rle)
 
 
 @pytest.mark.parametrize(("shift", "state"), [(4, "accepted"), (3, "ignored")])
 def test_six_tenths_is_not_yet_a_duplicate(shift, state):
     cells = squares((0, 0, 10), (shift, 0, 10), quality=[0.9, 0.8])
-    assert screen(cells, LIMITS, 1, CLASSES, 1).state[1] == state
+    assert filter_cells(cells, LIMITS, 1, CLASSES, 1).state[1] == state
 
 
 def test_a_duplicate_hides_nothing_and_what_is_not_accepted_is_no_rival():
     chain = squares((0, 0, 10), (3, 0, 10), (6, 0, 10), quality=[0.9, 0.8, 0.7])
-    assert screen(chain, LIMITS, 1, CLASSES, 1).state == ("accepted", "ignored", "accepted")
+    assert filter_cells(chain, LIMITS, 1, CLASSES, 1).state == ("accepted", "ignored", "accepted")
     uncertain_first = squares((0, 0, 10), (1, 0, 10), quality=[0.5, 0.7])
-    assert screen(uncertain_first, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
+    assert filter_cells(uncertain_first, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
 
 
 def test_ties_in_quality_go_to_the_score_then_to_the_area():
     same = squares((0, 0, 10), (0, 0, 9), quality=0.9, score=[0.5, 0.6])
-    assert screen(same, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
+    assert filter_cells(same, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
     larger = squares((0, 0, 9), (0, 0, 10), quality=0.9, score=0.5)
-    assert screen(larger, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
+    assert filter_cells(larger, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
 
 
 def test_weights_and_round():
     cells = squares((0, 0, 6), (20, 20, 6), quality=[0.75, 0.3], round=1)
-    plain = screen(cells, LIMITS, 1, CLASSES, 4, weight_by_quality=False)
+    plain = filter_cells(cells, LIMITS, 1, CLASSES, 4, weight_by_quality=False)
     assert plain.weight.tolist() == [1.0, 0.0]
     assert plain.round.tolist() == [4, 4]
-    assert screen(cells, LIMITS, 1, CLASSES, 4).weight.tolist() == [0.75, 0.0]
+    assert filter_cells(cells, LIMITS, 1, CLASSES, 4).weight.tolist() == [0.75, 0.0]
 
 
 def test_reasons_are_counted_and_add_up():
     cells = squares((0, 0, 6), (20, 20, 6), (40, 40, 6), (50, 0, 4), quality=[0.75, 0.3, 0.3, 0.1])
-    found = count_reasons(screen(cells, LIMITS, 1, CLASSES, 1))
+    found = count_reasons(filter_cells(cells, LIMITS, 1, CLASSES, 1))
     assert found == Counter({"ignored: uncertain": 2, "accepted": 1, "rejected: low confidence": 1})
     assert count_states(found + found) == {"accepted": 2, "ignored": 4, "rejected": 2}
     assert count_states({}) == {"accepted": 0, "ignored": 0, "rejected": 0}
@@ -118,10 +118,10 @@ def test_reasons_are_counted_and_add_up():
 
 def test_unknown_classes_are_refused():
     with pytest.raises(ValueError, match="class_id: expected 0 to 1, got 2"):
-        screen(squares((0, 0, 6), class_id=2), LIMITS, 1, CLASSES, 1)
+        filter_cells(squares((0, 0, 6), class_id=2), LIMITS, 1, CLASSES, 1)
     with pytest.raises(ValueError, match="got none of \\['c'\\]"):
-        screen(Instances.empty(60, 60), LIMITS, 1, ("a", "c"), 1)
-    assert len(screen(Instances.empty(60, 60), LIMITS, 1, CLASSES, 1)) == 0
+        filter_cells(Instances.empty(60, 60), LIMITS, 1, ("a", "c"), 1)
+    assert len(filter_cells(Instances.empty(60, 60), LIMITS, 1, CLASSES, 1)) == 0
 
 
 cell = st.tuples(
@@ -145,14 +145,16 @@ def test_what_holds_for_any_cells(drawn, min_votes, random):
         votes=[v for *_, v, _ in drawn],
         class_id=[c for *_, c in drawn],
     )
-    found = screen(cells, LIMITS, min_votes, CLASSES, 2)
+    found = filter_cells(cells, LIMITS, min_votes, CLASSES, 2)
     assert found.rle == cells.rle  # nothing is dropped, nothing moves
     assert set(found.reason) <= set(REASONS)
     assert [state == "accepted" for state in found.state] == [reason == "" for reason in found.reason]
     assert ((found.weight > 0) == [state == "accepted" for state in found.state]).all()
     assert sum(count_states(count_reasons(found)).values()) == len(cells)
     order = random.sample(range(len(cells)), len(cells))
-    assert screen(cells.select(order), LIMITS, min_votes, CLASSES, 2).state == tuple(found.state[i] for i in order)
+    assert filter_cells(cells.select(order), LIMITS, min_votes, CLASSES, 2).state == tuple(
+        found.state[i] for i in order
+    )
     bitmaps = [decode(r, 60, 60) for r in found.rle]
     accepted = [i for i, state in enumerate(found.state) if state == "accepted"]
     for i in accepted:

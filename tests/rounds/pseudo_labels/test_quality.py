@@ -307,7 +307,7 @@ DAMAGE: dict[str, Any] = {
     "no samples": lambda c: c["regressor"].update(features=[], iou=[]),
     "another parameter": lambda c: c["regressor"]["parameters"].update(loss="absolute_error"),
     "a wrong parameter": lambda c: c["regressor"]["parameters"].update(max_iter=-1),
-    "nothing said": lambda c: c.update(said=None),
+    "nothing said": lambda c: c.update(notes=None),
 }
 
 

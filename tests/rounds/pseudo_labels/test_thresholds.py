@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import ClassThresholds, FilterConfig
 from cellsemi.rounds.cells import masks
-from cellsemi.rounds.pseudo_labels.thresholds import Limit, Thresholds, choose_thresholds
+from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds, choose_thresholds
 
 SIZE = 120
 SPOTS = [(x, y) for x in range(0, SIZE, 6) for y in range(0, SIZE, 6)]
@@ -94,12 +94,12 @@ def test_classes_with_few_predictions_share_the_accept_limit_of_all():
 
 
 def test_validation_images_of_another_size_and_none_at_all():
-    assert choose_thresholds([], [], ["c"], FilterConfig()).by_class["c"] == Limit(
+    assert choose_thresholds([], [], ["c"], FilterConfig()).by_class["c"] == ChosenThresholds(
         0.5,
         0.1,
         0,
         None,
-        "accepted from 0.50 (min_precision): no validation prediction of all classes is as sure; "
+        "accepted from 0.50 (min_precision): no validation prediction of all classes is as confident; "
         "rejected below 0.10; any area: there are no labelled cells",
     )
 
@@ -193,7 +193,7 @@ def test_the_reason_tells_what_the_guard_of_the_count_did():
         return choose_thresholds([pair], [], ["c"], FilterConfig(min_samples=1, **settings)).by_class["c"].why
 
     many = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
-    assert "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no limits keep 2 to 3 (" in reason(
+    assert "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no thresholds keep 2 to 3 (" in reason(
         many
     )
     assert "; rejected below 0.80, from where 2 cells are kept for 2 labelled ones; any" in reason(
@@ -210,7 +210,7 @@ def test_the_reason_tells_what_the_guard_of_the_count_did():
 def test_auto_rejects_nothing_without_predictions():
     limit = choose_thresholds([], [], ["c"], FilterConfig(reject_below="auto")).by_class["c"]
     assert limit.reject == 0.0
-    assert "none rejected: there is no validation prediction to choose the limit on" in limit.why
+    assert "none rejected: there is no validation prediction to choose the threshold on" in limit.why
 
 
 def test_fixed_limits_are_taken_as_they_are():
@@ -220,7 +220,7 @@ def test_fixed_limits_are_taken_as_they_are():
     }
     limits = choose_thresholds([], [], ["b", "a"], FilterConfig(thresholds=fixed))
     assert list(limits.by_class) == ["b", "a"]
-    assert limits.by_class["a"] == Limit(0.7, 0.2, 5, 90, "fixed by filter.thresholds in the config")
+    assert limits.by_class["a"] == ChosenThresholds(0.7, 0.2, 5, 90, "fixed by filter.thresholds in the config")
     assert limits.by_class["b"].max_area_px is None
 
 

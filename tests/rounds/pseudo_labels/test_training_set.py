@@ -43,7 +43,7 @@ def test_records_and_their_provenance_are_kept(tmp_path):
     assert again.instances.round.tolist() == [2, 2, 2]
     assert again.instances.votes.tolist() == [3, 1, 2]
     assert again.instances.weight.tolist() == pytest.approx([0.8, 0, 0])
-    assert counts.to_json() == {
+    assert counts.as_record().model_dump() == {
         "human_images": 2,
         "human_cells": 1,
         "pseudo_images": 1,
