@@ -201,7 +201,7 @@ def test_the_reason_tells_what_the_guard_of_the_count_did():
     )
     few = image([0.9, 0.9, 0.6, 0.6], [True, True, False, False], missed=3)
     assert reason(few, reject_below=1.0).count("F0.5") == 2
-    assert "for 5 labelled ones; F0.5 0.77 was to be had, but with a count outside 4 to 7 (count_slack 1.5); any" in (
+    assert "for 5 labelled ones; F0.5 0.77 was possible, but with a count outside 4 to 7 (count_slack 1.5); any" in (
         reason(few, reject_below=1.0)
     )
     assert "F0.5" not in reason(few).partition(";")[2]
