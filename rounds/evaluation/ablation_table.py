@@ -18,7 +18,8 @@ import numpy as np
 
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
-from cellsemi.rounds.evaluation.leaderboard import Interval, markdown_line
+from cellsemi.rounds.evaluation.figures import Interval
+from cellsemi.rounds.evaluation.leaderboard import markdown_line
 from cellsemi.rounds.evaluation.metrics import ImageScore, image_values, paired_values
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cellsemi.rounds.evaluation.leaderboard import Interval, Row
+from cellsemi.rounds.evaluation.figures import Interval
+from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
 

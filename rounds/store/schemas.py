@@ -74,37 +74,6 @@ EVALUATION = pa.schema(
     ]
 )
 
-LEADERBOARD = pa.schema(
-    [
-        ("round", pa.int32()),
-        ("model", pa.string()),  # its name, "ensemble" or "control"
-        *[
-            (f"{split}_{name}", kind)
-            for split in ("val", "test")
-            for name, kind in (
-                ("images", pa.int32()),
-                ("map", pa.float64()),
-                ("map_low", pa.float64()),
-                ("map_high", pa.float64()),
-            )
-        ],
-        *[(f"change{end}", pa.float64()) for end in ("", "_low", "_high")],  # test mAP against round 0; null there
-        *[(f"vs_control{end}", pa.float64()) for end in ("", "_low", "_high")],  # null without a counterpart
-        ("confidence", pa.float64()),  # level of all intervals
-        ("test_class_map", pa.map_(pa.string(), pa.float64())),  # null: the test images do not hold the class
-        ("precision50", pa.float64()),  # this and the next three: on test, all cells together, IoU > .5
-        ("recall50", pa.float64()),
-        ("f1", pa.float64()),
-        ("mean_iou", pa.float64()),
-        ("val_threshold", pa.float64()),
-        ("accepted", pa.int64()),  # pseudo-labels that the round's students learned from; 0 in round 0
-        ("ignored", pa.int64()),
-        ("rejected", pa.int64()),
-        ("promoted", pa.bool_()),
-        ("seconds", pa.float64()),
-    ]
-)
-
 # Human labels to look at again (suspects.Suspect), the surest first.
 SUSPECTS = pa.schema(
     [

@@ -20,8 +20,9 @@ from cellsemi.orchestrator.flow_check import spread
 from cellsemi.orchestrator.terminal import tables
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.history import read_verdict
-from cellsemi.rounds.evaluation.leaderboard import Interval, Row
+from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.store import files, schemas, shards
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.manifest import Commit, write_commit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, MIXED, scores
 
@@ -14,9 +14,11 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
+from cellsemi.rounds.evaluation.figures import FIGURES, Figure
 from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, display_rows, make_row
 from cellsemi.rounds.evaluation.promotion import Decision, decide
 from cellsemi.rounds.evaluation.verdict import verdict
+from cellsemi.rounds.store.run import RunPaths
 
 COUNTS = {"accepted": 5, "ignored": 3, "rejected": 2}
 
@@ -69,6 +71,27 @@ def test_the_control_is_compared_with_the_model_that_it_copies():
     assert baseline_name("control", "unet-a") == "unet-a"
     assert baseline_name("ensemble", "unet-a") == "ensemble"
     assert baseline_name("unet-b", "unet-a") == "unet-b"
+
+
+def test_a_figure_is_added_by_one_entry(tmp_path, monkeypatch):
+    """It is computed, stored, read back, and shown in every form of the leaderboard."""
+    cells = Figure("cells", pa.int64(), lambda e: sum(s.total.n_truth for s in e.test.scores), "cells", place=18)
+    monkeypatch.setattr("cellsemi.rounds.evaluation.figures.FIGURES", [*FIGURES, cells])
+    monkeypatch.setattr("cellsemi.rounds.evaluation.leaderboard.FIGURES", [*FIGURES, cells])
+    paths = RunPaths(tmp_path)
+    leaderboard.write(paths.leaderboard, [row(LOW)], "a sentence", "hash")
+    assert leaderboard.read(paths.leaderboard)[0].to_json()["cells"] == len(LOW)
+    assert pd.read_parquet(paths.leaderboard.with_suffix(".parquet")).cells.tolist() == [len(LOW)]
+    assert pd.read_csv(paths.leaderboard.with_suffix(".csv")).cells.tolist() == [len(LOW)]
+    assert leaderboard.frame(paths.leaderboard).cells.tolist() == [len(LOW)]
+    assert "| cells |" in paths.leaderboard.with_suffix(".md").read_text()
+    header, cells_shown = leaderboard.display_rows([row(LOW)])
+    assert header[-1] == "cells" and cells_shown[0][-1] == str(len(LOW))  # what the terminal's table is made of
+
+
+def test_the_table_for_pandas_is_the_csv(tmp_path):
+    leaderboard.write(tmp_path / "l", [row(LOW), row(HIGH, round=1, baseline=LOW)], "a sentence", "hash")
+    pd.testing.assert_frame_equal(leaderboard.frame(tmp_path / "l"), pd.read_csv(tmp_path / "l.csv"))
 
 
 # --- promotion ----------------------------------------------------------------------------------------
@@ -178,11 +201,11 @@ def test_rank_is_by_validation_and_never_by_test():
     assert cells[0][header.index("change")] == "-"
     assert cells[1][header.index("change")].startswith("+0.000 (")
     assert cells[0][header.index("test cort")] == "-"  # no test image holds it
-    assert cells[0][header.index("min")] == "1.5"
+    assert cells[0][header.index("time")] == "1.5"
 
 
 def test_one_class_needs_no_column_of_its_own():
-    single = replace(BASE, test_class_map={"cell": 0.5})
+    single = BASE.with_(test_class_map={"cell": 0.5})
     assert not [name for name in display_rows([single])[0] if name.startswith("test c")]
     assert display_rows([])[1] == []
 
@@ -215,12 +238,12 @@ def test_rows_survive_json_and_damage_is_named(tmp_path):
 
 
 def test_each_class_stays_under_its_name(tmp_path):
-    found = replace(BASE, test_class_map={"b": 0.5, "a": 0.25})
+    found = BASE.with_(test_class_map={"b": 0.5, "a": 0.25})
     again = Row.from_json(json.loads(json.dumps(found.to_json(), sort_keys=True)))
     assert list(again.test_class_map) == ["b", "a"]  # the order of the config, although JSON sorts keys
     leaderboard.write(tmp_path / "leaderboard", [found], "", "hash")
     assert list(leaderboard.read(tmp_path / "leaderboard")[0].test_class_map) == ["b", "a"]
-    header, (first, second) = display_rows([found, replace(BASE, test_class_map={"a": 0.25, "b": 0.5})])
+    header, (first, second) = display_rows([found, BASE.with_(test_class_map={"a": 0.25, "b": 0.5})])
     assert first == second
     assert (first[header.index("test a")], first[header.index("test b")]) == ("0.250", "0.500")
 

@@ -193,8 +193,9 @@ def test_the_reason_tells_what_the_guard_of_the_count_did():
         return choose_thresholds([pair], [], ["c"], FilterConfig(min_samples=1, **settings)).by_class["c"].why
 
     many = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
-    assert "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no thresholds keep 2 to 3 (" in reason(
-        many
+    assert (
+        "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no thresholds keep 2 to 3 ("
+        in reason(many)
     )
     assert "; rejected below 0.80, from where 2 cells are kept for 2 labelled ones; any" in reason(
         many, reject_below="auto"

@@ -1,0 +1,159 @@
+"""Lists the figures of the leaderboard: how each is computed, stored and shown. A new one is one entry of FIGURES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
+from cellsemi.rounds.evaluation.evaluation_table import Evaluation
+from cellsemi.rounds.evaluation.metrics import Floats, Summary, image_values, paired_values
+from cellsemi.rounds.seeds import derive_seed
+
+CLASS_MAP = "test_class_map"  # the one figure with a value per class
+NOTHING = "-"  # shown where there is no value
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over images, and the bootstrap interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What the figures of a model are computed from; `summary` is that of its test images.
+
+    `baseline` is the test evaluation of round 0 that `change` is against, `control` that of the control, for the one
+    model that it copies; None where there is none.
+    """
+
+    val: Evaluation
+    test: Evaluation
+    baseline: Evaluation | None
+    control: Evaluation | None
+    summary: Summary
+    counts: Mapping[str, int]
+    promoted: bool
+    seconds: float
+    config: PromotionConfig
+    seed: int
+
+    def interval(self, values: Floats, purpose: str) -> Interval:
+        """The mean of the images' values; each purpose has its own seed, so that all models are resampled alike."""
+        drawn = derive_seed(self.seed, "interval", purpose)
+        ends = bootstrap_interval(values, self.config.bootstrap, self.config.confidence, drawn)
+        return Interval(float(values.mean()), *ends)
+
+    def difference(self, other: Evaluation | None) -> Interval | None:
+        """Test mAP minus that of another evaluation on the same images; None without one."""
+        if other is None:
+            return None
+        ours, theirs = paired_values(self.test.scores, other.scores)
+        return self.interval(ours - theirs, "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: its name in the files, its Arrow type, how it is computed, and its column on the leaderboard.
+
+    An `interval` is stored in three columns, `NAME`, `NAME_low` and `NAME_high`. Without a `header` it is in the files
+    only; columns are shown in the order of `place`.
+    """
+
+    name: str
+    kind: pa.DataType
+    compute: Callable[[Evaluated], Any]
+    header: str = ""
+    text: Callable[[Any], str] = str
+    place: int = 0
+    interval: bool = False
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _mean(found: Interval) -> str:
+    return f"{found.value:.3f} ({found.low:.3f}..{found.high:.3f})"
+
+
+def _change(found: Interval | None) -> str:
+    return NOTHING if found is None else f"{found.value:+.3f} ({found.low:+.3f}..{found.high:+.3f})"
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def _class_value(value: float | None) -> str:
+    return NOTHING if value is None else _decimals(value)
+
+
+_INT, _LONG, _FLOAT, _TEXT, _BOOL = pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
+
+# In the order of the files. Precision, recall, F1 and mean IoU: test, IoU > .5, all cells together. The counts are the
+# pseudo-labels that the round's students learned from; 0 in round 0.
+FIGURES: list[Figure] = [
+    Figure("round", _INT, lambda e: e.test.round, "round", place=1),
+    Figure("model", _TEXT, lambda e: e.test.model, "model", place=2),
+    Figure("val_images", _INT, lambda e: len(e.val.scores)),
+    Figure(
+        "val_map",
+        _FLOAT,
+        lambda e: e.interval(image_values(e.val.scores), "val"),
+        "val mAP",
+        _mean,
+        place=3,
+        interval=True,
+    ),
+    Figure("test_images", _INT, lambda e: len(e.test.scores)),
+    Figure(
+        "test_map",
+        _FLOAT,
+        lambda e: e.interval(image_values(e.test.scores), "test"),
+        "test mAP",
+        _mean,
+        place=4,
+        interval=True,
+    ),
+    Figure("change", _FLOAT, lambda e: e.difference(e.baseline), "change", _change, place=5, interval=True),
+    Figure("vs_control", _FLOAT, lambda e: e.difference(e.control), "vs control", _change, place=6, interval=True),
+    Figure("confidence", _FLOAT, lambda e: e.config.confidence),
+    Figure(CLASS_MAP, pa.map_(_TEXT, _FLOAT), lambda e: dict(e.summary.class_map), "test {}", _class_value, place=7),
+    Figure("precision50", _FLOAT, lambda e: e.summary.precision, "precision", _decimals, place=9),
+    Figure("recall50", _FLOAT, lambda e: e.summary.recall, "recall", _decimals, place=10),
+    Figure("f1", _FLOAT, lambda e: e.summary.f1, "F1", _decimals, place=8),
+    Figure("mean_iou", _FLOAT, lambda e: e.summary.mean_iou, "IoU", _decimals, place=11),
+    Figure("val_threshold", _FLOAT, lambda e: e.val.threshold, "threshold", _decimals, place=12),
+    Figure("accepted", _LONG, lambda e: e.counts["accepted"], "accepted", place=13),
+    Figure("ignored", _LONG, lambda e: e.counts["ignored"], "ignored", place=14),
+    Figure("rejected", _LONG, lambda e: e.counts["rejected"], "rejected", place=15),
+    Figure("promoted", _BOOL, lambda e: e.promoted, "promoted", _yes_or_no, place=16),
+    Figure("seconds", _FLOAT, lambda e: e.seconds, "time", _minutes, place=17),
+]
+
+
+def shown_figures() -> Sequence[Figure]:
+    """The figures that have a column, in the order in which they are shown."""
+    return sorted((figure for figure in FIGURES if figure.header), key=lambda figure: figure.place)
+
+
+def schema() -> pa.Schema:
+    """The Arrow schema of a leaderboard."""
+    fields = []
+    for figure in FIGURES:
+        ends = ("", "_low", "_high") if figure.interval else ("",)
+        fields += [(f"{figure.name}{end}", figure.kind) for end in ends]
+    return pa.schema(fields)
