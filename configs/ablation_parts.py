@@ -1,4 +1,4 @@
-"""The parts of the method that can be switched on and off one at a time, each as the settings that do it.
+"""Lists the parts of the method that can be switched on and off one at a time, each with its settings.
 
 A new part is one entry of PARTS. A setting is a dotted path; `models[]` stands for each model, and a path
 below `training` also reaches the models that have training settings of their own.
@@ -25,8 +25,8 @@ def _nothing(_: Config) -> str:
     return ""
 
 
-def _fixed_limits(config: Config) -> str:
-    return "" if config.filter.thresholds == AUTO else "the limits are fixed by filter.thresholds"
+def _fixed_thresholds(config: Config) -> str:
+    return "" if config.filter.thresholds == AUTO else "the thresholds are fixed by filter.thresholds"
 
 
 def _one_model(config: Config) -> str:
@@ -48,9 +48,9 @@ class Part:
     moot: Callable[[Config], str] = _nothing
 
 
-def _no_zooms(config: Config) -> str:
+def _no_scale_search(config: Config) -> str:
     searched = any(config.unlabelled_inference_of(model).scale_search for model in config.models)
-    return "" if searched else "the pool is looked at at one zoom"
+    return "" if searched else "unlabelled images are predicted at one scale"
 
 
 def _no_flow_model(config: Config) -> str:
@@ -60,22 +60,22 @@ def _no_flow_model(config: Config) -> str:
 _ALL = (
     Part(
         "scale-search",
-        "Teachers look at an unlabelled image at several zooms and keep the one they are surest at; off: at one.",
-        "data distillation, Radosavovic et al. 2018, with one zoom kept in the place of the mean",
+        "Teachers predict an unlabelled image at several scales, the highest mean score is kept; off: at one.",
+        "data distillation, Radosavovic et al. 2018, with one scale kept in the place of the mean",
         on={"unlabelled_inference.scale_search": [0.5, 0.71, 1.0, 1.41]},
         off={"unlabelled_inference.scale_search": None},
     ),
     Part(
         "unlabelled-sizes",
-        "Rounds are judged on val images at the cell sizes of the pool; off: as they are.",
+        "Rounds are evaluated on val images at the cell sizes of the unlabelled images; off: as they are.",
         "importance-weighted validation, Sugiyama et al. 2007",
         on={"rounds.promotion.unlabelled_sizes": True},
         off={"rounds.promotion.unlabelled_sizes": False},
-        moot=_no_zooms,
+        moot=_no_scale_search,
     ),
     Part(
         "cell-probability",
-        "How sure a pixel must be to belong to a cell is chosen on val for each model; off: .5.",
+        "The threshold on the cell probability is chosen on val for each model; off: .5.",
         "the cell probability threshold of Cellpose, Stringer et al. 2021",
         on={"inference.cell_probability": AUTO},
         off={"inference.cell_probability": 0.5},
@@ -83,7 +83,7 @@ _ALL = (
     ),
     Part(
         "calibration",
-        "Scores of each teacher become what they were worth on val before they are fused; off: as they are.",
+        "Scores of each teacher are calibrated on val before they are fused; off: as they are.",
         "isotonic regression, Zadrozny and Elkan 2002",
         on={"fusion.calibrate": True},
         off={"fusion.calibrate": False},
@@ -91,26 +91,26 @@ _ALL = (
     ),
     Part(
         "quality",
-        "The quality of a pseudo-mask is foretold from score, votes, agreement and shape; off: from its score alone.",
+        "The quality of a pseudo-mask is predicted from score, votes, agreement and shape; off: from its score alone.",
         "Mask Scoring R-CNN, Huang et al. 2019",
         on={"filter.quality": "regressed"},
         off={"filter.quality": "calibrated"},
     ),
     Part(
         "folds",
-        "Three lineages, each judged on the third of the labels that it never saw; off: one hold-out.",
+        "Three lineages, each evaluated on the third of the labels that it never saw; off: one hold-out.",
         "cross-validation, Stone 1974",
         on={"rounds.folds": 3},
         off={"rounds.folds": None},
     ),
     Part(
         "ignore-band",
-        "Pseudo-masks that are neither sure nor hopeless leave the loss; off: they are background.",
+        "Pseudo-masks between the two thresholds leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
         on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
-        # Never above the accept limit: no room between the two. The guard would then count accepted cells alone.
+        # Never above the accept threshold: no room between the two. The guard would then count accepted cells alone.
         off={"filter.reject_below": 1.0, "filter.count_slack": 1e6},
-        moot=_fixed_limits,
+        moot=_fixed_thresholds,
     ),
     Part(
         "weights",
@@ -125,7 +125,7 @@ _ALL = (
         "limits from the areas of the labelled cells",
         on={"filter.areas": "if-better"},
         off={"filter.areas": "never"},
-        moot=_fixed_limits,
+        moot=_fixed_thresholds,
     ),
     Part(
         "fusion",

@@ -28,13 +28,13 @@ class FusionConfig(Section):
     iou: Fraction = Field(0.5, description="Masks of different teachers with at least this IoU are one cell.")
     calibrate: bool = Field(
         True,
-        description="With several models: take the scores of each for what they were worth on val, per class, first.",
+        description="With several models: calibrate the scores of each on val, per class, before they are fused.",
     )
-    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
+    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the filter.")
 
 
 class ClassThresholds(Section):
-    """Fixed limits of one class, instead of those chosen on validation data."""
+    """Fixed thresholds of one class, instead of those chosen on validation data."""
 
     accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
     reject: Fraction = Field(description="Confidence below which a pseudo-mask is background; between: ignored.")
@@ -56,28 +56,28 @@ class FilterConfig(Section):
     """Which pseudo-masks train the students, which leave the loss, and which count as background."""
 
     thresholds: dict[str, ClassThresholds] | Literal["auto"] = Field(
-        AUTO, description="`auto` (chosen on validation data, never on test) or fixed limits per class."
+        AUTO, description="`auto` (chosen on validation data, never on test) or fixed thresholds per class."
     )
     objective: Literal["f-beta", "map"] = Field(
         "f-beta",
-        description="`auto`: what the accept limit maximises on validation data, per class: `f-beta` of the accepted "
-        "masks at IoU > .5, or `map`, their mean score over the images.",
+        description="`auto`: what the accept threshold maximises on validation data, per class: `f-beta` of the "
+        "accepted masks at IoU > .5, or `map`, their mean score over the images.",
     )
     f_beta: float = Field(0.5, gt=0, description="Objective `f-beta`: its beta; < 1 prefers precision.")
     min_precision: Fraction = Field(
-        0.5, description="`auto`: accept limits below this calibrated confidence are not taken."
+        0.5, description="`auto`: accept thresholds below this calibrated confidence are not taken."
     )
     reject_below: Fraction | Literal["auto"] = Field(
         0.1,
         description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
-        "validation predictions are kept as there are labelled cells. Never above the accept limit.",
+        "validation predictions are kept as there are labelled cells. Never above the accept threshold.",
     )
     count_slack: float = Field(
         1.5,
         ge=1,
         allow_inf_nan=False,
-        description="`auto`: limits that keep more than this many times the labelled cells of the class on validation "
-        "data, or fewer than one in this many, are not taken while there are others.",
+        description="`auto`: thresholds that keep more than this many times the labelled cells of the class on "
+        "validation data, or fewer than one in this many, are not taken while there are others.",
     )
     areas: Literal["always", "if-better", "never"] = Field(
         "if-better",
@@ -88,9 +88,11 @@ class FilterConfig(Section):
         0.005,
         ge=0,
         lt=0.5,
-        description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, set the limits.",
+        description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, limit the area.",
     )
-    area_slack: float = Field(2.0, ge=1, description="`auto`: the limits are widened by this factor both ways.")
+    area_slack: float = Field(
+        2.0, ge=1, description="`auto`: the area limits are widened by this factor both ways."
+    )
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
@@ -110,14 +112,14 @@ class PromotionConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
-        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. Less "
-        "gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images "
-        "seldom give.",
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. A "
+        "lower one gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation "
+        "images seldom give.",
     )
     unlabelled_sizes: bool = Field(
         True,
-        description="With a scale search: judge on the validation images at the sizes that the pool's cells were found "
-        "to have, in the shares of the pool, and not only as they are.",
+        description="With a scale search: evaluate on validation images enlarged to the cell sizes that the unlabelled "
+        "images were found to have, weighted by their shares, and not only on the images as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
 
@@ -128,11 +130,12 @@ class RoundsConfig(Section):
     folds: int | None = Field(
         None,
         ge=2,
-        description="Cross-validation: train every model once per fold of the labelled and val images, and judge it on "
-        "the fold that it never saw; null: one hold-out, the val images.",
+        description="Cross-validation: train every model once per fold of the labelled and val images, and evaluate it "
+        "on the fold that it never saw; null: one hold-out, the val images.",
     )
     control: bool = Field(
-        True, description="Train a supervised control with as many steps in total as the last student's ancestry."
+        True,
+        description="Train a supervised control with as many steps as the last student and all its ancestors had together.",
     )
     ensemble: Literal["all", "greedy"] = Field(
         "all",
@@ -142,6 +145,6 @@ class RoundsConfig(Section):
         2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
     )
     drift_alarms: bool = Field(
-        True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."
+        True, description="Compare the pseudo-labels with human labels and the round before; report when they drift."
     )
-    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The judge.")
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The rule that decides.")
