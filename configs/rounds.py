@@ -90,9 +90,7 @@ class FilterConfig(Section):
         lt=0.5,
         description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, limit the area.",
     )
-    area_slack: float = Field(
-        2.0, ge=1, description="`auto`: the area limits are widened by this factor both ways."
-    )
+    area_slack: float = Field(2.0, ge=1, description="`auto`: the area limits are widened by this factor both ways.")
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
@@ -135,7 +133,7 @@ class RoundsConfig(Section):
     )
     control: bool = Field(
         True,
-        description="Train a supervised control with as many steps as the last student and all its ancestors had together.",
+        description="Train a supervised control with as many steps as the last student and all its ancestors together.",
     )
     ensemble: Literal["all", "greedy"] = Field(
         "all",

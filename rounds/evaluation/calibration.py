@@ -1,8 +1,8 @@
-"""From a model's score to the probability that its mask is right, per class, learnt on validation images.
+"""Calibrates scores: turns them into the probability that a mask is right, per class, on validation images.
 
 Isotonic regression (Zadrozny and Elkan 2002; scikit-learn): the better scored is never the less trusted,
 and nothing else is assumed. Steps of few samples are pulled in by Laplace's rule, so that three hits out
-of three are not taken for certainty. The teachers never trained on these images.
+of three are not taken as certainty. The teachers never trained on these images.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Calibration:
         return instances.with_(quality=_apply(list(self.curves.values()), instances.class_id, instances.score))
 
     def as_scores(self, instances: Instances) -> Instances:
-        """Put that probability in the place of the score too, as several models are compared by it."""
-        worth = self.apply(instances)
-        return worth.with_(score=worth.quality)
+        """Put that probability in place of the score too, so that several models can be compared."""
+        calibrated = self.apply(instances)
+        return calibrated.with_(score=calibrated.quality)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same calibration."""

@@ -1,4 +1,4 @@
-"""How small and how large a cell of a class may be, from the cells that people drew."""
+"""Derives the smallest and the largest area of a cell per class from the human labels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How well a predicted mask fits its cell, guessed from what it looks like: a regression of its IoU.
+"""Predicts the IoU of a predicted mask with its cell from the shape of the mask: a regression.
 
-A score says how sure a model is that there is a cell, less how well it drew it; Mask Scoring R-CNN (Huang et
+A score rates whether there is a cell, less so how well its mask fits; Mask Scoring R-CNN (Huang et
 al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from a dozen
-numbers (`shape_features`), whatever the model: the few validation images of a run are enough for these.
+numbers (`mask_features`), for any model: the few validation images of a run are enough for these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can be told of a predicted mask without the truth: its shape, and how it lies among the others."""
+"""Measures predicted masks without the truth: their shape, and how they lie among the others."""
 
 from __future__ import annotations
 

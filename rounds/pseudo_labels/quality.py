@@ -1,9 +1,10 @@
-"""What turns predictions of the ensemble into `quality`, the probability that a mask is right.
+"""Estimates the `quality` of predicted masks: the probability that a mask is right.
 
 `calibrated`: the score, calibrated (`calibrate`; Zadrozny and Elkan 2002). `regressed`: first the IoU of the mask
 is predicted from its score, its shape and its neighbours (`iou_regressor`; after Huang et al. 2019, "Mask Scoring
-R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The predicted
-IoUs that are calibrated come from trees that never saw their image; those of the pool from trees fitted on all.
+R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The
+predicted IoUs that are calibrated come from trees that never saw their image; those of the unlabelled images come from
+trees fitted on all.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ MIN_IMAGES = FOLDS  # each is left out once
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A calibration of the score, or with `regressor` of the IoU that it predicts; `notes` tells how it went."""
+    """A calibration of the score, or with `regressor` of the IoU that it predicts; `notes` describes the fit."""
 
     calibration: Calibration
     regressor: Regressor | None = None
     notes: tuple[str, ...] = ()
 
     def apply(self, cells: Instances) -> Instances:
-        """Set `quality` of all predictions of one image; they must be all, since some features tell of the others."""
+        """Set `quality` of all predictions of one image; they must be all, since some features describe the others."""
         if self.regressor is None:
             return self.calibration.apply(cells)
         predicted = cells.with_(score=self.regressor(features(cells)))
@@ -65,7 +66,7 @@ class Quality:
             raise RunError(f"the quality is damaged ({error}); remove its round's folder to make it again") from None
 
     def report(self) -> list[str]:
-        """What was fitted, how well it tells right from wrong, and a sentence per class."""
+        """What was fitted, how well it separates right from wrong, and a sentence per class."""
         return [*self.notes, *self.calibration.report()]
 
 

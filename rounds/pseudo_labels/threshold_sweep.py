@@ -1,4 +1,4 @@
-"""The exact sweep over confidences: what the kept out-of-sample predictions are worth, and how many they are.
+"""Sweeps all confidence thresholds exactly: the objective of the kept predictions, and how many they are.
 
 Overlaps are computed once. For a filter of areas the predictions that fit are added by falling confidence to a
 largest one-to-one matching (matching.gains), which gives the matches of every kept set at once: P predictions
@@ -19,7 +19,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
 from cellsemi.rounds.evaluation.metrics import Tally
 
-TIE = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
+EQUAL_OBJECTIVES = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -52,7 +52,7 @@ class Samples:
 class SweepResult:
     """An accept and a reject threshold, and what they give on the out-of-sample images.
 
-    `below` is the confidence of the surest prediction that is not kept, 0 where there is none. `value` is the
+    `below` is the confidence of the best prediction that is not kept, 0 where there is none. `value` is the
     objective; `kept` predictions are accepted, of which `hit` are true cells at IoU > .5.
     `sure` is False when no confidence reaches `min_precision`. `counted` predictions have at least the reject
     limit; `inside` says whether that is near enough to `truths`. `ruled_out` is the larger objective that the
@@ -107,7 +107,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     - `map`: the score of rounds/evaluation/metrics.py with matches within the class, meant over all images; an image
       without true cells of the class scores 1 when nothing is kept on it and 0 otherwise.
 
-    Of equal ones the strictest is taken. Votes and duplicates, which the filter looks at too, do not enter.
+    Of equal ones the strictest is taken. Votes and duplicates, which the filter checks too, do not enter.
 
     The reject threshold of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
     to the number of true cells (of equal ones the lower), but never above the candidate. The count is that of
@@ -136,7 +136,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     counts = len(quality) - np.searchsorted(quality[::-1], rejects.astype(np.float32))
     allowed, inside = _guard(counts, truths, config.count_slack)
     # Candidates fall, so the first of equal ones is the strictest.
-    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - TIE))[0])
+    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - EQUAL_OBJECTIVES))[0])
     place, value, most = places[best], float(values[places[best]]), float(values[places].max())
     return SweepResult(
         accept=float(accepts[best]),
@@ -150,13 +150,13 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
         sure=len(sure) > 0,
         counted=int(counts[best]),
         inside=inside,
-        ruled_out=most if most > value + TIE else None,
+        ruled_out=most if most > value + EQUAL_OBJECTIVES else None,
     )
 
 
 def count_band(truths: int, slack: float) -> tuple[int, int]:
     """The smallest and the largest count that the guard allows."""
-    return math.ceil(truths / slack - TIE), math.floor(truths * slack + TIE)
+    return math.ceil(truths / slack - EQUAL_OBJECTIVES), math.floor(truths * slack + EQUAL_OBJECTIVES)
 
 
 def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tuple[Ints, Ints, Ints]:
@@ -197,7 +197,7 @@ def _by_value(index: Ints, value: Ints) -> Iterator[Ints]:
 
 def _f_beta(hit: Ints, kept: Ints, truths: int, beta: float) -> Floats:
     # F-beta = (1 + b2) TP / (b2 * (TP + FN) + (TP + FP)); Van Rijsbergen 1979.
-    score: Floats = (1 + beta**2) * hit / np.maximum(beta**2 * truths + kept, TIE)
+    score: Floats = (1 + beta**2) * hit / np.maximum(beta**2 * truths + kept, EQUAL_OBJECTIVES)
     return score
 
 

@@ -1,4 +1,4 @@
-"""Human labels and accepted pseudo-labels become one training set, each cell with its provenance."""
+"""Merges human labels and accepted pseudo-labels into one training set, each cell with its provenance."""
 
 from __future__ import annotations
 
