@@ -14,9 +14,9 @@ from cellsemi.configs.loading import DEFAULT_PRESET, load_config
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.inspect.advice import hints
 from cellsemi.rounds.inspect.detect import detect
-from cellsemi.rounds.inspect.rules import Detected
 from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
 from cellsemi.rounds.store import files

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 from cellsemi.configs.data import Split
+from cellsemi.configs.formats import WRITABLE
 from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
 
 if TYPE_CHECKING:
     from cellsemi.rounds.cells.instances import State
 
-FORMATS = (
-    "coco", "geojson", "imagej-rois", "kaggle", "kaggle-columns", "label-maps", "measurements", "seg-npy",
-)  # fmt: skip
 STATES = ("human", "accepted", "predicted", "ignored")
 SPLITS: tuple[str, ...] = get_args(Split)
 anything = click.Path(path_type=Path, exists=True)
@@ -110,7 +108,7 @@ def import_command(
 
 @data.command("export")
 @click.argument("what", metavar="RUN|SHARDS")
-@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--format", "kind", type=click.Choice(WRITABLE), required=True, help="What to write.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new file, or folder.")
 @click.option("--split", type=click.Choice(SPLITS), help="Of a run: default test. Of an import: all with cells.")
 @click.option("--model", help="Of a run. Default: the ensemble.")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cellsemi.rounds.datasets.check_shards import Checked
     from cellsemi.rounds.datasets.ingest_report import IngestReport, Quarantined
     from cellsemi.rounds.formats.base import Exported
-    from cellsemi.rounds.inspect.rules import Detected
+    from cellsemi.rounds.formats.shared.detection import Detected
     from cellsemi.rounds.inspect.statistics import Inspection
 
 EVERY_S = 3.0  # between two lines of progress
@@ -99,9 +99,9 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
 
 def _next_step(look: Look, path: Path | None, options: Sequence[str]) -> str:
     """The command that goes on from here: an import, or rounds where the import is done."""
-    root = Path(look.detected.settings.get("root", "generated"))
+    root = Path(str(look.detected.settings.get("root", "generated")))
     if look.detected.source == "shards":
-        return next_round(root, look.classes, look.detected.settings.get("one_class_per_image", False))
+        return next_round(root, look.classes, bool(look.detected.settings.get("one_class_per_image")))
     place = [] if path is None else [str(path)]
     return shlex.join(["cellsemi", "data", "import", *place, "--out", f"{root.resolve().name}-shards", *options])
 

@@ -13,6 +13,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.shape import eccentricity, perimeter
 from cellsemi.rounds.formats.base import Exported
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.store.files import atomic_file
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -59,3 +60,6 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
     buffer = StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode()
+
+
+MEASUREMENTS = FormatSpec("measurements", writer=write)

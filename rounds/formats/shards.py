@@ -1,4 +1,4 @@
-"""Image shards as a data set: what `cellsemi data import` wrote.
+"""Reads image shards as a data set: what `cellsemi data import` wrote.
 
 ROOT/import.json                      the class names, in the order of their ids (written last)
 ROOT/{labelled,unlabelled,val,test}/part-00000.parquet ..
@@ -14,6 +14,9 @@ from typing import Any, get_args
 from cellsemi.configs.data import Split
 from cellsemi.configs.errors import DataError, RunError
 from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.registry import FormatSpec
+from cellsemi.rounds.formats.shared.detection import Detected
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
 
@@ -48,6 +51,16 @@ class ShardFolder:
 def open_part(part: Part) -> ShardFolder:
     """The whole folder: its sub-folders are the splits."""
     return ShardFolder(part.root)
+
+
+def detect(scan: FolderScan, file: str | None) -> Detected | None:
+    """A folder with the file that an import writes last."""
+    if file is not None or IMPORT_FILE not in scan.top.files:
+        return None
+    return Detected("shards", {"root": str(scan.root)}, f"{IMPORT_FILE}: what `cellsemi data import` wrote")
+
+
+SHARDS = FormatSpec("shards", detect=detect, evidence=f"{IMPORT_FILE} of an import", reader=open_part)
 
 
 def read_import(root: Path) -> dict[str, Any]:

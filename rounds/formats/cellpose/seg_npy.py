@@ -21,6 +21,7 @@ from cellsemi.rounds.formats.cellpose.npy_file import read_npy
 from cellsemi.rounds.formats.cellpose.safe_pickle import StoredArray
 from cellsemi.rounds.formats.label_map.label_map import cells_of_labels
 from cellsemi.rounds.formats.label_map.writer import Labels, to_labels
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.overlaps import one_cell_a_pixel
 from cellsemi.rounds.formats.shared.per_image import write_each
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -95,3 +96,6 @@ def outlines(labels: Labels) -> Labels:
     drawn = labels.copy()
     drawn[~edge] = 0
     return drawn
+
+
+SEG_NPY = FormatSpec("seg-npy", read_annotation=read, writer=write, writes_folder=True)

@@ -130,11 +130,6 @@ class Coco:
         return self._class_ids[category]
 
 
-def open_part(part: Part) -> Coco:
-    """One COCO file and its folder of images."""
-    return Coco(part)
-
-
 def _state(value: dict[str, Any], place: Place, i: int) -> State:
     """The state of a cell: "ignored" for crowds and what is marked so, else "human"."""
     flags = [value.get("iscrowd"), value.get("ignore")]

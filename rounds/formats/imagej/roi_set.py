@@ -19,6 +19,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.outlines import Filled, OutlineError, fill, to_instances, trace
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.formats.imagej.roi import MAX_GROUP, decode, encode
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.folder import JUNK
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
@@ -158,3 +159,6 @@ def _archive(cells: Instances, done: Exported, classes: Sequence[str]) -> bytes:
 def _plain(name: str) -> str:
     """A class name as part of the name of a file and of a ROI."""
     return "".join(c if c.isprintable() and c not in '/\\:*?"<>|' and ord(c) < 0x10000 else "_" for c in name)
+
+
+ROI_SET = FormatSpec("imagej-rois", read_annotation=read, has_classes=True, writer=write, writes_folder=True)

@@ -200,11 +200,6 @@ class RleCsv:
         return grey(decode_image(self._folder.read(path), path, self._part.data.max_pixels))
 
 
-def open_part(part: Part) -> RleCsv:
-    """One CSV with its folder of images."""
-    return RleCsv(part)
-
-
 def spread(values: Sequence[T], count: int) -> list[T]:
     """At most `count` of the values, at equal distances, in their order."""
     step = max(1.0, len(values) / count)

@@ -22,6 +22,7 @@ from cellsemi.rounds.cells.outlines import Filled, OutlineError, Polygon, fill, 
 from cellsemi.rounds.colours import GREY, PALETTE
 from cellsemi.rounds.formats.base import Exported, class_ids
 from cellsemi.rounds.formats.qupath.feature_stream import features
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -195,3 +196,6 @@ def _said(cells: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
     if state != "human":
         said["measurements"] = {"score": round(float(cells.score[i]), SCORE_DIGITS)}
     return said
+
+
+GEOJSON = FormatSpec("geojson", read_annotation=read, has_classes=True, writer=write, writes_folder=True)

@@ -33,7 +33,7 @@ from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item, Loaded, parts_of
 from cellsemi.rounds.formats.coco import index as coco_index
 from cellsemi.rounds.formats.coco import segmentation as coco_segmentation
-from cellsemi.rounds.formats.coco.reader import Coco, open_part
+from cellsemi.rounds.formats.coco.reader import Coco
 from cellsemi.rounds.formats.coco.writer import write
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -95,7 +95,7 @@ def config(root: Path, **options: Any) -> DataConfig:
 
 
 def opened(root: Path, **options: Any) -> Coco:
-    return open_part(parts_of(config(root, **options))[0])
+    return Coco(parts_of(config(root, **options))[0])
 
 
 def loaded(root: Path, **options: Any) -> dict[str, Loaded]:

@@ -23,7 +23,7 @@ from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import Opened, open_data
 from cellsemi.rounds.formats.base import parts_of
-from cellsemi.rounds.formats.kaggle.reader import open_part, spread
+from cellsemi.rounds.formats.kaggle.reader import RleCsv, spread
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -102,7 +102,7 @@ def config(root: Path, **options: Any) -> DataConfig:
 def listed(root: Path, **options: Any) -> Opened:
     """The one part of the data set, without drawn splits."""
     (part,) = parts_of(config(root, **options))
-    reader = open_part(part)
+    reader = RleCsv(part)
     return Opened(tuple(reader.items()), reader.classes, reader.notes)
 
 

@@ -19,7 +19,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.formats.base import parts_of
 from cellsemi.rounds.formats.kaggle import writer
 from cellsemi.rounds.formats.kaggle.check import MAX_PROBLEMS, SubmissionReport, check
-from cellsemi.rounds.formats.kaggle.reader import open_part
+from cellsemi.rounds.formats.kaggle.reader import RleCsv
 from cellsemi.rounds.formats.kaggle.writer import write, write_column_major
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -143,7 +143,7 @@ def test_written_and_read_again_the_cells_are_those_without_overlaps(
     write(records, root / "s.csv", ("cell",), order)
     options = {"images": "images", "annotations": "s.csv", "pixel_order": order}
     (part,) = parts_of(DataConfig(source="rle-csv", root=str(root), **options))
-    for item, kept in zip(open_part(part).items(), records, strict=True):
+    for item, kept in zip(RleCsv(part).items(), records, strict=True):
         assert kept.instances is not None
         expected, _ = masks.without_overlaps(kept.instances)
         cells = item.load().record.instances

@@ -1,0 +1,1 @@
+"""Images beside annotation files of their own."""
