@@ -1,4 +1,4 @@
-"""Instances: the cells of one image as a struct of arrays, validated once, carried by every stage.
+"""Defines Instances: the cells of one image as a struct of arrays, validated once, used by every stage.
 
 The order of the class, the score and the mask of a cell is its index. Masks are COCO-compressed RLE
 (column-major, as pycocotools writes them) of the full image: small, exact, and readable by others.

@@ -1,4 +1,4 @@
-"""Whether one file is what a format asks for: a COCO JSON with every mask drawn, or a Kaggle submission."""
+"""Checks one file against its format: a COCO JSON with every mask drawn, or a Kaggle submission."""
 
 from __future__ import annotations
 

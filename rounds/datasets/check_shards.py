@@ -1,4 +1,4 @@
-"""Whether image shards hold what they say: every file, every image, every mask, recomputed from its bytes."""
+"""Checks that image shards hold what they state: every file, image and mask, recomputed from its bytes."""
 
 from __future__ import annotations
 

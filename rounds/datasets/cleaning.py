@@ -1,4 +1,4 @@
-"""Mending human masks as they are read: holes, broken parts, repeated masks, specks. Every change is counted.
+"""Cleans human masks as they are read: holes, broken parts, repeated masks, specks; counts every change.
 
 Annotation tools leave holes and stray parts behind; the Sartorius masks of `astro` are known for it, and
 teams filled them before training. What is dropped here becomes background, so each step is off by default.

@@ -1,4 +1,4 @@
-"""A data set as image shards of its own: read once, checked, and then the input of any number of runs.
+"""Imports a data set as image shards: reads it once, checks it, and writes the input of any number of runs.
 
 OUT/{labelled,unlabelled,val,test}/part-00000.parquet ..   the images, as rounds/ingest writes them
 OUT/quarantine.parquet                                      what could not be used, and why
@@ -8,7 +8,6 @@ OUT/import.json                                             written last: an imp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.loading import config_hash
@@ -31,11 +30,11 @@ def import_data(config: Config, out: Path, on_image: OnImage, force: bool = Fals
     report = ingest(config, out, config_hash(config), on_image, needed=())
     if not sum(report.images.values()):
         raise DataError(f"{config.data.root}: no image that can be used; see {out / QUARANTINE_FILE}")
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "classes": list(config.data.classes),
         "source": config.data.source,
         "settings": config.data.model_dump(mode="json"),
-        "report": told(report),
+        "report": without_times(report),
         "shards": report.shards,
         "versions": versions(),
         "schema_version": SCHEMA_VERSION,
@@ -44,7 +43,7 @@ def import_data(config: Config, out: Path, on_image: OnImage, force: bool = Fals
     return report
 
 
-def told(report: IngestReport) -> dict[str, Any]:
+def without_times(report: IngestReport) -> dict[str, object]:
     """The report of an import without the shards and the time it took: equal for equal data."""
     return {name: value for name, value in report.to_json().items() if name not in ("shards", "seconds")}
 

@@ -1,4 +1,4 @@
-"""Who may stand where: grouped splits and folds, the draw of the labelled images, and the check for leaks.
+"""Draws grouped splits, folds and labelled images, and checks the splits for leaks.
 
 Neighbouring images of one well look alike, so a well on both sides of a split makes a score too good.
 The sides are training (labelled and unlabelled together), validation and test.
@@ -37,7 +37,7 @@ class Placed(Protocol):
 def leak_check(rows: Iterable[Placed]) -> None:
     """DataError when a group stands on two sides, or the same pixels in two splits; the message names images.
 
-    Equal pixels count across all four splits: an image that is both labelled and in the pool would be
+    Equal pixels count across all four splits: an image that is both labelled and unlabelled would be
     learnt twice, with two answers. An image without group or without sha256 is not compared by it.
     """
     by_group: defaultdict[str, dict[str, str]] = defaultdict(dict)
@@ -59,7 +59,7 @@ def leak_check(rows: Iterable[Placed]) -> None:
 
 
 def duplicates(rows: Iterable[Placed]) -> dict[str, int]:
-    """Per split, how many images repeat the pixels of another one in it; legal, but worth knowing."""
+    """Per split, how many images repeat the pixels of another one in it; legal, but a person should know."""
     contents = Counter((row.split, row.sha256) for row in rows if row.sha256)
     found: Counter[str] = Counter()
     for (split, _), times in contents.items():

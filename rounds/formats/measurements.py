@@ -1,4 +1,4 @@
-"""A table of the cells: where each lies, how large and how elongated it is, as a CSV with a row per cell."""
+"""Writes a table of the cells: a CSV with position, size and shape of each."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _rows(image_id: str, cells: Instances, classes: Sequence[str]) -> Iterator[l
         moments = (float(dx @ dx) / len(x), float(dy @ dy) / len(x), float(dx @ dy) / len(x))
         exact = (perimeter(crop), x0 + mean_x, y0 + mean_y, eccentricity(*moments))
         score = f"{cells.score[i]:.4f}"
-        said = [image_id, i + 1, classes[cells.class_id[i]], score, cells.state[i], int(cells.area[i])]
-        yield [*said, *(f"{value:.4f}" for value in exact), *cells.bbox[i].tolist()]
+        stated = [image_id, i + 1, classes[cells.class_id[i]], score, cells.state[i], int(cells.area[i])]
+        yield [*stated, *(f"{value:.4f}" for value in exact), *cells.bbox[i].tolist()]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Every Arrow schema of cellsemi, with its version. Nothing else defines a column.
+"""Defines every Arrow schema of cellsemi, with its version. Nothing else defines a column.
 
 An image shard row is one image: its encoded bytes as they came, what is known about it, and its cells
 as a list of structs. Predictions, pseudo-labels and training sets are the same table with other cells.
@@ -105,12 +105,12 @@ LEADERBOARD = pa.schema(
     ]
 )
 
-# Human labels to look at again (suspects.Suspect), the surest first.
-SUSPECTS = pa.schema(
+# Human labels to look at again (evaluation.label_issues.LabelIssue), the surest first.
+LABEL_ISSUES = pa.schema(
     [
         ("image_id", pa.string()),
         ("split", pa.string()),  # of the image, in the run that judged it
-        ("kind", pa.string()),  # one of suspects.KINDS
+        ("kind", pa.string()),  # one of evaluation.label_issues.KINDS
         ("cell", pa.int32()),  # index of the human cell in its image; null: nobody drew one
         *[(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")],  # its box, else that of the prediction; half-open
         ("drawn_class", pa.string()),  # null: nobody drew one

@@ -1,4 +1,4 @@
-"""The pickles in which NumPy stores arrays of objects, followed without being run.
+"""Follows the pickles in which NumPy stores arrays of objects, without running them.
 
 A pickle is a program, and to load it is to run it. Here nothing is run: pickletools (standard library) tells its
 opcodes, and a few of them are followed to build plain values. A file may name only what arrays and paths are

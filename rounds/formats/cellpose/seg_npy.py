@@ -1,4 +1,4 @@
-"""Cellpose's NAME_seg.npy: a dict with the label map `masks` and what the GUI keeps beside it.
+"""Reads and writes Cellpose's NAME_seg.npy: a dict with the label map `masks` and what the GUI keeps.
 
 Cellpose loads these pickles with NumPy, which runs whatever a file asks for; here `npy_file` reads them without.
 A label map that was saved with `np.save` alone is read, too. What is written has the keys that

@@ -1,4 +1,4 @@
-"""What a COCO file lists, and where in it the annotations of each image stand; not the annotations themselves.
+"""Indexes a COCO file: what it lists, and where the annotations of each image stand; not the annotations.
 
 About 16 bytes of memory a cell: the file may be larger than memory.
 """
@@ -81,8 +81,8 @@ def read_index(path: Path) -> Index:
     """Read a COCO file once.
 
     Raises DataError, naming file, element and id, when it is not JSON, lacks images, annotations or categories,
-    when an image or a category has no id or name or shares its id, and for an annotation whose image cannot be
-    told or whose image_id or category_id is not listed.
+    when an image or a category has no id or name or shares its id, and for an annotation without the id of an
+    image or whose image_id or category_id is not listed.
     """
     listing = _Listing(path)
     readers = {"images": listing.image, "annotations": listing.annotation, "categories": listing.category}
@@ -193,8 +193,8 @@ class _Listing:
 
 def place_of(file: str, what: str, number: int, value: dict[str, Any]) -> str:
     """Where something stands, for messages: FILE, annotation 17 (id 123)."""
-    told = f"id {short(value['id'])}" if "id" in value else "no id"
-    return f"{file}, {what} {number} ({told})"
+    stated = f"id {short(value['id'])}" if "id" in value else "no id"
+    return f"{file}, {what} {number} ({stated})"
 
 
 def is_id(value: Any) -> TypeGuard[Id]:

@@ -1,4 +1,4 @@
-"""COCO: one JSON file with images, categories and annotations, beside a folder of images.
+"""Reads COCO: one JSON file with images, categories and annotations, beside a folder of images.
 
 The file is read once to see what it lists and where; an image's annotations are read when the image is. Entries
 of the same file (LIVECell has them) are one image: their annotations are joined, without those that repeat.

@@ -1,4 +1,4 @@
-"""COCO's three ways to write a mask (polygons, run lengths as a list, run lengths as a string) to one, checked.
+"""Converts COCO's polygons, run lengths as a list and run lengths as a string to one form, checked.
 
 pycocotools draws and codes; it trusts what it is given, so all that could lead it astray is refused first:
 numbers that are none, outlines that run far beyond the image, run lengths that do not fill it. No bitmap of the

@@ -1,4 +1,4 @@
-"""Records to one COCO file, cell by cell: masks as compressed run lengths, overlaps and crowds kept."""
+"""Writes records to one COCO file, cell by cell: masks as compressed run lengths, overlaps and crowds kept."""
 
 from __future__ import annotations
 

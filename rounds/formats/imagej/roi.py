@@ -1,4 +1,4 @@
-"""One ImageJ ROI: its bytes to rings and back, by the package roifile.
+"""Converts one ImageJ ROI from its bytes to rings and back, by the package roifile.
 
 ImageJ's convention is that of outlines.py: the pixel (x, y) is the square from (x, y) to (x + 1, y + 1), and
 belongs to a ROI that holds its centre (ij.process.PolygonFiller; OvalRoi; composites are even-odd, ShapeRoi).

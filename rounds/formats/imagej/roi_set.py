@@ -1,4 +1,4 @@
-"""ImageJ's ROI sets: a zip archive with a .roi file per cell, as the ROI Manager and Cellpose save it.
+"""Reads and writes ImageJ's ROI sets: a zip archive with a .roi file per cell, as the ROI Manager saves it.
 
 A cell is a ROI with an area (polygon, freehand, traced, rectangle, oval, composite). Its class is its group.
 """

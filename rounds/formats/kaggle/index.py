@@ -1,4 +1,4 @@
-"""The rows of a CSV of run lengths: checked once, and found again by their place in the file.
+"""Indexes the rows of a CSV of run lengths: checks them once, and finds them again by their place in the file.
 
 The index keeps of each row its byte offset and its line, so that a file of any size can be opened.
 """
@@ -78,7 +78,7 @@ def index(file: CsvFile, data: DataConfig) -> tuple[Columns, list[Entry], tuple[
 
 
 def find_columns(names: list[str], name: str, data: DataConfig) -> Columns:
-    """What the columns of a header are; DataError when one is missing, doubled or said in two ways."""
+    """What the columns of a header are; DataError when one is missing, doubled or stated in two ways."""
     if len(set(names)) != len(names):
         raise DataError(f"{name}, line 1: a column name stands twice: {', '.join(names)[:SHOWN]}")
     has = f"it has: {', '.join(names)[:SHOWN] or 'nothing'}"

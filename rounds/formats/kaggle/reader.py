@@ -1,4 +1,4 @@
-"""Kaggle's CSV files of run lengths: a row per cell, beside a folder of images.
+"""Reads Kaggle's CSV files of run lengths: a row per cell, beside a folder of images.
 
     id,annotation,width,height,cell_type,sample_id,...   Sartorius, row-major
     ImageId,EncodedPixels                                DSB2018 (stage1_train_labels.csv), column-major
@@ -31,7 +31,7 @@ from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched
 from cellsemi.rounds.store.image_codec import decode_image, grey
 
-SAMPLE_IMAGES = 32  # that the pixel order is told from
+SAMPLE_IMAGES = 32  # that the pixel order is decided from
 SAMPLE_CELLS = 64  # of each
 SAMPLE_TEXT = 1 << 16  # characters of a mask; longer ones are not sampled
 SAMPLE_PIECES = 1 << 14  # lines that its runs may go over
@@ -45,7 +45,7 @@ class RleCsv:
     """An opened CSV of run lengths and its folder of images.
 
     Raises DataError, naming file, line and remedy, when the file is no such CSV, rows of one image contradict
-    each other, or the pixel order cannot be told; ImageError out of `load` for a wrong mask or image.
+    each other, or the pixel order cannot be decided; ImageError out of `load` for a wrong mask or image.
     """
 
     def __init__(self, part: Part) -> None:
@@ -153,7 +153,7 @@ class RleCsv:
             return order.order, [f"{self._name}: {order.evidence}", *_unsorted(cells, self._name)]
         if problems and stated == "auto":
             raise DataError(
-                f"{self._name}: the pixel order cannot be told, no sampled mask can be read; the first problem: "
+                f"{self._name}: the pixel order cannot be decided, no sampled mask can be read; the first problem: "
                 f"{problems[0]}; state it: {pixel_order.SETTING}"
             )
         return ("row" if stated == "auto" else stated), []
@@ -207,7 +207,7 @@ def spread(values: Sequence[T], count: int) -> list[T]:
 
 
 def _sampled(text: str, height: int, width: int, max_pixels: int) -> Cell:
-    """A cell for the evidence; RleError when it is wrong, or too large to be worth its time."""
+    """A cell for the evidence; RleError when it is wrong, or takes too long to sample."""
     if height * width > max_pixels:
         raise RleError(f"an image of {width}x{height} pixels, data.max_pixels is {max_pixels}")
     if len(text) > SAMPLE_TEXT:
@@ -220,5 +220,5 @@ def _sampled(text: str, height: int, width: int, max_pixels: int) -> Cell:
 
 def _unsorted(cells: Sequence[Cell], name: str) -> list[str]:
     count = sum(cell.runs.unsorted > 0 for cell in cells)
-    told = f"{name}: {count:,} of {len(cells):,} sampled masks have pairs that are not sorted; they are read sorted"
-    return [told] if count else []
+    note = f"{name}: {count:,} of {len(cells):,} sampled masks have pairs that are not sorted; they are read sorted"
+    return [note] if count else []

@@ -1,4 +1,4 @@
-"""Kaggle submissions: `id,predicted`, a row per cell, as run lengths without overlaps.
+"""Writes Kaggle submissions: `id,predicted`, a row per cell, as run lengths without overlaps.
 
 An image without cells has one row with an empty `predicted`. The file takes its name only after
 submission_check, which shares no code with this module, has found nothing wrong with it.

@@ -1,4 +1,4 @@
-"""A folder of images, a folder of label maps and a manifest: the plainest data set that people have.
+"""Reads a folder of images, a folder of label maps and a manifest, the plainest data set that people have.
 
     ROOT/manifest.csv     id,split[,class, group, ...]   split: labelled, unlabelled, val, test
     ROOT/images/ID.png    also .tif .tiff .jpg .jpeg

@@ -1,4 +1,4 @@
-"""Records to label maps: ID_masks.tif beside the image, the layout that Cellpose trains from and its GUI opens.
+"""Writes label maps: ID_masks.tif beside the image, the layout that Cellpose trains from and its GUI opens.
 
 What every format with one cell per pixel shares is here, too: whose pixel it is, and what is lost.
 """

@@ -1,1 +1,1 @@
-"""Images beside annotation files of their own."""
+"""Images that each have an annotation file: reader and detection."""

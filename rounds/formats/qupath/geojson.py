@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath reads and writes it: a feature per cell, its outline in pixels of the image.
+"""Reads and writes GeoJSON as QuPath does: a feature per cell, its outline in pixels of the image.
 
 A file holds a FeatureCollection, a list of features or one feature. Of a cell with a nucleus the outline of the
 cell is taken. QuPath ignores classes whose name ends in `*`, and writes NaN among its measurements.
@@ -153,9 +153,9 @@ def _classes(names: Sequence[str], states: Sequence[State]) -> tuple[tuple[str, 
     """The class names, sorted, and the class id of each cell; ignored cells without a class have any."""
     if not any(names):
         return (), 0
-    said = [name or (UNCLASSIFIED if state == "human" else "") for name, state in zip(names, states, strict=True)]
-    classes = tuple(sorted(set(said) - {""}))
-    return classes, class_ids((name or classes[0] for name in said), classes)
+    stated = [name or (UNCLASSIFIED if state == "human" else "") for name, state in zip(names, states, strict=True)]
+    classes = tuple(sorted(set(stated) - {""}))
+    return classes, class_ids((name or classes[0] for name in stated), classes)
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _collection(cells: Instances, done: Exported, classes: Sequence[str]) -> byt
         feature = {
             "type": "Feature",
             "geometry": _geometry(trace(crop, x0, y0)),
-            "properties": _said(cells, i, classes),
+            "properties": _written_properties(cells, i, classes),
         }
         lines.append(json.dumps(feature, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
     done.cells += len(cells)
@@ -176,7 +176,7 @@ def _collection(cells: Instances, done: Exported, classes: Sequence[str]) -> byt
     return ('{"type":"FeatureCollection","features":[\n' + ",\n".join(lines) + "]}\n").encode()
 
 
-def _geometry(polygons: Sequence[Polygon]) -> dict[str, Any]:
+def _geometry(polygons: Sequence[Polygon]) -> dict[str, object]:
     """A Polygon or a MultiPolygon; its rings close, as GeoJSON has it."""
     closed = [[[*ring.tolist(), ring[0].tolist()] for ring in polygon] for polygon in polygons]
     if len(closed) == 1:
@@ -184,18 +184,18 @@ def _geometry(polygons: Sequence[Polygon]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": closed}
 
 
-def _said(cells: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
+def _written_properties(cells: Instances, i: int, classes: Sequence[str]) -> dict[str, object]:
     """The properties of a cell: what QuPath knows about an object."""
     state, class_id = cells.state[i], int(cells.class_id[i])
     ignored = state == "ignored"
     name, colour = (IGNORED, GREY) if ignored else (classes[class_id], PALETTE[class_id % len(PALETTE)])
-    said: dict[str, Any] = {
+    properties: dict[str, object] = {
         "objectType": "annotation" if state == "human" else "detection",
         "classification": {"name": name, "color": list(colour)},
     }
     if state != "human":
-        said["measurements"] = {"score": round(float(cells.score[i]), SCORE_DIGITS)}
-    return said
+        properties["measurements"] = {"score": round(float(cells.score[i]), SCORE_DIGITS)}
+    return properties
 
 
 GEOJSON = FormatSpec("geojson", read_annotation=read, has_classes=True, writer=write, writes_folder=True)

@@ -1,4 +1,4 @@
-"""`cellsemi data`: what is looked at, imported and exported, from small data sets made here to the files written."""
+"""`cellsemi data`: what is inspected, imported and exported, from small data sets made here to the files written."""
 
 from __future__ import annotations
 
@@ -354,11 +354,11 @@ def test_human_labels_and_pseudo_labels_of_a_run(here: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "kind", "words"),
     [
-        (["--model", "unet-b"], RunError, "unet-b of round 0 has not looked at the test images; there are: ensemble"),
+        (["--model", "unet-b"], RunError, "unet-b of round 0 has not predicted the test images; there are: ensemble"),
         (
             ["--split", "unlabelled"],
             RunError,
-            "has not looked at the unlabelled images; rounds whose ensemble has: none",
+            "has not predicted the unlabelled images; rounds whose ensemble has: none",
         ),
         (["--round", "4"], UsageError, "round 4 is not finished; those that are: 0"),
         (["--split", "labelled", "--model", "m"], UsageError, "is what people drew"),
