@@ -17,7 +17,8 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.datasets.cleaning import holes, parts
+from cellsemi.rounds.cells.shape import parts
+from cellsemi.rounds.datasets.cleaning import holes
 from cellsemi.rounds.datasets.ingest_report import Quarantined
 from cellsemi.rounds.datasets.open import Opened, list_data
 from cellsemi.rounds.formats.base import Item, Loaded
