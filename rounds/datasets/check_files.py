@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cellsemi.configs.errors import DataError, ImageError, UsageError
 from cellsemi.rounds.datasets.check_shards import Checked, OnImage, Problem, check_shards
@@ -12,7 +12,7 @@ from cellsemi.rounds.formats.coco.index import Entry, Index, place_of, read_inde
 from cellsemi.rounds.formats.coco.segmentation import measure, to_rles
 from cellsemi.rounds.formats.kaggle import check
 
-Numbered = tuple[int, dict[str, Any]]  # an annotation and its number in the file, from 1
+Numbered = tuple[int, dict[str, object]]  # an annotation and its number in the file, from 1
 
 
 def check_path(path: Path, order: Literal["row", "column"], on_image: OnImage) -> Checked:

@@ -98,7 +98,7 @@ def class_names(folder: Path, places: Sequence[Path]) -> tuple[str, ...]:
     """The names of the classes of shards in `folder`, from what lies around them."""
     for around in (folder, *folder.resolve().parents[:4]):
         if (around / IMPORT_FILE).is_file():
-            return tuple(read_import(around)["classes"])
+            return read_import(around).classes
         if RunPaths(around).config.is_file():
             return read_config(RunPaths(around)).data.classes
     found = (record.instances for place in places for record in shards.read_folder(place))

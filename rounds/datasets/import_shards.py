@@ -14,7 +14,7 @@ from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage
-from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.formats.shards import IMPORT_FILE, ImportRecord
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, versions
 from cellsemi.rounds.store.schemas import SCHEMA_VERSION
@@ -30,16 +30,16 @@ def import_data(config: Config, out: Path, on_image: OnImage, force: bool = Fals
     report = ingest(config, out, config_hash(config), on_image, needed=())
     if not sum(report.images.values()):
         raise DataError(f"{config.data.root}: no image that can be used; see {out / QUARANTINE_FILE}")
-    content: dict[str, object] = {
-        "classes": list(config.data.classes),
-        "source": config.data.source,
-        "settings": config.data.model_dump(mode="json"),
-        "report": without_times(report),
-        "shards": report.shards,
-        "versions": versions(),
-        "schema_version": SCHEMA_VERSION,
-    }
-    files.write_json(out / IMPORT_FILE, content)
+    record = ImportRecord(
+        classes=config.data.classes,
+        source=config.data.source,
+        settings=config.data.model_dump(mode="json"),
+        report=without_times(report),
+        shards=report.shards,
+        versions=versions(),
+        schema_version=SCHEMA_VERSION,
+    )
+    files.write_json(out / IMPORT_FILE, record.model_dump(mode="json"))
     return report
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueCounts
@@ -41,10 +40,10 @@ class IngestReport:
     label_issues: LabelIssueCounts | None = None  # what became of the rows of data.label_issues
     notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
-    shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    shards: dict[str, list[dict[str, object]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The report as plain values."""
         return asdict(self)
 

@@ -6,11 +6,13 @@ as a list of structs. Predictions, pseudo-labels and training sets are the same 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.cells.instances import COLUMNS, NUMERIC, Instances
@@ -147,7 +149,7 @@ class ImageRecord:
         return replace(self, **changes)
 
 
-def to_row(record: ImageRecord) -> dict[str, Any]:
+def to_row(record: ImageRecord) -> dict[str, object]:
     """The Arrow row (plain Python values) of a record."""
     return {
         "image_id": record.image_id,
@@ -166,7 +168,7 @@ def to_row(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def from_row(row: dict[str, Any]) -> ImageRecord:
+def from_row(row: Mapping[str, Any]) -> ImageRecord:
     """The record of an Arrow row."""
     values = dict(row)
     cells = values.pop("instances")
@@ -191,14 +193,14 @@ def check_version(schema: pa.Schema, path: str) -> None:
         raise RunError(f"{path}: schema version {found}, this cellsemi reads {SCHEMA_VERSION}; make the run anew")
 
 
-def _cells(cells: Instances) -> list[dict[str, Any]]:
+def _cells(cells: Instances) -> list[dict[str, object]]:
     columns: dict[str, list[Any]] = {name: getattr(cells, name).tolist() for name in (*NUMERIC, "bbox")}
     columns |= {name: list(getattr(cells, name)) for name in ("rle", "state", "reason")}
     return [{name: columns[name][i] for name in COLUMNS} for i in range(len(cells))]
 
 
-def _instances(cells: list[dict[str, Any]], height: int, width: int) -> Instances:
-    arrays: dict[str, Any] = {
+def _instances(cells: Sequence[Mapping[str, Any]], height: int, width: int) -> Instances:
+    arrays: dict[str, NDArray[Any]] = {
         name: np.array([cell[name] for cell in cells], dtype=dtype) for name, dtype in NUMERIC.items()
     }
     return Instances(

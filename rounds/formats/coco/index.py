@@ -54,7 +54,7 @@ class Index:
     _offsets: NDArray[np.int64]
     _lengths: NDArray[np.int32]
 
-    def annotations(self, entries: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def annotations(self, entries: list[int]) -> Iterator[tuple[int, dict[str, object]]]:
         """(number in the file, annotation) of the entries at these indices, in the order of the file.
 
         Raises DataError when the file is no longer what was indexed, ImageError, for one that is nested too deeply.
@@ -169,21 +169,21 @@ class _Listing:
             value = read_element(file, self._offset[at], self._length[at])
         self._fail("annotation", at + 1, value, f"{key} {short(value[key])} is not in {listing!r}")
 
-    def _fail(self, what: str, number: int, value: dict[str, Any], problem: str) -> NoReturn:
+    def _fail(self, what: str, number: int, value: dict[str, object], problem: str) -> NoReturn:
         raise DataError(f"{place_of(str(self._path), what, number, value)}: {problem}; correct it or export anew")
 
-    def _object(self, element: Element, what: str) -> dict[str, Any]:
+    def _object(self, element: Element, what: str) -> dict[str, object]:
         if not isinstance(element.value, dict):
             self._fail(what, element.number, {}, f"expected an object, found {short(element.value)}")
         return element.value
 
-    def _id(self, value: dict[str, Any], key: str, what: str, number: int) -> Id:
+    def _id(self, value: dict[str, object], key: str, what: str, number: int) -> Id:
         found = value.get(key)
         if not is_id(found):
             self._fail(what, number, value, f"{key} is {short(found)}, expected a number or a name")
         return found
 
-    def _text(self, value: dict[str, Any], key: str, what: str, number: int) -> str:
+    def _text(self, value: dict[str, object], key: str, what: str, number: int) -> str:
         """A name that can be written to files: not empty, not endless, no half of a surrogate pair."""
         found = value.get(key)
         if not isinstance(found, str) or not found.strip() or len(found) > MAX_NAME or _SURROGATE.search(found):
@@ -191,7 +191,7 @@ class _Listing:
         return found
 
 
-def place_of(file: str, what: str, number: int, value: dict[str, Any]) -> str:
+def place_of(file: str, what: str, number: int, value: dict[str, object]) -> str:
     """Where something stands, for messages: FILE, annotation 17 (id 123)."""
     stated = f"id {short(value['id'])}" if "id" in value else "no id"
     return f"{file}, {what} {number} ({stated})"
@@ -202,7 +202,7 @@ def is_id(value: Any) -> TypeGuard[Id]:
     return type(value) in (int, str)
 
 
-def _size(value: dict[str, Any]) -> tuple[int, int] | None:
+def _size(value: dict[str, object]) -> tuple[int, int] | None:
     """(height, width) of an entry; None when they are not whole numbers, or more than MAX_PIXELS pixels."""
     sides: list[Any] = [value.get("height"), value.get("width")]
     whole = [int(v) for v in sides if type(v) in (int, float) and 1 <= v <= MAX_PIXELS and v == int(v)]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances, State
@@ -23,7 +22,7 @@ from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched, 
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.store.schemas import ImageRecord
 
-Numbered = tuple[int, dict[str, Any]]  # an annotation and its number in the file, from 1
+Numbered = tuple[int, dict[str, object]]  # an annotation and its number in the file, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +119,17 @@ class Coco:
         rles = to_rles([value.get("segmentation") for value in values], height, width, place)
         boxes, areas = measure(rles, height, width, place)
         cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states)
-        kept = _first_of_each(cells, [value["image_id"] for value in values])
+        kept = _first_of_each(cells, [image for value in values if is_id(image := value["image_id"])])
         return cells if len(kept) == len(cells) else cells.select(kept), len(cells) - len(kept)
 
-    def _class_of(self, value: dict[str, Any], place: Place, i: int) -> int:
+    def _class_of(self, value: dict[str, object], place: Place, i: int) -> int:
         category = value.get("category_id")
         if not is_id(category):
             raise ImageError(place(i), f"category_id is {short(category)}, expected a number", "correct it")
         return self._class_ids[category]
 
 
-def _state(value: dict[str, Any], place: Place, i: int) -> State:
+def _state(value: dict[str, object], place: Place, i: int) -> State:
     """The state of a cell: "ignored" for crowds and what is marked so, else "human"."""
     flags = [value.get("iscrowd"), value.get("ignore")]
     for flag in flags:

@@ -83,7 +83,7 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
 # --- reading ------------------------------------------------------------------------------------------
 
 
-def _properties(feature: Any, place: str) -> dict[str, Any]:
+def _properties(feature: Any, place: str) -> dict[str, object]:
     """The properties of a feature; ImageError when it is none, or holds cells instead of being one."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise ImageError(place, f"expected a Feature, found {short(feature)}", _REMEDY)
@@ -129,7 +129,7 @@ def _ring(ring: Any, place: str) -> NDArray[np.float64]:
     return points
 
 
-def _class_name(properties: dict[str, Any], place: str) -> str:
+def _class_name(properties: dict[str, object], place: str) -> str:
     """The name of the class of a feature, that of QuPath's derived classes "Tumor: Positive"; "" for none."""
     classification = properties.get("classification")
     if classification is None:
