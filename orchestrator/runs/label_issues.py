@@ -34,7 +34,7 @@ from cellsemi.rounds.store.schemas import LABEL_ISSUES, ImageRecord
 PER_SHEET = 6  # label issues on a picture, each as drawn and as seen
 AROUND = 3  # a picture shows so many times the larger side of the box,
 LEAST_PX, MOST_PX = 96, 960  # within these bounds
-SHOWN = 20  # label issues on the terminal; all are in the table
+SHOWN_ISSUES = 20  # label issues on the terminal; all are in the table
 OTHERS, ISSUE = 0, 1
 MARKED = ("other cells", "to be looked at")
 
@@ -260,10 +260,10 @@ def print_search(found: Search, console: Console | None = None) -> None:
         line(f"  {name}: {level}")
     kinds = Counter(issue.kind for issue in issues)
     line(f"{len(issues)} to be looked at: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
-    for s in issues[:SHOWN]:
+    for s in issues[:SHOWN_ISSUES]:
         line(f"  {s.confidence:.2f}  {s.image_id} at x {s.bbox[0]}, y {s.bbox[1]}: {s.reason}")
-    if len(issues) > SHOWN:
-        line(f"  and {len(issues) - SHOWN} more")
+    if len(issues) > SHOWN_ISSUES:
+        line(f"  and {len(issues) - SHOWN_ISSUES} more")
     line(f"{found.out}: label_issues.csv, label_issues.parquet, {found.sheets} pictures. Nothing in the run was changed.")
     if issues and found.split in LEARNT:
         line(f"Next: take out the rows of labels that are right; --set data.label_issues={found.out / 'label_issues.csv'}")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cellsemi.rounds.inspect.statistics import Inspection
 
 EVERY_S = 3.0  # between two lines of progress
-SHOWN = 5  # images that cannot be used; all of them are counted
+SHOWN_IMAGES = 5  # images that cannot be used; all of them are counted
 SHOWN_PROBLEMS = 30
 STEPS = "--n 3"
 
@@ -165,10 +165,10 @@ def _print_quarantined(console: Console, rows: Sequence[Quarantined], seen: int)
     if not rows:
         return
     _line(console, f"[red]{len(rows)} of {seen} images cannot be used:[/red]")
-    for row in rows[:SHOWN]:
+    for row in rows[:SHOWN_IMAGES]:
         _line(console, f"  {escape(row.path)}: {escape(row.problem)}")
-    if len(rows) > SHOWN:
-        _line(console, f"  and {len(rows) - SHOWN} more (--json lists them)")
+    if len(rows) > SHOWN_IMAGES:
+        _line(console, f"  and {len(rows) - SHOWN_IMAGES} more (--json lists them)")
 
 
 # --- import, export, check ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
 NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
 
 
-SHOWN = 5  # problems that a message names; all of them stand in the quarantine table
+SHOWN_PROBLEMS = 5  # problems that a message names; all of them stand in the quarantine table
 
 
 def ingest(
@@ -158,7 +158,7 @@ def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str])
 
 def _problems(quarantined: Sequence[Quarantined]) -> str:
     """The first few problems, a line each, and how many more there are."""
-    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN]]
-    if len(quarantined) > SHOWN:
-        lines.append(f"\n  and {len(quarantined) - SHOWN} more, all of them in {QUARANTINE_FILE}")
+    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN_PROBLEMS]]
+    if len(quarantined) > SHOWN_PROBLEMS:
+        lines.append(f"\n  and {len(quarantined) - SHOWN_PROBLEMS} more, all of them in {QUARANTINE_FILE}")
     return "".join(lines)

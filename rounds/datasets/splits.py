@@ -18,7 +18,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.rounds.seeds import derive_seed
 
 SIDES = {"labelled": "training", "unlabelled": "training", "val": "validation", "test": "test"}
-SHOWN = 5  # leaks that a message names; it says how many there are
+SHOWN_LEAKS = 5  # leaks that a message names; it says how many there are
 
 
 class Placed(Protocol):
@@ -50,8 +50,8 @@ def leak_check(rows: Iterable[Placed]) -> None:
     problems = [f"group {group!r}: {_places(found)}" for group, found in by_group.items() if len(found) > 1]
     problems += [f"the same pixels: {_places(found)}" for found in by_content.values() if len(found) > 1]
     if problems:
-        shown = "\n  ".join(problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        shown = "\n  ".join(problems[:SHOWN_LEAKS])
+        more = f"\n  and {len(problems) - SHOWN_LEAKS} more" if len(problems) > SHOWN_LEAKS else ""
         raise DataError(
             f"the splits leak into each other:\n  {shown}{more}\n"
             "Give each group one side, and each picture one split, in the manifest"

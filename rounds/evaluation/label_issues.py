@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = ("not-found", "outline", "class", "not-drawn")
 APART = 6  # twentieths of IoU: up to .30 two masks are not of the same cell
 ALIKE = 12  # above .60 they agree on its outline
 SURE = 0.5  # no prediction that is likelier wrong than right is sure
-TIE = 1e-6  # a quality this little below a mean of equal ones is equal to it: calibration makes level steps
+QUALITY_TIE = 1e-6  # a quality this little below a mean of equal ones is equal to it: calibration makes level steps
 
 Judged = tuple[str, Instances, Instances]  # image id, predictions, human cells (with those to be ignored)
 
@@ -123,7 +123,7 @@ def measure_trust(judged: Sequence[tuple[Instances, Instances]], n_classes: int)
         found[c] = (np.count_nonzero(met[own]) + 1) / (np.count_nonzero(own) + 2)
         if (of_class == c).any():
             sure[c] = quality[of_class == c].mean()
-    return Trust(np.maximum(sure - TIE, SURE), found)
+    return Trust(np.maximum(sure - QUALITY_TIE, SURE), found)
 
 
 # --- one image ----------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Dsb2018:
         return masks.from_crops(record.height, record.width, [(mask != 0, 0, 0)], state="human")
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_dsb2018(scan: FolderScan, file: str | None) -> Detected | None:
     """The folder whose folders hold images/ and masks/; one with images/ alone is that of unlabelled images."""
 
     def has(seen: ScannedFolder, *folders: str) -> bool:
@@ -110,7 +110,7 @@ def detect(scan: FolderScan, file: str | None) -> Detected | None:
     return Detected("dsb2018", {"root": str(scan.root), "images": images}, why, others)
 
 
-DSB2018 = FormatSpec("dsb2018", detect=detect, evidence="folders ID/images and ID/masks", reader=Dsb2018)
+DSB2018 = FormatSpec("dsb2018", detect=detect_dsb2018, evidence="folders ID/images and ID/masks", reader=Dsb2018)
 
 
 def _listed(part: Part) -> tuple[list[str], int]:

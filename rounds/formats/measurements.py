@@ -21,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_measurements(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write a CSV file, a row per cell, one record in memory at a time. Ignored cells are in it, with their state.
 
     `cell` counts from 1 in each image. Lengths are in pixels; numbers that are not whole have four decimals.
@@ -57,4 +57,4 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
     return buffer.getvalue().encode()
 
 
-MEASUREMENTS = FormatSpec("measurements", writer=write)
+MEASUREMENTS = FormatSpec("measurements", writer=write_measurements)

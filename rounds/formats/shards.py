@@ -80,14 +80,14 @@ def open_part(part: Part) -> ShardFolder:
     return ShardFolder(part.root)
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_shards(scan: FolderScan, file: str | None) -> Detected | None:
     """A folder with the file that an import writes last."""
     if file is not None or IMPORT_FILE not in scan.top.files:
         return None
     return Detected("shards", {"root": str(scan.root)}, f"{IMPORT_FILE}: what `cellsemi data import` wrote")
 
 
-SHARDS = FormatSpec("shards", detect=detect, evidence=f"{IMPORT_FILE} of an import", reader=open_part)
+SHARDS = FormatSpec("shards", detect=detect_shards, evidence=f"{IMPORT_FILE} of an import", reader=open_part)
 
 
 def read_import(root: Path) -> ImportRecord:

@@ -30,7 +30,7 @@ ENDING = "_seg.npy"
 NO_FLOWS: list[Any] = [[], [], [], [], [[]]]  # what the GUI saves when no network was run
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_seg_npy(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a `_seg.npy`, or of a plain (H, W) array of integers; they have no class of their own.
 
     Raises ImageError when the file is damaged, asks to run code, holds no label map, or one that does not fit.
@@ -53,7 +53,7 @@ def _masks(stored: StoredArray, path: str) -> StoredArray:
     return found
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_seg_npy(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write ID_seg.npy and the image as it came into the folder `out`, which the Cellpose GUI then opens.
 
     Where cells overlap the one with the higher score keeps the pixel, ties by index. Raises as `write_each` does.
@@ -98,4 +98,4 @@ def outlines(labels: Labels) -> Labels:
     return drawn
 
 
-SEG_NPY = FormatSpec("seg-npy", read_annotation=read, writer=write, writes_folder=True)
+SEG_NPY = FormatSpec("seg-npy", read_annotation=read_seg_npy, writer=write_seg_npy, writes_folder=True)

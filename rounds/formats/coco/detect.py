@@ -16,7 +16,7 @@ from cellsemi.rounds.formats.shared.detection import (
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan, json_strings, top_level_keys
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_coco(scan: FolderScan, file: str | None) -> Detected | None:
     """The COCO files among the JSON files: one for all splits, or one for each that a name speaks of."""
     found = [path for path in listings(scan, file, ".json") if _is_coco(scan.head(path))]
     if not found:

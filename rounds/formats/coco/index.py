@@ -27,7 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ImageEntry:
     """One element of "images", the `number`-th; `size` is (height, width), None where it is missing or not usable."""
 
     number: int
@@ -46,7 +46,7 @@ class Index:
 
     path: Path
     stamp: tuple[int, int]
-    entries: tuple[Entry, ...]
+    entries: tuple[ImageEntry, ...]
     categories: dict[Id, str]
     used: frozenset[Id]
     _bounds: NDArray[np.int64]  # (entries + 1,): which part of the next three arrays belongs to an entry
@@ -104,7 +104,7 @@ class _Listing:
         if not path.is_file():
             raise DataError(f"{path}: no such file; data.annotations names it below data.root")
         self._path, self._stamp = path, stamp(path)
-        self._entries: dict[Id, Entry] = {}
+        self._entries: dict[Id, ImageEntry] = {}
         self._categories: dict[Id, str] = {}
         self._slots: dict[Id, int] = {}  # image id -> its number by first sight, as image or in an annotation
         self._first: dict[Id, int] = {}  # category id -> index of the first annotation with it
@@ -117,7 +117,7 @@ class _Listing:
             self._fail("image", element.number, value, f"image {self._entries[image_id].number} has the same id")
         name = self._text(value, "file_name", "image", element.number)
         self._slots.setdefault(image_id, len(self._slots))
-        self._entries[image_id] = Entry(element.number, image_id, name, _size(value))
+        self._entries[image_id] = ImageEntry(element.number, image_id, name, _size(value))
 
     def category(self, element: Element) -> None:
         value = self._object(element, "category")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cellsemi.rounds.formats.coco.detect import detect
+from cellsemi.rounds.formats.coco.detect import detect_coco
 from cellsemi.rounds.formats.coco.reader import Coco
-from cellsemi.rounds.formats.coco.writer import write
+from cellsemi.rounds.formats.coco.writer import write_coco
 from cellsemi.rounds.formats.registry import FormatSpec
 
-COCO = FormatSpec("coco", detect=detect, evidence="a COCO JSON", reader=Coco, writer=write)
+COCO = FormatSpec("coco", detect=detect_coco, evidence="a COCO JSON", reader=Coco, writer=write_coco)

@@ -15,7 +15,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 SCORE_DIGITS = 6
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_coco(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write a COCO file, a line per cell, one record in memory at a time.
 
     Image and annotation ids count from 1; a category id is the class id + 1. Cells in the state "ignored" are

@@ -37,7 +37,7 @@ _REMEDY = "save the ROI set anew"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same cells give the same bytes
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_roi_set(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a ROI set (.zip) or of a single ROI (.roi), and the class names that they index.
 
     The names are "group 1", "group 2" ... as the ROIs use them ("group 0" for those without); () when none has a
@@ -64,7 +64,7 @@ def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tup
     return instances, tuple(f"group {group}" for group in used)
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_roi_sets(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write OUT/ID.zip for each image, a traced or composite ROI per cell, and the image beside it.
 
     A ROI is named "0001-CLASS-SCORE"; where there are several classes its group is the class id + 1. Overlaps are
@@ -161,4 +161,6 @@ def _plain(name: str) -> str:
     return "".join(c if c.isprintable() and c not in '/\\:*?"<>|' and ord(c) < 0x10000 else "_" for c in name)
 
 
-ROI_SET = FormatSpec("imagej-rois", read_annotation=read, has_classes=True, writer=write, writes_folder=True)
+ROI_SET = FormatSpec(
+    "imagej-rois", read_annotation=read_roi_set, has_classes=True, writer=write_roi_sets, writes_folder=True
+)

@@ -18,7 +18,7 @@ from cellsemi.rounds.formats.shared.folder_scan import FolderScan, table_head
 IDS = ("id", "imageid", "image_id")
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_run_lengths(scan: FolderScan, file: str | None) -> Detected | None:
     """The first CSV with the columns of run lengths; one for training before others, examples last."""
     found: dict[str, tuple[list[str], list[dict[str, str]]]] = {}
     paths = listings(scan, file, ".csv")

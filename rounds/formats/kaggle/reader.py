@@ -24,7 +24,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.kaggle import pixel_order
-from cellsemi.rounds.formats.kaggle.index import Entry, index
+from cellsemi.rounds.formats.kaggle.index import ImageRows, index
 from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
 from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, crop_of, parse
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
@@ -69,7 +69,7 @@ class RleCsv:
             load = partial(self.load, entry)
             yield Item(entry.image_id, self._part.split, self._place(entry.lines[0]), load, cell_type, group)
 
-    def load(self, entry: Entry) -> Loaded:
+    def load(self, entry: ImageRows) -> Loaded:
         """An image with the cells of its rows; ImageError when it is missing, or a mask does not fit it."""
         path = self._folder.find_id(entry.image_id)
         record = self._folder.record(path, entry.image_id, self._part.data.max_pixels)
@@ -100,7 +100,7 @@ class RleCsv:
             ) from None
         return masks.from_crops(height, width, [crop_of(runs, height, width, self._order)], state="human")
 
-    def _rows(self, entry: Entry, picks: Sequence[int] | None = None) -> Iterator[tuple[int, list[str]]]:
+    def _rows(self, entry: ImageRows, picks: Sequence[int] | None = None) -> Iterator[tuple[int, list[str]]]:
         """Line and values of the rows of an image (or of those picked), read again."""
         chosen = range(len(entry.lines)) if picks is None else picks
         places = [(entry.offsets[i], entry.lines[i]) for i in chosen]
@@ -158,7 +158,7 @@ class RleCsv:
             )
         return ("row" if stated == "auto" else stated), []
 
-    def _sample(self, entries: Sequence[Entry]) -> tuple[list[Cell], list[str]]:
+    def _sample(self, entries: Sequence[ImageRows]) -> tuple[list[Cell], list[str]]:
         """Cells of these images, and what is wrong with those that cannot be taken."""
         cells: list[Cell] = []
         problems: list[str] = []
@@ -175,7 +175,7 @@ class RleCsv:
                     problems.append(f"{self._place(line)}: {error}")
         return cells, problems
 
-    def _pictures(self, entries: Sequence[Entry]) -> Iterator[Picture]:
+    def _pictures(self, entries: Sequence[ImageRows]) -> Iterator[Picture]:
         """Images with some of their cells. What cannot be read is passed over here, `load` reports it."""
         for entry in spread(entries, COMPARED_IMAGES):
             try:
@@ -189,13 +189,13 @@ class RleCsv:
                     found.append(_sampled(text, height, width, self._part.data.max_pixels).runs)
             yield Picture(pixels, found)
 
-    def _texts(self, entry: Entry, count: int) -> Iterator[tuple[int, str]]:
+    def _texts(self, entry: ImageRows, count: int) -> Iterator[tuple[int, str]]:
         """Line and run lengths of some rows of an image, spread over them."""
         picks = spread(range(len(entry.lines)), count)
         for line, values in self._rows(entry, picks):
             yield line, values[self._columns.rle]
 
-    def _grey(self, entry: Entry) -> NDArray[np.float32]:
+    def _grey(self, entry: ImageRows) -> NDArray[np.float32]:
         path = self._folder.find_id(entry.image_id)
         return grey(decode_image(self._folder.read(path), path, self._part.data.max_pixels))
 

@@ -109,7 +109,7 @@ class ClassFiles:
                 yield f"{len(paths)} files {where} are not used, the first is {paths[0]}"
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_class_files(scan: FolderScan, file: str | None) -> Detected | None:
     """The folders of images with class files beside them, by split where their names say so."""
 
     def is_class(name: str) -> bool:
@@ -128,7 +128,9 @@ def detect(scan: FolderScan, file: str | None) -> Detected | None:
     return Detected("class-files", settings, f"{example} stands beside its image", tuple(set(tops) - set(used)))
 
 
-CLASS_FILES = FormatSpec("class-files", detect=detect, evidence="class1.tif beside an image", reader=ClassFiles)
+CLASS_FILES = FormatSpec(
+    "class-files", detect=detect_class_files, evidence="class1.tif beside an image", reader=ClassFiles
+)
 
 
 def _sorted_out(paths: Sequence[str]) -> Annotated:

@@ -20,7 +20,7 @@ MANIFEST = "manifest.csv"
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "data")
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_label_maps(scan: FolderScan, file: str | None) -> Detected | None:
     """The data set of a manifest: a CSV at the top with the columns id and split, `manifest.csv` before others."""
     paths = sorted(scan.top.named(".csv"), key=lambda path: path != MANIFEST)
     for path in paths if file is None else listings(scan, file, ".csv"):

@@ -41,7 +41,7 @@ class Pairs:
         return self.image_suffix, self.mask_suffix
 
 
-def detect(scan: FolderScan, file: str | None) -> Detected | None:
+def detect_pairs(scan: FolderScan, file: str | None) -> Detected | None:
     """The folders with most pairs; those of val and test with the same suffixes, where the names say so."""
     found = find_pairs(scan) if file is None else []
     if not found:

@@ -35,7 +35,7 @@ CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that
 SHOWN_NAMES = 3  # names that a note gives
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """A file below its folder: the sub-folder, and the name without extension, in composed Unicode."""
 
     folder: str
@@ -114,7 +114,7 @@ class Paired:
         return read(content, path, record)
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
-        exact: defaultdict[Place, list[str]] = defaultdict(list)
+        exact: defaultdict[FilePlace, list[str]] = defaultdict(list)
         named: defaultdict[str, list[str]] = defaultdict(list)
         for path in annotations:
             place = _place(self._masks, path)
@@ -133,7 +133,7 @@ class Paired:
             pairs.append(Pair(path, expected, tuple(found), same_file))
         return pairs
 
-    def _wanted(self, path: str) -> Place:
+    def _wanted(self, path: str) -> FilePlace:
         """Where the annotation of an image is looked for."""
         place, data = _place(self._images, path), self._part.data
         return place._replace(stem=place.stem.removesuffix(_composed(data.image_suffix)) + _composed(data.mask_suffix))
@@ -143,9 +143,9 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _place(folder: Folder, path: str) -> Place:
+def _place(folder: Folder, path: str) -> FilePlace:
     below = PurePosixPath(_composed(path)).relative_to(PurePosixPath(_composed(folder.name)))
-    return Place(str(below.parent), split_extension(below.name)[0])
+    return FilePlace(str(below.parent), split_extension(below.name)[0])
 
 
 def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:

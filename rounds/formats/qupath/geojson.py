@@ -37,7 +37,7 @@ _NUMBERS = {int, float}
 _REMEDY = "export it anew"
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_geojson(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a file, in its order, and the class names that they index; () when no cell has a class.
 
     Cells without a class are "unclassified" where others have one. Those with `isIgnored`, or whose class ends
@@ -67,7 +67,7 @@ def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tup
     return to_instances(cells, record.height, record.width, class_id=class_id, state=states), classes
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_geojson(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write OUT/ID.geojson for each image, a feature per cell, and the image beside it.
 
     Human cells are annotations, others detections with a measurement "score". Ignored cells are of the class
@@ -198,4 +198,6 @@ def _written_properties(cells: Instances, i: int, classes: Sequence[str]) -> dic
     return properties
 
 
-GEOJSON = FormatSpec("geojson", read_annotation=read, has_classes=True, writer=write, writes_folder=True)
+GEOJSON = FormatSpec(
+    "geojson", read_annotation=read_geojson, has_classes=True, writer=write_geojson, writes_folder=True
+)

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map
-from cellsemi.rounds.formats.coco.writer import write
+from cellsemi.rounds.formats.coco.writer import write_coco
 from cellsemi.rounds.store.schemas import ImageRecord
 
 # pycocotools' decode is older than numpy 2.
@@ -51,7 +51,7 @@ def test_what_is_written_reads_back_the_same(
         found = from_crops(H, W, crops, **columns) if crops else Instances.empty(H, W)
         records.append(record(f"i{index}", found, f"images/i{index}.png"))
     build(root, "", tuple(f"i{index}.png" for index in range(len(seeds))))
-    exported = write(iter(records), root / "a.json", classes)
+    exported = write_coco(iter(records), root / "a.json", classes)
     assert (exported.images, exported.cells) == (len(seeds), sum(map(len, seeds)))
     assert exported.files == ["a.json"] and not exported.losses
     back = loaded(root)
@@ -76,9 +76,9 @@ def test_a_written_file_is_what_pycocotools_expects(tmp_path: Path, capsys: pyte
         record("z", None),
         record("y", Instances.empty(H, W), "images/q/é.png"),
     ]
-    exported = write(records, tmp_path / "out" / "a.json", ("a", "b"))
+    exported = write_coco(records, tmp_path / "out" / "a.json", ("a", "b"))
     first = (tmp_path / "out" / "a.json").read_bytes()
-    write(records, tmp_path / "out" / "a.json", ("a", "b"))
+    write_coco(records, tmp_path / "out" / "a.json", ("a", "b"))
     assert (tmp_path / "out" / "a.json").read_bytes() == first and len(list((tmp_path / "out").iterdir())) == 1
     assert exported.losses == {"images that were never annotated, written as images without cells": 1}
     reference = COCO(str(tmp_path / "out" / "a.json"))
@@ -95,7 +95,7 @@ def test_a_written_file_is_what_pycocotools_expects(tmp_path: Path, capsys: pyte
 
 
 def test_no_images_make_a_valid_file(tmp_path: Path) -> None:
-    assert write([], tmp_path / "a.json", ("a",)).images == 0
+    assert write_coco([], tmp_path / "a.json", ("a",)).images == 0
     assert json.loads((tmp_path / "a.json").read_text())["images"] == []
     (tmp_path / "images").mkdir()
     assert loaded(tmp_path) == {} and opened(tmp_path).classes == ()

@@ -47,7 +47,7 @@ def test_shapes_measure_as_in_scikit_image(
     tmp_path: Path, rows: str, area: int, length: float, x: float, y: float, elongation: float
 ) -> None:
     crop = mask_of(rows)
-    measurements.write([record(cells_of((crop, 7, 11)))], tmp_path / "m.csv", ("cell",))
+    measurements.write_measurements([record(cells_of((crop, 7, 11)))], tmp_path / "m.csv", ("cell",))
     (row,) = rows_of(tmp_path / "m.csv")
     names = ("perimeter_px", "centroid_x", "centroid_y", "eccentricity")
     assert [float(row[name]) for name in names] == pytest.approx([length, 7 + x, 11 + y, elongation], abs=1e-4)
@@ -59,7 +59,7 @@ def test_a_row_says_which_cell_it_is_and_ignored_cells_are_in_the_table(tmp_path
     crops = [(np.ones((2, 3), bool), 4, 6), (np.ones((1, 1), bool), 0, 0)]
     cells = cells_of(*crops, class_id=[1, 0], score=[0.87654, 1], state=["accepted", "ignored"])
     rows = [record(cells), record(cells_of(), "empty"), record(None, "never"), record(cells.select([0]), 'é, "b"')]
-    done = measurements.write(rows, tmp_path / "m.csv", ("a,b", "neuron"))
+    done = measurements.write_measurements(rows, tmp_path / "m.csv", ("a,b", "neuron"))
     lines = (tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()
     assert lines == [
         "image_id,cell,class,score,state,area_px,perimeter_px,centroid_x,centroid_y,eccentricity,"
@@ -78,5 +78,5 @@ def test_the_file_is_whole_or_absent(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measurements.write(cut_short(), tmp_path / "m.csv", ("cell",))
+        measurements.write_measurements(cut_short(), tmp_path / "m.csv", ("cell",))
     assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ from cellsemi.rounds.formats.base import Item, parts_of
 from cellsemi.rounds.formats.cellpose import seg_npy
 from cellsemi.rounds.formats.imagej import roi_set
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
-from cellsemi.rounds.formats.label_map.writer import to_tiff, write
+from cellsemi.rounds.formats.label_map.writer import to_tiff, write_label_maps
 from cellsemi.rounds.formats.paired.reader import Paired
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -303,7 +303,7 @@ def test_an_annotation_is_read_by_the_format_of_its_extension(tmp_path: Path, mo
     assert loaded.classes == ("tumour",) and loaded.record.instances is not None
 
 
-@pytest.mark.parametrize(("writer", "suffix"), [(write, "_masks"), (seg_npy.write, "_seg")])
+@pytest.mark.parametrize(("writer", "suffix"), [(write_label_maps, "_masks"), (seg_npy.write_seg_npy, "_seg")])
 def test_an_exported_folder_is_a_data_set(tmp_path: Path, writer: Any, suffix: str) -> None:
     build(tmp_path / "in", "x y [1].png", "x y [1]_masks.tif", "é.tif", "é_masks.png", "z.jpg", "z_masks.png")
     before = read_all(tmp_path / "in")
@@ -325,7 +325,7 @@ def test_cells_survive_writing_and_reading(tmp_path: Path, labels: NDArray[np.ui
     cells = masks.from_label_map(labels, state="human")
     image = encode(".png", np.zeros((height, width), np.uint8))
     record = ImageRecord("X", height, width, "val", image, "X.png", instances=cells)
-    for writer, suffix in ((write, "_masks"), (seg_npy.write, "_seg")):
+    for writer, suffix in ((write_label_maps, "_masks"), (seg_npy.write_seg_npy, "_seg")):
         writer([record], tmp_path / suffix, ("cell",))
         found = listed(tmp_path / suffix, mask_suffix=suffix)["X"].load().record.instances
         assert found is not None and found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox)

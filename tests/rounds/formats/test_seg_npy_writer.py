@@ -22,13 +22,13 @@ from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.cellpose import seg_npy
-from cellsemi.rounds.formats.label_map.writer import to_labels, to_tiff, write
+from cellsemi.rounds.formats.label_map.writer import to_labels, to_tiff, write_label_maps
 from cellsemi.rounds.store.image_codec import decode_label_map
 from cellsemi.rounds.store.schemas import ImageRecord
 
 
 def test_cellpose_finds_what_it_looks_for(tmp_path: Path) -> None:
-    done = seg_npy.write([record_of(LABELS)], tmp_path, ("cell",))
+    done = seg_npy.write_seg_npy([record_of(LABELS)], tmp_path, ("cell",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_seg.npy"] == sorted(done.files)
     assert (done.images, done.cells, done.losses) == (1, 3, {})
     found = np.load(tmp_path / "a_seg.npy", allow_pickle=True).item()
@@ -42,7 +42,7 @@ def test_cellpose_finds_what_it_looks_for(tmp_path: Path) -> None:
 
 
 def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
-    for writer, name in ((seg_npy.write, "a_seg.npy"), (write, "a_masks.tif")):
+    for writer, name in ((seg_npy.write_seg_npy, "a_seg.npy"), (write_label_maps, "a_masks.tif")):
         contents = []
         for run in ("1", "2"):
             writer([record_of(LABELS.copy())], tmp_path / run, ("cell",))
@@ -69,7 +69,7 @@ def test_cells_without_overlaps_come_back_as_they_were(labels: NDArray[np.uint16
     drawn = to_labels(record.instances)
     content = seg_npy.to_seg_npy(drawn, record.instances, "a.png")
     independent = np.load(BytesIO(content), allow_pickle=True).item()["masks"]
-    from_npy, _ = seg_npy.read(content, "a", record)
+    from_npy, _ = seg_npy.read_seg_npy(content, "a", record)
     from_tiff = masks.from_label_map(decode_label_map(to_tiff(drawn), "a"))
     assert np.array_equal(independent, drawn)
     assert from_npy.rle == from_tiff.rle == record.instances.rle
@@ -95,7 +95,9 @@ def overlapping() -> ImageRecord:
     return ImageRecord("b [1] é", 3, 8, "val", None, "generated", instances=cells)
 
 
-@pytest.mark.parametrize(("writer", "name"), [(seg_npy.write, "b [1] é_seg.npy"), (write, "b [1] é_masks.tif")])
+@pytest.mark.parametrize(
+    ("writer", "name"), [(seg_npy.write_seg_npy, "b [1] é_seg.npy"), (write_label_maps, "b [1] é_masks.tif")]
+)
 def test_what_the_format_cannot_say_is_counted(tmp_path: Path, writer: Any, name: str) -> None:
     done = writer([overlapping()], tmp_path, ("x", "y"))
     assert done.losses == {
@@ -127,13 +129,13 @@ def test_what_the_format_cannot_say_is_counted(tmp_path: Path, writer: Any, name
 def test_no_file_is_written_over_another_or_outside(tmp_path: Path, ids: tuple[str, ...], words: str) -> None:
     records = [record_of(LABELS, image_id=name, source="a.tif") for name in ids]
     with pytest.raises(DataError, match=words):
-        write(records, tmp_path / "out", ("cell",))
+        write_label_maps(records, tmp_path / "out", ("cell",))
     assert [path for path in tmp_path.iterdir() if path.name != "out"] == []
 
 
 def test_an_image_that_was_never_annotated_is_not_written_as_empty(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not known to be empty"):
-        seg_npy.write([record_of(LABELS).with_(instances=None)], tmp_path, ("cell",))
+        seg_npy.write_seg_npy([record_of(LABELS).with_(instances=None)], tmp_path, ("cell",))
     assert not list(tmp_path.iterdir())
 
 
@@ -148,5 +150,5 @@ def test_an_image_that_was_never_annotated_is_not_written_as_empty(tmp_path: Pat
     ],
 )
 def test_an_image_keeps_its_bytes_and_its_extension(tmp_path: Path, source: str, begins: bytes, name: str) -> None:
-    write([record_of(LABELS, source=source, image=begins + b"..")], tmp_path, ("cell",))
+    write_label_maps([record_of(LABELS, source=source, image=begins + b"..")], tmp_path, ("cell",))
     assert (tmp_path / name).read_bytes() == begins + b".."
