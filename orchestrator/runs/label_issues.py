@@ -137,7 +137,7 @@ def search(name: str, split: str, out: Path | None, count: Count) -> Search:
     config = read_config(paths)
     findings = find_label_issues(judged, config.data.classes, config.filter.min_samples)
     rows = _rows(findings.issues, splits)
-    sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, config_hash(config), count)
+    sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, hashed=config_hash(config), count=count)
     cells = sum(truth.state.count("human") for _, _, truth in judged)
     return Search(
         run=paths.name,
@@ -172,6 +172,7 @@ def _write(
     images: Sequence[Path],
     findings: Findings,
     rows: Sequence[dict[str, object]],
+    *,
     hashed: str,
     count: Count,
 ) -> int:
