@@ -83,7 +83,7 @@ _ALL = (
     ),
     Part(
         "calibration",
-        "Scores of each teacher become what they were worth on val before they are fused; off: as they are.",
+        "Each teacher's scores are calibrated on val before they are fused; off: taken as they are.",
         "isotonic regression, Zadrozny and Elkan 2002",
         on={"fusion.calibrate": True},
         off={"fusion.calibrate": False},

@@ -28,7 +28,7 @@ class FusionConfig(Section):
     iou: Fraction = Field(0.5, description="Masks of different teachers with at least this IoU are one cell.")
     calibrate: bool = Field(
         True,
-        description="With several models: take the scores of each for what they were worth on val, per class, first.",
+        description="With several models: calibrate the scores of each on val, per class, before they are fused.",
     )
     min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
 

@@ -1,6 +1,6 @@
 """What the flow targets can represent at all: ground truth through a target and back, over a data set.
 
-No network does better than this round trip, so it is worth a look before the first training.
+No network does better than this round trip: check it before the first training.
 """
 
 from __future__ import annotations

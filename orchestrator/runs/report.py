@@ -32,7 +32,7 @@ NAME = "report.md"
 
 
 def write_report(config: Config, paths: RunPaths, round: int) -> Path:
-    """Write report.md of a finished round, and its picture where a model said anything; returns its path.
+    """Write report.md of a finished round, and its picture where there are predictions; returns its path.
 
     The same run folder gives the same bytes. RunError when a file of the run is missing or damaged.
     """

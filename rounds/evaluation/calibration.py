@@ -64,8 +64,8 @@ class Calibration:
 
     def as_scores(self, instances: Instances) -> Instances:
         """Put that probability in the place of the score too, as several models are compared by it."""
-        worth = self.apply(instances)
-        return worth.with_(score=worth.quality)
+        calibrated = self.apply(instances)
+        return calibrated.with_(score=calibrated.quality)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same calibration."""

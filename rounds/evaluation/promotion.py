@@ -1,4 +1,4 @@
-"""Who teaches the next round, and whether the rounds were worth it.
+"""Decides who teaches the next round, on validation images.
 
 The decision sees validation images only. The verdict is read off the test rows of the leaderboard, and
 says plainly when nothing was gained: against round 0, and against longer training on the same labels.

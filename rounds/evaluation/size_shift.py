@@ -1,7 +1,7 @@
 """The sizes that cells of the pool have beside those of the labelled images, as far as the teachers' zooms tell.
 
 A pool image that is best seen at half the zoom of the labelled ones holds cells of twice their size. Validation
-images enlarged twice, with their human labels, then say what a model is worth there, and the shares of the
+images enlarged twice, with their human labels, then show how good a model is there, and the shares of the
 sizes weigh them: importance-weighted validation (Shimodaira 2000; Sugiyama, Krauledat and Mueller 2007) with cell
 size as the one quantity in which the pool is known to differ.
 """

@@ -1,7 +1,7 @@
 """Several teachers, one set of masks: cluster by mask IoU, draw one mask for each cluster, score by agreement.
 
 The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
-are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers said, not
+are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers predicted, not
 on their names or the order in which they or their cells are listed.
 """
 

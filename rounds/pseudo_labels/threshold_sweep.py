@@ -1,4 +1,4 @@
-"""The exact sweep over confidences: what the kept out-of-sample predictions are worth, and how many they are.
+"""Sweeps over all confidences: the objective on the kept out-of-sample predictions, and how many they are.
 
 Overlaps are computed once. For a filter of areas the predictions that fit are added by falling confidence to a
 largest one-to-one matching (matching.gains), which gives the matches of every kept set at once: P predictions

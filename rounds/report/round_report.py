@@ -90,7 +90,7 @@ def to_markdown(facts: Facts) -> str:
 
 
 def diagrams(facts: Facts) -> list[Diagram]:
-    """What the picture shows: the teachers, or in a round without teachers its students, where they said anything."""
+    """What the picture shows: the teachers, or without teachers the students, where they predicted anything."""
     shown = [one for one in facts.scored if one.whose != "student"] or facts.scored
     return [
         Diagram(f"{one.model}, {name}", f"ECE {_error(curve)}, n = {curve.samples}", curve.before, curve.after)
