@@ -1,4 +1,4 @@
-"""The parts of the method that can be switched on and off one at a time, each as the settings that do it.
+"""Lists the parts of the method that can be switched on and off one at a time, each by its settings.
 
 A new part is one entry of PARTS. A setting is a dotted path; `models[]` stands for each model, and a path
 below `training` also reaches the models that have training settings of their own.
@@ -50,7 +50,7 @@ class Part:
 
 def _no_zooms(config: Config) -> str:
     searched = any(config.unlabelled_inference_of(model).scale_search for model in config.models)
-    return "" if searched else "the pool is looked at at one zoom"
+    return "" if searched else "unlabelled images are predicted at one scale"
 
 
 def _no_flow_model(config: Config) -> str:
@@ -60,14 +60,14 @@ def _no_flow_model(config: Config) -> str:
 _ALL = (
     Part(
         "scale-search",
-        "Teachers look at an unlabelled image at several zooms and keep the one they are surest at; off: at one.",
-        "data distillation, Radosavovic et al. 2018, with one zoom kept in the place of the mean",
+        "Teachers predict an unlabelled image at several scales and keep the one with the best score; off: one scale.",
+        "data distillation, Radosavovic et al. 2018, with one scale kept in place of the mean",
         on={"unlabelled_inference.scale_search": [0.5, 0.71, 1.0, 1.41]},
         off={"unlabelled_inference.scale_search": None},
     ),
     Part(
         "unlabelled-sizes",
-        "Rounds are judged on val images at the cell sizes of the pool; off: as they are.",
+        "Rounds are compared on val images at the cell sizes of the unlabelled images; off: at their own.",
         "importance-weighted validation, Sugiyama et al. 2007",
         on={"rounds.promotion.unlabelled_sizes": True},
         off={"rounds.promotion.unlabelled_sizes": False},
@@ -75,7 +75,7 @@ _ALL = (
     ),
     Part(
         "cell-probability",
-        "How sure a pixel must be to belong to a cell is chosen on val for each model; off: .5.",
+        "The cell-probability threshold of each model is chosen on val; off: .5.",
         "the cell probability threshold of Cellpose, Stringer et al. 2021",
         on={"inference.cell_probability": AUTO},
         off={"inference.cell_probability": 0.5},
@@ -91,7 +91,7 @@ _ALL = (
     ),
     Part(
         "quality",
-        "The quality of a pseudo-mask is foretold from score, votes, agreement and shape; off: from its score alone.",
+        "The quality of a pseudo-mask is predicted from score, votes, agreement and shape; off: from its score alone.",
         "Mask Scoring R-CNN, Huang et al. 2019",
         on={"filter.quality": "regressed"},
         off={"filter.quality": "calibrated"},
@@ -105,7 +105,7 @@ _ALL = (
     ),
     Part(
         "ignore-band",
-        "Pseudo-masks that are neither sure nor hopeless leave the loss; off: they are background.",
+        "Pseudo-masks between the reject and the accept threshold leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
         on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
         # Never above the accept limit: no room between the two. The guard would then count accepted cells alone.

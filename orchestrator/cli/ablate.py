@@ -1,4 +1,4 @@
-"""`cellsemi ablate`: what each part of the method adds, in one table."""
+"""Implements `cellsemi ablate`: what each part of the method adds, in one table."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ AROUND = 3  # a picture shows so many times the larger side of the box,
 LEAST_PX, MOST_PX = 96, 960  # within these bounds
 SHOWN_ISSUES = 20  # label issues on the terminal; all are in the table
 OTHERS, ISSUE = 0, 1
-MARKED = ("other cells", "to be looked at")
+MARKED = ("other cells", "to be checked")
 
 Count = Callable[[str, int, int | None], None]  # what, done, of
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What was looked for and found.
+    """What was searched and found.
 
     `unseen` images could not be predicted, or were never annotated; `splits` are those of the judged ones, by id.
     """
@@ -264,7 +264,7 @@ def print_search(found: Search, console: Console | None = None) -> None:
         )
         line(f"  {name}: {level}")
     kinds = Counter(issue.kind for issue in issues)
-    line(f"{len(issues)} to be looked at: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
+    line(f"{len(issues)} to be checked: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
     for s in issues[:SHOWN_ISSUES]:
         line(f"  {s.confidence:.2f}  {s.image_id} at x {s.bbox[0]}, y {s.bbox[1]}: {s.reason}")
     if len(issues) > SHOWN_ISSUES:

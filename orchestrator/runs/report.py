@@ -1,4 +1,4 @@
-"""The report of a finished round, collected from the run's folder alone: report.md, and beside it its picture."""
+"""Collects the report of a finished round from the run's folder alone: report.md, and its picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_report(config: Config, paths: RunPaths, round: int) -> Path:
 
 
 def collect(config: Config, paths: RunPaths, round: int) -> Facts:
-    """What the run's folder says of a finished round."""
+    """What the run's folder holds of a finished round."""
     folds = folds_of(config)
     manifest = RoundManifest.read(paths.round_manifest(round))
     teachers_round = manifest.teachers_round

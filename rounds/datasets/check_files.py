@@ -42,7 +42,7 @@ def check_submission(path: Path, order: Literal["row", "column"]) -> Checked:
 def check_coco(path: Path) -> Checked:
     """Check a COCO file: its listing, and that every annotation is a mask in the image size that the file states.
 
-    What is wrong with the listing is one problem: the rest cannot be looked at then.
+    What is wrong with the listing is one problem: the rest cannot be checked then.
     """
     checked = Checked("COCO file")
     try:

@@ -1,4 +1,4 @@
-"""From a model's score to the probability that its mask is right, per class, learnt on validation images.
+"""Calibrates scores: from a model's score to the probability that its mask is right, per class.
 
 Isotonic regression (Zadrozny and Elkan 2002; scikit-learn): the better scored is never the less trusted,
 and nothing else is assumed. Steps of few samples are pulled in by Laplace's rule, so that three hits out

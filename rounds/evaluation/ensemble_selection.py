@@ -1,4 +1,4 @@
-"""Which students form the ensemble of a round, and when the rounds end.
+"""Selects the students of a round's ensemble, and decides when the rounds end.
 
 Both are decided on validation images; test images are not seen here.
 """

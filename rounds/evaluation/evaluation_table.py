@@ -1,4 +1,4 @@
-"""The evaluation of a round as a table: one row per model, split and image. Every figure follows from it."""
+"""Stores the evaluation of a round as a table: one row per model, split and image. Every figure follows from it."""
 
 from __future__ import annotations
 

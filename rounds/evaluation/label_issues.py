@@ -33,7 +33,7 @@ Judged = tuple[str, Instances, Instances]  # image id, predictions, human cells 
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """One label to look at again.
+    """One label to check again.
 
     `cell` is the index of the human cell in its image, None where nobody drew one; `seen` that of the prediction in
     Findings.seen, None where there is none. `bbox` is x0, y0, x1, y1, half-open: of the human cell, else of the

@@ -17,7 +17,7 @@ from cellsemi.rounds.evaluation.size_shift import weighted
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a round's students teach the next. `probability` is None for round 0, which has no rival."""
+    """Whether a round's students teach the next. `probability` is None for round 0, which has no incumbent."""
 
     promoted: bool
     probability: float | None
@@ -29,7 +29,7 @@ class Sized:
     """The scores of the candidate and of the best so far on the validation images, enlarged so many times."""
 
     enlargement: float
-    share: float  # of the pool whose cells have that size
+    share: float  # of the unlabelled images whose cells have that size
     candidate: Sequence[ImageScore]
     best: Sequence[ImageScore]
 
@@ -49,14 +49,18 @@ def decide(
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
     """
     if best is None:
-        return Decision(True, None, "promoted: the first round has no rival")
+        return Decision(True, None, "promoted: the first round has no incumbent")
     new, old = paired_values(candidate, best)
     at = ""
     if sized:
         shares = [each.share for each in sized]
         each_pair = [paired_values(each.candidate, each.best) for each in sized]
         new, old = (weighted([pair[i] for pair in each_pair], shares) for i in (0, 1))
-        at = " at the pool's sizes (" + ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized) + ")"
+        at = (
+            " at the unlabelled images' cell sizes ("
+            + ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
+            + ")"
+        )
     probability = paired_probability(new, old, config.bootstrap, seed)
     share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
     problems = [] if probability >= config.min_probability else ["not clearly better"]

@@ -1,9 +1,9 @@
-"""The sizes that cells of the pool have beside those of the labelled images, as far as the teachers' zooms tell.
+"""Estimates how large the cells of the unlabelled images are, from the scales that the teachers chose.
 
-A pool image that is best seen at half the zoom of the labelled ones holds cells of twice their size. Validation
+An unlabelled image whose best scale is half that of the labelled ones holds cells of twice their size. Validation
 images enlarged twice, with their human labels, then show how good a model is there, and the shares of the
 sizes weigh them: importance-weighted validation (Shimodaira 2000; Sugiyama, Krauledat and Mueller 2007) with cell
-size as the one quantity in which the pool is known to differ.
+size as the one quantity in which the unlabelled images are known to differ.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-SMALLEST_SHARE = 0.05  # of the pool: rarer sizes are as likely a whim of the search
+SMALLEST_SHARE = 0.05  # of the unlabelled images: rarer sizes may be errors of the search
 DIGITS = 2  # of an enlargement: it names a folder
 
-Zooms = Mapping[float, int]  # zoom -> images that were best seen at it
+Scales = Mapping[float, int]  # scale -> images with the best score at it
 
 
-def enlargements(pool: Zooms, val: Zooms) -> dict[float, float]:
-    """Enlargement of validation images -> share of the pool whose cells have that size; {1: 1} where all are alike.
+def enlargements(unlabelled: Scales, val: Scales) -> dict[float, float]:
+    """Enlargement of validation images -> share of the unlabelled images with cells of that size; {1: 1} if all are alike.
 
-    The zoom that is typical of val (the weighted median) stands for enlargement 1.
+    The scale that is typical of val (the weighted median) stands for enlargement 1.
     """
     typical = _median(val)
     shares: Counter[float] = Counter()
-    for zoom, count in pool.items():
-        shares[round(typical / zoom, DIGITS)] += count
+    for scale, count in unlabelled.items():
+        shares[round(typical / scale, DIGITS)] += count
     total = sum(shares.values())
     kept = {size: count for size, count in sorted(shares.items()) if count >= SMALLEST_SHARE * total}
     return {size: count / sum(kept.values()) for size, count in kept.items()} or {1.0: 1.0}
@@ -38,11 +38,11 @@ def weighted(values: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarra
     return np.average(np.stack(values), axis=0, weights=shares)
 
 
-def _median(zooms: Zooms) -> float:
+def _median(scales: Scales) -> float:
     """The weighted median (the lower one); 1 without images."""
-    reached, half = 0, sum(zooms.values()) / 2
-    for zoom, count in sorted(zooms.items()):
+    reached, half = 0, sum(scales.values()) / 2
+    for scale, count in sorted(scales.items()):
         reached += count
         if reached >= half and count:
-            return zoom
+            return scale
     return 1.0

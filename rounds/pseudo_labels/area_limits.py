@@ -1,4 +1,4 @@
-"""How small and how large a cell of a class may be, from the cells that people drew."""
+"""Computes the area limits of each class from the cells that people drew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alarms: do the pseudo-labels of a round still look like what people drew, and like the round before?
+"""Raises alarms when the pseudo-labels of a round differ from human labels, or from the round before.
 
 A model that teaches itself can slide away slowly: fewer cells, larger cells, one class for all, confidence
 without ground. Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the

@@ -1,4 +1,4 @@
-"""Several teachers, one set of masks: cluster by mask IoU, draw one mask for each cluster, score by agreement.
+"""Fuses several teachers' masks into one set: cluster by mask IoU, one mask per cluster, score by agreement.
 
 The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
 are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers predicted, not

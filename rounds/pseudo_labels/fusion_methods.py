@@ -1,4 +1,4 @@
-"""What the methods of `rounds.fuse` differ in: how cells are clustered, drawn and scored.
+"""Defines the methods of fusion: how cells are clustered, drawn and scored.
 
 Cells are numbered best score first. A method gets the links between cells of different teachers and the
 members of each cluster, never the teachers' names. Sources: `vote`, the mask clusters and pixel votes of the

@@ -1,6 +1,6 @@
-"""How well a predicted mask fits its cell, guessed from what it looks like: a regression of its IoU.
+"""Predicts how well a mask fits its cell, from its features: a regression of its IoU.
 
-A score says how sure a model is that there is a cell, less how well it drew it; Mask Scoring R-CNN (Huang et
+A score is the confidence that there is a cell, less how well it is drawn; Mask Scoring R-CNN (Huang et
 al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from a dozen
 numbers (`shape_features`), whatever the model: the few validation images of a run are enough for these.
 """

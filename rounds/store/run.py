@@ -1,4 +1,4 @@
-"""A run on disk: where everything lies, what is done, and who may write.
+"""Names every path of a run, creates it and reads its config.
 
 A stage is done when its folder holds `manifest.json` with the fingerprint of its inputs; the manifest is
 written last. Work inside a stage leaves a commit per shard, so that a crash costs the shards in flight.

@@ -76,7 +76,7 @@ EVALUATION = pa.schema(
     ]
 )
 
-# Human labels to look at again (evaluation.label_issues.LabelIssue), the surest first.
+# Human labels to check again (evaluation.label_issues.LabelIssue), the surest first.
 LABEL_ISSUES = pa.schema(
     [
         ("image_id", pa.string()),

@@ -318,7 +318,7 @@ def test_the_words_name_what_was_done_and_what_was_not(here: Path) -> None:
     finished_run(here)
     done = invoke("data", "label-issues", "runs/r", "--out", "s")
     for words in ("ensemble of round 0 of r on val: 12 human cells of 3 images judged", "not judged: 1 images",
-                  "2 to be looked at: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
+                  "2 to be checked: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
                   "s: label_issues.csv, label_issues.parquet, 1 pictures. Nothing in the run was changed.",
                   "--set data.label_issues=s/label_issues.csv"):  # fmt: skip
         assert words in done.output, (words, done.output)

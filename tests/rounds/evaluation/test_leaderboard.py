@@ -127,7 +127,7 @@ def test_no_class_may_fall():
 
 def test_the_first_round_has_no_rival_and_a_decision_survives_json():
     first = decide(scores(LOW), None, CLASSES, CONFIG, 0)
-    assert first == Decision(True, None, "promoted: the first round has no rival")
+    assert first == Decision(True, None, "promoted: the first round has no incumbent")
     with pytest.raises(ValueError, match="same images"):
         decide(scores(LOW), scores(LOW[:3]), CLASSES, CONFIG, 0)
 
