@@ -172,8 +172,8 @@ them. The test split is opened once per finished model and chooses nothing. Figu
   e - b is below {SMALL_GAP}. **d - c** and **d - b** are of the delivered (d), in brackets the paired-bootstrap
   interval ({CONFIDENCE:.0%}) over the test images. `-`: not finished.
 
-What had been seen before: scale search, judging at the pool's sizes and the choice of the cell probability were
-developed with the test figures of seed 0 of every regime and of seed 1 of `uncovered` in sight: take those for
+What had been seen before: scale search, comparison at the unlabelled images' cell sizes and the choice of the cell
+probability were developed with the test figures of seed 0 of every regime and of seed 1 of `uncovered` in sight: take those for
 optimistic. The ratio of human crops, the last phase on human labels and the number of rounds were chosen on other
 draws (`--development`), with the images of the splits `labelled` and `val` that were not drawn as their test. So was
 how sure a round must be (`promotion.md`), but the question was asked because .8 had refused students of `uncovered`

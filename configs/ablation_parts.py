@@ -1,4 +1,4 @@
-"""Lists the parts of the method that can be switched on and off one at a time, each with its settings.
+"""Lists the parts of the method that can be switched on and off one at a time, each by its settings.
 
 A new part is one entry of PARTS. A setting is a dotted path; `models[]` stands for each model, and a path
 below `training` also reaches the models that have training settings of their own.
@@ -60,14 +60,14 @@ def _no_flow_model(config: Config) -> str:
 _ALL = (
     Part(
         "scale-search",
-        "Teachers predict an unlabelled image at several scales, the highest mean score is kept; off: at one.",
-        "data distillation, Radosavovic et al. 2018, with one scale kept in the place of the mean",
+        "Teachers predict an unlabelled image at several scales and keep the one with the best score; off: one scale.",
+        "data distillation, Radosavovic et al. 2018, with one scale kept in place of the mean",
         on={"unlabelled_inference.scale_search": [0.5, 0.71, 1.0, 1.41]},
         off={"unlabelled_inference.scale_search": None},
     ),
     Part(
         "unlabelled-sizes",
-        "Rounds are evaluated on val images at the cell sizes of the unlabelled images; off: as they are.",
+        "Rounds are compared on val images at the cell sizes of the unlabelled images; off: at their own.",
         "importance-weighted validation, Sugiyama et al. 2007",
         on={"rounds.promotion.unlabelled_sizes": True},
         off={"rounds.promotion.unlabelled_sizes": False},
@@ -75,7 +75,7 @@ _ALL = (
     ),
     Part(
         "cell-probability",
-        "The threshold on the cell probability is chosen on val for each model; off: .5.",
+        "The cell-probability threshold of each model is chosen on val; off: .5.",
         "the cell probability threshold of Cellpose, Stringer et al. 2021",
         on={"inference.cell_probability": AUTO},
         off={"inference.cell_probability": 0.5},
@@ -83,7 +83,7 @@ _ALL = (
     ),
     Part(
         "calibration",
-        "Scores of each teacher are calibrated on val before they are fused; off: as they are.",
+        "Each teacher's scores are calibrated on val before they are fused; off: taken as they are.",
         "isotonic regression, Zadrozny and Elkan 2002",
         on={"fusion.calibrate": True},
         off={"fusion.calibrate": False},
@@ -105,7 +105,7 @@ _ALL = (
     ),
     Part(
         "ignore-band",
-        "Pseudo-masks between the two thresholds leave the loss; off: they are background.",
+        "Pseudo-masks between the reject and the accept threshold leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
         on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
         # Never above the accept threshold: no room between the two. The guard would then count accepted cells alone.

@@ -1,4 +1,4 @@
-"""What every part of the config is made of: the frozen base, shared types, names that can be paths."""
+"""Defines the base of every part of the config: the frozen section, shared types, names that can be paths."""
 
 from __future__ import annotations
 

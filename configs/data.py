@@ -1,16 +1,21 @@
-"""The settings of the data: where the images come from, how their cells are written down, what is cleaned."""
+"""Defines the settings of the data: where the images come from, how their cells are stored, what is cleaned."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.base import Fraction, Section
+from cellsemi.configs.formats import FORMATS, READABLE, entry_of
 
 Split = Literal["labelled", "unlabelled", "val", "test"]
-Source = Literal["generated", "label-maps", "paired", "class-files", "rle-csv", "dsb2018", "coco", "shards"]
+GENERATED = "generated"  # the one source that is no format
+if TYPE_CHECKING:
+    Source = str
+else:
+    Source = Literal[(GENERATED, *READABLE)]
 Place = str | dict[Split, str]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
@@ -21,7 +26,7 @@ class GeneratedConfig(Section):
     """The generated phase-contrast-like cells of the demo (`data.source: generated`)."""
 
     labelled: int = Field(12, ge=1, description="Labelled images to train on.")
-    unlabelled: int = Field(48, ge=0, description="Unlabelled images, the pool of the rounds.")
+    unlabelled: int = Field(48, ge=0, description="Unlabelled images, which the rounds label.")
     val: int = Field(12, ge=1, description="Labelled images that choose thresholds and judge promotion.")
     test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
     height_px: int = Field(192, ge=64, le=4096, description="Image height.")
@@ -54,11 +59,9 @@ class DataConfig(Section):
     """Where the images come from and which of them are used."""
 
     source: Source = Field(
-        "generated",
-        description=(
-            "`generated` cells; `label-maps`: folders and a manifest; `paired`: X.tif beside X_masks.tif, X_seg.npy, "
-            "X.zip (ImageJ) or X.geojson (QuPath); `class-files`: image.tif beside class1.tif ..; `rle-csv`: Kaggle; "
-            "`dsb2018`: ID/images and ID/masks; `coco`; `shards`: what `cellsemi data import` wrote."
+        GENERATED,
+        description="".join(
+            ("`generated` cells", *(f"; `{entry.name}`: {entry.layout}" for entry in FORMATS if entry.reads), ".")
         ),
     )
     root: str | None = Field(None, description="Folder of the data set (for every source but `generated`).")
@@ -81,7 +84,7 @@ class DataConfig(Section):
     image_suffix: str = Field("", description="`paired`: end of an image's name before the extension, e.g. `_img`.")
     mask_suffix: str = Field("_masks", description="`paired`: end of a mask's name before the extension.")
     pixel_order: Literal["auto", "row", "column"] = Field(
-        "auto", description="`rle-csv`: order of the run lengths; `auto` tells it from the data, or refuses to guess."
+        "auto", description="`rle-csv`: order of the run lengths; `auto` reads it off the data, or refuses to guess."
     )
     classes: tuple[str, ...] = Field(("cell",), min_length=1, description="Class names; their order is the class id.")
     class_map: dict[str, str] = Field(
@@ -119,7 +122,7 @@ class DataConfig(Section):
     )
     limit_rest: Literal["leave out", "unlabelled"] = Field(
         "leave out",
-        description="Images that `labelled_limit` does not draw: left out, or into the pool with their labels hidden.",
+        description="Images that `labelled_limit` does not draw: left out, or made unlabelled, their labels hidden.",
     )
     one_class_per_image: bool = Field(
         False,
@@ -166,12 +169,15 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _sources_have_what_they_need(self) -> Self:
-        if self.source != "generated" and self.root is None:
+        if self.source == GENERATED:
+            return self
+        if self.root is None:
             raise ValueError(f"data.root is missing: `--set data.root=FOLDER` names the folder of the {self.source}")
         if self.source == "label-maps" and len(self.classes) > 1 and not (self.class_column or self.class_pattern):
             raise ValueError("data.class_column is missing: label maps with several classes need it")
-        if self.source in ("rle-csv", "coco") and self.annotations is None:
-            raise ValueError(f"data.annotations is missing: it names the file of the {self.source} below data.root")
+        for name in entry_of(self.source).needs:
+            if getattr(self, name) is None:
+                raise ValueError(f"data.{name} is missing: it names the file of the {self.source} below data.root")
         if self.source == "label-maps" and not (isinstance(self.images, str) and isinstance(self.masks, str)):
             raise ValueError("data.images and data.masks name one folder each: the manifest says the splits")
         return self

@@ -1,4 +1,4 @@
-"""The error tree. Every error that a user can cause or mend is one of these.
+"""Defines the error tree: every error that a user can cause or mend.
 
     CellsemiError              exit 1
       UsageError               exit 2: the command or the config is wrong; nothing was started

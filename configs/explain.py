@@ -18,7 +18,7 @@ ALTERNATIVES = ("dict[", "literal[", "function-", "int", "tuple[")  # pydantic's
 
 
 def explanations(details: Sequence[ErrorDetails]) -> Iterator[str]:
-    """One line for each wrong place: what its parent says about it only repeats it."""
+    """One line for each wrong place: the error of its parent only repeats it."""
     by_path: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in details:
         by_path.setdefault(_path(detail), []).append(detail)

@@ -1,4 +1,4 @@
-"""From a YAML file, a preset name and `--set` overrides to a validated Config, its hash and its difference.
+"""Loads a Config from a YAML file, a preset name and `--set` overrides; computes its hash and differences.
 
 `--config PATH|PRESET`, else `./cellsemi.yaml`, else the built-in `demo`; the origin is returned so that
 the command line can say which.

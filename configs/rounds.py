@@ -38,7 +38,7 @@ class ClassThresholds(Section):
 
     accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
     reject: Fraction = Field(description="Confidence below which a pseudo-mask is background; between: ignored.")
-    min_area_px: int = Field(0, ge=0, description="Smaller masks are rejected, or ignored when the teachers are sure.")
+    min_area_px: int = Field(0, ge=0, description="Smaller masks are rejected, or ignored when their quality is high.")
     max_area_px: int | None = Field(
         None, ge=1, description="Larger masks leave the loss: a clump holds real cells; null means no limit."
     )
@@ -116,8 +116,8 @@ class PromotionConfig(Section):
     )
     unlabelled_sizes: bool = Field(
         True,
-        description="With a scale search: evaluate on validation images enlarged to the cell sizes that the unlabelled "
-        "images were found to have, weighted by their shares, and not only on the images as they are.",
+        description="With a scale search: compare on validation images enlarged to the cell sizes that were found in the "
+        "unlabelled images, in their shares, and not only on the images as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
 

@@ -1,4 +1,4 @@
-"""Every setting of cellsemi: frozen, validated when built, unknown keys refused.
+"""Defines the whole config: frozen, validated when built, unknown keys refused.
 
 The field descriptions are the documentation: `cellsemi init` writes them as comments and
 docs/config.md is generated from them. Units stand in the names (`_px`, `_s`, `_mb`).
@@ -86,7 +86,7 @@ class Config(Section):
         return model.inference or self.inference
 
     def unlabelled_inference_of(self, model: ModelBase) -> InferenceConfig:
-        """How one of the models looks at unlabelled images."""
+        """The settings with which one of the models predicts unlabelled images."""
         own = {name: value for name, value in self.unlabelled_inference if value is not None}
         return self.inference_of(model).model_copy(update=own)
 

@@ -1,4 +1,4 @@
-"""An ablation: a config as it is, and once more for each part with that part switched, on the same seeds.
+"""Runs an ablation: a config as it is, and once more for each part with that part switched, on the same seeds.
 
 Every run is an ordinary one, so that it resumes, and has a leaderboard of its own.
 """

@@ -1,4 +1,4 @@
-"""From a path on the command line to a config that reads it: recognised, or as a config says."""
+"""Finds the config that reads a path of the command line, and describes its data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError, UsageError
@@ -14,9 +13,9 @@ from cellsemi.configs.loading import DEFAULT_PRESET, load_config
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.inspect.advice import hints
 from cellsemi.rounds.inspect.detect import detect
-from cellsemi.rounds.inspect.rules import Detected
 from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
 from cellsemi.rounds.store import files
@@ -43,12 +42,12 @@ class Look:
     classes: tuple[str, ...]
     picture: Path | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
-        told = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
+        detected = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
         section = {"source": self.detected.source, **self.detected.settings, "classes": list(self.classes)}
         picture = None if self.picture is None else str(self.picture)
-        return {**told, "data": section, **self.found.to_json(), "hints": list(self.hints), "picture": picture}
+        return {**detected, "data": section, **self.found.to_json(), "hints": list(self.hints), "picture": picture}
 
 
 def describe(path: Path | None, source: str | None, settings: Sequence[str]) -> DataSource:
@@ -59,8 +58,8 @@ def describe(path: Path | None, source: str | None, settings: Sequence[str]) -> 
     if path is None:
         return _as_stated(load_config(source, settings).config)
     root = f"data.root={json.dumps(str(path))}"
-    said = any(setting.startswith("data.source=") for setting in settings)
-    if (source is not None and load_config(source, [root]).config.data.source != "generated") or said:
+    stated = any(setting.startswith("data.source=") for setting in settings)
+    if (source is not None and load_config(source, [root]).config.data.source != "generated") or stated:
         if not path.is_dir():
             raise UsageError(f"{path}: not a folder; with a data.source that is stated, PATH is data.root")
         base = [] if source is not None else ["data={}"]
@@ -85,7 +84,7 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     """Inspect a data set, and draw a few of its images into `picture`."""
     data = source.config.data
     opened = list_data(data, source.config.run.seed, must_draw=False)
-    found, chosen = inspect(opened, limit, lambda done, of: count("look at images", done, of))
+    found, chosen = inspect(opened, limit, lambda done, of: count("read images", done, of))
     by_id = {item.image_id: item for item in opened.items}
     panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
     if picture is not None and panels:

@@ -1,6 +1,6 @@
-"""What the flow targets can represent at all: ground truth through a target and back, over a data set.
+"""Measures what the flow targets can represent: ground truth through a target and back, over a data set.
 
-No network does better than this round trip, so it is worth a look before the first training.
+No network does better than this round trip: check it before the first training.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def check(records: Iterable[ImageRecord], origin: str) -> list[FlowResult]:
             trip = round_trip(labels, target)
             trips.setdefault((record.cell_type or "all", target), []).append((trip, len(cells) - trip.cells))
     if not any(trip.cells for found in trips.values() for trip, _ in found):
-        raise UsageError(f"{origin}: no human-labelled cells to look at")
+        raise UsageError(f"{origin}: no human-labelled cells to check")
     return [_result(name, target, trips[name, target]) for name, target in sorted(trips)]
 
 

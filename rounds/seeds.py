@@ -1,4 +1,4 @@
-"""Seeds that do not depend on the order of events: one number for each purpose."""
+"""Derives seeds that do not depend on the order of events: one number for each purpose."""
 
 from __future__ import annotations
 

@@ -57,30 +57,44 @@ ALLOWED = {
     "rounds/colours": "",
     "rounds/datasets": (
         "configs rounds/cells rounds/evaluation rounds/formats/base rounds/formats/coco rounds/formats/kaggle "
-        "rounds/formats/shards rounds/formats/shared rounds/seeds rounds/store"
+        "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/seeds rounds/store"
     ),
     "rounds/evaluation": "configs rounds/cells rounds/seeds rounds/store",
     "rounds/formats/base": "configs rounds/store",
     "rounds/formats/cellpose": (
-        "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/shared rounds/store"
+        "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
+        "rounds/formats/shared rounds/store"
     ),
-    "rounds/formats/coco": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
-    "rounds/formats/dsb2018": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
-    "rounds/formats/imagej": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
-    "rounds/formats/kaggle": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
-    "rounds/formats/label_map": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
-    "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/store",
+    "rounds/formats/coco": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
+    "rounds/formats/dsb2018": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
+    "rounds/formats/imagej": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
+    "rounds/formats/kaggle": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
+    "rounds/formats/label_map": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
+    "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/paired": (
-        "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/shared rounds/store"
+        "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
+        "rounds/formats/shared rounds/store"
     ),
     "rounds/formats/qupath": (
-        "configs rounds/cells rounds/colours rounds/formats/base rounds/formats/shared rounds/store"
+        "configs rounds/cells rounds/colours rounds/formats/base rounds/formats/registry "
+        "rounds/formats/shared rounds/store"
     ),
-    "rounds/formats/shards": "configs rounds/formats/base rounds/store",
+    "rounds/formats/registry": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
+    "rounds/formats/shards": "configs rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store",
     "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/store",
     "rounds/inspect": (
-        "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/shards rounds/formats/shared "
-        "rounds/store"
+        "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
+        "rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/cells rounds/evaluation rounds/store",
     "rounds/report": "rounds/cells rounds/colours rounds/evaluation rounds/pseudo_labels rounds/store",
@@ -126,7 +140,7 @@ ALLOWED = {
         "orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/inspect rounds/report rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",
@@ -143,9 +157,9 @@ ALLOWED = {
         "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
-        "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/inspect rounds/store "
-        "orchestrator/describe_dataset orchestrator/doctor orchestrator/events orchestrator/flow_check "
-        "orchestrator/runs"
+        "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared rounds/inspect "
+        "rounds/store orchestrator/describe_dataset orchestrator/doctor orchestrator/events "
+        "orchestrator/flow_check orchestrator/runs"
     ),
 }
 

@@ -90,7 +90,7 @@ def _converged(foreground: NDArray[np.bool_], flow: NDArray[np.float32], iterati
     ends = torch.from_numpy(integrate_flow(field, where, iterations)).int()
     if not _has_peak(ends, inside.shape):
         return np.zeros(foreground.shape, np.int32)
-    # Said explicitly, or torch warns that sparse tensors are not checked (Cellpose builds one).
+    # Stated explicitly, or torch warns that sparse tensors are not checked (Cellpose builds one).
     with torch.no_grad(), torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         found = dynamics.get_masks_torch(ends, where, inside.shape, max_size_fraction=1.0)
     labels: NDArray[np.int32] = found[1:-1, 1:-1].astype(np.int32)

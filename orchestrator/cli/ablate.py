@@ -1,4 +1,4 @@
-"""`cellsemi ablate`: what each part of the method is worth, in one table."""
+"""Implements `cellsemi ablate`: what each part of the method adds, in one table."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ablate(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Measure what each part of the method is worth.
+    """Measure what each part of the method adds.
 
     Brings the config as it is, and once more for each part with that part switched the other way, to N
     rounds with each seed. All runs are ordinary ones below run.root, and go on where an earlier call

@@ -1,4 +1,4 @@
-"""`cellsemi data`: look at a data set, import it, export what there is, check files.
+"""Defines `cellsemi data`: inspect a data set, import it, export cells, list label issues, check files.
 
 What is heavy is imported inside the commands, so that `cellsemi --help` answers at once.
 """
@@ -6,19 +6,17 @@ What is heavy is imported inside the commands, so that `cellsemi --help` answers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
 from cellsemi.configs.data import Split
+from cellsemi.configs.formats import WRITABLE
 from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
 
 if TYPE_CHECKING:
     from cellsemi.rounds.cells.instances import State
 
-FORMATS = (
-    "coco", "geojson", "imagej-rois", "kaggle", "kaggle-columns", "label-maps", "measurements", "seg-npy",
-)  # fmt: skip
 STATES = ("human", "accepted", "predicted", "ignored")
 SPLITS: tuple[str, ...] = get_args(Split)
 anything = click.Path(path_type=Path, exists=True)
@@ -43,13 +41,13 @@ def source_options(command: Command) -> Command:
 
 @click.group()
 def data() -> None:
-    """Look at a data set, import it, export results, check files."""
+    """Inspect a data set, import it, export results, list label issues, check files."""
 
 
 @data.command("inspect")
 @click.argument("path", type=anything, required=False)
 @source_options
-@click.option("--limit", type=click.IntRange(min=1), help="Look at this many images, spread over the data set.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read only this many images, spread over the data set.")
 @click.option("--out", type=click.Path(path_type=Path), help="The picture. Default: inspect-NAME.png.")
 @click.option("--no-picture", is_flag=True, help="Draw none.")
 @json_option
@@ -98,19 +96,24 @@ def import_command(
 
     from cellsemi.orchestrator import describe_dataset
     from cellsemi.orchestrator.terminal import data_tables
-    from cellsemi.rounds.datasets.import_shards import import_data, told
+    from cellsemi.rounds.datasets.import_shards import import_data, without_times
 
     described = describe_dataset.describe(path, source, settings)
     with data_tables.counting(as_json) as count:
         config = describe_dataset.with_classes(described, count)
         report = import_data(config, out, lambda split, done, of: count(f"read {split} images", done, of), force)
-    content = {"folder": str(out), "classes": list(config.data.classes), "seconds": report.seconds, **told(report)}
+    content = {
+        "folder": str(out),
+        "classes": list(config.data.classes),
+        "seconds": report.seconds,
+        **without_times(report),
+    }
     answer(as_json, content, lambda: data_tables.print_import(report, config.data, described.detected, out))
 
 
 @data.command("export")
 @click.argument("what", metavar="RUN|SHARDS")
-@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--format", "kind", type=click.Choice(WRITABLE), required=True, help="What to write.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new file, or folder.")
 @click.option("--split", type=click.Choice(SPLITS), help="Of a run: default test. Of an import: all with cells.")
 @click.option("--model", help="Of a run. Default: the ensemble.")
@@ -136,17 +139,17 @@ def export_command(
 ) -> None:
     """Write cells for other programs.
 
-    RUN is a name below ./runs or a folder: what its best models see, or (--split labelled) what people drew.
+    RUN is a name below ./runs or a folder: what its best models predict, or (--split labelled) what people drew.
     SHARDS is a folder of `cellsemi data import`, or any with part-*.parquet. Rejected cells are never written.
     """
 
-    from cellsemi.orchestrator.runs.export import Wish, choose
+    from cellsemi.orchestrator.runs.export import ExportRequest, choose
     from cellsemi.orchestrator.terminal import data_tables
     from cellsemi.rounds.datasets.export import export
 
-    choice = choose(what, Wish(split, model, number, min_score, states, pseudo))
+    choice = choose(what, ExportRequest(split, model, number, min_score, states, pseudo))
     done = export(choice.source, choice.cells, kind, out, force)
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "out": str(out),
         "format": kind,
         "what": choice.sentence,
@@ -158,19 +161,19 @@ def export_command(
     answer(as_json, content, lambda: data_tables.print_export(done, choice.sentence, kind, out))
 
 
-@data.command("suspects")
+@data.command("label-issues")
 @click.argument("run", metavar="RUN")
 @click.option(
     "--split", type=click.Choice(["val", "test", "labelled"]), default="val", help="Whose labels. Default: val."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The new folder. Default: suspects-RUN.")
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder. Default: label-issues-RUN.")
 @json_option
 @debug_option
-def suspects_command(run: str, split: str, out: Path | None, as_json: bool) -> None:
+def label_issues_command(run: str, split: str, out: Path | None, as_json: bool) -> None:
     """List human labels that the promoted models contradict.
 
     RUN is a name below ./runs or a folder. Labels are judged only where no model trained on them: val and test,
-    not labelled. What is learnt from a look at test must not choose anything. Writes a table and pictures, the
+    not labelled. What the labels of test show must not choose anything. Writes a table and pictures, the
     surest first; nothing is changed or left out. Another run with `data.label_issues` set to the table ignores the
     cells that are still in it; it takes none of test.
     """

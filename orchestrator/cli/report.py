@@ -1,4 +1,4 @@
-"""`cellsemi report`: write the reports of all finished rounds of a run, and name them."""
+"""Implements `cellsemi report`: writes the reports of all finished rounds of a run, and names them."""
 
 from __future__ import annotations
 

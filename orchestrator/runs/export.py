@@ -1,4 +1,4 @@
-"""What of a run, or of a folder of image shards, an export takes: which cells, from which score on."""
+"""Selects the cells of a run, or of a folder of image shards, to export, and the score threshold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUMAN = "labelled"  # the split of a run whose cells are people's, not predictio
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ExportRequest:
     """What the command line asks for; None is left to what there is."""
 
     split: str | None = None
@@ -35,7 +35,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExportChoice:
     """What is exported, with a sentence for a person."""
 
     source: Source
@@ -43,57 +43,57 @@ class Choice:
     sentence: str
 
 
-def choose(name: str, wish: Wish) -> Choice:
+def choose(name: str, request: ExportRequest) -> ExportChoice:
     """The records of a run (its name or folder) or of a folder of shards; UsageError when it is neither."""
     folder = Path(name)
     if (folder / IMPORT_FILE).is_file() or shards.shard_paths(folder):
-        return _of_shards(folder, wish)
-    return _of_run(find_run(name), wish)
+        return _of_shards(folder, request)
+    return _of_run(find_run(name), request)
 
 
-def _of_shards(folder: Path, wish: Wish) -> Choice:
-    if wish.model is not None or wish.round is not None or wish.pseudo:
+def _of_shards(folder: Path, request: ExportRequest) -> ExportChoice:
+    if request.model is not None or request.round is not None or request.pseudo:
         raise UsageError(f"{folder}: image shards, not a run: --model, --round and --pseudo do not apply")
-    cells = Cells(wish.states or EXPORTED, wish.min_score or 0.0)
+    cells = Cells(request.states or EXPORTED, request.min_score or 0.0)
     if not (folder / IMPORT_FILE).is_file():
-        if wish.split is not None:
+        if request.split is not None:
             raise UsageError(f"{folder}: the shards of one split; --split is for an import or a run")
-        return Choice(of_folder(folder), cells, f"the cells of {folder}{_from(cells.min_score)}")
-    splits = [wish.split] if wish.split else [split for split in SPLITS if split != "unlabelled"]
+        return ExportChoice(of_folder(folder), cells, f"the cells of {folder}{_from(cells.min_score)}")
+    splits = [request.split] if request.split else [split for split in SPLITS if split != "unlabelled"]
     sentence = f"the cells of {folder}, {', '.join(splits)}{_from(cells.min_score)}"
-    return Choice(of_folder(folder, splits), cells, sentence)
+    return ExportChoice(of_folder(folder, splits), cells, sentence)
 
 
-def _of_run(paths: RunPaths, wish: Wish) -> Choice:
+def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
     classes = read_config(paths).data.classes
-    if wish.pseudo:
-        return _pseudo(paths, classes, wish)
-    split = wish.split or "test"
-    cells = Cells(wish.states or EXPORTED, wish.min_score or 0.0, unseen_as_empty=True)
+    if request.pseudo:
+        return _pseudo(paths, classes, request)
+    split = request.split or "test"
+    cells = Cells(request.states or EXPORTED, request.min_score or 0.0, unseen_as_empty=True)
     if split == HUMAN:
-        if wish.model is not None or wish.round is not None:
+        if request.model is not None or request.round is not None:
             raise UsageError(f"--split {HUMAN} is what people drew: --model and --round do not apply")
         source = Source(shards.read_folder(_finished(paths.split(HUMAN), "the run has not read its images")), classes)
-        return Choice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
-    round = finished_round(paths, wish.round)
-    model = wish.model or ENSEMBLE
-    if wish.round is None and wish.model is None:
+        return ExportChoice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
+    round = finished_round(paths, request.round)
+    model = request.model or ENSEMBLE
+    if request.round is None and request.model is None:
         round, model = delivered_model(paths)
     folder = paths.predictions(round, model, split)
-    _finished(folder, f"{model} of round {round} has not looked at the {split} images; {_known(paths, round, split)}")
+    _finished(folder, f"{model} of round {round} has not predicted the {split} images; {_known(paths, round, split)}")
     sentence = f"{model} of round {round} of {paths.name} on {split}"
-    if wish.min_score is None:
+    if request.min_score is None:
         threshold = find(read_evaluations(paths.evaluation(round), classes), model, "val").threshold
         cells = replace(cells, min_score=threshold)
         sentence += f", cells with a score from {threshold:.3f} on (chosen on val; --min-score takes another)"
     else:
-        sentence += _from(wish.min_score)
-    return Choice(Source(_with_images(folder, paths.split(split)), classes), cells, sentence)
+        sentence += _from(request.min_score)
+    return ExportChoice(Source(_with_images(folder, paths.split(split)), classes), cells, sentence)
 
 
-def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
+def _pseudo(paths: RunPaths, classes: tuple[str, ...], request: ExportRequest) -> ExportChoice:
     """The filtered pseudo-labels of a round: those that train, and those that are ignored."""
-    if wish.model is not None or wish.split not in (None, "unlabelled"):
+    if request.model is not None or request.split not in (None, "unlabelled"):
         raise UsageError("--pseudo takes the unlabelled images as all teachers saw them: no --model, no other --split")
     if read_config(paths).rounds.folds is not None:
         raise UsageError(
@@ -101,12 +101,12 @@ def _pseudo(paths: RunPaths, classes: tuple[str, ...], wish: Wish) -> Choice:
             "that judge each other's images, so there is no one set to export"
         )
     done = [number for number in range(1, 1000) if (paths.pseudo(number) / MANIFEST).is_file()]
-    round = wish.round if wish.round is not None else max(done, default=0)
-    told = ", ".join(map(str, done)) or "none"
-    folder = _finished(paths.pseudo(round), f"round {round} has no pseudo-labels; rounds that have: {told}")
-    cells = Cells(wish.states or ("accepted", "ignored"), wish.min_score or 0.0)
+    round = request.round if request.round is not None else max(done, default=0)
+    rounds = ", ".join(map(str, done)) or "none"
+    folder = _finished(paths.pseudo(round), f"round {round} has no pseudo-labels; rounds that have: {rounds}")
+    cells = Cells(request.states or ("accepted", "ignored"), request.min_score or 0.0)
     sentence = f"the pseudo-labels of round {round} of {paths.name}{_from(cells.min_score)}"
-    return Choice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
+    return ExportChoice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
 
 
 def finished_round(paths: RunPaths, asked: int | None) -> int:
@@ -121,13 +121,13 @@ def finished_round(paths: RunPaths, asked: int | None) -> int:
 
 
 def _known(paths: RunPaths, round: int, split: str) -> str:
-    """Which models have, and in which rounds the unlabelled images were looked at."""
+    """Which models have, and in which rounds the unlabelled images were predicted."""
     folders = sorted((paths.round(round) / "students").glob("*"))
     models = [path.name for path in folders if (paths.predictions(round, path.name, split) / MANIFEST).is_file()]
     if models:
         return f"there are: {', '.join(models)}"
     rounds = [n for n in paths.finished_rounds() if (paths.predictions(n, ENSEMBLE, split) / MANIFEST).is_file()]
-    return f"rounds whose ensemble has: {_numbers(rounds)} (the pool is labelled when the next round starts)"
+    return f"rounds whose ensemble has: {_numbers(rounds)} (unlabelled images are predicted when the next round starts)"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""`cellsemi data suspects`: the human labels of a run that its promoted models contradict, as a list and pictures.
+"""Lists the human labels of a run that its promoted models contradict, with pictures (`cellsemi data label-issues`).
 
 Nothing of the run is changed: what is wrong is put right in the data set, by a person; or the table is handed to
 another run as `data.label_issues`, which then ignores what it names.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,30 +20,30 @@ from rich.markup import escape
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import config_hash
-from cellsemi.orchestrator.runs.export import Wish, choose, finished_round
+from cellsemi.orchestrator.runs.export import ExportRequest, choose, finished_round
 from cellsemi.orchestrator.runs.status import find_run
 from cellsemi.rounds.datasets.label_issue_file import LEARNT
-from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, Suspect, find_suspects
+from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, LabelIssue, find_label_issues
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.predictions import evaluated_sets, pairs_of
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
-from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
+from cellsemi.rounds.store.schemas import LABEL_ISSUES, ImageRecord
 
-PER_SHEET = 6  # suspects on a picture, each as drawn and as seen
+PER_SHEET = 6  # label issues on a picture, each as drawn and as seen
 AROUND = 3  # a picture shows so many times the larger side of the box,
 LEAST_PX, MOST_PX = 96, 960  # within these bounds
-SHOWN = 20  # suspects on the terminal; all are in the table
-OTHERS, SUSPECT = 0, 1
-MARKED = ("other cells", "to be looked at")
+SHOWN_ISSUES = 20  # label issues on the terminal; all are in the table
+OTHERS, ISSUE = 0, 1
+MARKED = ("other cells", "to be checked")
 
 Count = Callable[[str, int, int | None], None]  # what, done, of
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What was looked for and found.
+    """What was searched and found.
 
     `unseen` images could not be predicted, or were never annotated; `splits` are those of the judged ones, by id.
     """
@@ -61,7 +60,7 @@ class Search:
     out: Path
     sheets: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             "run": self.run,
@@ -73,7 +72,7 @@ class Search:
             "unseen_images": self.unseen,
             "sure_from": self.sure_from(),
             "sheets": self.sheets,
-            "suspects": _rows(self.findings.suspects, self.splits),
+            "label_issues": _rows(self.findings.issues, self.splits),
         }
 
     def sure_from(self) -> dict[str, list[float] | None]:
@@ -110,35 +109,37 @@ def judged_split(paths: RunPaths, split: str) -> Judges:
             f"--split {split}: the models of {paths.name} learned from these labels and would repeat them, wrong ones "
             "too. Judge val, or make a run with rounds.folds, in which every label is judged by models that left it out"
         )
-    choice = choose(str(paths.root), Wish(split=split, min_score=0.0))
+    choice = choose(str(paths.root), ExportRequest(split=split, min_score=0.0))
     round = finished_round(paths, None)
     return Judges(choice.sentence, ((paths.predictions(round, ENSEMBLE, split), paths.split(split)),))
 
 
 def search(name: str, split: str, out: Path | None, count: Count) -> Search:
-    """Find the suspects of a split of a run and write them as suspects.parquet, .csv and pictures.
+    """Find the label issues of a split of a run; write label_issues.parquet, label_issues.csv and pictures.
 
-    `out` defaults to suspects-RUN here. UsageError when it holds something, there is no such run, or its models
+    `out` defaults to label-issues-RUN here. UsageError when it holds something, there is no such run, or its models
     learned from the split; RunError when no round is finished.
     """
     paths = find_run(name)
     judges = judged_split(paths, split)
-    out = out or Path(f"suspects-{paths.name}")
+    out = out or Path(f"label-issues-{paths.name}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists and is not an empty folder; name a new one with --out, or remove it first")
     judged: list[Judged] = []
     splits: dict[str, str] = {}
     images = 0
-    for found, known in _looked_at(judges):
+    for found, known in _judged_images(judges):
         images += 1
         if found.instances is not None and known.instances is not None:
             judged.append((known.image_id, found.instances, known.instances))
             splits[known.image_id] = known.split
         count("read images", images, None)
     config = read_config(paths)
-    findings = find_suspects(judged, config.data.classes, config.filter.min_samples)
-    rows = _rows(findings.suspects, splits)
-    sheets = _write(out, [folder for _, folder in judges.folders], findings, rows, config_hash(config), count)
+    findings = find_label_issues(judged, config.data.classes, config.filter.min_samples)
+    rows = _rows(findings.issues, splits)
+    sheets = _write(
+        out, [folder for _, folder in judges.folders], findings, rows, hashed=config_hash(config), count=count
+    )
     cells = sum(truth.state.count("human") for _, _, truth in judged)
     return Search(
         run=paths.name,
@@ -155,7 +156,7 @@ def search(name: str, split: str, out: Path | None, count: Count) -> Search:
     )
 
 
-def _looked_at(judges: Judges) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+def _judged_images(judges: Judges) -> Iterator[tuple[ImageRecord, ImageRecord]]:
     """(prediction, image with its labels) of every image; RunError when the two do not fit."""
     for predictions, images in judges.folders:
         pairs = zip_longest(shards.read_folder(predictions), shards.read_folder(images))
@@ -172,38 +173,39 @@ def _write(
     out: Path,
     images: Sequence[Path],
     findings: Findings,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, object]],
+    *,
     hashed: str,
     count: Count,
 ) -> int:
     """Write the table and the pictures into the new folder `out`; returns the number of pictures."""
     sheets = 0
     with files.atomic_folder(out) as folder:
-        shards.write_rows(folder / "suspects.parquet", rows, SUSPECTS, hashed)
-        files.write_text(folder / "suspects.csv", to_csv(rows))
+        shards.write_rows(folder / "label_issues.parquet", rows, LABEL_ISSUES, hashed)
+        files.write_text(folder / "label_issues.csv", to_csv(rows))
         for sheets, picture in enumerate(_pictures(images, findings), start=1):
             files.write_bytes(folder / _sheet((sheets - 1) * PER_SHEET), picture)
             count("draw", sheets, -(-len(rows) // PER_SHEET))
     return sheets
 
 
-def _rows(suspects: Sequence[Suspect], splits: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of the SUSPECTS table, in its order; `splits` are those of the images, by id."""
-    found = [s.to_row() | {"split": splits[s.image_id], "sheet": _sheet(i)} for i, s in enumerate(suspects)]
-    return [{name: row[name] for name in SUSPECTS.names} for row in found]
+def _rows(issues: Sequence[LabelIssue], splits: Mapping[str, str]) -> list[dict[str, object]]:
+    """The rows of the LABEL_ISSUES table, in its order; `splits` are those of the images, by id."""
+    found = [s.to_row() | {"split": splits[s.image_id], "sheet": _sheet(i)} for i, s in enumerate(issues)]
+    return [{name: row[name] for name in LABEL_ISSUES.names} for row in found]
 
 
-def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per suspect, all digits; empty where there is no value."""
+def to_csv(rows: Sequence[dict[str, object]]) -> str:
+    """One line per label issue, all digits; empty where there is no value."""
     buffer = StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=SUSPECTS.names, lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=LABEL_ISSUES.names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
 
 
 def _sheet(index: int) -> str:
-    """The picture that shows suspect `index`."""
+    """The picture that shows label issue `index`."""
     return f"sheet-{index // PER_SHEET + 1:03d}.png"
 
 
@@ -211,28 +213,28 @@ def _sheet(index: int) -> str:
 
 
 def _pictures(images: Sequence[Path], findings: Findings) -> Iterator[bytes]:
-    """PNGs of PER_SHEET suspects each, in their order: as people drew them, beside what the models are sure of."""
+    """PNGs of PER_SHEET label issues each, in their order: as people drew them, beside what the models are sure of."""
     stored = shards.ShardSet([path for each in images for path in shards.shard_paths(each)], 2 * PER_SHEET)
     listed = (row["image_id"] for each in images for row in shards.read_columns(each, ["image_id"]))
     place = {image_id: i for i, image_id in enumerate(listed)}
-    for start in range(0, len(findings.suspects), PER_SHEET):
-        some = findings.suspects[start : start + PER_SHEET]
+    for start in range(0, len(findings.issues), PER_SHEET):
+        some = findings.issues[start : start + PER_SHEET]
         panels = [panel for s in some for panel in _panels(stored[place[s.image_id]], s, findings)]
         yield contact_sheet(panels, in_row=2)
 
 
-def _panels(record: ImageRecord, suspect: Suspect, findings: Findings) -> Iterator[Panel]:
-    seen, drawn = findings.seen[suspect.image_id], record.instances
+def _panels(record: ImageRecord, issue: LabelIssue, findings: Findings) -> Iterator[Panel]:
+    seen, drawn = findings.seen[issue.image_id], record.instances
     assert drawn is not None, "an annotated image was judged"
-    sure = np.flatnonzero(seen.quality >= findings.trust[suspect.image_id].sure[seen.class_id])
-    x0, y0, x1, y1 = suspect.bbox
+    sure = np.flatnonzero(seen.quality >= findings.trust[issue.image_id].sure[seen.class_id])
+    x0, y0, x1, y1 = issue.bbox
     side = int(np.clip(AROUND * max(x1 - x0, y1 - y0), LEAST_PX, MOST_PX))
     window = _around((y0 + y1) // 2, side, record.height), _around((x0 + x1) // 2, side, record.width)
     for cells, at, whose in (
-        (drawn, np.arange(len(drawn)) == suspect.cell, f"{suspect.kind}: as drawn"),
-        (seen.select(sure), sure == suspect.seen, f"sure predictions, {suspect.confidence:.2f}"),
+        (drawn, np.arange(len(drawn)) == issue.cell, f"{issue.kind}: as drawn"),
+        (seen.select(sure), sure == issue.seen, f"sure predictions, {issue.confidence:.2f}"),
     ):
-        marked = cells.with_(class_id=np.where(at, SUSPECT, OTHERS), score=np.where(at, 1.0, cells.score * 0.999))
+        marked = cells.with_(class_id=np.where(at, ISSUE, OTHERS), score=np.where(at, 1.0, cells.score * 0.999))
         yield Panel(record, marked, MARKED, whose, window)
 
 
@@ -252,20 +254,25 @@ def print_search(found: Search, console: Console | None = None) -> None:
     def line(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
 
-    suspects = found.findings.suspects
-    line(f"{found.by}: {found.cells} human cells of {found.images} images looked at")
+    issues = found.findings.issues
+    line(f"{found.by}: {found.cells} human cells of {found.images} images judged")
     if found.unseen:
-        line(f"not judged: {found.unseen} images that no model could look at, or nobody annotated")
+        line(f"not judged: {found.unseen} images that no model could predict, or nobody annotated")
     for name, sure in found.sure_from().items():
-        told = "no prediction is right" if sure is None else f"sure from a quality of {sure[0]:.2f} .. {sure[1]:.2f} on"
-        line(f"  {name}: {told}")
-    kinds = Counter(suspect.kind for suspect in suspects)
-    line(f"{len(suspects)} to be looked at: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
-    for s in suspects[:SHOWN]:
+        level = (
+            "no prediction is right" if sure is None else f"sure from a quality of {sure[0]:.2f} .. {sure[1]:.2f} on"
+        )
+        line(f"  {name}: {level}")
+    kinds = Counter(issue.kind for issue in issues)
+    line(f"{len(issues)} to be checked: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
+    for s in issues[:SHOWN_ISSUES]:
         line(f"  {s.confidence:.2f}  {s.image_id} at x {s.bbox[0]}, y {s.bbox[1]}: {s.reason}")
-    if len(suspects) > SHOWN:
-        line(f"  and {len(suspects) - SHOWN} more")
-    line(f"{found.out}: suspects.csv, suspects.parquet, {found.sheets} pictures. Nothing in the run was changed.")
-    if suspects and found.split in LEARNT:
-        line(f"Next: take out the rows of labels that are right; --set data.label_issues={found.out / 'suspects.csv'}")
+    if len(issues) > SHOWN_ISSUES:
+        line(f"  and {len(issues) - SHOWN_ISSUES} more")
+    line(
+        f"{found.out}: label_issues.csv, label_issues.parquet, {found.sheets} pictures. Nothing in the run was changed."
+    )
+    if issues and found.split in LEARNT:
+        table = found.out / "label_issues.csv"
+        line(f"Next: take out the rows of labels that are right; --set data.label_issues={table}")
         line("in another run (--run NAME) ignores those that are left.")

@@ -1,4 +1,4 @@
-"""The report of a finished round, collected from the run's folder alone: report.md, and beside it its picture."""
+"""Collects the report of a finished round from the run's folder alone: report.md, and its picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "report.md"
 
 
 def write_report(config: Config, paths: RunPaths, round: int) -> Path:
-    """Write report.md of a finished round, and its picture where a model said anything; returns its path.
+    """Write report.md of a finished round, and its picture where there are predictions; returns its path.
 
     The same run folder gives the same bytes. RunError when a file of the run is missing or damaged.
     """
@@ -45,7 +45,7 @@ def write_report(config: Config, paths: RunPaths, round: int) -> Path:
 
 
 def collect(config: Config, paths: RunPaths, round: int) -> Facts:
-    """What the run's folder says of a finished round."""
+    """What the run's folder holds of a finished round."""
     folds = folds_of(config)
     manifest = RoundManifest.read(paths.round_manifest(round))
     teachers_round = manifest.teachers_round

@@ -1,4 +1,4 @@
-"""How far a run is, read from its folder alone: no driver is asked, so it may be dead or on another node."""
+"""Reads how far a run is from its folder alone: its driver may be dead or on another node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `cellsemi status` says. `teachers` are those of the next round, "" while there are none; `drift` is None
+    """What `cellsemi status` shows. `teachers` are those of the next round, "" while there are none; `drift` is None
     while no pseudo-labels were compared.
     """
 
@@ -80,7 +80,7 @@ def _last_change(paths: RunPaths) -> float:
 
 
 def read_status(paths: RunPaths) -> Status:
-    """Everything that the run's folder says; RunError when it is damaged."""
+    """Everything that the run's folder holds; RunError when it is damaged."""
     config = run.read_config(paths)
     decisions = history.decisions(history.read_manifests(paths))
     last = None

@@ -1,4 +1,4 @@
-"""The work that travels to workers: predict a shard, label a shard, train a student.
+"""Defines the jobs that travel to workers: predict a shard, fuse a shard, train a student.
 
 Each job is plain values; `start` runs once in the worker's process, `run` does one item, writes its
 files atomically under a name that depends only on the item, and returns a small commit record.

@@ -31,7 +31,7 @@ class ShardWork:
 
 
 def over_shards(context: Context, work: ShardWork) -> None:
-    """Do the step unless it is done; shards that another call committed are kept. EngineError as `ShardWork` says."""
+    """Do the step unless it is done; shards that another call committed are kept. EngineError as `ShardWork` states."""
     source = work.source
     rows = {i: shard.rows for i, shard in enumerate(read_manifest(source).shards)}
     step = replace(work.step, inputs=(*work.step.inputs, source), total=sum(rows.values()))

@@ -1,4 +1,4 @@
-"""The students of a round, trained side by side, each from scratch and each resumable."""
+"""Trains the students of a round side by side, each from scratch and each resumable."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
 
 
 def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
-    """The models whose training did not diverge in any fold; the others are noted. TrainingDiverged as `fit` says."""
+    """The models whose training did not diverge in any fold; the others are noted. TrainingDiverged as `fit` states."""
     diverged: dict[str, str] = {}
     for item in fits:
         if why := read_fit(context.paths.model(round, item.member)).diverged:

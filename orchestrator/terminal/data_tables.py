@@ -1,4 +1,4 @@
-"""What `cellsemi data` prints: figures and hints, the section to paste, the next command, problems."""
+"""Prints what `cellsemi data` found: figures and hints, the data section, the next command, problems."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from cellsemi.rounds.datasets.check_shards import Checked
     from cellsemi.rounds.datasets.ingest_report import IngestReport, Quarantined
     from cellsemi.rounds.formats.base import Exported
-    from cellsemi.rounds.inspect.rules import Detected
+    from cellsemi.rounds.formats.shared.detection import Detected
     from cellsemi.rounds.inspect.statistics import Inspection
 
 EVERY_S = 3.0  # between two lines of progress
-SHOWN = 5  # images that cannot be used; all of them are counted
+SHOWN_IMAGES = 5  # images that cannot be used; all of them are counted
 SHOWN_PROBLEMS = 30
 STEPS = "--n 3"
 
 
 class Count(Protocol):
-    """Told how far a piece of work is; `of` is None where nobody knows."""
+    """Called with how far a piece of work is; `of` is None where nobody knows."""
 
     def __call__(self, what: str, done: int, of: int | None) -> None: ...
 
@@ -99,9 +99,9 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
 
 def _next_step(look: Look, path: Path | None, options: Sequence[str]) -> str:
     """The command that goes on from here: an import, or rounds where the import is done."""
-    root = Path(look.detected.settings.get("root", "generated"))
+    root = Path(str(look.detected.settings.get("root", "generated")))
     if look.detected.source == "shards":
-        return next_round(root, look.classes, look.detected.settings.get("one_class_per_image", False))
+        return next_round(root, look.classes, bool(look.detected.settings.get("one_class_per_image")))
     place = [] if path is None else [str(path)]
     return shlex.join(["cellsemi", "data", "import", *place, "--out", f"{root.resolve().name}-shards", *options])
 
@@ -109,7 +109,7 @@ def _next_step(look: Look, path: Path | None, options: Sequence[str]) -> str:
 def _print_images(console: Console, found: Inspection) -> None:
     rows = [("images", ", ".join(f"{found.listed[split]} {split}" for split in SPLITS))]
     if found.sampled:
-        rows.append(("looked at", f"{found.seen}, spread over all (--limit): the figures below are of these"))
+        rows.append(("read", f"{found.seen}, spread over all (--limit): the figures below are of these"))
     if found.height and found.width:
         sizes = "one size" if found.sizes == 1 else f"{found.sizes} sizes"
         rows.append(("height, px", f"{_range(found.height)}  ({sizes})"))
@@ -144,7 +144,7 @@ def _per_image(figures: ClassFigures) -> str:
 def _print_masks(console: Console, found: Inspection) -> None:
     """What is odd about the masks, if anything is."""
     odd = found.masks
-    told = {
+    counts = {
         "cells overlap another": odd.overlapping,
         "cells have holes": odd.with_holes,
         "cells are in several parts": odd.several_parts,
@@ -156,7 +156,7 @@ def _print_masks(console: Console, found: Inspection) -> None:
         "cells overlap another": f" ({odd.overlap_mean:.1f} px per image on average, {odd.overlap_max} at most)",
         "cells have holes": f" ({odd.hole_pixels} px)",
     }
-    for what, count in told.items():
+    for what, count in counts.items():
         if count:
             _line(console, f"{count} {what}{more.get(what, '')}")
 
@@ -165,10 +165,10 @@ def _print_quarantined(console: Console, rows: Sequence[Quarantined], seen: int)
     if not rows:
         return
     _line(console, f"[red]{len(rows)} of {seen} images cannot be used:[/red]")
-    for row in rows[:SHOWN]:
+    for row in rows[:SHOWN_IMAGES]:
         _line(console, f"  {escape(row.path)}: {escape(row.problem)}")
-    if len(rows) > SHOWN:
-        _line(console, f"  and {len(rows) - SHOWN} more (--json lists them)")
+    if len(rows) > SHOWN_IMAGES:
+        _line(console, f"  and {len(rows) - SHOWN_IMAGES} more (--json lists them)")
 
 
 # --- import, export, check ----------------------------------------------------------------------------
@@ -220,10 +220,10 @@ def print_export(done: Exported, sentence: str, kind: str, out: Path, console: C
 
 
 def print_checked(checked: Checked, path: Path, console: Console | None = None) -> None:
-    """What was looked at, and what is wrong with it."""
+    """What was checked, and what is wrong with it."""
     console = console or Console(highlight=False)
-    told = ", ".join(f"{count} {what}" for what, count in checked.counts.items())
-    _line(console, f"{escape(str(path))}: {checked.what}" + (f", {told}" if told else ""))
+    counts = ", ".join(f"{count} {what}" for what, count in checked.counts.items())
+    _line(console, f"{escape(str(path))}: {checked.what}" + (f", {counts}" if counts else ""))
     for problem in checked.problems[:SHOWN_PROBLEMS]:
         _line(console, f"  {escape(str(problem))}")
     if len(checked.problems) > SHOWN_PROBLEMS:

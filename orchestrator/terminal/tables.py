@@ -1,6 +1,6 @@
-"""Tables for a terminal: the leaderboard, the status of a run, the doctor's report, the flow check.
+"""Prints tables on a terminal: the leaderboard, the status of a run, the doctor's report, the flow check.
 
-A narrow terminal gets fewer columns of the leaderboard, and is told which are missing and where they are.
+A narrow terminal gets fewer columns of the leaderboard, and a line that names the others and where they are.
 """
 
 from __future__ import annotations

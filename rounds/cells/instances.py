@@ -1,4 +1,4 @@
-"""Instances: the cells of one image as a struct of arrays, validated once, carried by every stage.
+"""Defines Instances: the cells of one image as a struct of arrays, validated once, used by every stage.
 
 The order of the class, the score and the mask of a cell is its index. Masks are COCO-compressed RLE
 (column-major, as pycocotools writes them) of the full image: small, exact, and readable by others.
@@ -17,7 +17,7 @@ State = Literal["human", "predicted", "accepted", "ignored", "rejected"]
 STATES: tuple[State, ...] = ("human", "predicted", "accepted", "ignored", "rejected")
 
 # Column name -> dtype of the numeric per-cell arrays, in the order of the Arrow schema.
-NUMERIC: dict[str, Any] = {
+NUMERIC: dict[str, type[np.generic]] = {
     "class_id": np.int32,
     "score": np.float32,
     "quality": np.float32,
@@ -139,7 +139,7 @@ class Instances:
             "agreement": agreement,
             "round": round,
         }
-        arrays: dict[str, Any] = {
+        arrays: dict[str, NDArray[Any]] = {
             name: np.broadcast_to(np.asarray(value, dtype=NUMERIC[name]), (n,)).copy() for name, value in given.items()
         }
         return cls(

@@ -1,4 +1,4 @@
-"""Masks: label maps, COCO run-length codes, cropped bitmaps, IoU, overlap removal.
+"""Converts masks between label maps, crops and run lengths; computes IoU and removes overlaps.
 
 The codec is pycocotools (column-major, compressed); this module keeps the work inside bounding boxes,
 so that the cost grows with the cells and not with cells x image size.

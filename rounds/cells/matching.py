@@ -1,4 +1,4 @@
-"""Which predicted mask is which true cell: exact overlaps and one-to-one matching.
+"""Matches predicted cells to human ones: exact overlaps, one-to-one.
 
 Thresholds are whole twentieths and overlaps whole pixels, so an IoU that stands exactly on a threshold
 is decided by integers and not by how .55 happens to be stored.

@@ -1,4 +1,4 @@
-"""Masks to outlines and back: rings along the edges of pixels, in pixel units.
+"""Traces masks to outlines and fills outlines to masks: rings along the edges of pixels, in pixel units.
 
 The pixel in column x and row y is the square from (x, y) to (x + 1, y + 1). A ring is an array (N, 2) of x, y
 without its first point repeated at the end. `trace` and `fill` are exact inverses of each other.

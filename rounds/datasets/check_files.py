@@ -1,18 +1,18 @@
-"""Whether one file is what a format asks for: a COCO JSON with every mask drawn, or a Kaggle submission."""
+"""Checks one file against its format: a COCO JSON with every mask drawn, or a Kaggle submission."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cellsemi.configs.errors import DataError, ImageError, UsageError
 from cellsemi.rounds.datasets.check_shards import Checked, OnImage, Problem, check_shards
-from cellsemi.rounds.formats.coco.index import Entry, Index, place_of, read_index
+from cellsemi.rounds.formats.coco.index import ImageEntry, Index, place_of, read_index
 from cellsemi.rounds.formats.coco.segmentation import measure, to_rles
 from cellsemi.rounds.formats.kaggle import check
 
-Numbered = tuple[int, dict[str, Any]]  # an annotation and its number in the file, from 1
+Numbered = tuple[int, dict[str, object]]  # an annotation and its number in the file, from 1
 
 
 def check_path(path: Path, order: Literal["row", "column"], on_image: OnImage) -> Checked:
@@ -42,7 +42,7 @@ def check_submission(path: Path, order: Literal["row", "column"]) -> Checked:
 def check_coco(path: Path) -> Checked:
     """Check a COCO file: its listing, and that every annotation is a mask in the image size that the file states.
 
-    What is wrong with the listing is one problem: the rest cannot be looked at then.
+    What is wrong with the listing is one problem: the rest cannot be checked then.
     """
     checked = Checked("COCO file")
     try:
@@ -60,7 +60,7 @@ def check_coco(path: Path) -> Checked:
     return checked
 
 
-def _check_entry(name: str, entry: Entry, annotations: Sequence[Numbered]) -> Iterator[Problem]:
+def _check_entry(name: str, entry: ImageEntry, annotations: Sequence[Numbered]) -> Iterator[Problem]:
     if entry.size is None:
         yield Problem(name, f"image {entry.number} ({entry.file_name}): no usable width and height")
         return
@@ -84,7 +84,7 @@ def _draw(name: str, size: tuple[int, int], annotations: Sequence[Numbered]) -> 
 
 def _check_names(name: str, index: Index) -> Iterator[Problem]:
     """Entries of one file that state different sizes; entries that agree are joined when they are read."""
-    first: dict[str, Entry] = {}
+    first: dict[str, ImageEntry] = {}
     for entry in index.entries:
         earlier = first.setdefault(entry.file_name, entry)
         if earlier.size != entry.size:

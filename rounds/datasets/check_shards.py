@@ -1,4 +1,4 @@
-"""Whether image shards hold what they say: every file, every image, every mask, recomputed from its bytes."""
+"""Checks that image shards hold what they state: every file, image and mask, recomputed from its bytes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Checked:
-    """What was looked at, and every problem. `what` says in words what kind of thing it was."""
+    """What was checked, and every problem. `what` says in words what kind of thing it was."""
 
     what: str
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return asdict(self)
 
@@ -101,9 +101,8 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
 def _stated(root: Path) -> Stated:
     if (root / IMPORT_FILE).is_file():
         content = read_import(root)
-        limit = content["settings"]["max_pixels"]
         folders = {split: root / split for split in SPLITS}
-        return Stated(folders, len(content["classes"]), content["shards"], True, limit)
+        return Stated(folders, len(content.classes), content.shards, True, content.max_pixels)
     run = RunPaths(root)
     if run.config.is_file():
         return _of_run(run, {split: run.split(split) for split in SPLITS})
@@ -119,7 +118,7 @@ def _of_run(run: RunPaths, folders: dict[str, Path]) -> Stated:
     return Stated(folders, len(data.classes), _commits(folders), True, data.max_pixels)
 
 
-def _commits(folders: Mapping[str, Path]) -> dict[str, Any]:
+def _commits(folders: Mapping[str, Path]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The commit records of the stages that are finished."""
     done = {split: folder / MANIFEST for split, folder in folders.items() if (folder / MANIFEST).is_file()}
     return {split: files.read_json(path).get("shards", []) for split, path in done.items()}
@@ -144,7 +143,7 @@ def _check_files(split: str, folder: Path, commits: Sequence[Mapping[str, Any]] 
             yield Problem(place, "its sha256 is not the one that was noted: altered since it was written")
 
 
-def _rows(path: Path, root: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, root: Path, problems: list[Problem]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(number from 1, values) of every row that can be read; what cannot is a problem."""
     place, number = path.relative_to(root).as_posix(), 0
     try:
@@ -167,7 +166,7 @@ def _rows(path: Path, root: Path, problems: list[Problem]) -> Iterator[tuple[int
 Found = Iterator[tuple[int | None, str]]  # (cell, problem)
 
 
-def _check_row(row: dict[str, Any], split: str, stated: Stated) -> Found:
+def _check_row(row: Mapping[str, Any], split: str, stated: Stated) -> Found:
     height, width = row["height"], row["width"]
     missing = [name for name in ("image_id", "height", "width", "split", "source") if row[name] is None]
     if missing:
@@ -190,7 +189,7 @@ def _check_row(row: dict[str, Any], split: str, stated: Stated) -> Found:
             yield index, problem
 
 
-def _check_image(row: dict[str, Any], max_pixels: int) -> Found:
+def _check_image(row: Mapping[str, Any], max_pixels: int) -> Found:
     try:
         image = decode_image(row["image"], row["source"], max_pixels)
     except ImageError as error:
@@ -204,7 +203,7 @@ def _check_image(row: dict[str, Any], max_pixels: int) -> Found:
         yield None, "the sha256 of the pixels is not the stated one"
 
 
-def _check_values(cell: dict[str, Any], classes: int | None) -> Iterator[str]:
+def _check_values(cell: Mapping[str, Any], classes: int | None) -> Iterator[str]:
     if cell["class_id"] < 0 or (classes is not None and cell["class_id"] >= classes):
         yield f"class_id {cell['class_id']}, expected 0 to {classes - 1 if classes else '..'}"
     if cell["state"] not in STATES:
@@ -216,7 +215,7 @@ def _check_values(cell: dict[str, Any], classes: int | None) -> Iterator[str]:
         yield f"weight {cell['weight']}, expected a finite number from 0 on"
 
 
-def _check_mask(cell: dict[str, Any], height: int, width: int) -> Iterator[str]:
+def _check_mask(cell: Mapping[str, Any], height: int, width: int) -> Iterator[str]:
     """What is wrong with a mask: its box and area are counted from its runs, without drawing it."""
     try:
         counts = decode_counts(cell["rle"])
@@ -251,13 +250,13 @@ def measured(counts: np.ndarray[Any, np.dtype[np.int64]], height: int) -> tuple[
 # --- between rows -------------------------------------------------------------------------------------
 
 
-def _ignored(row: dict[str, Any]) -> Counter[str]:
+def _ignored(row: Mapping[str, Any]) -> Counter[str]:
     """The ignored cells of a row by the reason, such as those of data.label_issues."""
     cells = [cell for cell in row["instances"] or () if cell is not None and cell["state"] == "ignored"]
     return Counter(" ".join(["cells ignored", *([f"({cell['reason']})"] if cell["reason"] else [])]) for cell in cells)
 
 
-def _light(row: dict[str, Any]) -> ImageRecord:
+def _light(row: Mapping[str, Any]) -> ImageRecord:
     """What the checks between images need of one."""
     return ImageRecord(
         row["image_id"], row["height"], row["width"], row["split"], group=row["group"], sha256=row["sha256"]

@@ -1,4 +1,4 @@
-"""From the class names of a data set to the classes of a run."""
+"""Maps the class names of a data set to the classes of a run."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class ClassNames:
 
 
 def _unknown(names: Sequence[str], classes: Sequence[str]) -> str:
-    told = ", ".join(repr(name) for name in names)
+    listed = ", ".join(repr(name) for name in names)
     word = "class" if len(names) == 1 else "classes"
     return (
-        f"{word} {told}, expected one of {', '.join(classes)} (data.classes); "
+        f"{word} {listed}, expected one of {', '.join(classes)} (data.classes); "
         f'data.class_map can lead it to one of them or to `ignore`; {{"*": {classes[0]}}} there takes all'
     )

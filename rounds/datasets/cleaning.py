@@ -1,4 +1,4 @@
-"""Mending human masks as they are read: holes, broken parts, repeated masks, specks. Every change is counted.
+"""Cleans human masks as they are read: holes, broken parts, repeated masks, specks; counts every change.
 
 Annotation tools leave holes and stray parts behind; the Sartorius masks of `astro` are known for it, and
 teams filled them before training. What is dropped here becomes background, so each step is off by default.
@@ -11,15 +11,13 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.data import CleanConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
-
-CONNECTED = np.ones((3, 3), bool)  # parts that touch at a corner are one part
+from cellsemi.rounds.cells.shape import parts
 
 Crop = tuple[Bitmap, int, int]
 
@@ -52,12 +50,6 @@ def clean(cells: Instances, config: CleanConfig) -> tuple[Instances, Counter[str
 def holes(crop: Bitmap) -> int:
     """Pixels of a mask's holes: background that is cut off from the outside (4-connected)."""
     return int(ndimage.binary_fill_holes(crop).sum() - crop.sum())
-
-
-def parts(crop: Bitmap) -> NDArray[np.int32]:
-    """int32 (h, w): 0, or the number of the part (8-connected) from 1 on."""
-    found: NDArray[np.int32] = ndimage.label(crop, CONNECTED)[0].astype(np.int32)
-    return found
 
 
 def _mended(crop: Crop, config: CleanConfig, size: tuple[int, int], counts: Counter[str]) -> Iterator[Crop]:

@@ -1,39 +1,27 @@
-"""Image shards into the formats of other programs: which cells go out, and what is said about the rest."""
+"""Exports image shards into the formats of other programs: selects cells, and counts what is left out."""
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.formats.base import Exported, Writer
+from cellsemi.rounds.formats.registry import FormatSpec, spec_of
 from cellsemi.rounds.formats.shards import IMPORT_FILE, read_import
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.files import atomic_folder
 from cellsemi.rounds.store.run import SPLITS, RunPaths, read_config
 from cellsemi.rounds.store.schemas import ImageRecord
 
-# Name of a format -> the function that writes it.
-WRITERS: dict[str, str] = {
-    "kaggle": "cellsemi.rounds.formats.kaggle.writer:write",
-    "kaggle-columns": "cellsemi.rounds.formats.kaggle.writer:write_column_major",
-    "coco": "cellsemi.rounds.formats.coco.writer:write",
-    "label-maps": "cellsemi.rounds.formats.label_map.writer:write",
-    "seg-npy": "cellsemi.rounds.formats.cellpose.seg_npy:write",
-    "imagej-rois": "cellsemi.rounds.formats.imagej.roi_set:write",
-    "geojson": "cellsemi.rounds.formats.qupath.geojson:write",
-    "measurements": "cellsemi.rounds.formats.measurements:write",
-}
-FOLDERS = ("label-maps", "seg-npy", "imagej-rois", "geojson")  # written as a folder; the others are one file
 EXPORTED: tuple[State, ...] = ("human", "accepted", "predicted", "ignored")  # rejected cells never leave
-UNSEEN = "images that no model could look at, written without cells"
+UNSEEN = "images that no model could predict, written without cells"
 NOT_ANNOTATED = "images without annotation, left out"
 
 
@@ -64,12 +52,13 @@ def export(source: Source, cells: Cells, name: str, out: Path, force: bool = Fal
     A folder is whole or absent, as a file is. UsageError when `out` exists: `force` replaces a file, but a
     folder that holds something is never emptied.
     """
-    _check_out(name, out, force)
-    module, function = WRITERS[name].split(":")
-    write = cast(Writer, getattr(importlib.import_module(module), function))
+    spec = spec_of(name)
+    assert spec.writer is not None, f"{name} is not written"
+    _check_out(spec, out, force)
     left: Counter[str] = Counter()
     records = selected(source.records, cells, left)
-    done = _into_folder(write, records, out, source.classes) if name in FOLDERS else write(records, out, source.classes)
+    write = partial(_into_folder, spec.writer) if spec.writes_folder else spec.writer
+    done = write(records, out, source.classes)
     done.losses = +(left + done.losses)
     return done
 
@@ -109,7 +98,7 @@ def class_names(folder: Path, places: Sequence[Path]) -> tuple[str, ...]:
     """The names of the classes of shards in `folder`, from what lies around them."""
     for around in (folder, *folder.resolve().parents[:4]):
         if (around / IMPORT_FILE).is_file():
-            return tuple(read_import(around)["classes"])
+            return read_import(around).classes
         if RunPaths(around).config.is_file():
             return read_config(RunPaths(around)).data.classes
     found = (record.instances for place in places for record in shards.read_folder(place))
@@ -117,19 +106,19 @@ def class_names(folder: Path, places: Sequence[Path]) -> tuple[str, ...]:
     return tuple(f"class{i}" for i in range(top + 1))
 
 
-def _check_out(name: str, out: Path, force: bool) -> None:
+def _check_out(spec: FormatSpec, out: Path, force: bool) -> None:
     if not out.exists():
         return
-    if name in FOLDERS:
+    if spec.writes_folder:
         if not out.is_dir() or any(out.iterdir()):
             raise UsageError(f"{out}: exists and is not an empty folder; name a new one, or remove it first")
     elif out.is_dir():
-        raise UsageError(f"{out}: is a folder; {name} is one file, name it (for example {out / 'export'})")
+        raise UsageError(f"{out}: is a folder; {spec.name} is one file, name it (for example {out / 'export'})")
     elif not force:
         raise UsageError(f"{out}: exists; --force overwrites it")
 
 
-def _into_folder(write: Writer, records: Iterator[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def _into_folder(write: Writer, records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     with atomic_folder(out) as folder:
         done = write(records, folder, classes)
     return done

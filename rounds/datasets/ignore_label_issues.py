@@ -1,8 +1,8 @@
-"""Suspects that a person let stand (`data.label_issues`): ignored as the data set is read, neither learnt nor scored.
+"""Ignores the label issues that a person left in the table of `data.label_issues`, as the data set is read.
 
-A cell keeps its mask and its place and becomes `ignored`; where nobody drew what models are sure of, an ignored
-cell is added, so that the place is not taught as background. Only labelled and val images are changed, each
-change is counted, and a row that does not fit what is drawn now stops the reading.
+A cell keeps its mask and its place and becomes `ignored`, neither learnt nor scored; where nobody drew what models
+are sure of, an ignored cell is added, so that the place is not taught as background. Only labelled and val images are
+changed, each change is counted, and a row that does not fit what is drawn now stops the reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import decode_counts, encode_crop
 from cellsemi.rounds.datasets.check_shards import measured
-from cellsemi.rounds.datasets.label_issue_file import LEARNT, Named, read_table
+from cellsemi.rounds.datasets.label_issue_file import LEARNT, LabelIssueRow, read_table
 from cellsemi.rounds.evaluation.label_issues import KINDS
 from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.store import files
@@ -32,7 +32,7 @@ NOT_DRAWN = "are of images that data.labelled_limit does not draw"
 
 
 @dataclass(slots=True)
-class SuspectCounts:
+class LabelIssueCounts:
     """What became of a table. `cells`: ignored cells by split, then by kind (or kinds, of one cell).
 
     `added` of them nobody drew. `unused` rows changed nothing, by the reason. `sha256` is that of the file.
@@ -50,21 +50,21 @@ class SuspectCounts:
         lines = [f"{self.file} (data.label_issues): {self.rows} rows"]
         for split, kinds in self.cells.items():
             if kinds:
-                told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-                lines.append(f"  {sum(kinds.values())} {split} cells are ignored as suspects: {told}")
+                counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+                lines.append(f"  {sum(kinds.values())} {split} cells are ignored as label issues: {counts}")
         lines += [f"  {count} rows change nothing, they {why}" for why, count in sorted(self.unused.items())]
         if self.cells["val"]:
             lines.append("  val is scored without them: compare scores on val only with runs that ignore the same")
         return lines
 
 
-class Suspected:
+class LabelIssueTable:
     """The rows of a table by image, and what became of them."""
 
     def __init__(self, path: Path) -> None:
         rows = read_table(path)
-        self.counts = SuspectCounts(str(path), table_sha256(path), len(rows))
-        self._rows: dict[str, list[Named]] = {}
+        self.counts = LabelIssueCounts(str(path), table_sha256(path), len(rows))
+        self._rows: dict[str, list[LabelIssueRow]] = {}
         for row in rows:
             self._rows.setdefault(row.image_id, []).append(row)
 
@@ -86,7 +86,7 @@ class Suspected:
                 )
 
     def apply(self, record: ImageRecord) -> ImageRecord:
-        """A record as it was read and cleaned, with its suspects ignored and counted. DataError as `ignore`.
+        """A record as it was read and cleaned, with its label issues ignored and counted. DataError as `ignore`.
 
         Records of other splits than LEARNT, and those that no row names, come back as they are.
         """
@@ -102,7 +102,7 @@ class Suspected:
         self._unused(ALREADY, already)
         return record.with_(instances=cells)
 
-    def close(self, quarantined: Iterable[str]) -> SuspectCounts:
+    def close(self, quarantined: Iterable[str]) -> LabelIssueCounts:
         """The counts when all images are read; rows of images that did not come are counted by the reason."""
         bad = set(quarantined)
         for image_id, rows in self._rows.items():
@@ -113,9 +113,9 @@ class Suspected:
         self.counts.unused = dict(Counter(self.counts.unused) + Counter({why: count}))
 
 
-def open_suspected(data: DataConfig) -> Suspected | None:
+def open_label_issues(data: DataConfig) -> LabelIssueTable | None:
     """The table of `data.label_issues`, None where none is named. DataError as `read_table`."""
-    return None if data.label_issues is None else Suspected(Path(data.label_issues))
+    return None if data.label_issues is None else LabelIssueTable(Path(data.label_issues))
 
 
 def table_sha256(path: Path) -> str:
@@ -129,14 +129,14 @@ def table_sha256(path: Path) -> str:
 # --- one image ----------------------------------------------------------------------------------------
 
 
-def ignore(cells: Instances, rows: Sequence[Named]) -> tuple[Instances, Counter[str], int]:
+def ignore(cells: Instances, rows: Sequence[LabelIssueRow]) -> tuple[Instances, Counter[str], int]:
     """The cells of an image with those that the rows name ignored; new ones, which nobody drew, stand last.
 
     Also how many cells by kind (`class and outline` where rows of two kinds name one), and how many rows named
     what was ignored before. DataError when a row does not fit the cells or the image.
     """
     kinds: dict[int, set[str]] = {}
-    added: list[tuple[Named, bytes, int]] = []
+    added: list[tuple[LabelIssueRow, bytes, int]] = []
     known = {rle for rle, state in zip(cells.rle, cells.state, strict=True) if state == "ignored"}
     already = 0
     for row in rows:
@@ -172,7 +172,7 @@ def _reason(kinds: str) -> str:
     return f"suspect: {kinds}"
 
 
-def _check_box(row: Named, cells: Instances) -> None:
+def _check_box(row: LabelIssueRow, cells: Instances) -> None:
     assert row.cell is not None, "a row of a cell"
     if row.cell >= len(cells):
         raise DataError(
@@ -185,7 +185,7 @@ def _check_box(row: Named, cells: Instances) -> None:
         )
 
 
-def _mask(row: Named, height: int, width: int) -> tuple[bytes, int]:
+def _mask(row: LabelIssueRow, height: int, width: int) -> tuple[bytes, int]:
     """RLE and area of what nobody drew: its mask, or its box where the table has no mask."""
     x0, y0, x1, y1 = row.bbox
     if x1 > width or y1 > height:

@@ -1,4 +1,4 @@
-"""A data set as image shards of its own: read once, checked, and then the input of any number of runs.
+"""Imports a data set as image shards: reads it once, checks it, and writes the input of any number of runs.
 
 OUT/{labelled,unlabelled,val,test}/part-00000.parquet ..   the images, as rounds/ingest writes them
 OUT/quarantine.parquet                                      what could not be used, and why
@@ -8,14 +8,13 @@ OUT/import.json                                             written last: an imp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage
-from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.formats.shards import IMPORT_FILE, ImportRecord
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, versions
 from cellsemi.rounds.store.schemas import SCHEMA_VERSION
@@ -31,20 +30,20 @@ def import_data(config: Config, out: Path, on_image: OnImage, force: bool = Fals
     report = ingest(config, out, config_hash(config), on_image, needed=())
     if not sum(report.images.values()):
         raise DataError(f"{config.data.root}: no image that can be used; see {out / QUARANTINE_FILE}")
-    content: dict[str, Any] = {
-        "classes": list(config.data.classes),
-        "source": config.data.source,
-        "settings": config.data.model_dump(mode="json"),
-        "report": told(report),
-        "shards": report.shards,
-        "versions": versions(),
-        "schema_version": SCHEMA_VERSION,
-    }
-    files.write_json(out / IMPORT_FILE, content)
+    record = ImportRecord(
+        classes=config.data.classes,
+        source=config.data.source,
+        settings=config.data.model_dump(mode="json"),
+        report=without_times(report),
+        shards=report.shards,
+        versions=versions(),
+        schema_version=SCHEMA_VERSION,
+    )
+    files.write_json(out / IMPORT_FILE, record.model_dump(mode="json"))
     return report
 
 
-def told(report: IngestReport) -> dict[str, Any]:
+def without_times(report: IngestReport) -> dict[str, object]:
     """The report of an import without the shards and the time it took: equal for equal data."""
     return {name: value for name, value in report.to_json().items() if name not in ("shards", "seconds")}
 

@@ -1,4 +1,4 @@
-"""From a data source to image shards: streamed, checked, with the bad images put aside and counted."""
+"""Reads a data source into image shards: streamed, checked, with unusable images put aside and counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import clean
-from cellsemi.rounds.datasets.ignore_label_issues import Suspected, open_suspected
+from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueTable, open_label_issues
 from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined
 from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
@@ -25,7 +25,7 @@ from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
 NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
 
 
-SHOWN = 5  # problems that a message names; all of them stand in the quarantine table
+SHOWN_PROBLEMS = 5  # problems that a message names; all of them stand in the quarantine table
 
 
 def ingest(
@@ -35,20 +35,20 @@ def ingest(
 
     Images come in the order of their ids, one shard in memory at a time, so the same data and config give
     the same bytes; shards of an earlier try are removed. `on_image(split, done, of)` is called after each.
-    An annotated image without a cell is kept and counted as empty. Labelled images that
-    `data.labelled_limit` does not draw are left out of the run and counted, so that runs with different limits
-    have one pool; or they join the pool, with their labels hidden, where `data.limit_rest` says so. One that
-    is drawn and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
+    An annotated image without a cell is kept and counted as empty. Labelled images that `data.labelled_limit` does
+    not draw are left out of the run and counted, so that runs with different limits have the same unlabelled images;
+    or they become unlabelled, their labels hidden, where `data.limit_rest` says so. One that is drawn
+    and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
     `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.label_issues`
     does not fit.
     """
     started = time.monotonic()
-    suspected = open_suspected(config.data)
+    issues = open_label_issues(config.data)
     opened = open_data(config)
-    if suspected is not None:
-        suspected.check_listed(opened.items)
+    if issues is not None:
+        issues.check_listed(opened.items)
     items, not_drawn = _draw(list(opened.items), config)
     report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
@@ -56,13 +56,13 @@ def ingest(
     kept: list[ImageRecord] = []
     for split in SPLITS:
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
-        records = _load(chosen, config.data, suspected, report, on_image)
+        records = _load(chosen, config.data, issues, report, on_image)
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
-    if suspected is not None:
-        report.suspects = suspected.close(row.image_id for row in report.quarantined)
-        report.notes += report.suspects.sentences()
+    if issues is not None:
+        report.label_issues = issues.close(row.image_id for row in report.quarantined)
+        report.notes += report.label_issues.sentences()
     _check(report, len(items), config, needed)
     leak_check(kept)
     report.duplicates |= duplicates(kept)
@@ -84,15 +84,15 @@ def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
 
 
 def _load(
-    items: Sequence[Item], data: DataConfig, suspected: Suspected | None, report: IngestReport, on_image: OnImage
+    items: Sequence[Item], data: DataConfig, issues: LabelIssueTable | None, report: IngestReport, on_image: OnImage
 ) -> Iterator[ImageRecord]:
-    """The records that can be loaded, suspects ignored; the others are noted in the report."""
+    """The records that can be loaded, label issues ignored; the others are noted in the report."""
     names = ClassNames(data)
     for done, item in enumerate(items, start=1):
         assert item.split is not None
         try:
             record = read_record(item, names, report)
-            yield record if suspected is None else suspected.apply(record)
+            yield record if issues is None else issues.apply(record)
         except ImageError as error:
             problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
             report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
@@ -158,7 +158,7 @@ def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str])
 
 def _problems(quarantined: Sequence[Quarantined]) -> str:
     """The first few problems, a line each, and how many more there are."""
-    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN]]
-    if len(quarantined) > SHOWN:
-        lines.append(f"\n  and {len(quarantined) - SHOWN} more, all of them in {QUARANTINE_FILE}")
+    lines = [f"\n  {row.path}: {row.problem}" for row in quarantined[:SHOWN_PROBLEMS]]
+    if len(quarantined) > SHOWN_PROBLEMS:
+        lines.append(f"\n  and {len(quarantined) - SHOWN_PROBLEMS} more, all of them in {QUARANTINE_FILE}")
     return "".join(lines)

@@ -1,13 +1,12 @@
-"""Counts what an ingest read and left out, and says it in sentences."""
+"""Counts what an ingest read and left out, and reports it in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from cellsemi.configs.data import DataConfig
-from cellsemi.rounds.datasets.ignore_label_issues import SuspectCounts
+from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueCounts
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.shards import Shard
 
@@ -39,13 +38,13 @@ class IngestReport:
     )  # cells, neither learnt nor scored
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
     cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
-    suspects: SuspectCounts | None = None  # what became of the rows of data.label_issues
+    label_issues: LabelIssueCounts | None = None  # what became of the rows of data.label_issues
     notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
     shards: dict[str, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The report as plain values."""
         shards = {split: [shard.model_dump() for shard in written] for split, written in self.shards.items()}
         return {**asdict(self), "shards": shards}
@@ -68,7 +67,7 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
         lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
     if report.labelled_not_drawn:
-        fate = "left out" if data.limit_rest == "leave out" else "in the pool, their labels hidden"
+        fate = "left out" if data.limit_rest == "leave out" else "unlabelled, their labels hidden"
         lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")
     for split in SPLITS:
         if report.duplicates[split]:

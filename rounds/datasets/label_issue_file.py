@@ -1,4 +1,4 @@
-"""The table of suspects as `data.label_issues` names it: read back, also after a person took rows out of it."""
+"""Reads the table of label issues that `data.label_issues` names, also after a person took rows out of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cellsemi.rounds.formats.shared.csv_file import CsvFile
 
 BOX = ("x0", "y0", "x1", "y1")
 COLUMNS = ("image_id", "split", "kind", "cell", *BOX, "rle")  # all that is read; the others are for a person
-LEARNT = ("labelled", "val")  # splits whose labels a suspect may change
+LEARNT = ("labelled", "val")  # splits whose labels a label issue may change
 LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """One row of the table. `place` is the file and the row, for messages; the rest is as in Suspect."""
+class LabelIssueRow:
+    """One row of the table. `place` is the file and the row, for messages; the rest is as in LabelIssue."""
 
     place: str
     image_id: str
@@ -33,15 +33,16 @@ class Named:
     rle: bytes | None
 
 
-def read_table(path: Path) -> list[Named]:
-    """The rows of a table of suspects (.csv or .parquet), in its order.
+def read_table(path: Path) -> list[LabelIssueRow]:
+    """The rows of a table of label issues (.csv or .parquet), in its order.
 
     Columns may be added, moved, or stand as decimals (`4.0`), as programs that edit tables leave them. DataError
-    naming file, row and remedy: no such file, a missing column, a value that cannot be, suspects of test images.
+    naming file, row and remedy: no such file, a missing column, a value that cannot be, label issues of test images.
     """
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; data.label_issues names suspects.csv or .parquet of a `cellsemi data suspects`"
+            f"{path}: no such file; data.label_issues names label_issues.csv or label_issues.parquet of a "
+            "`cellsemi data label-issues`"
         )
     rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
     if rows is None:
@@ -83,7 +84,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise DataError(
-            f"{path}: no column {', '.join(missing)}; expected the columns that `cellsemi data suspects` writes, "
+            f"{path}: no column {', '.join(missing)}; expected the columns that `cellsemi data label-issues` writes, "
             "separated by commas in a CSV"
         )
     if len(set(columns)) != len(columns):
@@ -93,7 +94,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
 # --- rows ---------------------------------------------------------------------------------------------
 
 
-def _named(values: Mapping[str, Any], place: str) -> Named:
+def _named(values: Mapping[str, Any], place: str) -> LabelIssueRow:
     image_id, split, kind = (str(values[name] if values[name] is not None else "") for name in COLUMNS[:3])
     if not image_id:
         raise DataError(f"{place}: no image_id; take the row out")
@@ -110,15 +111,15 @@ def _named(values: Mapping[str, Any], place: str) -> Named:
         )
     cell = None if _absent(values["cell"]) else _whole(values["cell"], "cell", place)
     if (cell is None) != (kind == "not-drawn"):
-        told = "no cell" if cell is None else f"cell {cell}"
+        found = "no cell" if cell is None else f"cell {cell}"
         raise DataError(
-            f"{place}: {told} in a row of kind {kind!r}; not-drawn has none, all others have one: put the row right"
+            f"{place}: {found} in a row of kind {kind!r}; not-drawn has none, all others have one: put the row right"
         )
     x0, y0, x1, y1 = (_whole(values[name], name, place) for name in BOX)
     if x0 >= x1 or y0 >= y1:
         raise DataError(f"{place}: the box {(x0, y0, x1, y1)} (x0, y0, x1, y1) holds no pixel; put the row right")
     rle = None if kind != "not-drawn" or _absent(values["rle"]) else _ascii(values["rle"], place)
-    return Named(place, image_id, kind, cell, (x0, y0, x1, y1), rle)
+    return LabelIssueRow(place, image_id, kind, cell, (x0, y0, x1, y1), rle)
 
 
 def _absent(value: Any) -> bool:

@@ -1,33 +1,22 @@
-"""What a config's data section means: the images of all its parts, in splits, each with a way to load it."""
+"""Opens the data set of a config: the images of all its parts, in splits, each with a way to load it."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from cellsemi.configs.data import DataConfig, Source, Split
+from cellsemi.configs.data import GENERATED, DataConfig, Split
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import synthetic
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.splits import grouped_split
-from cellsemi.rounds.formats.base import Item, Loaded, Reader, at, parts_of, root_of
+from cellsemi.rounds.formats.base import Item, Loaded, at, parts_of, root_of
+from cellsemi.rounds.formats.registry import reader_of
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
 from cellsemi.rounds.store.run import SPLITS
-
-# Source -> the module that reads it: its `open_part(part)` returns a Reader of one part.
-READERS: dict[Source, str] = {
-    "label-maps": "cellsemi.rounds.formats.label_map.reader",
-    "paired": "cellsemi.rounds.formats.paired",
-    "class-files": "cellsemi.rounds.formats.label_map.class_files",
-    "rle-csv": "cellsemi.rounds.formats.kaggle.reader",
-    "dsb2018": "cellsemi.rounds.formats.dsb2018",
-    "coco": "cellsemi.rounds.formats.coco.reader",
-    "shards": "cellsemi.rounds.formats.shards",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +48,10 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
     Where val and test cannot be drawn, because there are too few images or groups, DataError; with
     `must_draw` false all annotated images are then "labelled", and a note says so.
     """
-    if data.source == "generated":
+    if data.source == GENERATED:
         return Opened(tuple(_generated(data, seed)), data.classes, ())
-    readers: list[Reader] = [importlib.import_module(READERS[data.source]).open_part(p) for p in parts_of(data)]
+    open_part = reader_of(data.source)
+    readers = [open_part(part) for part in parts_of(data)]
     items = [item for reader in readers for item in reader.items()]
     items += _unlabelled(data)
     _check_ids(items)
@@ -72,8 +62,8 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
             raise
         drawn = [item if item.split else replace(item, split="labelled") for item in items]
         notes = [str(error)]
-    told = [reader.classes for reader in readers]
-    classes = None if None in told else tuple(sorted({name for names in told for name in names or ()}))
+    listed = [reader.classes for reader in readers]
+    classes = None if None in listed else tuple(sorted({name for names in listed for name in names or ()}))
     return Opened(tuple(drawn), classes, (*(note for reader in readers for note in reader.notes), *notes))
 
 

@@ -1,4 +1,4 @@
-"""Who may stand where: grouped splits and folds, the draw of the labelled images, and the check for leaks.
+"""Draws grouped splits, folds and labelled images, and checks the splits for leaks.
 
 Neighbouring images of one well look alike, so a well on both sides of a split makes a score too good.
 The sides are training (labelled and unlabelled together), validation and test.
@@ -18,7 +18,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.rounds.seeds import derive_seed
 
 SIDES = {"labelled": "training", "unlabelled": "training", "val": "validation", "test": "test"}
-SHOWN = 5  # leaks that a message names; it says how many there are
+SHOWN_LEAKS = 5  # leaks that a message names; it says how many there are
 
 
 class Placed(Protocol):
@@ -37,7 +37,7 @@ class Placed(Protocol):
 def leak_check(rows: Iterable[Placed]) -> None:
     """DataError when a group stands on two sides, or the same pixels in two splits; the message names images.
 
-    Equal pixels count across all four splits: an image that is both labelled and in the pool would be
+    Equal pixels count across all four splits: an image that is both labelled and unlabelled would be
     learnt twice, with two answers. An image without group or without sha256 is not compared by it.
     """
     by_group: defaultdict[str, dict[str, str]] = defaultdict(dict)
@@ -50,8 +50,8 @@ def leak_check(rows: Iterable[Placed]) -> None:
     problems = [f"group {group!r}: {_places(found)}" for group, found in by_group.items() if len(found) > 1]
     problems += [f"the same pixels: {_places(found)}" for found in by_content.values() if len(found) > 1]
     if problems:
-        shown = "\n  ".join(problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        shown = "\n  ".join(problems[:SHOWN_LEAKS])
+        more = f"\n  and {len(problems) - SHOWN_LEAKS} more" if len(problems) > SHOWN_LEAKS else ""
         raise DataError(
             f"the splits leak into each other:\n  {shown}{more}\n"
             "Give each group one side, and each picture one split, in the manifest"
@@ -59,7 +59,7 @@ def leak_check(rows: Iterable[Placed]) -> None:
 
 
 def duplicates(rows: Iterable[Placed]) -> dict[str, int]:
-    """Per split, how many images repeat the pixels of another one in it; legal, but worth knowing."""
+    """Per split, how many images repeat the pixels of another one in it; legal, but a person should know."""
     contents = Counter((row.split, row.sha256) for row in rows if row.sha256)
     found: Counter[str] = Counter()
     for (split, _), times in contents.items():

@@ -1,4 +1,4 @@
-"""Phase-contrast-like pictures of cells in three classes, made from a seed: data for the demo and for tests.
+"""Generates phase-contrast-like images of cells in three classes from a seed, for the demo and for tests.
 
 The classes follow the shapes of the Sartorius challenge: `shsy5y` (small spindles in crowds), `astro`
 (large, branching, faint) and `cort` (small and round, among fine fibres). A cell is a union of discs; its
@@ -7,7 +7,7 @@ thickness blurred wide: the simplest model of phase contrast that shows the brig
 the fading inside a large one (Yin, Kanade, Chen, Medical Image Analysis 16, 2012, for the full optics).
 
 Every image belongs to a well with its own light, focus, contrast and cell size. The labelled images come
-from few wells of middling values, the pool and the held-out images from many: as where one plate was
+from few wells of middling values, the unlabelled and the held-out images from many: as where one plate was
 annotated and the others were not.
 """
 
@@ -93,7 +93,7 @@ def well(classes: Sequence[str], split: str, index: int) -> str:
 
 
 def make(config: GeneratedConfig, classes: Sequence[str], seed: int, split: str, index: int) -> ImageRecord:
-    """Record `index` of a split: a PNG of uint8 (height_px, width_px) and, but for the pool, its cells."""
+    """Record `index` of a split: a PNG of uint8 (height_px, width_px) and, where it is not unlabelled, its cells."""
     picture, cells = _scene(config, classes, seed, split, index)
     low, high = intensity_range(picture)
     return ImageRecord(

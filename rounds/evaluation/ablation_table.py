@@ -1,4 +1,4 @@
-"""The ablation table: what each part of the method is worth on the same data, budget and seeds.
+"""Builds the ablation table: what each part of the method adds on the same data, budget and seeds.
 
 All figures are of test images and of the ensemble. A difference is that of the run with the part switched
 minus the base run of the same seed, image by image; the interval resamples the images, and an image takes
@@ -238,8 +238,8 @@ class Table:
         header, cells = display_rows(self.rows)
         lines = [f"# Ablation of {self.title}", ""]
         lines += [*map(markdown_line, [header, ["---"] * len(header), *cells]), "", self.legend]
-        said = [f"- failed: {line}" for line in self.failures] + [f"- {line}" for line in self.notes]
-        lines += ["", *said] if said else []
+        trouble = [f"- failed: {line}" for line in self.failures] + [f"- {line}" for line in self.notes]
+        lines += ["", *trouble] if trouble else []
         for row in self.rows[1:]:
             lines += ["", f"## {row.part}, switched {row.to}", "", *(f"- `{change}`" for change in row.changes)]
         return "\n".join(lines) + "\n"

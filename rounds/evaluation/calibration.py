@@ -1,4 +1,4 @@
-"""Calibrates scores: turns them into the probability that a mask is right, per class, on validation images.
+"""Calibrates scores: from a model's score to the probability that its mask is right, per class.
 
 Isotonic regression (Zadrozny and Elkan 2002; scikit-learn): the better scored is never the less trusted,
 and nothing else is assumed. Steps of few samples are pulled in by Laplace's rule, so that three hits out
@@ -63,7 +63,7 @@ class Calibration:
         return instances.with_(quality=_apply(list(self.curves.values()), instances.class_id, instances.score))
 
     def as_scores(self, instances: Instances) -> Instances:
-        """Put that probability in place of the score too, so that several models can be compared."""
+        """Put that probability in the place of the score too, as several models are compared by it."""
         calibrated = self.apply(instances)
         return calibrated.with_(score=calibrated.quality)
 

@@ -1,4 +1,4 @@
-"""Chooses the students that form the ensemble of a round, and ends the rounds.
+"""Selects the students of a round's ensemble, and decides when the rounds end.
 
 Both decisions use validation images; test images are not seen here.
 """

@@ -1,4 +1,4 @@
-"""Reads and writes the evaluation of a round: a table with one row per model, split and image."""
+"""Stores the evaluation of a round as a table: one row per model, split and image. Every figure follows from it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Human labels that a person should look at again: where models that never saw them are sure of something else.
+"""Finds label issues: human labels that models which never trained on them contradict with confidence.
 
 Confident learning (Northcutt, Jiang and Chuang 2021, JAIR 70) finds wrong labels from predictions made out of
 sample: a prediction counts as sure from the mean confidence of those that agree with the labels of its class.
 There one sample has one class; here predictions and human cells are matched by IoU first, so that a label can be
 wrong by its class, by its outline, by standing where nothing is, or by not standing where something is. Nothing
-is changed or left out: the list is for a person, who may hand it to the next run (suspected.py).
+is changed or left out: the list is for a person, who may hand it to the next run (datasets/ignore_label_issues.py).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ KINDS: tuple[Kind, ...] = ("not-found", "outline", "class", "not-drawn")
 APART = 6  # twentieths of IoU: up to .30 two masks are not of the same cell
 ALIKE = 12  # above .60 they agree on its outline
 SURE = 0.5  # no prediction that is likelier wrong than right is sure
-TIE = 1e-6  # a quality this little below a mean of equal ones is equal to it: calibration makes level steps
+QUALITY_TIE = 1e-6  # a quality this little below a mean of equal ones is equal to it: calibration makes level steps
 
 Judged = tuple[str, Instances, Instances]  # image id, predictions, human cells (with those to be ignored)
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """One label to look at again.
+class LabelIssue:
+    """One label to check again.
 
     `cell` is the index of the human cell in its image, None where nobody drew one; `seen` that of the prediction in
     Findings.seen, None where there is none. `bbox` is x0, y0, x1, y1, half-open: of the human cell, else of the
@@ -54,8 +54,8 @@ class Suspect:
     reason: str
     rle: bytes | None
 
-    def to_row(self) -> dict[str, Any]:
-        """Flat plain values, named as in the SUSPECTS table."""
+    def to_row(self) -> dict[str, object]:
+        """Flat plain values, named as in the LABEL_ISSUES table."""
         values = asdict(self)
         values.pop("seen")
         values["rle"] = None if self.rle is None else self.rle.decode("ascii")
@@ -66,7 +66,7 @@ class Suspect:
 class Trust:
     """Per class id: the quality from which a prediction is sure, and the share of human cells that are found.
 
-    float64 (C,). `sure` is infinite where no prediction is right: nothing can be said against the labels then.
+    float64 (C,). `sure` is infinite where no prediction is right: no label can be doubted then.
     """
 
     sure: NDArray[np.float64]
@@ -75,14 +75,14 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """The suspects, the surest first; the calibrated predictions of each image, and what was trusted there, by id."""
+    """The label issues, the surest first; by image id the calibrated predictions and the Trust that judged them."""
 
-    suspects: tuple[Suspect, ...]
+    issues: tuple[LabelIssue, ...]
     seen: dict[str, Instances]
     trust: dict[str, Trust]
 
 
-def find_suspects(images: Sequence[Judged], classes: Sequence[str], min_samples: int) -> Findings:
+def find_label_issues(images: Sequence[Judged], classes: Sequence[str], min_samples: int) -> Findings:
     """Judge the human cells of images by predictions of models that trained on none of them.
 
     Image ids are distinct. Cells to be ignored are neither judged nor asked for (matching.scorable). Calibration
@@ -91,7 +91,7 @@ def find_suspects(images: Sequence[Judged], classes: Sequence[str], min_samples:
     """
     pairs = [scorable(predicted, truth) for _, predicted, truth in images]
     found = Findings((), {}, {})
-    suspects: list[Suspect] = []
+    issues: list[LabelIssue] = []
     for k in range(min(FOLDS, len(pairs))):
         others = [pair for i, pair in enumerate(pairs) if i % FOLDS != k]
         calibration = calibrate(others, classes, min_samples)
@@ -100,9 +100,9 @@ def find_suspects(images: Sequence[Judged], classes: Sequence[str], min_samples:
             cells = calibration.apply(predicted)
             place = np.flatnonzero([state == "human" for state in truth.state])
             found.seen[image_id], found.trust[image_id] = cells, trust
-            suspects += suspects_of(_Image(image_id, cells, human, place, overlap(human, cells)), trust, classes)
-    suspects.sort(key=lambda s: (-s.confidence, s.image_id, s.bbox, KINDS.index(s.kind)))
-    return replace(found, suspects=tuple(suspects))
+            issues += issues_of(_Image(image_id, cells, human, place, overlap(human, cells)), trust, classes)
+    issues.sort(key=lambda s: (-s.confidence, s.image_id, s.bbox, KINDS.index(s.kind)))
+    return replace(found, issues=tuple(issues))
 
 
 def measure_trust(judged: Sequence[tuple[Instances, Instances]], n_classes: int) -> Trust:
@@ -123,7 +123,7 @@ def measure_trust(judged: Sequence[tuple[Instances, Instances]], n_classes: int)
         found[c] = (np.count_nonzero(met[own]) + 1) / (np.count_nonzero(own) + 2)
         if (of_class == c).any():
             sure[c] = quality[of_class == c].mean()
-    return Trust(np.maximum(sure - TIE, SURE), found)
+    return Trust(np.maximum(sure - QUALITY_TIE, SURE), found)
 
 
 # --- one image ----------------------------------------------------------------------------------------
@@ -139,16 +139,16 @@ class _Image:
     place: NDArray[np.intp]
     found: Overlap
 
-    def suspect(
+    def issue(
         self, kind: Kind, row: int | None, column: int | None, iou: float, confidence: float, classes: Sequence[str]
-    ) -> Suspect:
-        """The suspect of human cell `row` and prediction `column`."""
+    ) -> LabelIssue:
+        """The label issue of human cell `row` and prediction `column`."""
         cells, at = (self.human, row) if row is not None else (self.seen, column)
-        assert at is not None, "a suspect is of a cell or of a prediction"
+        assert at is not None, "a label issue is of a cell or of a prediction"
         x0, y0, x1, y1 = cells.bbox[at].tolist()
         drawn = None if row is None else classes[self.human.class_id[row]]
         seen = None if column is None else classes[self.seen.class_id[column]]
-        return Suspect(
+        return LabelIssue(
             image_id=self.image_id,
             kind=kind,
             cell=None if row is None else int(self.place[row]),
@@ -163,23 +163,23 @@ class _Image:
         )
 
 
-def suspects_of(image: _Image, trust: Trust, classes: Sequence[str]) -> Iterator[Suspect]:
-    """The suspects of one image; a human cell may be one by its outline and by its class."""
+def issues_of(image: _Image, trust: Trust, classes: Sequence[str]) -> Iterator[LabelIssue]:
+    """The label issues of one image; a human cell may be one by its outline and by its class."""
     iou, near, alike = image.found.iou, image.found.above(APART), image.found.above(ALIKE)
     quality = image.seen.quality
     sure = np.flatnonzero(quality >= trust.sure[image.seen.class_id])
     for row in np.flatnonzero(~near.any(axis=1)).tolist():
         share = trust.found[image.human.class_id[row]]
-        yield image.suspect("not-found", row, None, iou[row].max(initial=0.0), share, classes)
+        yield image.issue("not-found", row, None, iou[row].max(initial=0.0), share, classes)
     for row in np.flatnonzero(near[:, sure].any(axis=1) & ~alike.any(axis=1)).tolist():
         column = int(sure[np.argmax(iou[row, sure])])
-        yield image.suspect("outline", row, column, iou[row, column], quality[column], classes)
+        yield image.issue("outline", row, column, iou[row, column], quality[column], classes)
     rows, columns = match(image.found.part(np.arange(len(image.human)), sure))
     for row, column in zip(rows.tolist(), sure[columns].tolist(), strict=True):
         if image.human.class_id[row] != image.seen.class_id[column]:
-            yield image.suspect("class", row, column, iou[row, column], quality[column], classes)
+            yield image.issue("class", row, column, iou[row, column], quality[column], classes)
     for column in sure[~near[:, sure].any(axis=0)].tolist():
-        yield image.suspect("not-drawn", None, column, iou[:, column].max(initial=0.0), quality[column], classes)
+        yield image.issue("not-drawn", None, column, iou[:, column].max(initial=0.0), quality[column], classes)
 
 
 def _reason(kind: Kind, drawn: str | None, seen: str | None, iou: float, confidence: float) -> str:

@@ -1,4 +1,4 @@
-"""Scores predictions: the Kaggle Sartorius metric, precision, recall, F1 and mean IoU.
+"""Computes how good predictions are: the Kaggle Sartorius metric, precision, recall, F1, mean IoU.
 
 Per image and per IoU threshold t in .50, .55 ... .95: TP / (TP + FP + FN), where a true positive is a pair of
 a one-to-one matching with IoU strictly above t, whatever the class; the mean over t, then over images

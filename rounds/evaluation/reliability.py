@@ -1,4 +1,4 @@
-"""Measures how reliable confidences are: of the predictions at .8, eight in ten should be right.
+"""Measures reliability: of the predictions with confidence .8, eight in ten should be right.
 
 Reliability diagrams of DeGroot and Fienberg (1983, "The comparison and evaluation of forecasters"), in ten equal
 bins; the expected calibration error is that of Guo et al. (2017, "On calibration of modern neural networks").

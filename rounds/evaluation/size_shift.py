@@ -1,9 +1,9 @@
-"""Estimates the cell sizes of the unlabelled images relative to the labelled ones, from the scale search.
+"""Estimates how large the cells of the unlabelled images are, from the scales that the teachers chose.
 
-An unlabelled image that scores best at half the scale of the labelled ones holds cells of twice their size. Validation
-images enlarged twice, with their human labels, then show how good a model is there, and the shares of the sizes
-weigh them: importance-weighted validation (Shimodaira 2000; Sugiyama, Krauledat and Mueller 2007) with cell size
-as the one quantity in which the unlabelled images are known to differ.
+An unlabelled image whose best scale is half that of the labelled ones holds cells of twice their size. Validation
+images enlarged twice, with their human labels, then show how good a model is there, and the shares of the
+sizes weigh them: importance-weighted validation (Shimodaira 2000; Sugiyama, Krauledat and Mueller 2007) with cell
+size as the one quantity in which the unlabelled images are known to differ.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 SMALLEST_SHARE = 0.05  # of the unlabelled images: rarer sizes may be errors of the search
 DIGITS = 2  # of an enlargement: it names a folder
 
-Scales = Mapping[float, int]  # scale -> images that scored best at it
+Scales = Mapping[float, int]  # scale -> images with the best score at it
 
 
 def enlargements(unlabelled: Scales, val: Scales) -> dict[float, float]:
-    """Enlargement of validation images -> share of the unlabelled images with cells of that size.
+    """Enlargement of validation images -> share of the unlabelled images with cells of that size; {1: 1} if all are alike.
 
-    {1: 1} where all are alike. The scale that is typical of val (the weighted median) stands for enlargement 1.
+    The scale that is typical of val (the weighted median) stands for enlargement 1.
     """
     typical = _median(val)
     shares: Counter[float] = Counter()

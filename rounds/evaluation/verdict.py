@@ -1,4 +1,4 @@
-"""Says in one sentence whether the rounds helped."""
+"""States in one sentence whether the rounds helped."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module per data set format."""
+"""Reads and writes data formats: a folder or a module each, listed in configs/formats.py."""

@@ -1,4 +1,4 @@
-"""What a data format is to the rest: a reader that lists its images, and loads one when it is asked to.
+"""Defines what a data format offers: a reader lists the images of a data set and loads one when asked to.
 
 A reader checks its listing whole before an image is opened: what is wrong there is a DataError that names
 file, row and remedy, and stops the import. What is wrong with one image or its annotation is an ImageError

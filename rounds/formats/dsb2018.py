@@ -1,4 +1,4 @@
-"""The folders of the Data Science Bowl 2018 (BBBC038): one per image, with a mask file for each cell.
+"""Reads the folders of the Data Science Bowl 2018 (BBBC038): one per image, with a mask file for each cell.
 
     ROOT/stage1_train/ID/images/ID.png   data.images: stage1_train
     ROOT/stage1_train/ID/masks/*.png     0 and one other value, of the size of the image; they may overlap
@@ -12,11 +12,15 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
+from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.registry import FormatSpec
+from cellsemi.rounds.formats.shared.detection import Detected, holds_images
 from cellsemi.rounds.formats.shared.folder import JUNK, Folder, check_fits, check_id, searched
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder
 from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_label_map
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -88,9 +92,25 @@ class Dsb2018:
         return masks.from_crops(record.height, record.width, [(mask != 0, 0, 0)], state="human")
 
 
-def open_part(part: Part) -> Dsb2018:
-    """One folder of image folders."""
-    return Dsb2018(part)
+def detect_dsb2018(scan: FolderScan, file: str | None) -> Detected | None:
+    """The folder whose folders hold images/ and masks/; one with images/ alone is that of unlabelled images."""
+
+    def has(seen: ScannedFolder, *folders: str) -> bool:
+        inside = [each for each in scan.within(seen.path) if set(folders) <= set(each.folders)]
+        return any(holds_images(scan, each) for each in inside)
+
+    annotated = [seen for seen in scan if has(seen, "images", "masks")] if file is None else []
+    if not annotated:
+        return None
+    top = annotated[0].path
+    plain = [seen.path for seen in scan if seen.path != top and has(seen, "images") and seen not in annotated]
+    images: Place = {"labelled": top, "unlabelled": plain[0]} if plain else top
+    why = f"the folders in {top if top != '.' else scan.root.name} hold images/ and masks/"
+    others = tuple(seen.path for seen in annotated[1:])
+    return Detected("dsb2018", {"root": str(scan.root), "images": images}, why, others)
+
+
+DSB2018 = FormatSpec("dsb2018", detect=detect_dsb2018, evidence="folders ID/images and ID/masks", reader=Dsb2018)
 
 
 def _listed(part: Part) -> tuple[list[str], int]:

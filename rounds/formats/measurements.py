@@ -1,4 +1,4 @@
-"""A table of the cells: where each lies, how large and how elongated it is, as a CSV with a row per cell."""
+"""Writes a table of the cells: a CSV with position, size and shape of each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
-
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.shape import eccentricity, perimeter
+from cellsemi.rounds.cells.shape import centroid, eccentricity, perimeter
 from cellsemi.rounds.formats.base import Exported
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.store.files import atomic_file
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -22,13 +21,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_measurements(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write a CSV file, a row per cell, one record in memory at a time. Ignored cells are in it, with their state.
 
     `cell` counts from 1 in each image. Lengths are in pixels; numbers that are not whole have four decimals.
     The centroid is the mean of the centres of the pixels, the centre of the pixel at the upper left being (0, 0).
-    The box is half-open. Perimeter and eccentricity are defined as in scikit-image's regionprops: `perimeter`
-    and `eccentricity` here. Raises RunError when the file cannot be written.
+    The box is half-open. Perimeter and eccentricity are those of `rounds/cells/shape.py`.
+    Raises RunError when the file cannot be written.
     """
     done = Exported(files=[out.name])
     with atomic_file(out) as file:
@@ -45,17 +44,17 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
 
 def _rows(image_id: str, cells: Instances, classes: Sequence[str]) -> Iterator[list[object]]:
     for i, (crop, x0, y0) in enumerate(masks.crops(cells)):
-        y, x = np.nonzero(crop)
-        mean_x, mean_y = float(x.mean()), float(y.mean())
-        dx, dy = x - mean_x, y - mean_y
-        moments = (float(dx @ dx) / len(x), float(dy @ dy) / len(x), float(dx @ dy) / len(x))
-        exact = (perimeter(crop), x0 + mean_x, y0 + mean_y, eccentricity(*moments))
+        x, y = centroid(crop)
+        exact = (perimeter(crop), x0 + x, y0 + y, eccentricity(crop))
         score = f"{cells.score[i]:.4f}"
-        said = [image_id, i + 1, classes[cells.class_id[i]], score, cells.state[i], int(cells.area[i])]
-        yield [*said, *(f"{value:.4f}" for value in exact), *cells.bbox[i].tolist()]
+        stated = [image_id, i + 1, classes[cells.class_id[i]], score, cells.state[i], int(cells.area[i])]
+        yield [*stated, *(f"{value:.4f}" for value in exact), *cells.bbox[i].tolist()]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:
     buffer = StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode()
+
+
+MEASUREMENTS = FormatSpec("measurements", writer=write_measurements)

@@ -1,4 +1,4 @@
-"""Image shards as a data set: what `cellsemi data import` wrote.
+"""Reads image shards as a data set: what `cellsemi data import` wrote.
 
 ROOT/import.json                      the class names, in the order of their ids (written last)
 ROOT/{labelled,unlabelled,val,test}/part-00000.parquet ..
@@ -6,18 +6,48 @@ ROOT/{labelled,unlabelled,val,test}/part-00000.parquet ..
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from cellsemi.configs.data import Split
 from cellsemi.configs.errors import DataError, RunError
 from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.registry import FormatSpec
+from cellsemi.rounds.formats.shared.detection import Detected
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.image_codec import MAX_PIXELS
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
 
 IMPORT_FILE = "import.json"
+
+
+class ImportRecord(BaseModel):
+    """The file `import.json`: what was imported, how, and the shards that came of it.
+
+    `settings` are those of the data section, `report` is the IngestReport without shards and times, `shards` holds
+    the commit records of each split (file, sha256, rows, cells).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    source: str
+    settings: Mapping[str, object]
+    report: Mapping[str, object]
+    shards: Mapping[str, Sequence[Mapping[str, Any]]]
+    versions: Mapping[str, str]
+    schema_version: int
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest image that the import took, in pixels."""
+        found = self.settings.get("max_pixels")
+        return found if isinstance(found, int) else MAX_PIXELS
 
 
 class ShardFolder:
@@ -27,7 +57,7 @@ class ShardFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.classes = tuple(read_import(root)["classes"])
+        self.classes = read_import(root).classes
 
     def items(self) -> Iterator[Item]:
         """Every image, by split and shard."""
@@ -50,14 +80,28 @@ def open_part(part: Part) -> ShardFolder:
     return ShardFolder(part.root)
 
 
-def read_import(root: Path) -> dict[str, Any]:
-    """What an import wrote about itself, last; DataError when it is not there."""
+def detect_shards(scan: FolderScan, file: str | None) -> Detected | None:
+    """A folder with the file that an import writes last."""
+    if file is not None or IMPORT_FILE not in scan.top.files:
+        return None
+    return Detected("shards", {"root": str(scan.root)}, f"{IMPORT_FILE}: what `cellsemi data import` wrote")
+
+
+SHARDS = FormatSpec("shards", detect=detect_shards, evidence=f"{IMPORT_FILE} of an import", reader=open_part)
+
+
+def read_import(root: Path) -> ImportRecord:
+    """What an import wrote about itself, last; DataError when it is not there, or altered."""
+    path = root / IMPORT_FILE
     try:
-        content: dict[str, Any] = files.read_json(root / IMPORT_FILE)
+        return ImportRecord.model_validate(files.read_json(path))
     except FileNotFoundError:
         raise DataError(
             f"{root}: no {IMPORT_FILE}: not a folder of `cellsemi data import`, or one that was cut short; import anew"
         ) from None
     except RunError as error:
         raise DataError(str(error)) from None
-    return content
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise DataError(f"{path}: not what an import writes ({where}: {first['msg']}); import anew") from None

@@ -1,1 +1,1 @@
-"""Telling what a folder is: rules, pairs, statistics, advice."""
+"""Tells what a folder is: detection, statistics, advice."""

@@ -1,4 +1,4 @@
-"""What the figures of a data set suggest, in plain words, each with the setting that follows from it."""
+"""Derives hints from the figures of a data set, each with the setting that follows from it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.inspect.statistics import Inspection
 
-MANY = 0.02  # share of the cells from which an oddity of masks is worth a word
+MANY = 0.02  # share of the cells from which an oddity of masks is mentioned
 FEW_GROUPS = 3  # training, validation and test need one each
-SMALL_PX = 20  # a cell of this median area (pixels) is near the limit of what can be told apart
+SMALL_PX = 20  # a cell of this median area (pixels) is near the limit of what can be separated
 LARGE_PX = 2048  # a side from which images are predicted in many tiles
 
 
@@ -55,7 +55,7 @@ def _of_masks(found: Inspection, data: DataConfig) -> Iterator[str]:
         yield f"{odd.overlapping / cells:.0%} of the cells overlap another; training gives shared pixels to one of them"
     for name, figures in found.by_class.items():
         if figures.cells and figures.area["50"] < SMALL_PX:
-            yield f"half of the cells of {name} are smaller than {SMALL_PX} px, near what can be told apart"
+            yield f"half of the cells of {name} are smaller than {SMALL_PX} px, near the limit of what can be separated"
     if found.annotated and not found.cells:
         yield "no image holds a cell: look at data.masks or data.annotations"
 

@@ -1,15 +1,16 @@
-"""What kind of data set a folder or a file is: the first rule that fits, with the evidence in a sentence."""
+"""Recognises what data set a folder or a file is: the first format whose rule fits, with the evidence."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.formats.shards import IMPORT_FILE
-from cellsemi.rounds.inspect.folder_scan import Glance
-from cellsemi.rounds.inspect.rules import LOOKED_FOR, RULES, Detected, coco, csv_file
+from cellsemi.rounds.formats.registry import FormatSpec, all_specs
+from cellsemi.rounds.formats.shared.detection import Detected
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store.run import RunPaths, read_config
 
 
@@ -18,24 +19,28 @@ def detect(path: Path) -> Detected:
 
     Reads names, and the heads of files, a few hundred folders at most.
     """
-    if path.is_file():
-        return _detect_file(path)
-    if not path.is_dir():
+    if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    if (path / IMPORT_FILE).is_file():
-        return Detected("shards", {"root": str(path)}, f"{IMPORT_FILE}: what `cellsemi data import` wrote")
     paths = RunPaths(path)
     if paths.config.is_file() and paths.data.is_dir():
         return _of_run(paths)
-    glance = Glance(path)
-    for rule in RULES:
-        found = rule(glance)
+    file = path.name if path.is_file() else None
+    scan = FolderScan(path.parent if file else path)
+    specs = [spec for spec in all_specs() if spec.detect is not None]
+    for spec in specs:
+        found = spec.detect(scan, file) if spec.detect else None
         if found is not None:
             return found
+    what = "not a file that lists a data set" if file else "no data set that is known"
+    contents = "" if file else f" There is: {scan.contents()}."
     raise DataError(
-        f"{path}: no data set that is known. Looked for: {'; '.join(LOOKED_FOR)}. "
-        f"There is: {glance.contents()}. data.source and its settings can say what it is (--config, --set)"
+        f"{path}: {what}. Looked for: {'; '.join(_evidence(specs))}.{contents} "
+        "data.source and its settings can say what it is (--config, --set)"
     )
+
+
+def _evidence(specs: Sequence[FormatSpec]) -> Iterator[str]:
+    return (spec.evidence or f"the layout of {spec.name}" for spec in specs)
 
 
 def as_yaml(detected: Detected, classes: tuple[str, ...]) -> str:
@@ -52,15 +57,3 @@ def _of_run(paths: RunPaths) -> Detected:
     settings.pop("classes", None)
     why = f"{paths.config.name}: a run; this is the data set it was made from, its own copy is in {paths.data.name}/"
     return Detected(source, settings, why)
-
-
-def _detect_file(path: Path) -> Detected:
-    glance = Glance(path.parent)
-    rule = {".json": coco, ".csv": csv_file}.get(path.suffix.lower())
-    found = rule(glance, [path.name]) if rule else None
-    if found is None:
-        raise DataError(
-            f"{path}: not a file that lists a data set: expected a COCO JSON, a CSV of run lengths, or a "
-            "manifest with the columns id and split"
-        )
-    return found

@@ -1,4 +1,4 @@
-"""What is in a data set, in figures: one pass over its images, one of them in memory at a time.
+"""Computes the figures of a data set: one pass over its images, one of them in memory at a time.
 
 Nothing is mended, mapped or drawn here; the figures are those of the data as their reader gives them.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.datasets.cleaning import holes, parts
+from cellsemi.rounds.cells.shape import parts
+from cellsemi.rounds.datasets.cleaning import holes
 from cellsemi.rounds.datasets.ingest_report import Quarantined
 from cellsemi.rounds.datasets.open import Opened, list_data
 from cellsemi.rounds.formats.base import Item, Loaded
@@ -60,7 +60,7 @@ class MaskFigures:
 class Inspection:
     """The figures of a data set. `listed` counts its images by split; the rest is of the `seen` ones.
 
-    `classes` are the names of the data set, sorted; `sampled` says that not every image was looked at.
+    `classes` are the names of the data set, sorted; `sampled` says that not every image was read.
     """
 
     listed: dict[str, int]
@@ -93,7 +93,7 @@ class Inspection:
         """Images with cells, or annotated as empty."""
         return self.seen - self.never_annotated - len(self.quarantined)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {**asdict(self), "cells": self.cells, "annotated": self.annotated}
 
@@ -117,9 +117,9 @@ def discover_classes(data: DataConfig, seed: int = 0, on_image: Callable[[int, i
 
 
 def inspect(opened: Opened, limit: int | None, on_image: Callable[[int, int], None]) -> tuple[Inspection, list[str]]:
-    """The figures of a data set, and the ids of images worth a look.
+    """The figures of a data set, and the ids of images to draw as examples.
 
-    `limit` looks at so many images, evenly over the listing; `on_image(done, of)` is called after each.
+    `limit` reads so many images, evenly over the listing; `on_image(done, of)` is called after each.
     Images that cannot be used are counted with the reason, never raised.
     """
     items = spread(opened.items, limit)
@@ -157,7 +157,7 @@ def examples(items: Iterable[Item], cells_of: dict[str, int], count: int = 6) ->
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of the images looked at so far."""
+    """Counts of the images read so far."""
 
     cells_of: dict[str, int] = field(default_factory=dict)  # image id -> cells, of annotated images
     quarantined: list[Quarantined] = field(default_factory=list)

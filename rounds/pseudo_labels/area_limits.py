@@ -1,4 +1,4 @@
-"""Derives the smallest and the largest area of a cell per class from the human labels."""
+"""Computes the area limits of each class from the cells that people drew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares the pseudo-labels of a round with the human labels and with the round before, and raises alarms.
+"""Raises alarms when the pseudo-labels of a round differ from human labels, or from the round before.
 
 A model that teaches itself can drift slowly: fewer cells, larger cells, one class for all, too high confidence.
 Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the

@@ -1,8 +1,8 @@
-"""Fuses the masks of several teachers: clusters them by IoU, makes one mask per cluster, scores it by agreement.
+"""Fuses several teachers' masks into one set: cluster by mask IoU, one mask per cluster, score by agreement.
 
-The methods (`fusion_methods`) differ in these three steps; all of them keep to this: only cells of different
-teachers are joined, a teacher has at most one vote in a cluster, and the result depends on the predicted cells, not
-on the names of the teachers or the order in which they or their cells are listed.
+The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
+are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers predicted, not
+on their names or the order in which they or their cells are listed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defines the methods of fusion: how cells are clustered, how the mask is made, how it is scored.
+"""Defines the methods of fusion: how cells are clustered, drawn and scored.
 
 Cells are numbered best score first. A method gets the links between cells of different teachers and the
 members of each cluster, never the teachers' names. Sources: `vote`, the mask clusters and pixel votes of the

@@ -1,6 +1,6 @@
-"""Predicts the IoU of a predicted mask with its cell from the shape of the mask: a regression.
+"""Predicts how well a mask fits its cell, from its features: a regression of its IoU.
 
-A score rates whether there is a cell, less so how well its mask fits; Mask Scoring R-CNN (Huang et
+A score is the confidence that there is a cell, less how well it is drawn; Mask Scoring R-CNN (Huang et
 al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from a dozen
 numbers (`mask_features`), for any model: the few validation images of a run are enough for these.
 """

@@ -1,4 +1,4 @@
-"""Measures predicted masks without the truth: their shape, and how they lie among the others."""
+"""Measures a predicted mask without the truth: its shape, and how it lies among the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def features(cells: Instances) -> Floats:
         "log_area": log_area,
         "log_area_ratio": log_area - np.log(np.median(cells.area)),
         "fill": cells.area / ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])),
-        "eccentricity": [_eccentricity(crop) for crop, _, _ in bitmaps],
+        "eccentricity": [eccentricity(crop) for crop, _, _ in bitmaps],
         "roundness": 4 * pi * cells.area / [max(1.0, perimeter(crop)) ** 2 for crop, _, _ in bitmaps],
         "border": (box[:, :2] == 0).any(axis=1) | (box[:, 2:] == (cells.width, cells.height)).any(axis=1),
         "touching": _touching(to_label_map(cells), len(cells)),
@@ -52,11 +52,6 @@ def features(cells: Instances) -> Floats:
         "class_id": cells.class_id,
     }
     return np.stack([np.asarray(columns[name], np.float64) for name in FEATURES], axis=1).round(DECIMALS)
-
-
-def _eccentricity(crop: Bitmap) -> float:
-    spread = np.cov(np.array(np.nonzero(crop), np.float64), bias=True)
-    return eccentricity(spread[0, 0], spread[1, 1], spread[0, 1])
 
 
 def _touching(labels: NDArray[Any], n: int) -> NDArray[np.int64]:

@@ -1,10 +1,9 @@
-"""Estimates the `quality` of predicted masks: the probability that a mask is right.
+"""Estimates the quality of the ensemble's masks: the calibrated probability that a mask is right.
 
 `calibrated`: the score, calibrated (`calibrate`; Zadrozny and Elkan 2002). `regressed`: first the IoU of the mask
 is predicted from its score, its shape and its neighbours (`iou_regressor`; after Huang et al. 2019, "Mask Scoring
-R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The
-predicted IoUs that are calibrated come from trees that never saw their image; those of the unlabelled images come from
-trees fitted on all.
+R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The predicted
+IoUs that are calibrated come from trees that never saw their image; unlabelled images use trees fitted on all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sweeps all confidence thresholds exactly: the objective of the kept predictions, and how many they are.
+"""Sweeps over all confidences: the objective on the kept out-of-sample predictions, and how many they are.
 
 Overlaps are computed once. For a filter of areas the predictions that fit are added by falling confidence to a
 largest one-to-one matching (matching.gains), which gives the matches of every kept set at once: P predictions
@@ -52,7 +52,7 @@ class Samples:
 class SweepResult:
     """An accept and a reject threshold, and what they give on the out-of-sample images.
 
-    `below` is the confidence of the best prediction that is not kept, 0 where there is none. `value` is the
+    `below` is the highest confidence of a prediction that is not kept, 0 where there is none. `value` is the
     objective; `kept` predictions are accepted, of which `hit` are true cells at IoU > .5.
     `sure` is False when no confidence reaches `min_precision`. `counted` predictions have at least the reject
     limit; `inside` says whether that is near enough to `truths`. `ruled_out` is the larger objective that the
@@ -107,7 +107,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     - `map`: the score of rounds/evaluation/metrics.py with matches within the class, meant over all images; an image
       without true cells of the class scores 1 when nothing is kept on it and 0 otherwise.
 
-    Of equal ones the strictest is taken. Votes and duplicates, which the filter checks too, do not enter.
+    Of equal ones the strictest is taken. Votes and duplicates, which the filter uses too, do not enter.
 
     The reject threshold of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
     to the number of true cells (of equal ones the lower), but never above the candidate. The count is that of

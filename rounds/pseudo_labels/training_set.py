@@ -48,7 +48,7 @@ def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: M
 
     State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
-    everything there is background, and the likeliest reason for an image without sure cells is a teacher
+    everything there is background, and the likeliest reason for an image without accepted cells is a teacher
     that does not know them. `rejected` and `ignored` cells stay in the records for the trainer.
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of

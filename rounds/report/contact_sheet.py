@@ -1,4 +1,4 @@
-"""A picture of annotated images for the eye: each with the outlines of its cells, on one sheet.
+"""Draws a sheet of annotated images, each with the outlines of its cells.
 
 Colours are by class where there are several, else such that neighbouring cells differ. The palette is that
 of Okabe and Ito (2008), which colour-blind people can tell apart.

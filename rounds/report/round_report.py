@@ -1,4 +1,4 @@
-"""The report of one round for a person: did it help, what did it learn from, can it be trusted, what went wrong.
+"""Writes the report of one round: did it help, what did it learn from, can it be trusted, what went wrong.
 
 Every figure is one of the run's own files; nothing is computed here but sums.
 """
@@ -45,8 +45,8 @@ class Facts:
     """What the files of a run say of a finished round.
 
     `teachers_round` is None in round 0, which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts
-    cells by class, then by state and reason as screen.count_reasons names them, over all folds; `pool` counts the
-    images that were filtered. `drift` holds the alarms, None where nobody looked for them. `times` are (stage, what
+    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `pool` counts the
+    images that were filtered. `drift` holds the alarms, None where drift was not checked. `times` are (stage, what
     was done, how long); `places` are (what, path below the run's folder).
     """
 
@@ -90,7 +90,7 @@ def to_markdown(facts: Facts) -> str:
 
 
 def diagrams(facts: Facts) -> list[Diagram]:
-    """What the picture shows: the teachers, or in a round without teachers its students, where they said anything."""
+    """What the picture shows: the teachers, or without teachers the students, where they predicted anything."""
     shown = [one for one in facts.scored if one.whose != "student"] or facts.scored
     return [
         Diagram(f"{one.model}, {name}", f"ECE {_error(curve)}, n = {curve.samples}", curve.before, curve.after)
@@ -121,7 +121,7 @@ def _help(facts: Facts) -> Iterator[str]:
     if any(row.vs_control is not None for row in facts.rows):
         yield "- vs control: test mAP against human labels alone with as many steps in total."
     if facts.on_control is not None:
-        yield f"- The control, as a rival of the best ensemble so far: {_sentence(facts.on_control.reason)}"
+        yield f"- The control, compared with the best ensemble so far: {_sentence(facts.on_control.reason)}"
     yield ""
     yield f"The ensemble of this round: {_names(facts.students)}. Why these: {_sentence(facts.why_these_students)}"
 
@@ -243,7 +243,7 @@ def _wrong(facts: Facts) -> Iterator[str]:
     elif facts.drift is not None:
         yield "- no drift alarm"
     elif facts.teachers_round is not None:
-        yield "- drift was not looked for (`rounds.drift_alarms` is off)"
+        yield "- drift was not checked (`rounds.drift_alarms` is off)"
     yield from (f"- {_sentence(problem)}" for problem in facts.problems)
     if facts.drift is None and facts.teachers_round is None and not facts.problems:
         yield "- nothing that was noticed"

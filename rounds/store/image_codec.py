@@ -1,4 +1,4 @@
-"""Encoded image files to arrays and back, with the header judged before a pixel is decoded.
+"""Decodes and encodes image files, and judges the header before a pixel is decoded.
 
 PNG and JPEG go through Pillow's own classes, not through `Image.open`: its size limit is one global for
 the whole process, ours is an argument. TIFF goes through tifffile. What cannot be kept exactly is

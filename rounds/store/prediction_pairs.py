@@ -1,4 +1,4 @@
-"""Cells of folders of shards, side by side: what was predicted and what people drew."""
+"""Reads predictions and human labels side by side from folders of shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cellsemi.rounds.store import shards
 
 
 def cells_of(*folders: Path) -> Iterator[Instances]:
-    """The cells of each image of some folders that was annotated or looked at."""
+    """The cells of each image of some folders that was annotated or predicted."""
     records = chain.from_iterable(shards.read_folder(folder) for folder in folders)
     return (record.instances for record in records if record.instances is not None)
 

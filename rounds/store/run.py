@@ -1,4 +1,4 @@
-"""A run on disk: where everything lies, what is done, and who may write.
+"""Names every path of a run, creates it and reads its config.
 
 A stage is done when its folder holds `manifest.json` with the fingerprint of its inputs; the manifest is
 written last. Work inside a stage leaves a commit per shard, so that a crash costs the shards in flight.
@@ -94,24 +94,24 @@ class RunPaths:
         return self.root / f"round-{round:02d}"
 
     def pseudo(self, round: int, fold: str = "") -> Path:
-        """The filtered labels of the pool; with folds, each has its own (`fold` is its suffix)."""
+        """The filtered pseudo-labels; with folds, each has its own (`fold` is its suffix)."""
         return self.round(round) / f"pseudo{fold}"
 
     def filter(self, round: int) -> Path:
-        """Calibration and limits that the round's pseudo-labels were made with."""
+        """Calibration and thresholds that the round's pseudo-labels were made with."""
         return self.round(round) / "filter.json"
 
     def calibration(self, round: int) -> Path:
-        """What the scores of each of the round's models are worth, before they are fused."""
+        """The calibration of the scores of each of the round's models, used before they are fused."""
         return self.round(round) / "calibration.json"
 
     def teachers_calibration(self, round: int) -> Path:
-        """The same of the round's teachers, as they look at the pool."""
+        """The same of the round's teachers, with the settings for unlabelled images."""
         return self.round(round) / "teachers.json"
 
     @property
     def sizes(self) -> Path:
-        """The sizes of the pool's cells beside the labelled ones, as the teachers of round 1 zoomed."""
+        """The cell sizes of the unlabelled images beside the labelled ones, by the scales that round 0 chose."""
         return self.round(1) / "sizes.json"
 
     def drift(self, round: int) -> Path:
@@ -127,7 +127,7 @@ class RunPaths:
         return self.round(round) / f"train{fold}"
 
     def model(self, round: int, name: str) -> Path:
-        """A trained model and all that it said; `control` is one of them."""
+        """A trained model and all its predictions; `control` is one of them."""
         return self.round(round) / "students" / name
 
     def predictions(self, round: int, name: str, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""Every Arrow schema of cellsemi, with its version. Nothing else defines a column.
+"""Defines every Arrow schema of cellsemi, with its version. Nothing else defines a column.
 
 An image shard row is one image: its encoded bytes as they came, what is known about it, and its cells
 as a list of structs. Predictions, pseudo-labels and training sets are the same table with other cells.
@@ -6,11 +6,13 @@ as a list of structs. Predictions, pseudo-labels and training sets are the same 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.cells.instances import COLUMNS, NUMERIC, Instances
@@ -74,12 +76,12 @@ EVALUATION = pa.schema(
     ]
 )
 
-# Human labels to look at again (suspects.Suspect), the surest first.
-SUSPECTS = pa.schema(
+# Human labels to check again (evaluation.label_issues.LabelIssue), the surest first.
+LABEL_ISSUES = pa.schema(
     [
         ("image_id", pa.string()),
         ("split", pa.string()),  # of the image, in the run that judged it
-        ("kind", pa.string()),  # one of suspects.KINDS
+        ("kind", pa.string()),  # one of evaluation.label_issues.KINDS
         ("cell", pa.int32()),  # index of the human cell in its image; null: nobody drew one
         *[(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")],  # its box, else that of the prediction; half-open
         ("drawn_class", pa.string()),  # null: nobody drew one
@@ -116,7 +118,7 @@ class ImageRecord:
         return replace(self, **changes)
 
 
-def to_row(record: ImageRecord) -> dict[str, Any]:
+def to_row(record: ImageRecord) -> dict[str, object]:
     """The Arrow row (plain Python values) of a record."""
     return {
         "image_id": record.image_id,
@@ -135,7 +137,7 @@ def to_row(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def from_row(row: dict[str, Any]) -> ImageRecord:
+def from_row(row: Mapping[str, Any]) -> ImageRecord:
     """The record of an Arrow row."""
     values = dict(row)
     cells = values.pop("instances")
@@ -160,14 +162,14 @@ def check_version(schema: pa.Schema, path: str) -> None:
         raise RunError(f"{path}: schema version {found}, this cellsemi reads {SCHEMA_VERSION}; make the run anew")
 
 
-def _cells(cells: Instances) -> list[dict[str, Any]]:
+def _cells(cells: Instances) -> list[dict[str, object]]:
     columns: dict[str, list[Any]] = {name: getattr(cells, name).tolist() for name in (*NUMERIC, "bbox")}
     columns |= {name: list(getattr(cells, name)) for name in ("rle", "state", "reason")}
     return [{name: columns[name][i] for name in COLUMNS} for i in range(len(cells))]
 
 
-def _instances(cells: list[dict[str, Any]], height: int, width: int) -> Instances:
-    arrays: dict[str, Any] = {
+def _instances(cells: Sequence[Mapping[str, Any]], height: int, width: int) -> Instances:
+    arrays: dict[str, NDArray[Any]] = {
         name: np.array([cell[name] for cell in cells], dtype=dtype) for name, dtype in NUMERIC.items()
     }
     return Instances(

@@ -1,4 +1,4 @@
-"""Parquet image shards: written whole, read row by row without holding a data set in memory."""
+"""Writes and reads Parquet image shards, row by row, without holding a data set in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuses cells by a slow reference that knows only sets of pixels and fractions, and builds small cells."""
+"""Fuses cells by hand, pixel by pixel and in exact fractions: the reference of the tests of fusion."""
 
 from __future__ import annotations
 
@@ -6,31 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+import pytest
 from pycocotools import mask as coco
 
 from cellsemi.configs.rounds import FusionConfig
-from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
+
+# pycocotools' decode is older than numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 HEIGHT, WIDTH = 11, 14
 METHODS = ("vote", "weighted", "nms", "union")
 Pixels = frozenset[tuple[int, int]]
-
-
-def cells_of(drawn: list[np.ndarray], **columns: Any) -> Instances:
-    return masks.from_crops(HEIGHT, WIDTH, [(bitmap, 0, 0) for bitmap in drawn], **columns)
-
-
-def square(x: int, y: int, h: int, w: int) -> np.ndarray:
-    bitmap = np.zeros((HEIGHT, WIDTH), bool)
-    bitmap[y : y + h, x : x + w] = True
-    return bitmap
-
-
-# --- the reference ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

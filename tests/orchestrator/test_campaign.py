@@ -22,7 +22,7 @@ from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingD
 from cellsemi.configs.loading import load_config
 from cellsemi.models import registry
 from cellsemi.models.model_files import WEIGHTS_FILE
-from cellsemi.orchestrator.runs.export import Wish, choose
+from cellsemi.orchestrator.runs.export import ExportRequest, choose
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import standing
 from cellsemi.rounds.evaluation.history import delivered_model, read_manifests, read_verdict
@@ -374,7 +374,7 @@ def test_longer_training_that_wins_is_delivered_and_teaches_nobody(
     rows = {row.model: row.promoted for row in leaderboard.read(paths.leaderboard) if row.round == 1}
     assert rows["control"] and any(note.startswith("round 1: control: promoted") for note in watcher.notes)
     assert "control" not in standing(paths).members
-    assert "control of round 1" in choose(str(paths.root), Wish()).sentence
+    assert "control of round 1" in choose(str(paths.root), ExportRequest()).sentence
 
 
 def test_a_control_that_is_no_better_is_not_delivered(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""NumPy's .npy files, read without NumPy's loader: numbers, or what `np.save` makes of a dict.
+"""Reads NumPy's .npy files without NumPy's loader: numbers, or what `np.save` makes of a dict.
 
 Source: the description of the format in numpy.lib.format (versions 1 to 3).
 """

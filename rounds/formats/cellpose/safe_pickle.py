@@ -1,4 +1,4 @@
-"""The pickles in which NumPy stores arrays of objects, followed without being run.
+"""Follows the pickles in which NumPy stores arrays of objects, without running them.
 
 A pickle is a program, and to load it is to run it. Here nothing is run: pickletools (standard library) tells its
 opcodes, and a few of them are followed to build plain values. A file may name only what arrays and paths are
@@ -209,11 +209,11 @@ def _short(text: Any) -> str:
     return text
 
 
-def _dict_of(values: list[Any]) -> dict[str, Any]:
+def _dict_of(values: list[Any]) -> dict[str, object]:
     return {key: value for key, value in zip(values[::2], values[1::2], strict=True) if isinstance(key, str)}
 
 
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),

@@ -1,4 +1,4 @@
-"""Cellpose's NAME_seg.npy: a dict with the label map `masks` and what the GUI keeps beside it.
+"""Reads and writes Cellpose's NAME_seg.npy: a dict with the label map `masks` and what the GUI keeps.
 
 Cellpose loads these pickles with NumPy, which runs whatever a file asks for; here `npy_file` reads them without.
 A label map that was saved with `np.save` alone is read, too. What is written has the keys that
@@ -21,6 +21,7 @@ from cellsemi.rounds.formats.cellpose.npy_file import read_npy
 from cellsemi.rounds.formats.cellpose.safe_pickle import StoredArray
 from cellsemi.rounds.formats.label_map.label_map import cells_of_labels
 from cellsemi.rounds.formats.label_map.writer import Labels, to_labels
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.overlaps import one_cell_a_pixel
 from cellsemi.rounds.formats.shared.per_image import write_each
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -29,7 +30,7 @@ ENDING = "_seg.npy"
 NO_FLOWS: list[Any] = [[], [], [], [], [[]]]  # what the GUI saves when no network was run
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_seg_npy(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a `_seg.npy`, or of a plain (H, W) array of integers; they have no class of their own.
 
     Raises ImageError when the file is damaged, asks to run code, holds no label map, or one that does not fit.
@@ -52,7 +53,7 @@ def _masks(stored: StoredArray, path: str) -> StoredArray:
     return found
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_seg_npy(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write ID_seg.npy and the image as it came into the folder `out`, which the Cellpose GUI then opens.
 
     Where cells overlap the one with the higher score keeps the pixel, ties by index. Raises as `write_each` does.
@@ -95,3 +96,6 @@ def outlines(labels: Labels) -> Labels:
     drawn = labels.copy()
     drawn[~edge] = 0
     return drawn
+
+
+SEG_NPY = FormatSpec("seg-npy", read_annotation=read_seg_npy, writer=write_seg_npy, writes_folder=True)

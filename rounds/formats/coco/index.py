@@ -1,4 +1,4 @@
-"""What a COCO file lists, and where in it the annotations of each image stand; not the annotations themselves.
+"""Indexes a COCO file: what it lists, and where the annotations of each image stand; not the annotations.
 
 About 16 bytes of memory a cell: the file may be larger than memory.
 """
@@ -27,7 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ImageEntry:
     """One element of "images", the `number`-th; `size` is (height, width), None where it is missing or not usable."""
 
     number: int
@@ -46,7 +46,7 @@ class Index:
 
     path: Path
     stamp: tuple[int, int]
-    entries: tuple[Entry, ...]
+    entries: tuple[ImageEntry, ...]
     categories: dict[Id, str]
     used: frozenset[Id]
     _bounds: NDArray[np.int64]  # (entries + 1,): which part of the next three arrays belongs to an entry
@@ -54,7 +54,7 @@ class Index:
     _offsets: NDArray[np.int64]
     _lengths: NDArray[np.int32]
 
-    def annotations(self, entries: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def annotations(self, entries: list[int]) -> Iterator[tuple[int, dict[str, object]]]:
         """(number in the file, annotation) of the entries at these indices, in the order of the file.
 
         Raises DataError when the file is no longer what was indexed, ImageError, for one that is nested too deeply.
@@ -81,8 +81,8 @@ def read_index(path: Path) -> Index:
     """Read a COCO file once.
 
     Raises DataError, naming file, element and id, when it is not JSON, lacks images, annotations or categories,
-    when an image or a category has no id or name or shares its id, and for an annotation whose image cannot be
-    told or whose image_id or category_id is not listed.
+    when an image or a category has no id or name or shares its id, and for an annotation without the id of an
+    image or whose image_id or category_id is not listed.
     """
     listing = _Listing(path)
     readers = {"images": listing.image, "annotations": listing.annotation, "categories": listing.category}
@@ -104,7 +104,7 @@ class _Listing:
         if not path.is_file():
             raise DataError(f"{path}: no such file; data.annotations names it below data.root")
         self._path, self._stamp = path, stamp(path)
-        self._entries: dict[Id, Entry] = {}
+        self._entries: dict[Id, ImageEntry] = {}
         self._categories: dict[Id, str] = {}
         self._slots: dict[Id, int] = {}  # image id -> its number by first sight, as image or in an annotation
         self._first: dict[Id, int] = {}  # category id -> index of the first annotation with it
@@ -117,7 +117,7 @@ class _Listing:
             self._fail("image", element.number, value, f"image {self._entries[image_id].number} has the same id")
         name = self._text(value, "file_name", "image", element.number)
         self._slots.setdefault(image_id, len(self._slots))
-        self._entries[image_id] = Entry(element.number, image_id, name, _size(value))
+        self._entries[image_id] = ImageEntry(element.number, image_id, name, _size(value))
 
     def category(self, element: Element) -> None:
         value = self._object(element, "category")
@@ -169,21 +169,21 @@ class _Listing:
             value = read_element(file, self._offset[at], self._length[at])
         self._fail("annotation", at + 1, value, f"{key} {short(value[key])} is not in {listing!r}")
 
-    def _fail(self, what: str, number: int, value: dict[str, Any], problem: str) -> NoReturn:
+    def _fail(self, what: str, number: int, value: dict[str, object], problem: str) -> NoReturn:
         raise DataError(f"{place_of(str(self._path), what, number, value)}: {problem}; correct it or export anew")
 
-    def _object(self, element: Element, what: str) -> dict[str, Any]:
+    def _object(self, element: Element, what: str) -> dict[str, object]:
         if not isinstance(element.value, dict):
             self._fail(what, element.number, {}, f"expected an object, found {short(element.value)}")
         return element.value
 
-    def _id(self, value: dict[str, Any], key: str, what: str, number: int) -> Id:
+    def _id(self, value: dict[str, object], key: str, what: str, number: int) -> Id:
         found = value.get(key)
         if not is_id(found):
             self._fail(what, number, value, f"{key} is {short(found)}, expected a number or a name")
         return found
 
-    def _text(self, value: dict[str, Any], key: str, what: str, number: int) -> str:
+    def _text(self, value: dict[str, object], key: str, what: str, number: int) -> str:
         """A name that can be written to files: not empty, not endless, no half of a surrogate pair."""
         found = value.get(key)
         if not isinstance(found, str) or not found.strip() or len(found) > MAX_NAME or _SURROGATE.search(found):
@@ -191,10 +191,10 @@ class _Listing:
         return found
 
 
-def place_of(file: str, what: str, number: int, value: dict[str, Any]) -> str:
+def place_of(file: str, what: str, number: int, value: dict[str, object]) -> str:
     """Where something stands, for messages: FILE, annotation 17 (id 123)."""
-    told = f"id {short(value['id'])}" if "id" in value else "no id"
-    return f"{file}, {what} {number} ({told})"
+    stated = f"id {short(value['id'])}" if "id" in value else "no id"
+    return f"{file}, {what} {number} ({stated})"
 
 
 def is_id(value: Any) -> TypeGuard[Id]:
@@ -202,7 +202,7 @@ def is_id(value: Any) -> TypeGuard[Id]:
     return type(value) in (int, str)
 
 
-def _size(value: dict[str, Any]) -> tuple[int, int] | None:
+def _size(value: dict[str, object]) -> tuple[int, int] | None:
     """(height, width) of an entry; None when they are not whole numbers, or more than MAX_PIXELS pixels."""
     sides: list[Any] = [value.get("height"), value.get("width")]
     whole = [int(v) for v in sides if type(v) in (int, float) and 1 <= v <= MAX_PIXELS and v == int(v)]

@@ -1,4 +1,4 @@
-"""COCO: one JSON file with images, categories and annotations, beside a folder of images.
+"""Reads COCO: one JSON file with images, categories and annotations, beside a folder of images.
 
 The file is read once to see what it lists and where; an image's annotations are read when the image is. Entries
 of the same file (LIVECell has them) are one image: their annotations are joined, without those that repeat.
@@ -12,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
-from cellsemi.rounds.formats.coco.index import MAX_PIXELS, Entry, Id, is_id, place_of, read_index
-from cellsemi.rounds.formats.coco.segmentation import Place, measure, to_rles
+from cellsemi.rounds.formats.coco.index import MAX_PIXELS, Id, ImageEntry, is_id, place_of, read_index
+from cellsemi.rounds.formats.coco.segmentation import PlaceOfCell, measure, to_rles
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched, split_extension
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.store.schemas import ImageRecord
 
-Numbered = tuple[int, dict[str, Any]]  # an annotation and its number in the file, from 1
+Numbered = tuple[int, dict[str, object]]  # an annotation and its number in the file, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +119,17 @@ class Coco:
         rles = to_rles([value.get("segmentation") for value in values], height, width, place)
         boxes, areas = measure(rles, height, width, place)
         cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states)
-        kept = _first_of_each(cells, [value["image_id"] for value in values])
+        kept = _first_of_each(cells, [image for value in values if is_id(image := value["image_id"])])
         return cells if len(kept) == len(cells) else cells.select(kept), len(cells) - len(kept)
 
-    def _class_of(self, value: dict[str, Any], place: Place, i: int) -> int:
+    def _class_of(self, value: dict[str, object], place: PlaceOfCell, i: int) -> int:
         category = value.get("category_id")
         if not is_id(category):
             raise ImageError(place(i), f"category_id is {short(category)}, expected a number", "correct it")
         return self._class_ids[category]
 
 
-def open_part(part: Part) -> Coco:
-    """One COCO file and its folder of images."""
-    return Coco(part)
-
-
-def _state(value: dict[str, Any], place: Place, i: int) -> State:
+def _state(value: dict[str, object], place: PlaceOfCell, i: int) -> State:
     """The state of a cell: "ignored" for crowds and what is marked so, else "human"."""
     flags = [value.get("iscrowd"), value.get("ignore")]
     for flag in flags:
@@ -151,7 +145,7 @@ def _first_of_each(cells: Instances, entries: Sequence[Id]) -> list[int]:
     return [i for i, key in enumerate(keys) if first.setdefault(key, entries[i]) == entries[i]]
 
 
-def _stand_in(entry: Entry, taken: set[str]) -> str:
+def _stand_in(entry: ImageEntry, taken: set[str]) -> str:
     """An id for an image without a file, which the run lists as one that cannot be used."""
     name = PurePosixPath(unicodedata.normalize("NFC", entry.file_name.replace("\\", "/"))).name
     stem = split_extension(name)[0].replace("..", "_").replace("\0", "_").strip() or "image"

@@ -1,4 +1,4 @@
-"""COCO's three ways to write a mask (polygons, run lengths as a list, run lengths as a string) to one, checked.
+"""Converts COCO's polygons, run lengths as a list and run lengths as a string to one form, checked.
 
 pycocotools draws and codes; it trusts what it is given, so all that could lead it astray is refused first:
 numbers that are none, outlines that run far beyond the image, run lengths that do not fill it. No bitmap of the
@@ -29,10 +29,10 @@ _COMPRESSED = re.compile(r"(?:[P-o]{0,6}[0-O])+")
 _REMEDY = "correct the annotation"
 _NO_MASK = "export masks, not boxes"
 
-Place = Callable[[int], str]
+PlaceOfCell = Callable[[int], str]
 
 
-def to_rles(segmentations: Sequence[Any], height: int, width: int, place: Place) -> list[bytes]:
+def to_rles(segmentations: Sequence[Any], height: int, width: int, place: PlaceOfCell) -> list[bytes]:
     """COCO-compressed RLE (column-major) of each value of "segmentation", as `masks.encode` would write it.
 
     Rings of polygons are drawn as pycocotools draws them, and united. The image must have fewer than 2**31 pixels,
@@ -47,7 +47,7 @@ def to_rles(segmentations: Sequence[Any], height: int, width: int, place: Place)
     return [found[i] for i in range(len(segmentations))]
 
 
-def measure(rles: Sequence[bytes], height: int, width: int, place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
+def measure(rles: Sequence[bytes], height: int, width: int, place: PlaceOfCell) -> tuple[NDArray[Any], NDArray[Any]]:
     """Boxes int32 (N, 4) as x0, y0, x1, y1, half-open, and areas int64 (N,); ImageError for a mask without a pixel."""
     if not rles:
         return np.zeros((0, 4), np.int32), np.zeros(0, np.int64)
@@ -65,7 +65,7 @@ def measure(rles: Sequence[bytes], height: int, width: int, place: Place) -> tup
 # --- polygons -----------------------------------------------------------------------------------------
 
 
-def _draw(polygons: list[Any], height: int, width: int, place: Place) -> list[bytes]:
+def _draw(polygons: list[Any], height: int, width: int, place: PlaceOfCell) -> list[bytes]:
     """The RLE of each polygon, a list of rings. All rings are drawn in one call."""
     if not polygons:
         return []
@@ -87,7 +87,7 @@ def _draw(polygons: list[Any], height: int, width: int, place: Place) -> list[by
     return found
 
 
-def _check_rings(rings: list[Any], place: Place, i: int) -> None:
+def _check_rings(rings: list[Any], place: PlaceOfCell, i: int) -> None:
     """ImageError unless all rings are lists of numbers, of an even length from 6 on."""
     if not rings or rings == [[]]:
         raise ImageError(place(i), "its segmentation is empty; a box is no mask", _NO_MASK)
@@ -102,7 +102,7 @@ def _check_rings(rings: list[Any], place: Place, i: int) -> None:
             raise ImageError(place(i), f"a coordinate that is no number: {short(odd)}", _REMEDY)
 
 
-def _flat(polygons: list[Any], count: int, place: Place) -> NDArray[np.float64]:
+def _flat(polygons: list[Any], count: int, place: PlaceOfCell) -> NDArray[np.float64]:
     try:
         return np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64, count)
     except OverflowError:
@@ -116,7 +116,7 @@ def _check_coordinates(
     owner: NDArray[np.int64],
     height: int,
     width: int,
-    place: Place,
+    place: PlaceOfCell,
 ) -> None:
     """ImageError for points beyond [-W, 2W] x [-H, 2H] and for outlines longer than MAX_OUTLINE_PX."""
     points = flat.reshape(-1, 2)
@@ -141,7 +141,7 @@ def _check_coordinates(
 # --- run lengths --------------------------------------------------------------------------------------
 
 
-def _code(segmentations: list[Any], height: int, width: int, place: Place) -> list[bytes]:
+def _code(segmentations: list[Any], height: int, width: int, place: PlaceOfCell) -> list[bytes]:
     size = [height, width]
     runs = [{"counts": _runs(each, height, width, place(i)), "size": size} for i, each in enumerate(segmentations)]
     return [coded["counts"] for coded in coco.frPyObjects(runs, height, width)] if runs else []

@@ -1,11 +1,10 @@
-"""Records to one COCO file, cell by cell: masks as compressed run lengths, overlaps and crowds kept."""
+"""Writes records to one COCO file, cell by cell: masks as compressed run lengths, overlaps and crowds kept."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Exported
@@ -16,7 +15,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 SCORE_DIGITS = 6
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_coco(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write a COCO file, a line per cell, one record in memory at a time.
 
     Image and annotation ids count from 1; a category id is the class id + 1. Cells in the state "ignored" are
@@ -42,11 +41,11 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
     return exported
 
 
-def _image(record: ImageRecord, number: int, names: set[str]) -> dict[str, Any]:
+def _image(record: ImageRecord, number: int, names: set[str]) -> dict[str, object]:
     return {"id": number, "file_name": _name(record, names), "height": record.height, "width": record.width}
 
 
-def _annotations(cells: Instances, image: int, first: int) -> Iterator[dict[str, Any]]:
+def _annotations(cells: Instances, image: int, first: int) -> Iterator[dict[str, object]]:
     columns = zip(cells.class_id.tolist(), cells.bbox.tolist(), cells.area.tolist(), cells.score.tolist(), strict=True)
     for i, (class_id, (x0, y0, x1, y1), area, score) in enumerate(columns):
         annotation = {
@@ -77,7 +76,7 @@ def _name(record: ImageRecord, taken: set[str]) -> str:
     return name
 
 
-def _line(value: dict[str, Any]) -> str:
+def _line(value: dict[str, object]) -> str:
     return json.dumps(value, allow_nan=False)
 
 

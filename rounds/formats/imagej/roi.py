@@ -1,4 +1,4 @@
-"""One ImageJ ROI: its bytes to rings and back, by the package roifile.
+"""Converts one ImageJ ROI from its bytes to rings and back, by the package roifile.
 
 ImageJ's convention is that of outlines.py: the pixel (x, y) is the square from (x, y) to (x + 1, y + 1), and
 belongs to a ROI that holds its centre (ij.process.PolygonFiller; OvalRoi; composites are even-odd, ShapeRoi).
@@ -29,7 +29,7 @@ NO_CELLS = {"text", "arrow", "image"}
 VERSION = 228  # of the format, as ImageJ 1.53 writes it
 MAX_GROUP = 255
 MAX_SIDE = 32767  # from here on ImageJ's 16-bit coordinates are ambiguous
-TIE = 1e-9  # px; centres on the very outline of an oval are inside
+OVAL_TIE_PX = 1e-9  # px; centres on the very outline of an oval are inside
 
 _MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # java.awt.geom.PathIterator
 _DAMAGE = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, struct.error)
@@ -130,7 +130,7 @@ def _oval(x: float, y: float, w: float, h: float, width: int) -> NDArray[np.floa
     first, last = np.ceil(np.clip([x, x + w], 0, width) - 0.5)
     columns = np.arange(first, last)
     across = (columns + 0.5 - x - w / 2) / (w / 2)
-    reach = np.sqrt(np.clip(1 - across**2, 0, None)) * h / 2 + TIE
+    reach = np.sqrt(np.clip(1 - across**2, 0, None)) * h / 2 + OVAL_TIE_PX
     steps = np.stack([columns, columns + 1], axis=1).reshape(-1)
     upper = np.column_stack([steps, np.repeat(y + h / 2 - reach, 2)])
     lower = np.column_stack([steps, np.repeat(y + h / 2 + reach, 2)])

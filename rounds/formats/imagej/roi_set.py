@@ -1,4 +1,4 @@
-"""ImageJ's ROI sets: a zip archive with a .roi file per cell, as the ROI Manager and Cellpose save it.
+"""Reads and writes ImageJ's ROI sets: a zip archive with a .roi file per cell, as the ROI Manager saves it.
 
 A cell is a ROI with an area (polygon, freehand, traced, rectangle, oval, composite). Its class is its group.
 """
@@ -19,6 +19,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.outlines import Filled, OutlineError, fill, to_instances, trace
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.formats.imagej.roi import MAX_GROUP, decode, encode
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.folder import JUNK
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
@@ -36,7 +37,7 @@ _REMEDY = "save the ROI set anew"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same cells give the same bytes
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_roi_set(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a ROI set (.zip) or of a single ROI (.roi), and the class names that they index.
 
     The names are "group 1", "group 2" ... as the ROIs use them ("group 0" for those without); () when none has a
@@ -63,7 +64,7 @@ def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tup
     return instances, tuple(f"group {group}" for group in used)
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_roi_sets(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write OUT/ID.zip for each image, a traced or composite ROI per cell, and the image beside it.
 
     A ROI is named "0001-CLASS-SCORE"; where there are several classes its group is the class id + 1. Overlaps are
@@ -158,3 +159,8 @@ def _archive(cells: Instances, done: Exported, classes: Sequence[str]) -> bytes:
 def _plain(name: str) -> str:
     """A class name as part of the name of a file and of a ROI."""
     return "".join(c if c.isprintable() and c not in '/\\:*?"<>|' and ord(c) < 0x10000 else "_" for c in name)
+
+
+ROI_SET = FormatSpec(
+    "imagej-rois", read_annotation=read_roi_set, has_classes=True, writer=write_roi_sets, writes_folder=True
+)

@@ -1,4 +1,4 @@
-"""An independent check of a Kaggle submission: what a grader would refuse, with the line of each problem.
+"""Checks a Kaggle submission on its own: what a grader would refuse, with the line of each problem.
 
 It shares no code with the codec, the reader or the writer, so that a mistake there cannot hide itself. The
 file is read twice: once for the lines of each image, then image by image, so that the runs of one image at a

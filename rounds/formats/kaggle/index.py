@@ -1,4 +1,4 @@
-"""The rows of a CSV of run lengths: checked once, and found again by their place in the file.
+"""Indexes the rows of a CSV of run lengths: checks them once, and finds them again by their place in the file.
 
 The index keeps of each row its byte offset and its line, so that a file of any size can be opened.
 """
@@ -25,7 +25,7 @@ MAX_SIZE_DIGITS = 9
 MAX_ID_LENGTH = 255  # of a file name
 
 
-SHOWN = 200  # characters of a value or a header that a message shows
+SHOWN_CHARACTERS = 200  # characters of a value or a header that a message shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Columns:
 
 
 @dataclass(slots=True)
-class Entry:
+class ImageRows:
     """The rows of one image: the byte offset and the line of each, and what all of them say."""
 
     image_id: str
@@ -54,7 +54,7 @@ class Entry:
     lines: array[int] = field(default_factory=lambda: array("q"))
 
 
-def index(file: CsvFile, data: DataConfig) -> tuple[Columns, list[Entry], tuple[str, ...]]:
+def index(file: CsvFile, data: DataConfig) -> tuple[Columns, list[ImageRows], tuple[str, ...]]:
     """The columns of a file, its images in the order of their first rows, and the class names, sorted.
 
     Raises DataError: missing or doubled columns, rows of the wrong length, ids that are no file names, sizes
@@ -62,7 +62,7 @@ def index(file: CsvFile, data: DataConfig) -> tuple[Columns, list[Entry], tuple[
     """
     records = file.records()
     columns = find_columns(next(records, (1, 0, []))[2], file.name, data)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ImageRows] = {}
     names: set[str] = set()
     for line, offset, values in records:
         entry = _entry(values, columns, f"{file.name}, line {line}")
@@ -78,10 +78,10 @@ def index(file: CsvFile, data: DataConfig) -> tuple[Columns, list[Entry], tuple[
 
 
 def find_columns(names: list[str], name: str, data: DataConfig) -> Columns:
-    """What the columns of a header are; DataError when one is missing, doubled or said in two ways."""
+    """What the columns of a header are; DataError when one is missing, doubled or stated in two ways."""
     if len(set(names)) != len(names):
-        raise DataError(f"{name}, line 1: a column name stands twice: {', '.join(names)[:SHOWN]}")
-    has = f"it has: {', '.join(names)[:SHOWN] or 'nothing'}"
+        raise DataError(f"{name}, line 1: a column name stands twice: {', '.join(names)[:SHOWN_CHARACTERS]}")
+    has = f"it has: {', '.join(names)[:SHOWN_CHARACTERS] or 'nothing'}"
 
     def one_of(known: tuple[str, ...], what: str) -> int:
         found = [column for column in known if column in names]
@@ -110,7 +110,7 @@ def find_columns(names: list[str], name: str, data: DataConfig) -> Columns:
     )
 
 
-def _entry(values: list[str], columns: Columns, place: str) -> Entry:
+def _entry(values: list[str], columns: Columns, place: str) -> ImageRows:
     if len(values) != columns.count:
         raise DataError(f"{place}: {len(values)} values, expected {columns.count}; is the file cut off?")
     image_id = values[columns.image]
@@ -121,7 +121,7 @@ def _entry(values: list[str], columns: Columns, place: str) -> Entry:
     if columns.size:
         height, width = (values[column] for column in columns.size)
         size = _pixels(height, "height", place), _pixels(width, "width", place)
-    return Entry(
+    return ImageRows(
         image_id=image_id,
         size=size,
         cell_class="" if columns.cell_class is None else values[columns.cell_class],
@@ -133,11 +133,11 @@ def _entry(values: list[str], columns: Columns, place: str) -> Entry:
 def _pixels(text: str, what: str, place: str) -> int:
     fits = text.isascii() and text.isdigit() and len(text) <= MAX_SIZE_DIGITS
     if not fits or int(text) < 1:
-        raise DataError(f"{place}: the {what} is {text[:SHOWN]!r}, expected a whole number of pixels")
+        raise DataError(f"{place}: the {what} is {text[:SHOWN_CHARACTERS]!r}, expected a whole number of pixels")
     return int(text)
 
 
-def _agree(first: Entry, entry: Entry, line: int, name: str, data: DataConfig) -> None:
+def _agree(first: ImageRows, entry: ImageRows, line: int, name: str, data: DataConfig) -> None:
     """DataError, naming both lines, unless a further row fits the first one of its image; notes its class."""
     both = f"{name}, lines {first.lines[0]} and {line}: image {entry.image_id!r} has"
     if first.empty or entry.empty:
@@ -146,11 +146,12 @@ def _agree(first: Entry, entry: Entry, line: int, name: str, data: DataConfig) -
         raise DataError(f"{both} two sizes (height, width), {first.size} and {entry.size}; correct one")
     if first.group != entry.group:
         raise DataError(
-            f"{both} two groups, {first.group[:SHOWN]!r} and {entry.group[:SHOWN]!r}; an image stands in one"
+            f"{both} two groups, {first.group[:SHOWN_CHARACTERS]!r} and {entry.group[:SHOWN_CHARACTERS]!r}; "
+            "an image stands in one"
         )
     if first.cell_class == entry.cell_class:
         return
-    stated = f"{first.cell_class[:SHOWN]!r} and {entry.cell_class[:SHOWN]!r}"
+    stated = f"{first.cell_class[:SHOWN_CHARACTERS]!r} and {entry.cell_class[:SHOWN_CHARACTERS]!r}"
     if not (first.cell_class and entry.cell_class):
         raise DataError(f"{both} the classes {stated}; give every row its class, or none")
     if data.one_class_per_image:

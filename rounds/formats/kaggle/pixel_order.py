@@ -1,4 +1,4 @@
-"""Whether run lengths go row after row or column after column: told from the masks, not guessed.
+"""Decides from the masks whether run lengths go row after row or column after column.
 
 A cell is compact. In a file that goes row after row its next run lies about one image width after the last,
 and its runs touch from row to row; read in the other order it falls into stripes. Both can be counted
@@ -117,7 +117,7 @@ def decide(stated: Stated, cells: Sequence[Cell], pictures: Iterable[Picture], w
         found, contrast = _compared(pictures)
         evidence = f"{evidence}; {contrast}"
     if stated == "auto" and found is None:
-        raise DataError(f"{where}: the pixel order cannot be told ({evidence}); state it: {SETTING}")
+        raise DataError(f"{where}: the pixel order cannot be decided ({evidence}); state it: {SETTING}")
     if stated == "auto" and found is not None:
         return PixelOrder(found, f"{found}-major: {evidence}")
     return _confirmed(stated, found, evidence, where)

@@ -1,4 +1,4 @@
-"""Kaggle's CSV files of run lengths: a row per cell, beside a folder of images.
+"""Reads Kaggle's CSV files of run lengths: a row per cell, beside a folder of images.
 
     id,annotation,width,height,cell_type,sample_id,...   Sartorius, row-major
     ImageId,EncodedPixels                                DSB2018 (stage1_train_labels.csv), column-major
@@ -24,14 +24,14 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.kaggle import pixel_order
-from cellsemi.rounds.formats.kaggle.index import Entry, index
+from cellsemi.rounds.formats.kaggle.index import ImageRows, index
 from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
 from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, crop_of, parse
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched
 from cellsemi.rounds.store.image_codec import decode_image, grey
 
-SAMPLE_IMAGES = 32  # that the pixel order is told from
+SAMPLE_IMAGES = 32  # that the pixel order is decided from
 SAMPLE_CELLS = 64  # of each
 SAMPLE_TEXT = 1 << 16  # characters of a mask; longer ones are not sampled
 SAMPLE_PIECES = 1 << 14  # lines that its runs may go over
@@ -45,7 +45,7 @@ class RleCsv:
     """An opened CSV of run lengths and its folder of images.
 
     Raises DataError, naming file, line and remedy, when the file is no such CSV, rows of one image contradict
-    each other, or the pixel order cannot be told; ImageError out of `load` for a wrong mask or image.
+    each other, or the pixel order cannot be decided; ImageError out of `load` for a wrong mask or image.
     """
 
     def __init__(self, part: Part) -> None:
@@ -69,7 +69,7 @@ class RleCsv:
             load = partial(self.load, entry)
             yield Item(entry.image_id, self._part.split, self._place(entry.lines[0]), load, cell_type, group)
 
-    def load(self, entry: Entry) -> Loaded:
+    def load(self, entry: ImageRows) -> Loaded:
         """An image with the cells of its rows; ImageError when it is missing, or a mask does not fit it."""
         path = self._folder.find_id(entry.image_id)
         record = self._folder.record(path, entry.image_id, self._part.data.max_pixels)
@@ -100,7 +100,7 @@ class RleCsv:
             ) from None
         return masks.from_crops(height, width, [crop_of(runs, height, width, self._order)], state="human")
 
-    def _rows(self, entry: Entry, picks: Sequence[int] | None = None) -> Iterator[tuple[int, list[str]]]:
+    def _rows(self, entry: ImageRows, picks: Sequence[int] | None = None) -> Iterator[tuple[int, list[str]]]:
         """Line and values of the rows of an image (or of those picked), read again."""
         chosen = range(len(entry.lines)) if picks is None else picks
         places = [(entry.offsets[i], entry.lines[i]) for i in chosen]
@@ -153,12 +153,12 @@ class RleCsv:
             return order.order, [f"{self._name}: {order.evidence}", *_unsorted(cells, self._name)]
         if problems and stated == "auto":
             raise DataError(
-                f"{self._name}: the pixel order cannot be told, no sampled mask can be read; the first problem: "
+                f"{self._name}: the pixel order cannot be decided, no sampled mask can be read; the first problem: "
                 f"{problems[0]}; state it: {pixel_order.SETTING}"
             )
         return ("row" if stated == "auto" else stated), []
 
-    def _sample(self, entries: Sequence[Entry]) -> tuple[list[Cell], list[str]]:
+    def _sample(self, entries: Sequence[ImageRows]) -> tuple[list[Cell], list[str]]:
         """Cells of these images, and what is wrong with those that cannot be taken."""
         cells: list[Cell] = []
         problems: list[str] = []
@@ -175,7 +175,7 @@ class RleCsv:
                     problems.append(f"{self._place(line)}: {error}")
         return cells, problems
 
-    def _pictures(self, entries: Sequence[Entry]) -> Iterator[Picture]:
+    def _pictures(self, entries: Sequence[ImageRows]) -> Iterator[Picture]:
         """Images with some of their cells. What cannot be read is passed over here, `load` reports it."""
         for entry in spread(entries, COMPARED_IMAGES):
             try:
@@ -189,20 +189,15 @@ class RleCsv:
                     found.append(_sampled(text, height, width, self._part.data.max_pixels).runs)
             yield Picture(pixels, found)
 
-    def _texts(self, entry: Entry, count: int) -> Iterator[tuple[int, str]]:
+    def _texts(self, entry: ImageRows, count: int) -> Iterator[tuple[int, str]]:
         """Line and run lengths of some rows of an image, spread over them."""
         picks = spread(range(len(entry.lines)), count)
         for line, values in self._rows(entry, picks):
             yield line, values[self._columns.rle]
 
-    def _grey(self, entry: Entry) -> NDArray[np.float32]:
+    def _grey(self, entry: ImageRows) -> NDArray[np.float32]:
         path = self._folder.find_id(entry.image_id)
         return grey(decode_image(self._folder.read(path), path, self._part.data.max_pixels))
-
-
-def open_part(part: Part) -> RleCsv:
-    """One CSV with its folder of images."""
-    return RleCsv(part)
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:
@@ -212,7 +207,7 @@ def spread(values: Sequence[T], count: int) -> list[T]:
 
 
 def _sampled(text: str, height: int, width: int, max_pixels: int) -> Cell:
-    """A cell for the evidence; RleError when it is wrong, or too large to be worth its time."""
+    """A cell for the evidence; RleError when it is wrong, or takes too long to sample."""
     if height * width > max_pixels:
         raise RleError(f"an image of {width}x{height} pixels, data.max_pixels is {max_pixels}")
     if len(text) > SAMPLE_TEXT:
@@ -225,5 +220,5 @@ def _sampled(text: str, height: int, width: int, max_pixels: int) -> Cell:
 
 def _unsorted(cells: Sequence[Cell], name: str) -> list[str]:
     count = sum(cell.runs.unsorted > 0 for cell in cells)
-    told = f"{name}: {count:,} of {len(cells):,} sampled masks have pairs that are not sorted; they are read sorted"
-    return [told] if count else []
+    note = f"{name}: {count:,} of {len(cells):,} sampled masks have pairs that are not sorted; they are read sorted"
+    return [note] if count else []

@@ -1,4 +1,4 @@
-"""Kaggle's run lengths: `start length start length ...`, pixels counted from 1, row after row or column after column.
+"""Parses and writes Kaggle's run lengths: `start length start length ...`, pixels from 1, by row or by column.
 
 Which of the two a file means it does not say (see pixel_order.py). In both a run may go on from the end of
 one line of the image to the start of the next. The work is done on runs; a bitmap is never larger than the

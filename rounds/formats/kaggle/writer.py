@@ -1,4 +1,4 @@
-"""Kaggle submissions: `id,predicted`, a row per cell, as run lengths without overlaps.
+"""Writes Kaggle submissions: `id,predicted`, a row per cell, as run lengths without overlaps.
 
 An image without cells has one row with an empty `predicted`. The file takes its name only after
 submission_check, which shares no code with this module, has found nothing wrong with it.
@@ -21,10 +21,12 @@ from cellsemi.rounds.formats.shared.overlaps import one_cell_a_pixel
 from cellsemi.rounds.store.files import atomic_file
 from cellsemi.rounds.store.schemas import ImageRecord
 
-SHOWN = 5  # problems that a message names
+SHOWN_PROBLEMS = 5  # problems that a message names
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str], order: rle.Order = "row") -> Exported:
+def write_submission(
+    records: Iterable[ImageRecord], out: Path, classes: Sequence[str], order: rle.Order = "row"
+) -> Exported:
     """Write a submission to the file `out`; pixels are counted row after row, as Sartorius has it.
 
     Where cells overlap the one with the higher score keeps the pixel, ties by index. `losses` counts the
@@ -48,14 +50,14 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str], ord
         file.flush()
         problems = check(Path(file.name), sizes, order).problems
         if problems:
-            shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+            shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
             raise DataError(f"{out}: the submission is not valid and was not kept:{shown}")
     return done
 
 
 def write_column_major(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
-    """`write` with pixels counted column after column, as DSB2018 has it."""
-    return write(records, out, classes, "column")
+    """`write_submission` with pixels counted column after column, as DSB2018 has it."""
+    return write_submission(records, out, classes, "column")
 
 
 def _checked_id(record: ImageRecord, seen: dict[str, tuple[int, int]]) -> str:

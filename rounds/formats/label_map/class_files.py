@@ -1,4 +1,4 @@
-"""Folders that hold an image and a label map for each class of its cells.
+"""Reads folders that hold an image and a label map for each class of its cells.
 
     IMAGES/NAME/image.tif     or the only image in it that is no class file
     IMAGES/NAME/class1.tif    0 background, 1..N cells of the first class; ids repeat from file to file
@@ -17,11 +17,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
+from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.registry import FormatSpec
+from cellsemi.rounds.formats.shared.detection import Detected, split_word, with_unlabelled
 from cellsemi.rounds.formats.shared.folder import Folder, searched, split_extension
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan, below, parent
+from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 CLASS_FILE = re.compile(r"class([0-9]{1,9})", re.IGNORECASE)
 IMAGE_STEM = "image"
@@ -72,8 +77,8 @@ class ClassFiles:
     def load(self, image_id: str, path: str, files: Annotated) -> Loaded:
         """An image with the cells of all its class files; ImageError when they cannot be used."""
         if len(files.images) != 1:
-            told = f": {', '.join(files.images)}" if files.images else ""
-            problem = f"{len(files.images)} images beside the class files, expected one{told}"
+            names = f": {', '.join(files.images)}" if files.images else ""
+            problem = f"{len(files.images)} images beside the class files, expected one{names}"
             raise ImageError(path, problem, f"call the image {IMAGE_STEM}.tif, and keep one")
         if not files.class_files:
             remedy = "move the image to the folder data.images.unlabelled, or save an all-zero class1.tif"
@@ -81,8 +86,8 @@ class ClassFiles:
         record = self._folder.record(files.images[0], image_id, self._part.data.max_pixels)
         by_name = dict(files.class_files)
         if len(by_name) < len(files.class_files):
-            told = ", ".join(file for _, file in files.class_files)
-            raise ImageError(path, f"several files for one class: {told}", "keep one")
+            names = ", ".join(file for _, file in files.class_files)
+            raise ImageError(path, f"several files for one class: {names}", "keep one")
         cells = []
         for name, file in by_name.items():
             content = self._folder.read(file)
@@ -104,9 +109,28 @@ class ClassFiles:
                 yield f"{len(paths)} files {where} are not used, the first is {paths[0]}"
 
 
-def open_part(part: Part) -> ClassFiles:
-    """The image folders of one split."""
-    return ClassFiles(part)
+def detect_class_files(scan: FolderScan, file: str | None) -> Detected | None:
+    """The folders of images with class files beside them, by split where their names say so."""
+
+    def is_class(name: str) -> bool:
+        stem, extension = split_extension(name)
+        return extension in EXTENSIONS and stem.startswith("class") and stem[5:].isdigit()
+
+    holding = [seen for seen in scan if seen.path != "." and any(map(is_class, seen.files))] if file is None else []
+    if not holding:
+        return None
+    tops = list(dict.fromkeys(parent(seen.path) for seen in holding))
+    by_split = {split: top for top in reversed(tops) if (split := split_word(top))}
+    images: Place = by_split if len(by_split) > 1 and "labelled" in by_split else tops[0]
+    used = by_split.values() if images is by_split else tops[:1]
+    example = below(holding[0].path, next(name for name in holding[0].files if is_class(name)))
+    settings = {"root": str(scan.root), "images": images} | with_unlabelled(scan, images)
+    return Detected("class-files", settings, f"{example} stands beside its image", tuple(set(tops) - set(used)))
+
+
+CLASS_FILES = FormatSpec(
+    "class-files", detect=detect_class_files, evidence="class1.tif beside an image", reader=ClassFiles
+)
 
 
 def _sorted_out(paths: Sequence[str]) -> Annotated:

@@ -1,4 +1,4 @@
-"""One label map to the cells of its image: 0 is background, every other value a cell."""
+"""Reads the cells of one label map: 0 is background, every other value a cell."""
 
 from __future__ import annotations
 

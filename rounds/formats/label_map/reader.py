@@ -1,4 +1,4 @@
-"""A folder of images, a folder of label maps and a manifest: the plainest data set that people have.
+"""Reads a folder of images, a folder of label maps and a manifest, the plainest data set that people have.
 
     ROOT/manifest.csv     id,split[,class, group, ...]   split: labelled, unlabelled, val, test
     ROOT/images/ID.png    also .tif .tiff .jpg .jpeg
@@ -29,7 +29,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ManifestRow:
     """One image of the manifest; `line` is its line in the file, counted from 1."""
 
     image_id: str
@@ -68,7 +68,7 @@ class LabelMaps:
             group = row.group or searched(self._data.group_pattern, row.image_id)
             yield Item(row.image_id, row.split, place, partial(self.load, row), cell_type, group)
 
-    def load(self, row: Row) -> Loaded:
+    def load(self, row: ManifestRow) -> Loaded:
         """The record of a row, its bytes as they came; cells for all but `unlabelled`.
 
         Raises ImageError when the image or its label map is missing, unreadable or does not fit.
@@ -96,7 +96,7 @@ def open_part(part: Part) -> LabelMaps:
     return LabelMaps(part.data)
 
 
-def read_manifest(path: Path, data: DataConfig) -> list[Row]:
+def read_manifest(path: Path, data: DataConfig) -> list[ManifestRow]:
     """The rows of a manifest that `data.where` selects, checked, in the order of the file.
 
     Raises DataError naming the file, the line and what to do: a missing file or column, an unknown split or
@@ -105,7 +105,7 @@ def read_manifest(path: Path, data: DataConfig) -> list[Row]:
     lines = _lines(path)
     columns = next(lines, (1, []))[1]
     _check_columns(columns, path, data)
-    rows: list[Row] = []
+    rows: list[ManifestRow] = []
     seen: dict[str, int] = {}
     filtered = 0
     for line, values in lines:
@@ -139,7 +139,7 @@ def _check_columns(columns: list[str], path: Path, data: DataConfig) -> None:
             raise DataError(f"{path}: no column {column!r}{because}; it has: {', '.join(columns) or 'nothing'}")
 
 
-def _row(fields: Mapping[str, str], place: str, line: int, data: DataConfig) -> Row:
+def _row(fields: Mapping[str, str], place: str, line: int, data: DataConfig) -> ManifestRow:
     image_id, split = fields["id"], fields["split"]
     check_id(image_id, place)
     if split not in SPLITS:
@@ -150,7 +150,7 @@ def _row(fields: Mapping[str, str], place: str, line: int, data: DataConfig) -> 
     if cell_type is None and split != "unlabelled" and len(data.classes) > 1 and not data.class_pattern:
         raise DataError(f"{place}: no class in {data.class_column!r}, expected one of {', '.join(data.classes)}")
     group = fields[data.group_column] or None if data.group_column else None
-    return Row(image_id, cast(Split, split), line, group, cell_type)
+    return ManifestRow(image_id, cast(Split, split), line, group, cell_type)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

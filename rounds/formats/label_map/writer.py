@@ -1,4 +1,4 @@
-"""Records to label maps: ID_masks.tif beside the image, the layout that Cellpose trains from and its GUI opens.
+"""Writes label maps: ID_masks.tif beside the image, the layout that Cellpose trains from and its GUI opens.
 
 What every format with one cell per pixel shares is here, too: whose pixel it is, and what is lost.
 """
@@ -23,7 +23,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 Labels = NDArray[np.uint16] | NDArray[np.uint32]
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_label_maps(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write ID_masks.tif (zlib; uint16, uint32 above 65,535 cells) and the image as it came into the folder `out`.
 
     Where cells overlap the one with the higher score keeps the pixel, ties by index. Raises as `write_each` does.

@@ -1,4 +1,4 @@
-"""The features of a GeoJSON text, one after the other: parsed, one may take twenty times the memory of its text."""
+"""Reads the features of a GeoJSON text one by one: parsed, one may take twenty times the memory of its text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from cellsemi.configs.errors import ImageError
-from cellsemi.rounds.formats.shared.json_stream import short
+from cellsemi.rounds.formats.shared.json_stream import JsonText
 
 _REMEDY = "export it anew"
 
@@ -19,82 +19,56 @@ def features(content: bytes, path: str) -> Iterator[Any]:
     what is no JSON in UTF-8 or neither of the three.
     """
     try:
-        text = _Text(content.decode("utf-8-sig"), path)
+        whole = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImageError(path, f"is not UTF-8 ({error.reason} at byte {error.start})", _REMEDY) from None
+
+    def fail(problem: str, _remedy: str, character: int) -> NoReturn:
+        raise ImageError(path, f"is not GeoJSON (character {character}: {problem})", _REMEDY)
+
+    given = 0
+
+    def read(count: int) -> str:
+        nonlocal given
+        given += count
+        return whole[given - count : given]
+
+    text = JsonText(read, fail, json.JSONDecoder(), is_bytes=False, max_element=len(whole))
     if text.peek() == "[":
-        yield from text.values()
+        yield from _values(text)
     else:
         yield from _members(text, path)
     if text.peek():
         text.fail("something follows the end")
 
 
-def _members(text: _Text, path: str) -> Iterator[Any]:
+def _values(text: JsonText) -> Iterator[Any]:
+    """The elements of the list that begins here."""
+    text.take("[")
+    for _ in text.positions():
+        text.peek()
+        yield text.value()[0]
+
+
+def _members(text: JsonText, path: str) -> Iterator[Any]:
     text.take("{")
-    alone: dict[str, Any] = {}
+    alone: dict[str, object] = {}
     seen = False
-    more = text.peek() != "}" or not text.take("}")
+    more = not text.try_take("}")
     while more:
-        key = text.value()
+        text.peek()
+        key = text.value()[0]
         text.take(":")
+        text.peek()
         if key == "features":
             if seen:
                 text.fail("'features' stands in it twice")
             seen = True
-            yield from text.values()
+            yield from _values(text)
         else:
-            alone[str(key)] = text.value()
+            alone[str(key)] = text.value()[0]
         more = text.take(",}") == ","
     if alone.get("type") == "Feature" and not seen:
         yield alone
     elif not seen:
         raise ImageError(path, "holds neither a Feature nor a FeatureCollection", _REMEDY)
-
-
-class _Text:
-    """A JSON text and a place in it."""
-
-    def __init__(self, text: str, path: str) -> None:
-        self._text, self._path, self._at = text, path, 0
-        self._decoder = json.JSONDecoder()
-
-    def peek(self) -> str:
-        """The next character that is not white space, and go there; '' at the end."""
-        while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
-            self._at += 1
-        return self._text[self._at : self._at + 1]
-
-    def take(self, characters: str) -> str:
-        """Pass over the next character, which must be one of these."""
-        found = self.peek()
-        if not found or found not in characters:
-            self.fail(f"expected one of {' '.join(characters)}, found {found!r}" if found else "the file ends here")
-        self._at += 1
-        return found
-
-    def value(self) -> Any:
-        """Pass over the next value."""
-        self.peek()
-        try:
-            value, self._at = self._decoder.raw_decode(self._text, self._at)
-        except json.JSONDecodeError as error:
-            self._at = error.pos
-            self.fail(error.msg)
-        except RecursionError:
-            self.fail("nested too deeply")
-        except ValueError as error:
-            self.fail(f"a number that cannot be read ({short(str(error))})")
-        return value
-
-    def values(self) -> Iterator[Any]:
-        """The elements of the list that begins here."""
-        self.take("[")
-        more = self.peek() != "]" or not self.take("]")
-        while more:
-            yield self.value()
-            more = self.take(",]") == ","
-
-    def fail(self, problem: str) -> NoReturn:
-        """An ImageError with the present place."""
-        raise ImageError(self._path, f"is not GeoJSON (character {self._at}: {problem})", _REMEDY)

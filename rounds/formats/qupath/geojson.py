@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath reads and writes it: a feature per cell, its outline in pixels of the image.
+"""Reads and writes GeoJSON as QuPath does: a feature per cell, its outline in pixels of the image.
 
 A file holds a FeatureCollection, a list of features or one feature. Of a cell with a nucleus the outline of the
 cell is taken. QuPath ignores classes whose name ends in `*`, and writes NaN among its measurements.
@@ -22,6 +22,7 @@ from cellsemi.rounds.cells.outlines import Filled, OutlineError, Polygon, fill, 
 from cellsemi.rounds.colours import GREY, PALETTE
 from cellsemi.rounds.formats.base import Exported, class_ids
 from cellsemi.rounds.formats.qupath.feature_stream import features
+from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -36,7 +37,7 @@ _NUMBERS = {int, float}
 _REMEDY = "export it anew"
 
 
-def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_geojson(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
     """The cells of a file, in its order, and the class names that they index; () when no cell has a class.
 
     Cells without a class are "unclassified" where others have one. Those with `isIgnored`, or whose class ends
@@ -66,7 +67,7 @@ def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tup
     return to_instances(cells, record.height, record.width, class_id=class_id, state=states), classes
 
 
-def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
+def write_geojson(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
     """Write OUT/ID.geojson for each image, a feature per cell, and the image beside it.
 
     Human cells are annotations, others detections with a measurement "score". Ignored cells are of the class
@@ -82,7 +83,7 @@ def write(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> 
 # --- reading ------------------------------------------------------------------------------------------
 
 
-def _properties(feature: Any, place: str) -> dict[str, Any]:
+def _properties(feature: Any, place: str) -> dict[str, object]:
     """The properties of a feature; ImageError when it is none, or holds cells instead of being one."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise ImageError(place, f"expected a Feature, found {short(feature)}", _REMEDY)
@@ -128,7 +129,7 @@ def _ring(ring: Any, place: str) -> NDArray[np.float64]:
     return points
 
 
-def _class_name(properties: dict[str, Any], place: str) -> str:
+def _class_name(properties: dict[str, object], place: str) -> str:
     """The name of the class of a feature, that of QuPath's derived classes "Tumor: Positive"; "" for none."""
     classification = properties.get("classification")
     if classification is None:
@@ -152,9 +153,9 @@ def _classes(names: Sequence[str], states: Sequence[State]) -> tuple[tuple[str, 
     """The class names, sorted, and the class id of each cell; ignored cells without a class have any."""
     if not any(names):
         return (), 0
-    said = [name or (UNCLASSIFIED if state == "human" else "") for name, state in zip(names, states, strict=True)]
-    classes = tuple(sorted(set(said) - {""}))
-    return classes, class_ids((name or classes[0] for name in said), classes)
+    stated = [name or (UNCLASSIFIED if state == "human" else "") for name, state in zip(names, states, strict=True)]
+    classes = tuple(sorted(set(stated) - {""}))
+    return classes, class_ids((name or classes[0] for name in stated), classes)
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def _collection(cells: Instances, done: Exported, classes: Sequence[str]) -> byt
         feature = {
             "type": "Feature",
             "geometry": _geometry(trace(crop, x0, y0)),
-            "properties": _said(cells, i, classes),
+            "properties": _written_properties(cells, i, classes),
         }
         lines.append(json.dumps(feature, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
     done.cells += len(cells)
@@ -175,7 +176,7 @@ def _collection(cells: Instances, done: Exported, classes: Sequence[str]) -> byt
     return ('{"type":"FeatureCollection","features":[\n' + ",\n".join(lines) + "]}\n").encode()
 
 
-def _geometry(polygons: Sequence[Polygon]) -> dict[str, Any]:
+def _geometry(polygons: Sequence[Polygon]) -> dict[str, object]:
     """A Polygon or a MultiPolygon; its rings close, as GeoJSON has it."""
     closed = [[[*ring.tolist(), ring[0].tolist()] for ring in polygon] for polygon in polygons]
     if len(closed) == 1:
@@ -183,15 +184,20 @@ def _geometry(polygons: Sequence[Polygon]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": closed}
 
 
-def _said(cells: Instances, i: int, classes: Sequence[str]) -> dict[str, Any]:
+def _written_properties(cells: Instances, i: int, classes: Sequence[str]) -> dict[str, object]:
     """The properties of a cell: what QuPath knows about an object."""
     state, class_id = cells.state[i], int(cells.class_id[i])
     ignored = state == "ignored"
     name, colour = (IGNORED, GREY) if ignored else (classes[class_id], PALETTE[class_id % len(PALETTE)])
-    said: dict[str, Any] = {
+    properties: dict[str, object] = {
         "objectType": "annotation" if state == "human" else "detection",
         "classification": {"name": name, "color": list(colour)},
     }
     if state != "human":
-        said["measurements"] = {"score": round(float(cells.score[i]), SCORE_DIGITS)}
-    return said
+        properties["measurements"] = {"score": round(float(cells.score[i]), SCORE_DIGITS)}
+    return properties
+
+
+GEOJSON = FormatSpec(
+    "geojson", read_annotation=read_geojson, has_classes=True, writer=write_geojson, writes_folder=True
+)

@@ -1,1 +1,1 @@
-"""What several formats need: folders, CSV and JSON files, overlaps, one file an image."""
+"""Holds what several formats need: folders, CSV and JSON files, detection, overlaps, one file an image."""

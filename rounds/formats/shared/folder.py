@@ -1,4 +1,4 @@
-"""The files of a folder of a data set, found by name. What is not in its listing cannot be reached.
+"""Finds the files of a folder of a data set by name. What is not in its listing cannot be reached.
 
 Names are composed (NFC): some systems store `é` as two characters, listings rarely do. The folder is listed,
 not searched by patterns, because names hold `[` and `*`.
@@ -13,10 +13,10 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image, intensity_range, pixel_sha256
 from cellsemi.rounds.store.schemas import ImageRecord
 
-ANNOTATION_EXTENSIONS = (".npy", ".zip", ".roi", ".geojson", ".json")
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
 
 

@@ -1,8 +1,8 @@
-"""The elements of the arrays of a JSON file that is too large to hold, one after the other.
+"""Reads JSON piece by piece: the values of a text, or the elements of the arrays of a file too large to hold.
 
-The file is read in chunks, and each byte taken as one character (latin-1), so that a place in the text is a
-place in the file; the elements themselves are decoded as UTF-8. What stands in the file beside the wanted
-arrays is passed over, with nothing but its brackets and strings looked at.
+The text is read in chunks. Of a file each byte is taken as one character (latin-1), so that a place in the text is a
+place in the file; its values are then decoded as UTF-8. What stands in a file beside the wanted
+arrays is passed over: only its brackets and strings are read.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ _TOKEN = 16  # characters: more than the longest literal or escape, so a cut-off
 _DAMAGED = "the file is damaged or cut off; export it anew"
 
 
+Fail = Callable[[str, str, int], NoReturn]  # problem, remedy, place in the text
+
+
 class Element(NamedTuple):
     """One element of a top-level array: its number in it, from 1, and where its bytes stand in the file."""
 
@@ -49,8 +52,17 @@ def elements(
     the file cannot be read, is not a JSON object in UTF-8, lacks one of the arrays or has it twice, when an
     element is larger than `max_element` bytes, and for NaN and Infinity, which JSON does not have.
     """
+    place = ""
+
+    def fail(problem: str, remedy: str, byte: int) -> NoReturn:
+        raise DataError(f"{path}, byte {byte}{place}: {problem}; {remedy}")
+
     with _open(path) as file:
-        window = _Window(path, file, chunk, max_element)
+
+        def read(count: int) -> str:
+            return file.read(count).decode("latin-1")
+
+        window = JsonText(read, fail, _DECODER, is_bytes=True, chunk=chunk, max_element=max_element)
         window.skip_mark()
         window.take("{", f"expected an object with {', '.join(map(repr, arrays))}")
         seen: set[str] = set()
@@ -62,7 +74,12 @@ def elements(
             window.take(":")
             if key in arrays:
                 seen.add(key)
-                yield from _array(window, key)
+                window.take("[", f"{key!r} is no list")
+                for number in window.positions():
+                    place = f", element {number} of {key!r}"
+                    window.peek()
+                    yield Element(key, number, *window.value())
+                place = ""
             else:
                 window.skip()
             more = window.take(",}") == ","
@@ -74,7 +91,7 @@ def elements(
 
 
 def read_element(file: BinaryIO, offset: int, length: int) -> Any:
-    """The value of an element that `elements` told the place of; ValueError or RecursionError when it is not there."""
+    """The value of an element at a place that `elements` gave; ValueError or RecursionError when it is not there."""
     file.seek(offset)
     return _DECODER.decode(file.read(length).decode())
 
@@ -102,32 +119,30 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _array(window: _Window, array: str) -> Iterator[Element]:
-    window.take("[", f"{array!r} is no list")
-    number = 0
-    more = not window.try_take("]")
-    while more:
-        number += 1
-        window.place = f", element {number} of {array!r}"
-        window.peek()
-        yield Element(array, number, *window.value())
-        more = window.take(",]") == ","
-    window.place = ""
+class JsonText:
+    """The part of a JSON text that is in memory, and a place in it. All before the place is let go.
 
+    `read(n)` gives the next n characters, which are bytes of UTF-8 where `is_bytes` is true; `fail(problem, remedy,
+    place)` raises what the caller wants raised. A value may have `max_element` characters at most.
+    """
 
-class _Window:
-    """The part of a file that is in memory, and a place in it. All before the place is let go."""
-
-    def __init__(self, path: Path, file: BinaryIO, chunk: int, max_element: int) -> None:
-        self._path, self._chunk, self._max = path, chunk, max_element
-        self._read: Callable[[int], bytes] = file.read
+    def __init__(
+        self,
+        read: Callable[[int], str],
+        fail: Fail,
+        decoder: json.JSONDecoder,
+        *,
+        is_bytes: bool,
+        chunk: int = CHUNK,
+        max_element: int = MAX_ELEMENT,
+    ) -> None:
+        self._read, self._raise, self._decoder = read, fail, decoder
+        self._is_bytes, self._chunk, self._max = is_bytes, chunk, max_element
         self._text, self._start, self._at = "", 0, 0
-        self.place = ""
 
-    def fail(self, problem: str, remedy: str, at: int | None = None) -> NoReturn:
-        """A DataError with the byte `at` (in the window), or the present one."""
-        byte = self._start + (self._at if at is None else at)
-        raise DataError(f"{self._path}, byte {byte}{self.place}: {problem}; {remedy}")
+    def fail(self, problem: str, remedy: str = _DAMAGED, at: int | None = None) -> NoReturn:
+        """The caller's error with the place `at` (in the window), or the present one."""
+        self._raise(problem, remedy, self._start + (self._at if at is None else at))
 
     def skip_mark(self) -> None:
         """Pass over a byte order mark."""
@@ -164,6 +179,15 @@ class _Window:
         self._at += 1
         return found
 
+    def positions(self) -> Iterator[int]:
+        """1, 2 .. for each element of the list whose bracket was passed; the caller passes over each by `value`."""
+        number = 0
+        more = not self.try_take("]")
+        while more:
+            number += 1
+            yield number
+            more = self.take(",]") == ","
+
     def key(self) -> str:
         """Pass over the next value, which must be a string."""
         if self.peek() != '"':
@@ -171,10 +195,10 @@ class _Window:
         return str(self.value()[0])
 
     def value(self) -> tuple[Any, int, int]:
-        """Pass over the value that begins here: the value, its first byte and its length in bytes."""
+        """Pass over the value that begins here: the value, its first character and its length."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 self._read_on_or_fail(error)
             except ValueError as error:
@@ -186,8 +210,8 @@ class _Window:
                 if end + _TOKEN < len(self._text) or not self._read_on():
                     break
         self._check_size(end - self._at)
-        if not self._text.isascii():
-            value = self._as_utf8(end)
+        if self._is_bytes and not self._text.isascii():
+            value = self._as_utf8(end, value)
         found = value, self._start + self._at, end - self._at
         self._at = end
         return found
@@ -237,10 +261,13 @@ class _Window:
         if length > self._max:
             self.fail(f"it is larger than {self._max} bytes, or a string in it has no end", _DAMAGED)
 
-    def _as_utf8(self, end: int) -> Any:
+    def _as_utf8(self, end: int, value: Any) -> Any:
+        """The value, parsed again from UTF-8 where its own text is not ASCII."""
         text = self._text[self._at : end]
+        if text.isascii():
+            return value
         try:
-            return _DECODER.decode(text.encode("latin-1").decode())
+            return self._decoder.decode(text.encode("latin-1").decode())
         except UnicodeDecodeError as error:
             self.fail(f"not UTF-8 ({error.reason})", "save it as UTF-8", self._at + error.start)
 
@@ -250,5 +277,5 @@ class _Window:
         content = self._read(max(self._chunk, len(kept)))
         if content:
             self._start, self._at = self._start + self._at, 0
-            self._text = kept + content.decode("latin-1")
+            self._text = kept + content
         return bool(content)

@@ -1,4 +1,4 @@
-"""What formats with one cell a pixel make of cells that overlap, and what that costs."""
+"""Removes the overlaps of cells for formats with one cell a pixel, and counts what is lost."""
 
 from __future__ import annotations
 

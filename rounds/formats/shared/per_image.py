@@ -1,4 +1,4 @@
-"""Exports with one annotation file per image, the image beside it: OUT/ID.zip and OUT/ID.png."""
+"""Writes an annotation file for each image and the image beside it: OUT/ID.zip and OUT/ID.png."""
 
 from __future__ import annotations
 

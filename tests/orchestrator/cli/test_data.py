@@ -1,11 +1,13 @@
-"""`cellsemi data`: what is looked at, imported and exported, from small data sets made here to the files written."""
+"""`cellsemi data`: what is inspected, imported and exported, from small data sets made here to the files written."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -14,12 +16,14 @@ from helpers.terminal import cellsemi, invoke, python
 
 from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator.cli.data import FORMATS, SPLITS, STATES
+from cellsemi.orchestrator.cli.data import SPLITS, STATES, data
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets import import_shards
-from cellsemi.rounds.datasets.export import EXPORTED, WRITERS
+from cellsemi.rounds.datasets.export import EXPORTED
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import score_image
+from cellsemi.rounds.formats.qupath import geojson
+from cellsemi.rounds.formats.registry import all_specs
 from cellsemi.rounds.store import files, run, shards
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.run import RunPaths
@@ -58,7 +62,10 @@ def told(*args: str) -> Any:
 
 
 def test_the_choices_are_those_of_the_registries() -> None:
-    assert set(FORMATS) == set(WRITERS) and STATES == EXPORTED and SPLITS == run.SPLITS
+    (option,) = (option for option in data.commands["export"].params if option.name == "kind")
+    assert isinstance(option.type, click.Choice)
+    assert set(option.type.choices) == {spec.name for spec in all_specs() if spec.writer is not None}
+    assert STATES == EXPORTED and SPLITS == run.SPLITS
 
 
 def test_the_help_of_each_command_imports_nothing_heavy() -> None:
@@ -291,7 +298,7 @@ def broken_writer(records: Any, out: Path, classes: Any) -> None:
 
 def test_a_folder_is_whole_or_absent(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imported(here)
-    monkeypatch.setitem(WRITERS, "geojson", f"{__name__}:broken_writer")
+    monkeypatch.setattr(geojson, "GEOJSON", replace(geojson.GEOJSON, writer=broken_writer))
     done = invoke("data", "export", "s", "--format", "geojson", "--out", "g")
     assert isinstance(done.exception, DataError) and sorted(p.name for p in here.iterdir()) == ["cells", "s"]
 
@@ -345,11 +352,11 @@ def test_human_labels_and_pseudo_labels_of_a_run(here: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "kind", "words"),
     [
-        (["--model", "unet-b"], RunError, "unet-b of round 0 has not looked at the test images; there are: ensemble"),
+        (["--model", "unet-b"], RunError, "unet-b of round 0 has not predicted the test images; there are: ensemble"),
         (
             ["--split", "unlabelled"],
             RunError,
-            "has not looked at the unlabelled images; rounds whose ensemble has: none",
+            "has not predicted the unlabelled images; rounds whose ensemble has: none",
         ),
         (["--round", "4"], UsageError, "round 4 is not finished; those that are: 0"),
         (["--split", "labelled", "--model", "m"], UsageError, "is what people drew"),

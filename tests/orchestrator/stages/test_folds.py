@@ -11,7 +11,7 @@ from helpers.campaigns import bring, config_at, tables
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import read_weights
-from cellsemi.orchestrator.runs.export import Wish, choose
+from cellsemi.orchestrator.runs.export import ExportRequest, choose
 from cellsemi.orchestrator.runs.label_issues import judged_split
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.evaluation import leaderboard
@@ -122,7 +122,7 @@ def test_a_second_call_changes_nothing_and_status_names_every_stage(folded: tupl
 
 
 def test_every_label_is_judged_by_models_that_left_it_out(folded: tuple[RunPaths, Config]) -> None:
-    """Suspects of labelled images: without folds they are refused, for their models learned from them."""
+    """Label issues of labelled images: without folds they are refused, for their models learned from them."""
     paths, config = folded
     judges = judged_split(paths, "labelled")
     human = ids(paths.split("labelled")) | ids(paths.split("val"))
@@ -137,7 +137,7 @@ def test_every_label_is_judged_by_models_that_left_it_out(folded: tuple[RunPaths
 
 def test_pseudo_labels_of_folds_are_not_one_set(folded: tuple[RunPaths, Config]) -> None:
     with pytest.raises(UsageError, match="no one set to export"):
-        choose(str(folded[0].root), Wish(pseudo=True))
+        choose(str(folded[0].root), ExportRequest(pseudo=True))
 
 
 def test_more_folds_than_groups_are_refused(tmp_path: Path) -> None:

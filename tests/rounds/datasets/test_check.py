@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cellsemi.configs.errors import UsageError
+from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells.masks import from_label_map
 from cellsemi.rounds.cells.rle import decode_counts, encode
 from cellsemi.rounds.datasets.check_shards import Problem, check_shards, measured
 from cellsemi.rounds.datasets.import_shards import import_data
+from cellsemi.rounds.formats.shards import IMPORT_FILE, read_import
 from cellsemi.rounds.store import schemas, shards
 from cellsemi.rounds.store.image_codec import pixel_sha256, to_png
 from cellsemi.rounds.store.run import open_run
@@ -140,6 +141,18 @@ def test_classes_images_and_splits_of_an_import_are_checked(tmp_path: Path) -> N
     for words in ("its split is 'test', the folder is 'val'", "there is no image", "class_id 7, expected 0 to 0",
                   "the splits leak into each other", "group 'w'"):  # fmt: skip
         assert words in told, told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"classes": None}, "classes: "), ({"more": 1}, "more: Extra inputs"), ({"shards": 3}, "shards: ")],
+)
+def test_an_import_whose_file_was_altered_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = imported(tmp_path) / IMPORT_FILE
+    assert read_import(path.parent).classes == ("cell",)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=f"import.json: not what an import writes .{words}.*import anew"):
+        read_import(path.parent)
 
 
 def test_the_same_pixels_in_two_splits_are_a_leak_and_in_one_a_count(tmp_path: Path) -> None:

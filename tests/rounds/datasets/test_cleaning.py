@@ -17,7 +17,8 @@ from cellsemi.configs.data import CleanConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
-from cellsemi.rounds.datasets.cleaning import clean, holes, parts
+from cellsemi.rounds.cells.shape import parts
+from cellsemi.rounds.datasets.cleaning import clean, holes
 
 Bitmap = NDArray[np.bool_]
 

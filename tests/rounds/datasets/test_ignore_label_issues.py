@@ -28,10 +28,10 @@ from cellsemi.rounds.datasets.ignore_label_issues import ignore, table_sha256
 from cellsemi.rounds.datasets.import_shards import import_data
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport
-from cellsemi.rounds.datasets.label_issue_file import Named, read_table
+from cellsemi.rounds.datasets.label_issue_file import LabelIssueRow, read_table
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_codec import to_png
-from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
+from cellsemi.rounds.store.schemas import LABEL_ISSUES, ImageRecord
 
 HEIGHT, WIDTH = 20, 24
 LABELS = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -52,18 +52,18 @@ def reference_rle(mask: np.ndarray[Any, Any]) -> str:
 
 def row(image_id: str, kind: str = "not-found", cell: Any = 0, **more: Any) -> dict[str, Any]:
     box = MISSED_BOX if cell is None else BOXES[cell]
-    values: dict[str, Any] = dict.fromkeys(SUSPECTS.names)
+    values: dict[str, Any] = dict.fromkeys(LABEL_ISSUES.names)
     values |= {"image_id": image_id, "split": "val", "kind": kind, "cell": cell, "iou": 0.0, "confidence": 0.5}
     values |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) | {"reason": "no, really", "sheet": "s.png"}
     return values | {"rle": reference_rle(MISSED) if cell is None else None} | more
 
 
-def table(here: Path, *rows: dict[str, Any], name: str = "suspects.csv") -> Path:
+def table(here: Path, *rows: dict[str, Any], name: str = "label_issues.csv") -> Path:
     path = here / name
     if path.suffix == ".csv":
         files.write_text(path, to_csv(rows))
     else:
-        shards.write_rows(path, rows, SUSPECTS, "h")
+        shards.write_rows(path, rows, LABEL_ISSUES, "h")
     return path
 
 
@@ -80,13 +80,13 @@ def data_set(here: Path) -> Path:
     return root
 
 
-def config(here: Path, suspects: Path | None, **options: Any) -> Config:
-    named = None if suspects is None else str(suspects)
+def config(here: Path, issues: Path | None, **options: Any) -> Config:
+    named = None if issues is None else str(issues)
     return Config(data=DataConfig(source="label-maps", root=str(data_set(here)), label_issues=named, **options))
 
 
-def read(here: Path, suspects: Path | None, **options: Any) -> tuple[IngestReport, dict[str, ImageRecord]]:
-    report = ingest(config(here, suspects, **options), here / "out", "h", lambda *_: None)
+def read(here: Path, issues: Path | None, **options: Any) -> tuple[IngestReport, dict[str, ImageRecord]]:
+    report = ingest(config(here, issues, **options), here / "out", "h", lambda *_: None)
     splits = ("labelled", "val", "test", "unlabelled")
     return report, {r.image_id: r for split in splits for r in shards.read_folder(here / "out" / split)}
 
@@ -99,7 +99,7 @@ def cells_of(record: ImageRecord) -> Instances:
 # --- what it changes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["suspects.csv", "suspects.parquet"])
+@pytest.mark.parametrize("name", ["label_issues.csv", "label_issues.parquet"])
 def test_the_cells_that_are_named_are_ignored_and_nothing_else_changes(tmp_path: Path, name: str) -> None:
     before = read(tmp_path, None)[1]
     path = table(tmp_path, row("v", cell=1), row("a", "outline", 2), name=name)
@@ -128,7 +128,7 @@ def test_a_place_that_nobody_drew_is_ignored_with_the_mask_that_the_models_see(t
     assert cells.state == ("human", "human", "human", "ignored") and cells.reason[3] == "suspect: not-drawn"
     assert np.array_equal(decode(cells.rle[3], HEIGHT, WIDTH), MISSED)
     assert (tuple(cells.bbox[3]), cells.area[3]) == (MISSED_BOX, MISSED.sum())
-    assert report.suspects is not None and report.suspects.added == 1
+    assert report.label_issues is not None and report.label_issues.added == 1
     seen = from_crops(HEIGHT, WIDTH, [(MISSED, 0, 0)])
     assert len(scorable(seen, cells)[0]) == 0  # a model that sees it is not wrong
 
@@ -144,7 +144,7 @@ def test_without_a_mask_the_box_is_ignored(tmp_path: Path) -> None:
 def test_an_image_may_be_in_another_split_than_when_it_was_judged(tmp_path: Path) -> None:
     report, after = read(tmp_path, table(tmp_path, row("a", split="val"), row("v", split="labelled")))
     assert cells_of(after["a"]).state[0] == cells_of(after["v"]).state[0] == "ignored"
-    assert report.suspects is not None and report.suspects.cells == {
+    assert report.label_issues is not None and report.label_issues.cells == {
         "labelled": {"not-found": 1},
         "val": {"not-found": 1},
     }
@@ -153,7 +153,7 @@ def test_an_image_may_be_in_another_split_than_when_it_was_judged(tmp_path: Path
 def test_every_row_is_counted_and_told(tmp_path: Path) -> None:
     rows = [row("v"), row("v", "outline", 1), row("v", "class", 1), row("w", "not-drawn", None), row("a", cell=2)]
     report, _ = read(tmp_path, path := table(tmp_path, *rows, row("w", "not-drawn", None)))
-    found = report.suspects
+    found = report.label_issues
     assert found is not None and (found.rows, found.added) == (6, 1)
     assert found.cells == {
         "labelled": {"not-found": 1},
@@ -161,10 +161,10 @@ def test_every_row_is_counted_and_told(tmp_path: Path) -> None:
     }
     assert found.unused == {"name what is ignored without them": 1}
     assert found.sha256 == files.sha256_bytes(path.read_bytes())
-    assert report.to_json()["suspects"]["cells"]["labelled"] == {"not-found": 1}
+    assert report.to_json()["label_issues"]["cells"]["labelled"] == {"not-found": 1}
     told = "\n".join(report.notes)
-    for words in ("(data.label_issues): 6 rows", "1 labelled cells are ignored as suspects: 1 not-found",
-                  "3 val cells are ignored as suspects: 1 not-drawn, 1 not-found, 1 outline and class",
+    for words in ("(data.label_issues): 6 rows", "1 labelled cells are ignored as label issues: 1 not-found",
+                  "3 val cells are ignored as label issues: 1 not-drawn, 1 not-found, 1 outline and class",
                   "1 rows change nothing, they name what is ignored", "val is scored without them"):  # fmt: skip
         assert words in told, (words, told)
     assert report.ignored["val"] == 3 and report.ignored["labelled"] == 1
@@ -173,19 +173,19 @@ def test_every_row_is_counted_and_told(tmp_path: Path) -> None:
 def test_rows_of_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
     path = table(tmp_path, *(row(image_id, cell=i) for i, image_id in enumerate("ab")))
     report, after = read(tmp_path, path, labelled_limit=1, limit_rest="unlabelled")
-    assert report.suspects is not None
-    assert report.suspects.unused == {"are of images that data.labelled_limit does not draw": 1}
-    assert sum(report.suspects.cells["labelled"].values()) == 1
+    assert report.label_issues is not None
+    assert report.label_issues.unused == {"are of images that data.labelled_limit does not draw": 1}
+    assert sum(report.label_issues.cells["labelled"].values()) == 1
     assert [after[i].instances is None for i in "ab"].count(True) == 1  # in the pool, its labels hidden
     broken = config(tmp_path, path, max_quarantined=0.5)
     (tmp_path / "d" / "images" / "a.png").write_bytes(b"no image")
-    found = ingest(broken, tmp_path / "out2", "h", lambda *_: None).suspects
+    found = ingest(broken, tmp_path / "out2", "h", lambda *_: None).label_issues
     assert found is not None and found.unused == {"are of images that cannot be used": 1}
 
 
 def test_without_a_table_nothing_is_told(tmp_path: Path) -> None:
     report, _ = read(tmp_path, None)
-    assert report.suspects is None and report.notes == [] and report.to_json()["suspects"] is None
+    assert report.label_issues is None and report.notes == [] and report.to_json()["label_issues"] is None
 
 
 def test_the_fingerprint_follows_what_stands_in_the_table(tmp_path: Path) -> None:
@@ -194,19 +194,19 @@ def test_the_fingerprint_follows_what_stands_in_the_table(tmp_path: Path) -> Non
     assert first == table_sha256(path)
     table(tmp_path, row("v"))
     assert table_sha256(path) != first
-    (tmp_path / "suspects.csv").unlink()
-    with pytest.raises(DataError, match=r"suspects.csv: cannot be read .*data.label_issues names it"):
+    (tmp_path / "label_issues.csv").unlink()
+    with pytest.raises(DataError, match=r"label_issues.csv: cannot be read .*data.label_issues names it"):
         table_sha256(path)
 
 
 def test_an_import_that_ignored_them_says_so_and_takes_the_same_table_again(tmp_path: Path) -> None:
     path = table(tmp_path, row("v", cell=1), row("w", "not-drawn", None))
     report = import_data(config(tmp_path, path), tmp_path / "shards", lambda *_: None)
-    content = files.read_json(tmp_path / "shards" / "import.json")["report"]["suspects"]
+    content = files.read_json(tmp_path / "shards" / "import.json")["report"]["label_issues"]
     assert content["cells"]["val"] == {"not-found": 1, "not-drawn": 1} and report.ignored["val"] == 2
     again = Config(data=DataConfig(source="shards", root=str(tmp_path / "shards"), label_issues=str(path)))
     found = ingest(again, tmp_path / "out", "h", lambda *_: None)
-    assert found.suspects is not None and found.suspects.unused == {"name what is ignored without them": 2}
+    assert found.label_issues is not None and found.label_issues.unused == {"name what is ignored without them": 2}
     assert found.ignored == report.ignored
 
 
@@ -217,7 +217,7 @@ def test_a_naive_reading_of_the_rows_comes_to_the_same(data: st.DataObject) -> N
     picked = data.draw(st.lists(st.tuples(st.integers(0, 2), kinds), max_size=6))
     states = data.draw(st.lists(st.sampled_from(["human", "ignored"]), min_size=3, max_size=3))
     cells = from_label_map(LABELS, state=states)
-    rows = [Named("x", "v", kind, cell, BOXES[cell], None) for cell, kind in picked]  # type: ignore[arg-type]
+    rows = [LabelIssueRow("x", "v", kind, cell, BOXES[cell], None) for cell, kind in picked]  # type: ignore[arg-type]
     after, counts, already = ignore(cells, rows)
     named = {cell for cell, _ in picked}
     assert [s == "ignored" for s in after.state] == [s == "ignored" or i in named for i, s in enumerate(states)]
@@ -244,7 +244,7 @@ def test_rows_may_go_columns_may_come_and_numbers_may_become_decimals(tmp_path: 
     path = table(tmp_path, row("v", cell=1), row("a", "not-drawn", None))
     records = list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
     edited = StringIO()
-    names = ["note", *reversed(SUSPECTS.names)]
+    names = ["note", *reversed(LABEL_ISSUES.names)]
     names.remove("confidence")
     writer = csv.DictWriter(edited, names, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
@@ -289,7 +289,7 @@ def written(here: Path, text: str) -> Path:
 def test_a_row_that_cannot_be_is_named_by_its_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words) as raised:
         read_table(table(tmp_path, row("v") | change))
-    assert str(raised.value).startswith(f"{tmp_path / 'suspects.csv'}, line 2: ")
+    assert str(raised.value).startswith(f"{tmp_path / 'label_issues.csv'}, line 2: ")
 
 
 def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config, preset_names
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import open
+from cellsemi.rounds.formats import registry
 from cellsemi.rounds.formats.base import at, parts_of
 from cellsemi.rounds.store.image_codec import to_png
 
@@ -107,7 +108,7 @@ def test_names_that_repeat_in_sub_folders_become_distinct_ids(tmp_path: Path) ->
 def test_every_preset_loads_once_its_folder_is_named(name: str, tmp_path: Path) -> None:
     config = load_config(name, [f"data.root={tmp_path}"]).config
     assert isinstance(config, Config) and config.run.name == name
-    assert config.data.source in open.READERS
+    assert registry.reader_of(config.data.source)
 
 
 def test_too_few_images_to_draw_from_are_refused_or_only_looked_at(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Suspects among human labels: each kind from cells made here, a naive judge, planted errors, and the command."""
+"""Label issues among human labels: each kind from cells made here, a naive judge, planted errors, and the command."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cellsemi.rounds.colours import PALETTE
 from cellsemi.rounds.datasets.ignore_label_issues import ignore
 from cellsemi.rounds.datasets.label_issue_file import read_table
 from cellsemi.rounds.evaluation.calibration import calibrate
-from cellsemi.rounds.evaluation.label_issues import Findings, Suspect, find_suspects
+from cellsemi.rounds.evaluation.label_issues import Findings, LabelIssue, find_label_issues
 from cellsemi.rounds.report import contact_sheet
 from cellsemi.rounds.report.contact_sheet import Panel
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.run import RunPaths, open_run
-from cellsemi.rounds.store.schemas import SUSPECTS, ImageRecord
+from cellsemi.rounds.store.schemas import LABEL_ISSUES, ImageRecord
 
 SIZE = 80
 NEVER = 10**6  # samples that are never reached: scores are taken as they are
@@ -57,29 +57,29 @@ def judge(predicted: Instances, truth: Instances, *more: tuple[Instances, Instan
     """One image, among others on which labels and models agree."""
     agreed = (seen(*AGREED), drawn(*AGREED))
     images = [("a", predicted, truth), *((f"b{i}", *pair) for i, pair in enumerate([agreed, *more]))]
-    return find_suspects(images, ("x", "y"), NEVER)
+    return find_label_issues(images, ("x", "y"), NEVER)
 
 
 def told(found: Findings) -> list[tuple[str, int | None, int | None]]:
-    return [(s.kind, s.cell, s.seen) for s in found.suspects]
+    return [(s.kind, s.cell, s.seen) for s in found.issues]
 
 
 # --- each kind ------------------------------------------------------------------------------------------
 
 
-def test_labels_that_the_models_agree_with_are_no_suspects() -> None:
+def test_labels_that_the_models_agree_with_are_no_label_issues() -> None:
     assert told(judge(seen(*AGREED), drawn(*AGREED))) == []
     assert told(judge(seen(), drawn())) == []
-    assert find_suspects([], ("x",), 1).suspects == ()
+    assert find_label_issues([], ("x",), 1).issues == ()
 
 
-def test_a_cell_that_no_model_sees_is_a_suspect_as_sure_as_its_class_is_found() -> None:
+def test_a_cell_that_no_model_sees_is_a_label_issue_as_sure_as_its_class_is_found() -> None:
     found = judge(seen(*AGREED), drawn(*AGREED, (10, 10, 20, 20)))
     assert told(found) == [("not-found", 4, None)]
-    (suspect,) = found.suspects
-    assert suspect.confidence == pytest.approx((4 + 1) / (4 + 2)) and suspect.iou == 0
-    assert (suspect.bbox, suspect.drawn_class, suspect.seen_class) == ((10, 10, 20, 20), "x", None)
-    assert suspect.reason == "no model sees this x (IoU 0.00 at most); 83% of its class are found"
+    (issue,) = found.issues
+    assert issue.confidence == pytest.approx((4 + 1) / (4 + 2)) and issue.iou == 0
+    assert (issue.bbox, issue.drawn_class, issue.seen_class) == ((10, 10, 20, 20), "x", None)
+    assert issue.reason == "no model sees this x (IoU 0.00 at most); 83% of its class are found"
 
 
 @pytest.mark.parametrize("score", [0.01, 0.9])
@@ -94,8 +94,8 @@ def test_a_cell_that_any_prediction_lies_on_was_found(score: float) -> None:
 )
 def test_the_bounds_of_iou_are_exact(rows: int, kinds: set[str]) -> None:
     found = judge(seen(*AGREED, (10, 10, 20, 10 + rows)), drawn(*AGREED, (10, 10, 20, 20)))
-    assert {s.kind for s in found.suspects} == kinds
-    assert all(s.iou == pytest.approx(rows / 10) for s in found.suspects)
+    assert {s.kind for s in found.issues} == kinds
+    assert all(s.iou == pytest.approx(rows / 10) for s in found.issues)
 
 
 def test_an_outline_that_some_prediction_agrees_with_is_none() -> None:
@@ -105,28 +105,28 @@ def test_an_outline_that_some_prediction_agrees_with_is_none() -> None:
     assert told(judge(seen(*AGREED, half, box, score=[0.9] * 4 + [0.95, 0.1]), truth)) == []
 
 
-def test_two_cells_drawn_as_one_are_one_suspect() -> None:
+def test_two_cells_drawn_as_one_are_one_label_issue() -> None:
     halves = ((10, 10, 20, 15), (10, 15, 20, 20))
     found = judge(seen(*AGREED, *halves), drawn(*AGREED, (10, 10, 20, 20)))
     assert told(found) == [("outline", 4, 4)]
 
 
-def test_a_sure_prediction_where_nobody_drew_is_a_suspect_an_unsure_one_is_not() -> None:
+def test_a_sure_prediction_where_nobody_drew_is_a_label_issue_an_unsure_one_is_not() -> None:
     found = judge(seen(*AGREED, (10, 10, 20, 20), (30, 10, 40, 20), score=[0.9] * 5 + [0.6]), drawn(*AGREED))
     assert told(found) == [("not-drawn", None, 4)]
-    (suspect,) = found.suspects
-    assert suspect.confidence == pytest.approx(0.9) and (suspect.drawn_class, suspect.seen_class) == (None, "x")
-    assert suspect.bbox == (10, 10, 20, 20)
+    (issue,) = found.issues
+    assert issue.confidence == pytest.approx(0.9) and (issue.drawn_class, issue.seen_class) == (None, "x")
+    assert issue.bbox == (10, 10, 20, 20)
 
 
-def test_another_class_is_a_suspect_when_the_models_are_sure_of_it() -> None:
+def test_another_class_is_a_label_issue_when_the_models_are_sure_of_it() -> None:
     box = (10, 10, 20, 20)
     other = (seen(*AGREED, class_id=1, score=0.7), drawn(*AGREED, class_id=1))
     for score, expected in ((0.95, [("class", 4, 4)]), (0.65, [])):
         predicted = seen(*AGREED, box, class_id=[0, 0, 0, 0, 1], score=[0.9] * 4 + [score])
         assert told(judge(predicted, drawn(*AGREED, box), other)) == expected
     surest = judge(seen(*AGREED, box, class_id=[0] * 4 + [1], score=[0.9] * 4 + [0.95]), drawn(*AGREED, box), other)
-    assert surest.suspects[0].reason == "drawn as x, the models are sure of y (IoU 1.00)"
+    assert surest.issues[0].reason == "drawn as x, the models are sure of y (IoU 1.00)"
 
 
 def test_what_is_to_be_ignored_is_neither_judged_nor_counted() -> None:
@@ -153,13 +153,13 @@ def test_sure_is_what_right_predictions_of_the_class_are_on_average_in_other_ima
 
 def test_models_that_are_never_right_contradict_nobody() -> None:
     images = [(name, seen((0, 0, 9, 9), score=1.0), drawn((40, 40, 50, 50))) for name in "abc"]
-    found = find_suspects(images, ("x",), NEVER)
+    found = find_label_issues(images, ("x",), NEVER)
     assert [trust.sure.tolist() for trust in found.trust.values()] == [[np.inf]] * 3
-    assert {s.kind for s in found.suspects} == {"not-found"} and found.suspects[0].confidence == pytest.approx(1 / 4)
+    assert {s.kind for s in found.issues} == {"not-found"} and found.issues[0].confidence == pytest.approx(1 / 4)
 
 
 def test_predictions_of_a_single_image_are_never_sure() -> None:
-    found = find_suspects([("a", seen(*AGREED, (10, 10, 20, 20)), drawn(*AGREED))], ("x",), NEVER)
+    found = find_label_issues([("a", seen(*AGREED, (10, 10, 20, 20)), drawn(*AGREED))], ("x",), NEVER)
     assert told(found) == []
 
 
@@ -167,7 +167,7 @@ def test_the_labels_of_an_image_neither_calibrate_nor_bound_its_own_predictions(
     generator = np.random.default_rng(0)
     pairs = [(seen(*AGREED, score=generator.random(4)), drawn(*AGREED[: generator.integers(1, 5)])) for _ in range(12)]
     changed = [*pairs[:3], (pairs[3][0], drawn()), *pairs[4:]]
-    before, after = (find_suspects([(str(i), *p) for i, p in enumerate(x)], ("x",), 8) for x in (pairs, changed))
+    before, after = (find_label_issues([(str(i), *p) for i, p in enumerate(x)], ("x",), 8) for x in (pairs, changed))
     assert np.array_equal(before.seen["3"].quality, after.seen["3"].quality)
     assert before.trust["3"].sure == after.trust["3"].sure and before.trust["4"].sure != after.trust["4"].sure
     assert any(not np.array_equal(before.seen[i].quality, after.seen[i].quality) for i in before.seen)
@@ -208,7 +208,7 @@ boxes = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(2, 8), st.
 def test_a_naive_judge_comes_to_the_same(people: list[Box], models: list[tuple[Box, float]]) -> None:
     truth = drawn(*people)
     found = judge(seen(*(box for box, _ in models), score=[score for _, score in models]), truth)
-    assert {(s.kind, s.cell) for s in found.suspects if s.image_id == "a"} == naive(found, truth)
+    assert {(s.kind, s.cell) for s in found.issues if s.image_id == "a"} == naive(found, truth)
 
 
 def test_planted_errors_are_found_and_stand_first() -> None:
@@ -222,11 +222,11 @@ def test_planted_errors_are_found_and_stand_first() -> None:
         gone = kept.pop(int(np.argmax(score[right])))
         planted.add((f"im{i}", gone))
         images.append((f"im{i}", seen(*grid, score=score), drawn(*kept)))
-    found = find_suspects(images, ("x",), 40)
-    listed = [(s.image_id, s.bbox) for s in found.suspects if s.kind == "not-drawn"]
-    assert planted <= set(listed) and {s.kind for s in found.suspects} == {"not-drawn"}
-    assert [s.confidence for s in found.suspects] == sorted((s.confidence for s in found.suspects), reverse=True)
-    assert find_suspects(images, ("x",), 40).suspects == found.suspects
+    found = find_label_issues(images, ("x",), 40)
+    listed = [(s.image_id, s.bbox) for s in found.issues if s.kind == "not-drawn"]
+    assert planted <= set(listed) and {s.kind for s in found.issues} == {"not-drawn"}
+    assert [s.confidence for s in found.issues] == sorted((s.confidence for s in found.issues), reverse=True)
+    assert find_label_issues(images, ("x",), 40).issues == found.issues
 
 
 # --- the command ----------------------------------------------------------------------------------------
@@ -254,20 +254,20 @@ def finished_run(here: Path, count: int = 4) -> RunPaths:
 def test_the_command_writes_a_table_and_pictures_and_changes_nothing(here: Path) -> None:
     paths = finished_run(here)
     before = {path: path.read_bytes() for path in paths.root.rglob("*") if path.is_file()}
-    done = invoke("data", "suspects", "r", "--json")
+    done = invoke("data", "label-issues", "r", "--json")
     assert done.exit_code == 0, done.output + str(done.exception)
     content = json.loads(done.stdout)
     assert (content["images"], content["cells"], content["unseen_images"], content["sheets"]) == (3, 12, 1, 1)
     assert content["sure_from"] == {"x": pytest.approx([0.9, 0.9], abs=1e-5), "y": pytest.approx([0.9, 0.9], abs=1e-5)}
-    kinds = {(s["kind"], s["image_id"], s["cell"]) for s in content["suspects"]}
+    kinds = {(s["kind"], s["image_id"], s["cell"]) for s in content["label_issues"]}
     assert kinds == {("not-drawn", "im0", None), ("not-found", "im1", 4)}
-    out = here / "suspects-r"
-    assert sorted(path.name for path in out.iterdir()) == ["sheet-001.png", "suspects.csv", "suspects.parquet"]
-    assert shards.read_rows(out / "suspects.parquet") == content["suspects"]
-    assert list(content["suspects"][0]) == SUSPECTS.names
-    rows = list(csv.DictReader(StringIO((out / "suspects.csv").read_text(encoding="utf-8"))))
+    out = here / "label-issues-r"
+    assert sorted(path.name for path in out.iterdir()) == ["label_issues.csv", "label_issues.parquet", "sheet-001.png"]
+    assert shards.read_rows(out / "label_issues.parquet") == content["label_issues"]
+    assert list(content["label_issues"][0]) == LABEL_ISSUES.names
+    rows = list(csv.DictReader(StringIO((out / "label_issues.csv").read_text(encoding="utf-8"))))
     assert [(row["image_id"], row["sheet"], row["x0"]) for row in rows] == [
-        (s["image_id"], "sheet-001.png", str(s["x0"])) for s in content["suspects"]
+        (s["image_id"], "sheet-001.png", str(s["x0"])) for s in content["label_issues"]
     ]
     picture = decode_image((out / "sheet-001.png").read_bytes(), "sheet")
     assert picture.shape[1] == 2 * contact_sheet.PANEL_PX + 3 * contact_sheet.GAP_PX
@@ -275,20 +275,20 @@ def test_the_command_writes_a_table_and_pictures_and_changes_nothing(here: Path)
     assert {path: path.read_bytes() for path in paths.root.rglob("*") if path.is_file()} == before
 
 
-def test_the_suspect_is_marked_where_it_is(here: Path) -> None:
+def test_the_label_issue_is_marked_where_it_is(here: Path) -> None:
     finished_run(here)
-    assert invoke("data", "suspects", "r", "--out", "s").exit_code == 0
-    suspects = shards.read_rows(here / "s" / "suspects.parquet")
+    assert invoke("data", "label-issues", "r", "--out", "s").exit_code == 0
+    issues = shards.read_rows(here / "s" / "label_issues.parquet")
     picture = decode_image((here / "s" / "sheet-001.png").read_bytes(), "sheet")
     top, left, panel = contact_sheet.GAP_PX + contact_sheet.TITLE_PX, contact_sheet.GAP_PX, contact_sheet.PANEL_PX
     high = panel + contact_sheet.GAP_PX + contact_sheet.TITLE_PX
-    for i, suspect in enumerate(suspects):
-        column = suspect["kind"] == "not-drawn"  # seen stands right of drawn
+    for i, issue in enumerate(issues):
+        column = issue["kind"] == "not-drawn"  # seen stands right of drawn
         x = left + column * (panel + contact_sheet.GAP_PX)
         part = picture[top + i * high :, x:][:panel, :panel]
         rows, columns = np.nonzero((part == PALETTE[1]).all(2))
         place = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert place == tuple(suspect[name] * panel // SIZE for name in ("x0", "y0", "x1", "y1"))
+        assert place == tuple(issue[name] * panel // SIZE for name in ("x0", "y0", "x1", "y1"))
 
 
 @pytest.mark.parametrize(
@@ -316,18 +316,18 @@ def test_a_panel_shows_its_window_and_nothing_else() -> None:
 
 def test_the_words_name_what_was_done_and_what_was_not(here: Path) -> None:
     finished_run(here)
-    done = invoke("data", "suspects", "runs/r", "--out", "s")
-    for words in ("ensemble of round 0 of r on val: 12 human cells of 3 images looked at", "not judged: 1 images",
-                  "2 to be looked at: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
-                  "s: suspects.csv, suspects.parquet, 1 pictures. Nothing in the run was changed.",
-                  "--set data.label_issues=s/suspects.csv"):  # fmt: skip
+    done = invoke("data", "label-issues", "runs/r", "--out", "s")
+    for words in ("ensemble of round 0 of r on val: 12 human cells of 3 images judged", "not judged: 1 images",
+                  "2 to be checked: 1 not-found, 0 outline, 0 class, 1 not-drawn", "im1 at x 10, y 10: no model",
+                  "s: label_issues.csv, label_issues.parquet, 1 pictures. Nothing in the run was changed.",
+                  "--set data.label_issues=s/label_issues.csv"):  # fmt: skip
         assert words in done.output, (words, done.output)
 
 
-@pytest.mark.parametrize("name", ["suspects.csv", "suspects.parquet"])
+@pytest.mark.parametrize("name", ["label_issues.csv", "label_issues.parquet"])
 def test_the_table_ignores_in_the_labels_what_was_found(here: Path, name: str) -> None:
     paths = finished_run(here)
-    assert invoke("data", "suspects", "r", "--out", "s").exit_code == 0
+    assert invoke("data", "label-issues", "r", "--out", "s").exit_code == 0
     records = {record.image_id: record for record in shards.read_folder(paths.split("val"))}
     rows = read_table(here / "s" / name)
     assert [(row.image_id, row.kind, row.cell) for row in rows] == [("im0", "not-drawn", None), ("im1", "not-found", 4)]
@@ -344,9 +344,9 @@ def test_the_table_ignores_in_the_labels_what_was_found(here: Path, name: str) -
 
 def test_the_table_says_of_which_split_each_image_is(here: Path) -> None:
     finished_run(here)
-    content = json.loads(invoke("data", "suspects", "r", "--out", "s", "--json").stdout)
-    assert [suspect["split"] for suspect in content["suspects"]] == ["val", "val"]
-    assert content["suspects"][1]["rle"] is None
+    content = json.loads(invoke("data", "label-issues", "r", "--out", "s", "--json").stdout)
+    assert [issue["split"] for issue in content["label_issues"]] == ["val", "val"]
+    assert content["label_issues"][1]["rle"] is None
 
 
 def test_predictions_that_are_not_of_the_images_are_refused(here: Path) -> None:
@@ -354,7 +354,7 @@ def test_predictions_that_are_not_of_the_images_are_refused(here: Path) -> None:
     folder = paths.predictions(0, "ensemble", "val")
     shards.write_folder(folder, list(shards.read_folder(folder))[:2], 3, "h")
     (folder / shards.part_name(1)).unlink()
-    done = invoke("data", "suspects", "r")
+    done = invoke("data", "label-issues", "r")
     assert isinstance(done.exception, RunError) and "not of the images in" in str(done.exception)
 
 
@@ -362,19 +362,19 @@ def test_a_folder_that_holds_something_and_a_run_without_rounds_are_refused(here
     paths = finished_run(here)
     (here / "s").mkdir()
     (here / "s" / "mine").write_text("x", encoding="utf-8")
-    done = invoke("data", "suspects", "r", "--out", "s")
+    done = invoke("data", "label-issues", "r", "--out", "s")
     assert isinstance(done.exception, UsageError) and "not an empty folder" in str(done.exception)
-    done = invoke("data", "suspects", "r", "--split", "test")
-    assert isinstance(done.exception, RunError) and "has not looked at the test images" in str(done.exception)
-    done = invoke("data", "suspects", "r", "--split", "labelled")
+    done = invoke("data", "label-issues", "r", "--split", "test")
+    assert isinstance(done.exception, RunError) and "has not predicted the test images" in str(done.exception)
+    done = invoke("data", "label-issues", "r", "--split", "labelled")
     assert isinstance(done.exception, UsageError) and "learned from these labels" in str(done.exception)
     paths.round_manifest(0).unlink()
-    done = invoke("data", "suspects", "r")
+    done = invoke("data", "label-issues", "r")
     assert isinstance(done.exception, RunError) and "no round is finished" in str(done.exception)
-    assert not (here / "suspects-r").exists()
+    assert not (here / "label-issues-r").exists()
 
 
 def test_a_row_holds_every_column_of_the_table_but_the_split_and_the_sheet() -> None:
-    row = Suspect("a", "class", 1, 2, (1, 2, 3, 4), "x", "y", 0.7, 0.9, "why", b"0A").to_row()
+    row = LabelIssue("a", "class", 1, 2, (1, 2, 3, 4), "x", "y", 0.7, 0.9, "why", b"0A").to_row()
     assert row["rle"] == "0A"
-    assert sorted([*row, "sheet", "split"]) == sorted(SUSPECTS.names) and (row["x0"], row["y1"]) == (1, 4)
+    assert sorted([*row, "sheet", "split"]) == sorted(LABEL_ISSUES.names) and (row["x0"], row["y1"]) == (1, 4)

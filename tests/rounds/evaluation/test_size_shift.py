@@ -57,7 +57,7 @@ def test_a_gain_at_the_sizes_of_the_unlabelled_cells_is_a_gain() -> None:
     better = Sized(2.0, 0.4, scores(HIGH), scores(LOW))
     assert not decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0).promoted
     found = decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0, [alike, better])
-    assert found.promoted and "at the sizes of the unlabelled cells (60% x1, 40% x2)" in found.reason
+    assert found.promoted and "at the unlabelled images' cell sizes (60% x1, 40% x2)" in found.reason
     worse = Sized(2.0, 0.4, scores(LOW), scores(HIGH))
     assert not decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0, [alike, worse]).promoted
 
@@ -107,7 +107,7 @@ def test_a_campaign_evaluates_at_the_sizes_that_its_teachers_chose(
     assert sum((Counter(each) for each in scales), Counter()) == {"0.5": 5}
     assert "round 1: unlabelled cells vs validation cells: 100% are 2x larger" in watcher.notes
     reason = RoundManifest.read(paths.round_manifest(1)).decision.reason
-    assert "at the sizes of the unlabelled cells (100% x2)" in reason
+    assert "at the unlabelled images' cell sizes (100% x2)" in reason
     for round in (0, 1):  # the best so far and the candidate
         assert read_manifest(paths.predictions(round, "ensemble", "val-x2")).rows == 3
     assert any("val-x2" in stage.name for stage in read_status(paths).stages)

@@ -50,7 +50,7 @@ def config(root: Path, **options: Any) -> Config:
 
 def open_reader(root: Path, **options: Any) -> class_files.ClassFiles:
     (part,) = parts_of(config(root, **options).data)
-    return class_files.open_part(part)
+    return class_files.ClassFiles(part)
 
 
 def read_all(root: Path, **options: Any) -> dict[str, ImageRecord]:

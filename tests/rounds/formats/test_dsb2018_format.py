@@ -20,7 +20,7 @@ from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item, Reader, parts_of
-from cellsemi.rounds.formats.dsb2018 import open_part
+from cellsemi.rounds.formats.dsb2018 import Dsb2018
 from cellsemi.rounds.store.image_codec import decode_image
 
 SIZE = (24, 32)
@@ -60,7 +60,7 @@ def config(root: Path, **options: Any) -> DataConfig:
 
 def opened(root: Path, **options: Any) -> Reader:
     (part,) = parts_of(config(root, **options))
-    return open_part(part)
+    return Dsb2018(part)
 
 
 def only(root: Path) -> Item:

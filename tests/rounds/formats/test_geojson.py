@@ -57,7 +57,7 @@ def cells_of(*crops: tuple[NDArray[np.bool_], int, int], **columns: Any) -> Inst
 
 
 def read(content: str | bytes) -> tuple[Instances, tuple[str, ...]]:
-    return geojson.read(content.encode() if isinstance(content, str) else content, "a.geojson", record())
+    return geojson.read_geojson(content.encode() if isinstance(content, str) else content, "a.geojson", record())
 
 
 def feature(coordinates: Any = None, kind: Any = "Polygon", **properties: Any) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def test_cells_come_back_as_they_were_written(
     states = [data.draw(st.sampled_from(["human", "predicted", "accepted", "ignored"])) for _ in crops]
     cells = cells_of(*crops, class_id=np.array(ids, np.int32), state=states)
     classes = ("B cell", 'é"\\', "a")
-    done = geojson.write([record(instances=cells)], out, classes)
+    done = geojson.write_geojson([record(instances=cells)], out, classes)
     found, names = read((out / "a.geojson").read_bytes())
     assert found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox) and np.array_equal(found.area, cells.area)
     ignored = [state == "ignored" for state in states]
@@ -288,7 +288,9 @@ def test_a_written_file_says_what_qupath_knows_about_an_object(tmp_path: Path) -
     ring[1, 1] = False
     crops = [(ring, 1, 2), (np.eye(2, dtype=bool), 10, 4), (np.ones((1, 1), bool), 0, 0)]
     cells = cells_of(*crops, class_id=[1, 0, 0], score=[1, 0.25, 1], state=["human", "accepted", "ignored"])
-    done = geojson.write([record(instances=cells, image=b"pixels", source="x/a.jpg")], tmp_path, ("astro", "neuron"))
+    done = geojson.write_geojson(
+        [record(instances=cells, image=b"pixels", source="x/a.jpg")], tmp_path, ("astro", "neuron")
+    )
     assert sorted(done.files) == ["a.geojson", "a.jpg"] and (tmp_path / "a.jpg").read_bytes() == b"pixels"
     first, second, third = json.loads((tmp_path / "a.geojson").read_text())["features"]
     assert first["geometry"] == {
@@ -308,8 +310,8 @@ def test_a_written_file_says_what_qupath_knows_about_an_object(tmp_path: Path) -
 def test_the_same_cells_give_the_same_bytes_and_what_is_missing_is_counted(tmp_path: Path) -> None:
     cells = cells_of((np.ones((2, 3), bool), 4, 6), state="ignored")
     rows = [record(instances=cells), record(image_id="b", instances=cells_of())]
-    done = geojson.write(rows, tmp_path / "one", ("cell",))
-    geojson.write(rows, tmp_path / "two", ("cell",))
+    done = geojson.write_geojson(rows, tmp_path / "one", ("cell",))
+    geojson.write_geojson(rows, tmp_path / "two", ("cell",))
     for name in done.files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert done.files == ["a.geojson", "b.geojson"] and (done.images, done.cells) == (2, 1)
@@ -319,4 +321,4 @@ def test_the_same_cells_give_the_same_bytes_and_what_is_missing_is_counted(tmp_p
 
 def test_a_class_that_qupath_would_ignore_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"class 'a\*'"):
-        geojson.write([record(instances=cells_of())], tmp_path, ("b", "a*"))
+        geojson.write_geojson([record(instances=cells_of())], tmp_path, ("b", "a*"))

@@ -84,7 +84,7 @@ def zipped(*rois: bytes, names: list[str] | None = None, method: int = zipfile.Z
 
 
 def mask_of(content: bytes, height: int = 20, width: int = 30) -> NDArray[np.bool_]:
-    cells, _ = roi_set.read(content, "a.roi", record(height, width))
+    cells, _ = roi_set.read_roi_set(content, "a.roi", record(height, width))
     assert len(cells) == 1
     return decode(cells.rle[0], height, width)
 
@@ -136,33 +136,33 @@ def test_a_composite_is_filled_by_the_even_odd_rule() -> None:
 
 def test_cells_come_in_the_order_of_the_archive_and_may_overlap() -> None:
     rois = (polygon(TRIANGLE, x0=9), bytes(header(RECT, (9, 0, 12, 3))))
-    cells, classes = roi_set.read(zipped(*rois, names=["b.roi", "sub/a.ROI"]), "a.zip", record())
+    cells, classes = roi_set.read_roi_set(zipped(*rois, names=["b.roi", "sub/a.ROI"]), "a.zip", record())
     assert cells.bbox.tolist() == [[9, 0, 15, 6], [9, 0, 12, 3]] and classes == ()
     assert set(cells.state) == {"human"} and cells.class_id.tolist() == [0, 0]
 
 
 def test_groups_are_classes_where_any_roi_has_one() -> None:
     rois = [with_group(polygon(TRIANGLE, x0=i), group) for i, group in enumerate((7, 0, 2, 7))]
-    cells, classes = roi_set.read(zipped(*rois), "a.zip", record())
+    cells, classes = roi_set.read_roi_set(zipped(*rois), "a.zip", record())
     assert classes == ("group 0", "group 2", "group 7") and cells.class_id.tolist() == [2, 0, 1, 2]
-    assert roi_set.read(zipped(rois[1]), "a.zip", record())[1] == ()
+    assert roi_set.read_roi_set(zipped(rois[1]), "a.zip", record())[1] == ()
 
 
 def test_an_archive_without_rois_is_an_image_without_cells() -> None:
-    cells, classes = roi_set.read(zipped(), "a.zip", record())
+    cells, classes = roi_set.read_roi_set(zipped(), "a.zip", record())
     assert len(cells) == 0 and (cells.height, cells.width) == (20, 30) and classes == ()
 
 
 def test_what_macos_leaves_in_archives_is_passed_over() -> None:
     content = zipped(b"", polygon(TRIANGLE), b"x", b"y", names=["s/", "s/1.roi", "__MACOSX/s/._1.roi", "s/._1.roi"])
-    assert len(roi_set.read(content, "a.zip", record())[0]) == 1
+    assert len(roi_set.read_roi_set(content, "a.zip", record())[0]) == 1
 
 
 def test_rois_of_several_slices_are_refused_and_of_one_are_not() -> None:
     first, second = (polygon(TRIANGLE, position=i) for i in (1, 2))
-    assert len(roi_set.read(zipped(first, first, polygon(TRIANGLE)), "a.zip", record())[0]) == 3
+    assert len(roi_set.read_roi_set(zipped(first, first, polygon(TRIANGLE)), "a.zip", record())[0]) == 3
     with pytest.raises(ImageError, match=r"a.zip, entry '1.roi': .* several slices"):
-        roi_set.read(zipped(first, second), "a.zip", record())
+        roi_set.read_roi_set(zipped(first, second), "a.zip", record())
 
 
 NO_AREA = {
@@ -194,9 +194,9 @@ NO_AREA = {
 @pytest.mark.parametrize("problem", NO_AREA)
 def test_a_roi_that_is_no_cell_is_named_with_its_kind(problem: str) -> None:
     with pytest.raises(ImageError, match=f"^a.zip, entry '1.roi': .*{problem}"):
-        roi_set.read(zipped(polygon(TRIANGLE), NO_AREA[problem]), "a.zip", record())
+        roi_set.read_roi_set(zipped(polygon(TRIANGLE), NO_AREA[problem]), "a.zip", record())
     with pytest.raises(ImageError, match=f"^a.roi: .*{problem}"):
-        roi_set.read(NO_AREA[problem], "a.roi", record())
+        roi_set.read_roi_set(NO_AREA[problem], "a.roi", record())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -205,19 +205,19 @@ def test_boundless_rectangles_and_ovals_are_refused(kind: int, value: float) -> 
     content = header(kind, (0, 0, 5, 5), options=128)
     struct.pack_into(">4f", content, 18, 1.0, 1.0, value, 4.0)
     with pytest.raises(ImageError, match=r"a\.roi: "):
-        roi_set.read(bytes(content), "a.roi", record())
+        roi_set.read_roi_set(bytes(content), "a.roi", record())
 
 
 def test_an_archive_that_holds_other_files_or_is_encrypted_is_refused() -> None:
     with pytest.raises(ImageError, match=r"entry 'x.txt': is not a .roi file"):
-        roi_set.read(zipped(b"hello", names=["x.txt"]), "a.zip", record())
+        roi_set.read_roi_set(zipped(b"hello", names=["x.txt"]), "a.zip", record())
     locked = bytearray(zipped(polygon(TRIANGLE)))
     locked[6] |= 1
     locked[locked.index(b"PK\1\2") + 8] |= 1
     with pytest.raises(ImageError, match=r"entry '0.roi': is encrypted"):
-        roi_set.read(bytes(locked), "a.zip", record())
+        roi_set.read_roi_set(bytes(locked), "a.zip", record())
     with pytest.raises(ImageError, match="packed by method 14"):
-        roi_set.read(zipped(polygon(TRIANGLE), method=zipfile.ZIP_LZMA), "a.zip", record())
+        roi_set.read_roi_set(zipped(polygon(TRIANGLE), method=zipfile.ZIP_LZMA), "a.zip", record())
 
 
 def test_bombs_are_refused_without_unpacking_them() -> None:
@@ -229,13 +229,13 @@ def test_bombs_are_refused_without_unpacking_them() -> None:
     for content, problem in ((large, "has 52428800 bytes"), (many, "unpacks to 8000000"), (crowd, "more than 100000")):
         tracemalloc.start()
         with pytest.raises(ImageError, match=problem):
-            roi_set.read(content, "a.zip", record())
+            roi_set.read_roi_set(content, "a.zip", record())
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
         tracemalloc.stop()
     with pytest.raises(ImageError, match=r"a\.roi: has 600000 bytes"):
-        roi_set.read(polygon(TRIANGLE).ljust(600_000), "a.roi", record())
+        roi_set.read_roi_set(polygon(TRIANGLE).ljust(600_000), "a.roi", record())
     with pytest.raises(ImageError, match="cannot be unpacked: Bad CRC"):
-        roi_set.read(bytes(lying), "a.zip", record())
+        roi_set.read_roi_set(bytes(lying), "a.zip", record())
 
 
 def test_the_largest_composite_stays_small_in_memory() -> None:
@@ -243,7 +243,7 @@ def test_the_largest_composite_stays_small_in_memory() -> None:
     points[0, 0] = 0
     content = bytes(header(RECT, (0, 0, 9, 9), size=points.size)) + points.tobytes()
     tracemalloc.start()
-    roi_set.read(zipped(content), "a.zip", record())
+    roi_set.read_roi_set(zipped(content), "a.zip", record())
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
 
@@ -267,7 +267,7 @@ def test_damaged_files_end_in_an_image_error_or_a_valid_result_and_take_little_m
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                cells, classes = roi_set.read(bytes(content), "a.zip", record())
+                cells, classes = roi_set.read_roi_set(bytes(content), "a.zip", record())
             assert len(cells) == 0 or cells.area.min() > 0
             assert not classes or cells.class_id.max() < len(classes)
         except ImageError as error:
@@ -293,8 +293,8 @@ def test_cells_come_back_as_they_were_written(
     out = tmp_path_factory.mktemp("rois")
     ids = [data.draw(st.integers(0, 2)) for _ in crops]
     cells = cells_of(*crops, class_id=np.array(ids, np.int32), state="human")
-    done = roi_set.write([record(instances=cells)], out, ("x", "y", "z"))
-    found, classes = roi_set.read((out / "a.zip").read_bytes(), "a.zip", record())
+    done = roi_set.write_roi_sets([record(instances=cells)], out, ("x", "y", "z"))
+    found, classes = roi_set.read_roi_set((out / "a.zip").read_bytes(), "a.zip", record())
     assert found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox) and np.array_equal(found.area, cells.area)
     assert [classes[i] for i in found.class_id] == [f"group {i + 1}" for i in ids]
     assert (done.images, done.cells) == (1, len(crops))
@@ -304,7 +304,7 @@ def test_roifile_reads_the_same_outlines_names_and_groups(tmp_path: Path) -> Non
     ring = np.ones((5, 5), bool)
     ring[2, 2] = False
     cells = cells_of((np.ones((2, 3), bool), 4, 6), (ring, 10, 3), class_id=[1, 0], score=[0.875, 1], state="accepted")
-    roi_set.write([record(instances=cells)], tmp_path, ("astro/cyte", "neuron"))
+    roi_set.write_roi_sets([record(instances=cells)], tmp_path, ("astro/cyte", "neuron"))
     first, second = roifile.roiread(tmp_path / "a.zip")
     assert first.roitype == roifile.ROI_TYPE.TRACED and (first.name, first.group) == ("0001-neuron-0.875", 2)
     assert first.coordinates().tolist() == [[4, 6], [7, 6], [7, 8], [4, 8]]
@@ -321,39 +321,39 @@ def test_the_same_cells_give_the_same_bytes_and_the_image_stands_beside(tmp_path
         record(image_id="b [1] é", instances=cells_of()),
         record(image_id="c", instances=cells_of(), image=b"\x89PNG..."),
     ]
-    done = roi_set.write(rows, tmp_path / "one", ("cell",))
-    roi_set.write(rows, tmp_path / "two", ("cell",))
+    done = roi_set.write_roi_sets(rows, tmp_path / "one", ("cell",))
+    roi_set.write_roi_sets(rows, tmp_path / "two", ("cell",))
     names = ["a.tiff", "a.zip", "b [1] é.zip", "c.png", "c.zip"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(done.files) == names
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
     assert (tmp_path / "one" / "a.tiff").read_bytes() == b"pixels"
     assert (done.images, done.cells) == (3, 1)
     assert done.losses == {"ignored cells": 1, "images not in the table": 1}
-    found, classes = roi_set.read((tmp_path / "one" / "a.zip").read_bytes(), "a.zip", record())
+    found, classes = roi_set.read_roi_set((tmp_path / "one" / "a.zip").read_bytes(), "a.zip", record())
     assert len(found) == 1 and classes == ()
 
 
 def test_a_record_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     cells = cells_of()
     with pytest.raises(DataError, match="'a' comes twice"):
-        roi_set.write([record(instances=cells)] * 2, tmp_path, ("cell",))
+        roi_set.write_roi_sets([record(instances=cells)] * 2, tmp_path, ("cell",))
     with pytest.raises(DataError, match="plain file name"):
-        roi_set.write([record(image_id="../a", instances=cells)], tmp_path, ("cell",))
+        roi_set.write_roi_sets([record(image_id="../a", instances=cells)], tmp_path, ("cell",))
     with pytest.raises(DataError, match="not known to be empty"):
-        roi_set.write([record()], tmp_path, ("cell",))
+        roi_set.write_roi_sets([record()], tmp_path, ("cell",))
 
 
 def test_cells_beyond_the_16_bit_coordinates_of_imagej_come_back(tmp_path: Path) -> None:
     crop = np.ones((2, 3), bool)
     cells = from_crops(4, 70_000, [(crop, 10, 1), (crop, 32_766, 1), (crop, 69_990, 1)], state="human")
-    roi_set.write([record(4, 70_000, instances=cells)], tmp_path, ("cell",))
-    found, _ = roi_set.read((tmp_path / "a.zip").read_bytes(), "a.zip", record(4, 70_000))
+    roi_set.write_roi_sets([record(4, 70_000, instances=cells)], tmp_path, ("cell",))
+    found, _ = roi_set.read_roi_set((tmp_path / "a.zip").read_bytes(), "a.zip", record(4, 70_000))
     assert found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox)
 
 
 def test_more_classes_than_imagej_has_groups_stand_in_the_names_and_are_counted(tmp_path: Path) -> None:
     cells = cells_of((np.ones((2, 3), bool), 4, 6), class_id=299, state="human")
-    done = roi_set.write([record(instances=cells)], tmp_path, [f"c{i}" for i in range(300)])
+    done = roi_set.write_roi_sets([record(instances=cells)], tmp_path, [f"c{i}" for i in range(300)])
     assert done.losses["cells whose class stands in their name only"] == 1
     (roi,) = roifile.roiread(tmp_path / "a.zip")
     assert (roi.name, roi.group) == ("0001-c299-1.000", 0)

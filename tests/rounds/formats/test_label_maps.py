@@ -21,7 +21,7 @@ from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
-from cellsemi.rounds.formats.label_map.reader import LabelMaps, Row, read_manifest
+from cellsemi.rounds.formats.label_map.reader import LabelMaps, ManifestRow, read_manifest
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -218,8 +218,8 @@ def test_only_the_rows_that_where_selects_are_used_and_checked(tmp_path: Path) -
     build(tmp_path, "id,split,kind,n\na,labelled,astro,1\nb,odd,cort,1\nc,test,astro,2\nd,val,astro,1\n")
     data = config(tmp_path, where={"kind": "astro", "n": "1"})
     assert read_manifest(tmp_path / "manifest.csv", data) == [
-        Row("a", "labelled", 2, None, None),
-        Row("d", "val", 5, None, None),
+        ManifestRow("a", "labelled", 2, None, None),
+        ManifestRow("d", "val", 5, None, None),
     ]
 
 

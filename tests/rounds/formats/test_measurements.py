@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.shape import eccentricity, perimeter
 from cellsemi.rounds.formats import measurements
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -49,7 +47,7 @@ def test_shapes_measure_as_in_scikit_image(
     tmp_path: Path, rows: str, area: int, length: float, x: float, y: float, elongation: float
 ) -> None:
     crop = mask_of(rows)
-    measurements.write([record(cells_of((crop, 7, 11)))], tmp_path / "m.csv", ("cell",))
+    measurements.write_measurements([record(cells_of((crop, 7, 11)))], tmp_path / "m.csv", ("cell",))
     (row,) = rows_of(tmp_path / "m.csv")
     names = ("perimeter_px", "centroid_x", "centroid_y", "eccentricity")
     assert [float(row[name]) for name in names] == pytest.approx([length, 7 + x, 11 + y, elongation], abs=1e-4)
@@ -57,22 +55,11 @@ def test_shapes_measure_as_in_scikit_image(
     assert box == [7, 11, 7 + crop.shape[1], 11 + crop.shape[0]] and int(row["area_px"]) == area
 
 
-def test_simple_shapes_measure_as_by_hand() -> None:
-    # A rectangle of 6 x 3: its border runs through the centres of 2 * (5 + 2) border pixels.
-    assert perimeter(np.ones((3, 6), bool)) == 14
-    assert perimeter(np.ones((1, 1), bool)) == 0
-    # The variance of n whole numbers in a row is (n**2 - 1) / 12.
-    assert eccentricity(35 / 12, 8 / 12, 0) == pytest.approx(sqrt(1 - 8 / 35))
-    assert eccentricity(8 / 12, 35 / 12, 0) == pytest.approx(sqrt(1 - 8 / 35))
-    assert eccentricity(2, 2, 2) == 1 and eccentricity(5, 0, 0) == 1
-    assert eccentricity(0, 0, 0) == 0 and eccentricity(3, 3, 0) == 0
-
-
 def test_a_row_says_which_cell_it_is_and_ignored_cells_are_in_the_table(tmp_path: Path) -> None:
     crops = [(np.ones((2, 3), bool), 4, 6), (np.ones((1, 1), bool), 0, 0)]
     cells = cells_of(*crops, class_id=[1, 0], score=[0.87654, 1], state=["accepted", "ignored"])
     rows = [record(cells), record(cells_of(), "empty"), record(None, "never"), record(cells.select([0]), 'é, "b"')]
-    done = measurements.write(rows, tmp_path / "m.csv", ("a,b", "neuron"))
+    done = measurements.write_measurements(rows, tmp_path / "m.csv", ("a,b", "neuron"))
     lines = (tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()
     assert lines == [
         "image_id,cell,class,score,state,area_px,perimeter_px,centroid_x,centroid_y,eccentricity,"
@@ -91,5 +78,5 @@ def test_the_file_is_whole_or_absent(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measurements.write(cut_short(), tmp_path / "m.csv", ("cell",))
+        measurements.write_measurements(cut_short(), tmp_path / "m.csv", ("cell",))
     assert list(tmp_path.iterdir()) == []

@@ -24,15 +24,17 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
-from cellsemi.rounds.formats import paired
 from cellsemi.rounds.formats.base import Item, parts_of
 from cellsemi.rounds.formats.cellpose import seg_npy
+from cellsemi.rounds.formats.imagej import roi_set
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
-from cellsemi.rounds.formats.label_map.writer import to_tiff, write
+from cellsemi.rounds.formats.label_map.writer import to_tiff, write_label_maps
+from cellsemi.rounds.formats.paired.reader import Paired
 from cellsemi.rounds.store.schemas import ImageRecord
 
 LABELS = np.array([[0, 1, 1, 0], [0, 0, 3, 3], [2, 0, 3, 3]], np.uint16)
@@ -69,8 +71,8 @@ def config(root: Path, **options: Any) -> Config:
     return Config(data=DataConfig(source="paired", root=str(root), **({"images": ".", "masks": "."} | options)))
 
 
-def opened(root: Path, **options: Any) -> list[paired.Paired]:
-    return [paired.open_part(part) for part in parts_of(config(root, **options).data)]
+def opened(root: Path, **options: Any) -> list[Paired]:
+    return [Paired(part) for part in parts_of(config(root, **options).data)]
 
 
 def listed(root: Path, **options: Any) -> dict[str, Item]:
@@ -288,22 +290,20 @@ def test_only_some_formats_know_classes_that_the_listing_does_not(
     assert reader.classes == classes
 
 
-def test_an_annotation_is_read_by_the_module_of_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_annotation_is_read_by_the_format_of_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path, "X.png")
     (tmp_path / "X.roi").write_bytes(b"content")
-    (tmp_path / "other.py").write_text(
-        "from cellsemi.rounds.cells.instances import Instances\n"
-        "def read(content, path, record):\n"
-        "    assert (content, path) == (b'content', 'X.roi')\n"
-        "    return Instances.empty(record.height, record.width), ('tumour',)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(paired.READERS, ".roi", "other")
+
+    def read(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+        assert (content, path) == (b"content", "X.roi")
+        return Instances.empty(record.height, record.width), ("tumour",)
+
+    monkeypatch.setattr(roi_set, "ROI_SET", replace(roi_set.ROI_SET, read_annotation=read))
     loaded = listed(tmp_path, mask_suffix="")["X"].load()
     assert loaded.classes == ("tumour",) and loaded.record.instances is not None
 
 
-@pytest.mark.parametrize(("writer", "suffix"), [(write, "_masks"), (seg_npy.write, "_seg")])
+@pytest.mark.parametrize(("writer", "suffix"), [(write_label_maps, "_masks"), (seg_npy.write_seg_npy, "_seg")])
 def test_an_exported_folder_is_a_data_set(tmp_path: Path, writer: Any, suffix: str) -> None:
     build(tmp_path / "in", "x y [1].png", "x y [1]_masks.tif", "é.tif", "é_masks.png", "z.jpg", "z_masks.png")
     before = read_all(tmp_path / "in")
@@ -325,7 +325,7 @@ def test_cells_survive_writing_and_reading(tmp_path: Path, labels: NDArray[np.ui
     cells = masks.from_label_map(labels, state="human")
     image = encode(".png", np.zeros((height, width), np.uint8))
     record = ImageRecord("X", height, width, "val", image, "X.png", instances=cells)
-    for writer, suffix in ((write, "_masks"), (seg_npy.write, "_seg")):
+    for writer, suffix in ((write_label_maps, "_masks"), (seg_npy.write_seg_npy, "_seg")):
         writer([record], tmp_path / suffix, ("cell",))
         found = listed(tmp_path / suffix, mask_suffix=suffix)["X"].load().record.instances
         assert found is not None and found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox)

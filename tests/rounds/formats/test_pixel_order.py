@@ -89,7 +89,8 @@ def test_cells_of_one_run_along_the_lines_tell_nothing_but_across_them_do() -> N
         mask[y, 100 + y : 104 + y] = True
         flat.append(mask)
     # Four pixels in a row are as compact as four in a column.
-    with pytest.raises(DataError, match=r"a\.csv: the pixel order cannot be told .*state it: --set data\.pixel_order"):
+    words = r"a\.csv: the pixel order cannot be decided .*state it: --set data\.pixel_order"
+    with pytest.raises(DataError, match=words):
         decide("auto", cells_of(flat, "row"), [], "a.csv")
     assert decide("auto", cells_of(flat, "column"), [], "a.csv").order == "column"
 
@@ -125,7 +126,7 @@ def test_square_images_are_told_by_how_the_cells_stand_out(order: Order, contras
 @pytest.mark.parametrize("seed", range(5))
 def test_square_images_without_contrast_are_not_guessed(seed: int) -> None:
     masks = ellipses(seed, 30, 96, 96, 5, 5)
-    with pytest.raises(DataError, match=r"cannot be told .*differ from their surroundings by .*state it"):
+    with pytest.raises(DataError, match=r"cannot be decided .*differ from their surroundings by .*state it"):
         decide("auto", cells_of(masks, "row"), [picture(seed, masks, "row", 0)], "a.csv")
 
 

@@ -19,8 +19,8 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.formats.base import parts_of
 from cellsemi.rounds.formats.kaggle import writer
 from cellsemi.rounds.formats.kaggle.check import MAX_PROBLEMS, SubmissionReport, check
-from cellsemi.rounds.formats.kaggle.reader import open_part
-from cellsemi.rounds.formats.kaggle.writer import write, write_column_major
+from cellsemi.rounds.formats.kaggle.reader import RleCsv
+from cellsemi.rounds.formats.kaggle.writer import write_column_major, write_submission
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -55,7 +55,7 @@ def checked(tmp_path: Path, content: str | bytes, order: Order = "row", **option
 def test_rows_are_sorted_runs_and_an_image_without_cells_has_an_empty_row(tmp_path: Path) -> None:
     out = tmp_path / "new" / "submission.csv"
     records = [record("a[1]", boxes((1, 0, 3, 2), (0, 2, 1, 3))), record("b", [])]
-    done = write(iter(records), out, ("cell",))
+    done = write_submission(iter(records), out, ("cell",))
     assert out.read_bytes() == b"id,predicted\na[1],2 2 6 2\na[1],9 1\nb,\n"
     assert (done.images, done.cells, done.files, dict(done.losses)) == (2, 2, ["submission.csv"], {})
     write_column_major(records, out, ("cell",))
@@ -67,7 +67,7 @@ def test_the_higher_score_keeps_the_pixel_and_every_loss_is_counted(tmp_path: Pa
     cells = boxes((0, 0, 2, 2), (1, 0, 3, 2), (1, 1, 2, 2), (3, 2, 4, 3))
     states = ["predicted", "accepted", "predicted", "ignored"]
     given = record("a", cells, score=[0.5, 0.9, 0.2, 0.9], state=states, class_id=[0, 1, 0, 1])
-    done = write([given], tmp_path / "s.csv", ("x", "y"))
+    done = write_submission([given], tmp_path / "s.csv", ("x", "y"))
     assert (tmp_path / "s.csv").read_text() == "id,predicted\na,1 1 5 1\na,2 2 6 2\n"
     assert dict(done.losses) == {
         "pixels given to a higher-scored cell": 3,
@@ -80,13 +80,13 @@ def test_the_higher_score_keeps_the_pixel_and_every_loss_is_counted(tmp_path: Pa
 
 
 def test_of_equal_scores_the_first_keeps_the_pixel(tmp_path: Path) -> None:
-    done = write([record("a", boxes((0, 0, 2, 1), (1, 0, 3, 1)))], tmp_path / "s.csv", ("cell",))
+    done = write_submission([record("a", boxes((0, 0, 2, 1), (1, 0, 3, 1)))], tmp_path / "s.csv", ("cell",))
     assert (tmp_path / "s.csv").read_text() == "id,predicted\na,1 2\na,3 1\n"
     assert dict(done.losses) == {"pixels given to a higher-scored cell": 1}
 
 
 def test_ids_with_commas_and_quotes_are_quoted(tmp_path: Path) -> None:
-    write([record('a,"b"', boxes((0, 0, 1, 1))), record("é", [])], tmp_path / "s.csv", ("cell",))
+    write_submission([record('a,"b"', boxes((0, 0, 1, 1))), record("é", [])], tmp_path / "s.csv", ("cell",))
     with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["id", "predicted"], ['a,"b"', "1 1"], ["é", ""]]
 
@@ -102,7 +102,7 @@ def test_ids_with_commas_and_quotes_are_quoted(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_submitted_leaves_no_file(tmp_path: Path, records: list[ImageRecord], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        write(records, tmp_path / "s.csv", ("cell",))
+        write_submission(records, tmp_path / "s.csv", ("cell",))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,7 +110,7 @@ def test_a_file_that_fails_its_check_is_not_kept(tmp_path: Path, monkeypatch: py
     (tmp_path / "s.csv").write_text("old")
     monkeypatch.setattr(writer.rle, "encode", lambda *_: "2 2 1 1")
     with pytest.raises(DataError, match=r"s\.csv: the submission is not valid .*\n  line 2: pair 2: the pairs are not"):
-        write([record("a", boxes((0, 0, 1, 1)))], tmp_path / "s.csv", ("cell",))
+        write_submission([record("a", boxes((0, 0, 1, 1)))], tmp_path / "s.csv", ("cell",))
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"] and (tmp_path / "s.csv").read_text() == "old"
 
 
@@ -140,10 +140,10 @@ def test_written_and_read_again_the_cells_are_those_without_overlaps(
     for number, (size, found) in enumerate(data):
         (root / "images" / f"i{number}.png").write_bytes(to_png(rng.integers(0, 255, size, np.uint8)))
         records.append(record(f"i{number}", found, size, score=rng.random(len(found))))
-    write(records, root / "s.csv", ("cell",), order)
+    write_submission(records, root / "s.csv", ("cell",), order)
     options = {"images": "images", "annotations": "s.csv", "pixel_order": order}
     (part,) = parts_of(DataConfig(source="rle-csv", root=str(root), **options))
-    for item, kept in zip(open_part(part).items(), records, strict=True):
+    for item, kept in zip(RleCsv(part).items(), records, strict=True):
         assert kept.instances is not None
         expected, _ = masks.without_overlaps(kept.instances)
         cells = item.load().record.instances

@@ -12,9 +12,9 @@ import yaml
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
-from cellsemi.rounds.inspect import folder_scan
+from cellsemi.rounds.formats.shared import folder_scan
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.inspect.detect import as_yaml, detect
-from cellsemi.rounds.inspect.folder_scan import Glance
 from cellsemi.rounds.store import run
 
 DSB2018 = Path(__file__).resolve().parents[4] / "shared" / "data" / "dsb2018"
@@ -194,9 +194,9 @@ def test_odd_tables_are_no_listing(tmp_path: Path, text: str) -> None:
             detect(tmp_path)
 
 
-def test_the_glance_is_bounded(tmp_path: Path) -> None:
+def test_the_scan_is_bounded(tmp_path: Path) -> None:
     lay(tmp_path, *(f"f{i:03d}/{j}/a.txt" for i in range(40) for j in range(3)), "deep/" + "d/" * 12 + "a.png")
-    seen = Glance(tmp_path)
+    seen = FolderScan(tmp_path)
     assert len(seen.folders) <= 1 + folder_scan.SUBFOLDERS * 4 + folder_scan.DEPTH and len(seen.top.folders) == 41
     assert max(path.count("/") for path in seen.folders) < folder_scan.DEPTH
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.fusion_reference import HEIGHT, METHODS, WIDTH, Pixels, cells_of, fused_by_hand, pixels_of, square
+from helpers.fusion_reference import (
+    HEIGHT,
+    METHODS,
+    WIDTH,
+    Pixels,
+    fused_by_hand,
+    pixels_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.cells.instances import COLUMNS, Instances

@@ -164,7 +164,7 @@ def test_trouble_is_said(finished: tuple[RunPaths, Config]) -> None:
         "- x diverged: nan.",
     ]
     assert wrong(drift=[], problems=[]) == ["- no drift alarm"]
-    assert wrong(drift=None, problems=[]) == ["- drift was not looked for (`rounds.drift_alarms` is off)"]
+    assert wrong(drift=None, problems=[]) == ["- drift was not checked (`rounds.drift_alarms` is off)"]
     assert wrong(drift=None, problems=[], teachers_round=None) == ["- nothing that was noticed"]
     alarms = json.loads(paths.drift(1).read_text())["alarms"]
     assert [line.removeprefix("- drift: ") for line in wrong(problems=[])] == [f"{alarm}." for alarm in alarms]

@@ -1,17 +1,26 @@
-"""Images that have an annotation file of their own, told from names alone."""
+"""Recognises images that each have an annotation file, from names alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cellsemi.rounds.formats.shared.folder import ANNOTATION_EXTENSIONS, split_extension
-from cellsemi.rounds.inspect.folder_scan import Glance, Seen, below, parent
+from cellsemi.configs.data import Split
+from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
+from cellsemi.rounds.formats.shared.detection import (
+    MASK_FOLDERS,
+    Detected,
+    Settings,
+    one_or_all,
+    split_word,
+    with_unlabelled,
+)
+from cellsemi.rounds.formats.shared.folder import split_extension
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder, below, parent
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 MASK_SUFFIXES = ("_masks", "_mask", "_cp_masks", "_labels", "_label", "_seg", "")
 IMAGE_SUFFIXES = ("_img", "_image", "_raw", "")
-MASK_FOLDERS = ("masks", "mask", "labels", "label", "label_maps", "annotations", "gt", "rois")
 LOSSY = (".jpg", ".jpeg")  # never a label map
 
 
@@ -32,29 +41,52 @@ class Pairs:
         return self.image_suffix, self.mask_suffix
 
 
-def find_pairs(glance: Glance) -> list[Pairs]:
+def detect_pairs(scan: FolderScan, file: str | None) -> Detected | None:
+    """The folders with most pairs; those of val and test with the same suffixes, where the names say so."""
+    found = find_pairs(scan) if file is None else []
+    if not found:
+        return None
+    best = found[0]
+    by_split: dict[Split, Pairs] = {}
+    for pairs in found:
+        split = split_word(pairs.images) or split_word(parent(pairs.images))
+        if split and pairs.suffixes == best.suffixes:
+            by_split.setdefault(split, pairs)
+    used: dict[Split, Pairs] = by_split if len(by_split) > 1 and "labelled" in by_split else {"labelled": best}
+    images = one_or_all({split: pairs.images for split, pairs in used.items()})
+    settings: Settings = {"root": str(scan.root), "images": images}
+    settings["masks"] = one_or_all({split: pairs.masks for split, pairs in used.items()})
+    settings |= {"mask_suffix": best.mask_suffix}
+    settings |= {"image_suffix": best.image_suffix} if best.image_suffix else {}
+    settings |= with_unlabelled(scan, images)
+    others = (pairs.example for pairs in found if pairs not in used.values())
+    why = f"{best.example[0]} has {best.example[1]}"
+    return Detected("paired", settings, why, tuple(f"{image} with {mask}" for image, mask in others))
+
+
+def find_pairs(scan: FolderScan) -> list[Pairs]:
     """The best pairs of every folder of images, the folder with most of them first."""
     found = []
-    for seen in glance.with_images():
-        tried = [pairs for masks in _mask_folders(glance, seen) for pairs in _tried(seen, masks)]
+    for seen in scan.with_images():
+        tried = [pairs for masks in _mask_folders(scan, seen) for pairs in _tried(seen, masks)]
         if tried:
             found.append(max(tried, key=lambda pairs: pairs.count))
     return sorted(found, key=lambda pairs: -pairs.count)
 
 
-def _mask_folders(glance: Glance, seen: Seen) -> Iterator[Seen]:
+def _mask_folders(scan: FolderScan, seen: ScannedFolder) -> Iterator[ScannedFolder]:
     """The folder itself, and folders of masks beside it or in it."""
     yield seen
     name = seen.path.rpartition("/")[2].lower()
     if name in MASK_FOLDERS:
         return
     for around in dict.fromkeys((parent(seen.path), seen.path)):
-        for other in glance.within(around):
+        for other in scan.within(around):
             if other.path != seen.path and other.path.rpartition("/")[2].lower() in MASK_FOLDERS:
                 yield other
 
 
-def _tried(seen: Seen, masks: Seen) -> Iterator[Pairs]:
+def _tried(seen: ScannedFolder, masks: ScannedFolder) -> Iterator[Pairs]:
     """Every way to read the names that pairs at least half of the images that are no masks themselves."""
     alone = seen.path != masks.path
     annotations = {split_extension(name)[0]: name for name in masks.files if _may_annotate(name, alone)}

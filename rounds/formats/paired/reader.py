@@ -1,4 +1,4 @@
-"""Images that each have an annotation file of their own: X.tif and X_masks.tif, in one folder or in two.
+"""Reads images that each have an annotation file: X.tif and X_masks.tif, in one folder or in two.
 
     IMAGES/NAME + image_suffix + .png .tif .tiff .jpg .jpeg
     MASKS/NAME + mask_suffix + .png .tif .tiff    label map: 0 background, 1..N cells
@@ -12,7 +12,6 @@ kind. An image without an annotation file is not an empty image: it is an ImageE
 
 from __future__ import annotations
 
-import importlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,27 +22,20 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
-from cellsemi.rounds.formats.shared.folder import ANNOTATION_EXTENSIONS, Folder, searched, split_extension
+from cellsemi.rounds.formats.registry import spec_of_extension
+from cellsemi.rounds.formats.shared.folder import Folder, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
 
-# Extension -> the module whose `read(content, path, record)` gives the cells and the names of their classes.
-READERS = {
-    ".npy": "cellsemi.rounds.formats.cellpose.seg_npy",
-    ".zip": "cellsemi.rounds.formats.imagej.roi_set",
-    ".roi": "cellsemi.rounds.formats.imagej.roi_set",
-    ".geojson": "cellsemi.rounds.formats.qupath.geojson",
-    ".json": "cellsemi.rounds.formats.qupath.geojson",
-}
-WITH_CLASSES = (".zip", ".roi", ".geojson", ".json")
 CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input
-SHOWN = 3  # names that a note gives
+SHOWN_NAMES = 3  # names that a note gives
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """A file below its folder: the sub-folder, and the name without extension, in composed Unicode."""
 
     folder: str
@@ -52,12 +44,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image, the annotation files that fit it, and the other images that they fit as well."""
+    """An image, the annotation files that fit it, and `same_file`: the other images that those fit as well."""
 
     image: str
     wanted: str
     annotations: tuple[str, ...]
-    rivals: tuple[str, ...]
+    same_file: tuple[str, ...]
 
 
 class Paired:
@@ -80,7 +72,8 @@ class Paired:
         self._pairs = self._matched(pictures, annotations)
         used = {path for pair in self._pairs for path in pair.annotations}
         unused = [path for path in annotations if path not in used]
-        self.classes = None if any(split_extension(path)[1] in WITH_CLASSES for path in used) else ()
+        read = {split_extension(path)[1] for path in used} & set(ANNOTATION_EXTENSIONS)
+        self.classes = None if any(spec_of_extension(extension).has_classes for extension in read) else ()
         self.notes = (
             *_note(unused, "annotation files belong to no image and are not used"),
             *_note(unnamed, f"images do not end in {part.data.image_suffix!r} (data.image_suffix) and are not used"),
@@ -105,8 +98,8 @@ class Paired:
             raise ImageError(pair.image, "no annotation file", remedy)
         if len(pair.annotations) > 1:
             raise ImageError(pair.image, f"several annotation files fit: {', '.join(pair.annotations)}", "keep one")
-        if pair.rivals:
-            problem = f"{pair.annotations[0]} fits {', '.join(pair.rivals)} as well"
+        if pair.same_file:
+            problem = f"{pair.annotations[0]} fits {', '.join(pair.same_file)} as well"
             raise ImageError(pair.image, problem, "keep the image that was annotated")
         record = self._images.record(pair.image, image_id, self._part.data.max_pixels)
         cells, classes = self._cells(pair.annotations[0], record)
@@ -116,11 +109,12 @@ class Paired:
         content, extension = self._masks.read(path), split_extension(path)[1]
         if extension in EXTENSIONS:
             return cells_of_label_map(content, path, record, self._part.data.max_pixels), ()
-        cells, classes = importlib.import_module(READERS[extension]).read(content, path, record)
-        return cells, classes
+        read = spec_of_extension(extension).read_annotation
+        assert read is not None, "a format with extensions reads annotation files"
+        return read(content, path, record)
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
-        exact: defaultdict[Place, list[str]] = defaultdict(list)
+        exact: defaultdict[FilePlace, list[str]] = defaultdict(list)
         named: defaultdict[str, list[str]] = defaultdict(list)
         for path in annotations:
             place = _place(self._masks, path)
@@ -133,30 +127,25 @@ class Paired:
         pairs = []
         for path, place in wanted.items():
             alike = [other for other in sharing[place.stem] if other != path]
-            rivals = tuple(other for other in alike if wanted[other] == place)
-            found = exact.get(place) or ([] if len(alike) > len(rivals) else named.get(place.stem, []))
+            same_file = tuple(other for other in alike if wanted[other] == place)
+            found = exact.get(place) or ([] if len(alike) > len(same_file) else named.get(place.stem, []))
             expected = str(PurePosixPath(self._masks.name) / place.folder / place.stem)
-            pairs.append(Pair(path, expected, tuple(found), rivals))
+            pairs.append(Pair(path, expected, tuple(found), same_file))
         return pairs
 
-    def _wanted(self, path: str) -> Place:
+    def _wanted(self, path: str) -> FilePlace:
         """Where the annotation of an image is looked for."""
         place, data = _place(self._images, path), self._part.data
         return place._replace(stem=place.stem.removesuffix(_composed(data.image_suffix)) + _composed(data.mask_suffix))
-
-
-def open_part(part: Part) -> Paired:
-    """The images and annotation files of one split."""
-    return Paired(part)
 
 
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _place(folder: Folder, path: str) -> Place:
+def _place(folder: Folder, path: str) -> FilePlace:
     below = PurePosixPath(_composed(path)).relative_to(PurePosixPath(_composed(folder.name)))
-    return Place(str(below.parent), split_extension(below.name)[0])
+    return FilePlace(str(below.parent), split_extension(below.name)[0])
 
 
 def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:
@@ -200,5 +189,5 @@ def _no_images(part: Part, files: int) -> str:
 def _note(paths: Sequence[str], what: str) -> tuple[str, ...]:
     if not paths:
         return ()
-    more = ", .." if len(paths) > SHOWN else ""
-    return (f"{len(paths)} {what}: {', '.join(paths[:SHOWN])}{more}",)
+    more = ", .." if len(paths) > SHOWN_NAMES else ""
+    return (f"{len(paths)} {what}: {', '.join(paths[:SHOWN_NAMES])}{more}",)

@@ -1,4 +1,4 @@
-"""A short look at a folder that nobody has described yet: names and heads of files, bounded in both.
+"""Scans a folder that nobody has described yet: names and heads of files, bounded in both.
 
 Every folder that is looked into is listed whole, in order, but only the first few sub-folders are entered:
 a data set with one folder an image looks the same in the first of them as in the last.
@@ -27,8 +27,8 @@ TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\[\]]')
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The names in one folder, sorted. `path` is relative to the root of the glance, "." for itself."""
+class ScannedFolder:
+    """The names in one folder, sorted. `path` is relative to the root of the scan, "." for itself."""
 
     path: str
     files: tuple[str, ...]
@@ -48,27 +48,27 @@ class Seen:
         return [below(self.path, name) for name in self.files if name.lower().endswith(extensions)]
 
 
-class Glance:
-    """What a bounded walk sees of `root`, the upper folders first; DataError when it cannot be read."""
+class FolderScan:
+    """The names that a bounded walk finds below `root`, upper folders first; DataError when it cannot be read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders = {seen.path: seen for seen in _walk(root)}
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[ScannedFolder]:
         return iter(self.folders.values())
 
     @property
-    def top(self) -> Seen:
+    def top(self) -> ScannedFolder:
         """The root itself."""
         return self.folders["."]
 
-    def within(self, path: str) -> list[Seen]:
+    def within(self, path: str) -> list[ScannedFolder]:
         """The sub-folders of a folder that were looked into."""
         names = self.folders[path].folders
         return [self.folders[below(path, name)] for name in names if below(path, name) in self.folders]
 
-    def with_images(self) -> list[Seen]:
+    def with_images(self) -> list[ScannedFolder]:
         """The folders that hold images themselves."""
         return [seen for seen in self if seen.images]
 
@@ -88,9 +88,9 @@ class Glance:
     def contents(self) -> str:
         """What lies there, in words: `12 .tif, 3 .csv in 4 folders`."""
         kinds = Counter(split_extension(name)[1] or PurePosixPath(name).suffix for s in self for name in s.files)
-        told = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds.most_common(6))
+        counts = ", ".join(f"{count} {kind or 'without extension'}" for kind, count in kinds.most_common(6))
         folders = f"{len(self.folders)} folder" + "s" * (len(self.folders) > 1)
-        return f"{told or 'no files'} in {folders} looked at"
+        return f"{counts or 'no files'} in {folders} looked at"
 
     def _read(self, path: str, start: int) -> str:
         try:
@@ -161,7 +161,7 @@ def common_folder(paths: Iterable[str]) -> str:
     return str(PurePosixPath(*shared))
 
 
-def _walk(root: Path) -> Iterator[Seen]:
+def _walk(root: Path) -> Iterator[ScannedFolder]:
     waiting, seen = [(".", 0)], 0
     while waiting and seen < FOLDERS:
         path, depth = waiting.pop(0)
@@ -174,7 +174,7 @@ def _walk(root: Path) -> Iterator[Seen]:
             waiting += [(below(path, name), depth + 1) for name in found.folders[:SUBFOLDERS]]
 
 
-def _listed(root: Path, path: str) -> Seen | None:
+def _listed(root: Path, path: str) -> ScannedFolder | None:
     """A folder's names; None for one below the root that cannot be read."""
     try:
         entries = sorted((root / path).iterdir())
@@ -185,4 +185,4 @@ def _listed(root: Path, path: str) -> Seen | None:
     kept = [entry for entry in entries if not entry.name.startswith((".", *JUNK))]
     is_folder = {entry.name: entry.is_dir() for entry in kept}
     names = {kind: tuple(name for name, folder in is_folder.items() if folder is kind) for kind in (False, True)}
-    return Seen(path, names[False], names[True])
+    return ScannedFolder(path, names[False], names[True])

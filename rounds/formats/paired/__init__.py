@@ -1,0 +1,1 @@
+"""Images that each have an annotation file: reader and detection."""
