@@ -1,8 +1,4 @@
-"""Decides who teaches the next round, on validation images.
-
-The decision sees validation images only. The verdict is read off the test rows of the leaderboard, and
-says plainly when nothing was gained: against round 0, and against longer training on the same labels.
-"""
+"""Decides who teaches the next round. The decision sees validation images only."""
 
 from __future__ import annotations
 
@@ -48,19 +44,16 @@ def decide(
     class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
     """
-    if best is None:
+    if incumbent is None:
         return Decision(True, None, "promoted: the first round has no incumbent")
-    new, old = paired_values(candidate, best)
+    new, old = paired_values(candidate, incumbent)
     at = ""
     if sized:
         shares = [each.share for each in sized]
         each_pair = [paired_values(each.candidate, each.incumbent) for each in sized]
         new, old = (weighted([pair[i] for pair in each_pair], shares) for i in (0, 1))
-        at = (
-            " at the unlabelled images' cell sizes ("
-            + ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
-            + ")"
-        )
+        sizes = ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
+        at = f" at the unlabelled images' cell sizes ({sizes})"
     probability = paired_probability(new, old, config.bootstrap, seed)
     share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
     problems = [] if probability >= config.min_probability else ["not clearly better"]

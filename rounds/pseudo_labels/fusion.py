@@ -1,6 +1,6 @@
 """Fuses several teachers' masks into one set: cluster by mask IoU, one mask per cluster, score by agreement.
 
-The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
+The methods (`fusion_methods`) differ in these three; all of them keep to this: only cells of different teachers
 are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers predicted, not
 on their names or the order in which they or their cells are listed.
 """
