@@ -30,7 +30,7 @@ class FusionConfig(Section):
         True,
         description="With several models: calibrate the scores of each on val, per class, before they are fused.",
     )
-    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the screen.")
+    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the filter.")
 
 
 class ClassThresholds(Section):
@@ -60,24 +60,24 @@ class FilterConfig(Section):
     )
     objective: Literal["f-beta", "map"] = Field(
         "f-beta",
-        description="`auto`: what the accept limit maximises on validation data, per class: `f-beta` of the accepted "
-        "masks at IoU > .5, or `map`, their mean score over the images.",
+        description="`auto`: what the accept threshold maximises on validation data, per class: `f-beta` of the "
+        "accepted masks at IoU > .5, or `map`, their mean score over the images.",
     )
     f_beta: float = Field(0.5, gt=0, description="Objective `f-beta`: its beta; < 1 prefers precision.")
     min_precision: Fraction = Field(
-        0.5, description="`auto`: accept limits below this calibrated confidence are not taken."
+        0.5, description="`auto`: accept thresholds below this calibrated confidence are not taken."
     )
     reject_below: Fraction | Literal["auto"] = Field(
         0.1,
         description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
-        "validation predictions are kept as there are labelled cells. Never above the accept limit.",
+        "validation predictions are kept as there are labelled cells. Never above the accept threshold.",
     )
     count_slack: float = Field(
         1.5,
         ge=1,
         allow_inf_nan=False,
-        description="`auto`: limits that keep more than this many times the labelled cells of the class on validation "
-        "data, or fewer than one in this many, are not taken while there are others.",
+        description="`auto`: thresholds that keep more than this many times the labelled cells of the class on "
+        "validation data, or fewer than one in this many, are not taken while there are others.",
     )
     areas: Literal["always", "if-better", "never"] = Field(
         "if-better",
@@ -116,7 +116,7 @@ class PromotionConfig(Section):
     )
     unlabelled_sizes: bool = Field(
         True,
-        description="With a scale search: compare on validation images enlarged to the cell sizes that were found in the "
+        description="With a scale search: compare on validation images enlarged to the cell sizes found in the "
         "unlabelled images, in their shares, and not only on the images as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")
