@@ -116,7 +116,7 @@ class PromotionConfig(Section):
     )
     unlabelled_sizes: bool = Field(
         True,
-        description="With a scale search: compare on validation images enlarged to the cell sizes that were found in the "
+        description="With a scale search: compare on validation images enlarged to the cell sizes found in the "
         "unlabelled images, in their shares, and not only on the images as they are.",
     )
     class_margin: Fraction = Field(0.05, description="No class may fall by more than this much validation mAP.")

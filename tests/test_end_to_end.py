@@ -15,7 +15,7 @@ from helpers.terminal import MAIN, cellsemi
 
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store.lock import is_locked
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.0, reject: 0.0}"  # whatever these hardly trained models see is taken
@@ -46,7 +46,7 @@ def test_the_rounds_really_used_pseudo_labels(undisturbed: RunPaths) -> None:
     rows = {(row.round, row.model): row for row in leaderboard.read(undisturbed.leaderboard)}
     assert rows[1, "unet-a"].accepted > 0
     assert (1, "control") in rows and rows[1, "unet-a"].vs_control is not None
-    steps = [read_manifest(undisturbed.model(1, name))["steps"] for name in ("unet-a", "control")]
+    steps = [read_fit(undisturbed.model(1, name)).steps for name in ("unet-a", "control")]
     assert steps == [30, 60]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -139,7 +139,7 @@ def print_table(table: Table, written: list[Path], console: Console | None = Non
     console.print(f"{escape(names)} in {escape(str(written[0].parent))}", soft_wrap=True)
 
 
-def _parts_json() -> list[dict[str, Any]]:
+def _parts_json() -> list[dict[str, object]]:
     from cellsemi.configs.ablation_parts import PARTS
 
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def models(as_json: bool) -> None:
     answer(as_json, content, lambda: print_models(content))
 
 
-def models_json() -> list[dict[str, Any]]:
+def models_json() -> list[dict[str, object]]:
     """A row for each model in plain values, with `missing`: {package: the line that installs it}."""
     from cellsemi.models.registry import families
     from cellsemi.orchestrator.doctor import packages
@@ -66,7 +67,7 @@ def _missing(wanted: tuple[str, ...], here: dict[str, Package]) -> dict[str, str
     return missing | {name: f"pip install {name}" for name in unknown}
 
 
-def print_models(content: list[dict[str, Any]]) -> None:
+def print_models(content: Sequence[Mapping[str, Any]]) -> None:
     """The table, the lines that install what is missing, and the licences by family."""
     from rich.console import Console
     from rich.markup import escape

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -62,7 +62,7 @@ def read_leaderboard(paths: RunPaths) -> tuple[list[Row], str]:
     return read(paths.leaderboard), read_verdict(paths)
 
 
-def leaderboard_json(paths: RunPaths) -> dict[str, Any]:
+def leaderboard_json(paths: RunPaths) -> dict[str, object]:
     """What `--json` prints: the run, its rows with all digits, the verdict, the files."""
     rows, sentence = read_leaderboard(paths)
     return {

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class Row:
     minutes: float | None
     errors: Mapping[int, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return asdict(self)
 
@@ -228,7 +227,7 @@ class Table:
         """One line for each run that failed: part, seed, error."""
         return [f"{row.part}, seed {seed}: {error}" for row in self.rows for seed, error in row.errors.items()]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values, all digits."""
         rows = [row.to_json() for row in self.rows]
         return {"base": self.title, "confidence": self.confidence, "notes": list(self.notes), "rows": rows}
@@ -262,11 +261,11 @@ class Table:
         return [markdown, table, plain]
 
 
-def _csv_values(row: Row) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _csv_values(row: Row) -> dict[str, object]:
+    values: dict[str, object] = {}
     for name, value in row.to_json().items():
         if name in ("last_change", "promoted_change"):
-            ends = value or {"value": None, "low": None, "high": None}
+            ends = value if isinstance(value, dict) else {"value": None, "low": None, "high": None}
             values |= {name: ends["value"], f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
         elif isinstance(value, dict):
             values[name] = "; ".join(f"seed {seed}: {item}" for seed, item in value.items())

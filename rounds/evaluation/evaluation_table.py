@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -51,7 +51,7 @@ def find(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluatio
     raise RunError(f"the evaluation holds no rows of {model!r} on {split!r}; remove its file to make it again")
 
 
-def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[str, Any]:
+def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[str, object]:
     return {
         "round": found.round,
         "model": found.model,
@@ -63,7 +63,7 @@ def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[s
     }
 
 
-def _values(tally: Tally) -> dict[str, Any]:
+def _values(tally: Tally) -> dict[str, object]:
     return {
         "ap": tally.ap,
         "n_truth": tally.n_truth,
@@ -73,10 +73,10 @@ def _values(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _score(row: dict[str, Any], classes: Sequence[str]) -> ImageScore:
+def _score(row: Mapping[str, Any], classes: Sequence[str]) -> ImageScore:
     by_class = {classes.index(cell["class"]): _tally(cell) for cell in row["classes"]}
     return ImageScore(row["image_id"], _tally(row), by_class)
 
 
-def _tally(row: dict[str, Any]) -> Tally:
+def _tally(row: Mapping[str, Any]) -> Tally:
     return Tally(row["n_truth"], row["n_predicted"], tuple(row["tp"]), row["mean_iou"])

@@ -20,7 +20,7 @@ Scales = Mapping[float, int]  # scale -> images with the best score at it
 
 
 def enlargements(unlabelled: Scales, val: Scales) -> dict[float, float]:
-    """Enlargement of validation images -> share of the unlabelled images with cells of that size; {1: 1} if all are alike.
+    """Enlargement of val images -> share of the unlabelled images with cells of that size; {1: 1} if all are alike.
 
     The scale that is typical of val (the weighted median) stands for enlargement 1.
     """

@@ -62,7 +62,9 @@ def test_the_command_line_is_this() -> None:
         "models": sorted(shared),
         "weights": [],
         "ablate": sorted([*shared, *configured, "--n", "--seed", "--part", "--list", "--run", "--engine", "--address"]),
-        "round": sorted([*shared, *configured, "--n", "--run", "--engine", "--address"]),
+        "round": sorted(
+            [*shared, *configured, "--n", "--run", "--engine", "--address", "--dry-run", "--accept-changes"]
+        ),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),
         "report": sorted([*shared, "run"]),
