@@ -30,13 +30,15 @@ def check_models(config: Config) -> None:
 
 def read_images(context: Context) -> None:
     """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
-    paths, data = context.paths, context.config.data
+    paths, table = context.paths, context.config.data.label_issues
+    if table is not None:
+        table_sha256(Path(table))  # a table that cannot be read is an error of the data set
     step = Step(
         round=0,
         name="read images",
         output=paths.data,
         settings=context.read("data", "run.seed"),
-        parameters={"label_issues": None if data.label_issues is None else table_sha256(Path(data.label_issues))},
+        inputs=() if table is None else (Path(table).resolve(),),
         total=0,
     )
 

@@ -31,8 +31,8 @@ StepState = Literal["done", "begun"]
 class Step:
     """One piece of work: its name in a round, what it reads, and the folder or file that it writes.
 
-    `settings` are values of the config by their path (configs.settings_read), `inputs` outputs of earlier steps, and
-    `parameters` all else that its result depends on. `total` counts its work in `unit`s.
+    `settings` are values of the config by their path (configs.settings_read), `inputs` outputs of earlier steps or
+    files from outside, and `parameters` all else that its result depends on. `total` counts its work in `unit`s.
     """
 
     round: int
@@ -164,8 +164,8 @@ def _altered(record: StepRecord, inputs: Mapping[str, str]) -> list[str]:
 
 
 def below(paths: RunPaths, path: Path) -> str:
-    """A path below the run's folder, as records name it."""
-    return path.relative_to(paths.root).as_posix()
+    """A path as records name it: below the run's folder, or whole where it lies outside."""
+    return path.relative_to(paths.root).as_posix() if path.is_relative_to(paths.root) else str(path)
 
 
 def done_on_disk(paths: RunPaths, record: StepRecord) -> int | None:

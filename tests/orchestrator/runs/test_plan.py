@@ -11,14 +11,14 @@ import pytest
 from helpers.campaigns import Notes, bring, config_at
 from helpers.terminal import invoke
 
-from cellsemi.configs.errors import UsageError
+from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator import campaign
 from cellsemi.orchestrator.runs.plan import PlannedStep, accept_changes, adopt_steps, make_plan
 from cellsemi.orchestrator.runs.report import collect
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.orchestrator.stages.context import Context, do
-from cellsemi.rounds.store import files
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import RunPaths, open_run
 from cellsemi.rounds.store.steps import Step
 
@@ -199,3 +199,20 @@ def test_another_run_takes_over_what_its_settings_do_not_change(tmp_path: Path) 
     assert everything(base) == before
     fresh, _ = bring(config_at(tmp_path / "fresh", *CHOSEN, "filter.f_beta=2.0"), 1)
     assert rows(paths) == rows(fresh)
+
+
+def test_a_table_of_label_issues_that_was_altered_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "label_issues.csv"
+    base = config_at(tmp_path, *CHOSEN)
+    bring(base, 0)
+    image = next(shards.read_folder(open_run(base).split("labelled")))
+    assert image.instances is not None
+    box = ",".join(map(str, image.instances.bbox[0].tolist()))
+    header = "image_id,split,kind,cell,x0,y0,x1,y1,rle\n"
+    line = f"{image.image_id},labelled,not-found,0,{box},{image.instances.rle[0]}\n"
+    table.write_text(header + line)
+    config = config_at(tmp_path, *CHOSEN, "run.name=t", f"data.label_issues={table}")
+    bring(config, 0)
+    table.write_text(header)
+    with pytest.raises(RunError, match=r"label_issues.csv was altered"):
+        bring(config, 1)
