@@ -64,7 +64,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         if teachers_round is not None
         else (),
         training=[_training_set(paths, round, fold) for fold in folds],
-        pool=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
+        unlabelled=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},
         scored=list(_scored(config, paths, round)),
         thresholds=_thresholds(config, paths, round) if taught else None,

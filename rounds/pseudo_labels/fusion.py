@@ -22,7 +22,7 @@ from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
+class _TeacherCells:
     """All cells of all teachers, best score first, in an order that depends on their content alone."""
 
     cells: Instances
@@ -56,21 +56,21 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     ValueError when there is no teacher, or when their images differ in size.
     """
     method = METHODS[config.method]
-    pool = _pool(per_teacher)
-    links = _links(pool, config.iou)
-    clusters = method.clusters(pool.teacher, links)
-    agreed = [mean_iou(pool.cells, members, links) for members in clusters]
+    merged = _merged(per_teacher)
+    links = _links(merged, config.iou)
+    clusters = method.clusters(merged.teacher, links)
+    agreed = [mean_iou(merged.cells, members, links) for members in clusters]
     believed = [
-        method.believed(pool.cells, members, agreement, len(per_teacher))
+        method.believed(merged.cells, members, agreement, len(per_teacher))
         for members, agreement in zip(clusters, agreed, strict=True)
     ]
-    fused = _drawn(pool.cells, clusters, method).with_(
-        class_id=_classes(pool.cells, clusters, method, one_class_per_image),
+    fused = _drawn(merged.cells, clusters, method).with_(
+        class_id=_classes(merged.cells, clusters, method, one_class_per_image),
         score=[score for score, _ in believed],
         quality=[quality for _, quality in believed],
         votes=[len(members) for members in clusters],
-        agreement=_agreement(pool.cells, clusters, agreed),
-        round=[pool.cells.round[members].max() for members in clusters],
+        agreement=_agreement(merged.cells, clusters, agreed),
+        round=[merged.cells.round[members].max() for members in clusters],
         weight=1.0,
         state="predicted",
         reason="",
@@ -79,15 +79,15 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     return without_overlaps(found)[0] if config.overlaps == "resolve" else found
 
 
-def _pool(per_teacher: Mapping[str, Instances]) -> _Pool:
-    """Teachers are numbered by what they say; those who say the same may stand for each other."""
+def _merged(per_teacher: Mapping[str, Instances]) -> _TeacherCells:
+    """Number the teachers by their predictions: teachers with equal predictions are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
     teachers = sorted((cells.select(_order(cells)) for cells in per_teacher.values()), key=_keys)
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
     teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
     order = _order(cells)
-    return _Pool(cells.select(order), teacher[order])
+    return _TeacherCells(cells.select(order), teacher[order])
 
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:
@@ -103,12 +103,12 @@ def _order(cells: Instances) -> NDArray[np.int64]:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
-def _links(pool: _Pool, threshold: float) -> Links:
+def _links(merged: _TeacherCells, threshold: float) -> Links:
     """The pairs of different teachers that overlap with IoU >= `threshold`."""
     links: Links = {}
-    indices = [np.flatnonzero(pool.teacher == t) for t in np.unique(pool.teacher)]
+    indices = [np.flatnonzero(merged.teacher == t) for t in np.unique(merged.teacher)]
     for first, second in combinations(indices, 2):
-        iou = iou_matrix(pool.cells.select(first), pool.cells.select(second))
+        iou = iou_matrix(merged.cells.select(first), merged.cells.select(second))
         for a, b in np.argwhere((iou >= threshold) & (iou > 0)).tolist():
             i, j = sorted((int(first[a]), int(second[b])))
             links[i, j] = float(iou[a, b])

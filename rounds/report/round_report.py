@@ -45,7 +45,7 @@ class Facts:
     """What the files of a run say of a finished round.
 
     `teachers_round` is None in round 0, which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts
-    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `pool` counts the
+    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `unlabelled` counts the
     images that were filtered. `drift` holds the alarms, None where drift was not checked. `times` are (stage, what
     was done, how long); `places` are (what, path below the run's folder).
     """
@@ -60,7 +60,7 @@ class Facts:
     teachers_round: int | None
     teachers: Sequence[str]
     training: Sequence[TrainingSet]
-    pool: int
+    unlabelled: int
     pseudo: Mapping[str, Mapping[str, int]]
     scored: Sequence[Scored]
     thresholds: Thresholds | None
@@ -143,7 +143,7 @@ def _learning(facts: Facts) -> Iterator[str]:
         return
     yield ""
     folds = ", each fold by teachers of its own" if several else ""
-    yield f"Cells that the teachers found in {facts.pool} unlabelled images{folds}:"
+    yield f"Cells that the teachers found in {facts.unlabelled} unlabelled images{folds}:"
     yield ""
     yield from table(["state", "reason", *facts.pseudo, "all"], _pseudo_rows(facts.pseudo))
 
