@@ -26,7 +26,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets import synthetic
 from cellsemi.rounds.formats.label_map.reader import LabelMaps
-from cellsemi.rounds.formats.shards import IMPORT_FILE
+from cellsemi.rounds.formats.shards import IMPORT_FILE, ImportRecord
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.schemas import SCHEMA_VERSION, ImageRecord
@@ -247,13 +247,23 @@ def _with_labels(records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
 
 def _write_shards(records: Iterator[ImageRecord], out: Path, what: str) -> None:
     """Image shards of each split, and last the file that `data.source: shards` looks for."""
-    told = out / "drawn.txt"
-    _write_once(told, f"{what}, {GENERATED!r}, schema {SCHEMA_VERSION}\n")
+    _write_once(out / "drawn.txt", f"{what}, {GENERATED!r}, schema {SCHEMA_VERSION}\n")
     if (out / IMPORT_FILE).is_file():
         return
     by_split: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
     for record in records:
         by_split[record.split].append(record)
-    for split, mine in by_split.items():
-        shards.write_folder(out / split, mine, SHARD_IMAGES, "")
-    files.write_json(out / IMPORT_FILE, {"classes": list(NEURAL), "source": "generated", "what": what})
+    written = {
+        split: [shard.model_dump(mode="json") for shard in shards.write_folder(out / split, mine, SHARD_IMAGES, "")]
+        for split, mine in by_split.items()
+    }
+    record = ImportRecord(
+        classes=NEURAL,
+        source="generated",
+        settings={"what": what},
+        report={},
+        shards=written,
+        versions={},
+        schema_version=SCHEMA_VERSION,
+    )
+    files.write_json(out / IMPORT_FILE, record.model_dump(mode="json"))

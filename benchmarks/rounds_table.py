@@ -11,7 +11,7 @@ from rounds_runs import LETTERS, SMALL_GAP, Line, Means, Seed, Value, finished, 
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import hits
-from cellsemi.rounds.evaluation.bootstrap import TIE
+from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.run import CONTROL, RunPaths
 
@@ -106,16 +106,16 @@ def targets(results: Mapping[str, Sequence[Seed]]) -> list[Target]:
             add(name, f"{words} of the gap from (b) to (e) closed", *_gap_verdict(means[name], share))
     if "enough" in means:
         value = means["enough"].d_b
-        reached = _said(value, lambda v: v >= -TIE)
+        reached = _said(value, lambda v: v >= -EQUAL_MEANS)
         add("enough", "(d) at least equal to (b)", f"d - b {signed(value)}", reached)
     for name in ("uncovered", "mixed", "few", "classes"):
         if name in means:
             value = means[name].d_c
-            add(name, "(d) above (c)", f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
+            add(name, "(d) above (c)", f"d - c {signed(value)}", _said(value, lambda v: v > EQUAL_MEANS))
             if len(REGIMES[name].classes) > 1:
                 value = less(*(_within(done[name], letter, REGIMES[name].classes) for letter in "dc"))
                 stated = "the same within each class, mean of the classes"
-                add(name, stated, f"d - c {signed(value)}", _said(value, lambda v: v > TIE))
+                add(name, stated, f"d - c {signed(value)}", _said(value, lambda v: v > EQUAL_MEANS))
     return [*found, _guard(results)] if results else found
 
 
@@ -137,7 +137,7 @@ def _guard(results: Mapping[str, Sequence[Seed]]) -> Target:
     """No promoted or delivered model below its own round 0, in any seed of any regime."""
     changes = [(f"{name} seed {seed.seed}", seed.change) for name, seeds in results.items() for seed in seeds]
     known = [(what, change) for what, change in changes if change is not None]
-    below = [f"{what} {signed(change)}" for what, change in known if change < -TIE]
+    below = [f"{what} {signed(change)}" for what, change in known if change < -EQUAL_MEANS]
     measured = f"{len(below)} of {len(known)} runs below" + (f": {', '.join(below)}" if below else "")
     missing = len(changes) - len(known)
     reached = f"open ({missing} runs missing)" if missing else "yes"

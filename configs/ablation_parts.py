@@ -25,8 +25,8 @@ def _nothing(_: Config) -> str:
     return ""
 
 
-def _fixed_limits(config: Config) -> str:
-    return "" if config.filter.thresholds == AUTO else "the limits are fixed by filter.thresholds"
+def _fixed_thresholds(config: Config) -> str:
+    return "" if config.filter.thresholds == AUTO else "the thresholds are fixed by filter.thresholds"
 
 
 def _one_model(config: Config) -> str:
@@ -48,7 +48,7 @@ class Part:
     moot: Callable[[Config], str] = _nothing
 
 
-def _no_zooms(config: Config) -> str:
+def _no_scale_search(config: Config) -> str:
     searched = any(config.unlabelled_inference_of(model).scale_search for model in config.models)
     return "" if searched else "unlabelled images are predicted at one scale"
 
@@ -71,7 +71,7 @@ _ALL = (
         "importance-weighted validation, Sugiyama et al. 2007",
         on={"rounds.promotion.unlabelled_sizes": True},
         off={"rounds.promotion.unlabelled_sizes": False},
-        moot=_no_zooms,
+        moot=_no_scale_search,
     ),
     Part(
         "cell-probability",
@@ -98,7 +98,7 @@ _ALL = (
     ),
     Part(
         "folds",
-        "Three lineages, each judged on the third of the labels that it never saw; off: one hold-out.",
+        "Three lineages, each evaluated on the third of the labels that it never saw; off: one hold-out.",
         "cross-validation, Stone 1974",
         on={"rounds.folds": 3},
         off={"rounds.folds": None},
@@ -108,9 +108,9 @@ _ALL = (
         "Pseudo-masks between the reject and the accept threshold leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
         on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
-        # Never above the accept limit: no room between the two. The guard would then count accepted cells alone.
+        # Never above the accept threshold: no room between the two. The guard would then count accepted cells alone.
         off={"filter.reject_below": 1.0, "filter.count_slack": 1e6},
-        moot=_fixed_limits,
+        moot=_fixed_thresholds,
     ),
     Part(
         "weights",
@@ -125,7 +125,7 @@ _ALL = (
         "limits from the areas of the labelled cells",
         on={"filter.areas": "if-better"},
         off={"filter.areas": "never"},
-        moot=_fixed_limits,
+        moot=_fixed_thresholds,
     ),
     Part(
         "fusion",

@@ -34,7 +34,7 @@ class FusionConfig(Section):
 
 
 class ClassThresholds(Section):
-    """Fixed limits of one class, instead of those chosen on validation data."""
+    """Fixed thresholds of one class, instead of those chosen on validation data."""
 
     accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
     reject: Fraction = Field(description="Confidence below which a pseudo-mask is background; between: ignored.")
@@ -56,7 +56,7 @@ class FilterConfig(Section):
     """Which pseudo-masks train the students, which leave the loss, and which count as background."""
 
     thresholds: dict[str, ClassThresholds] | Literal["auto"] = Field(
-        AUTO, description="`auto` (chosen on validation data, never on test) or fixed limits per class."
+        AUTO, description="`auto` (chosen on validation data, never on test) or fixed thresholds per class."
     )
     objective: Literal["f-beta", "map"] = Field(
         "f-beta",
@@ -88,9 +88,9 @@ class FilterConfig(Section):
         0.005,
         ge=0,
         lt=0.5,
-        description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, set the limits.",
+        description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, limit the area.",
     )
-    area_slack: float = Field(2.0, ge=1, description="`auto`: the limits are widened by this factor both ways.")
+    area_slack: float = Field(2.0, ge=1, description="`auto`: the area limits are widened by this factor both ways.")
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
@@ -110,9 +110,9 @@ class PromotionConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
-        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. Less "
-        "gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation images "
-        "seldom give.",
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. A "
+        "lower one gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation "
+        "images seldom give.",
     )
     unlabelled_sizes: bool = Field(
         True,
@@ -128,11 +128,12 @@ class RoundsConfig(Section):
     folds: int | None = Field(
         None,
         ge=2,
-        description="Cross-validation: train every model once per fold of the labelled and val images, and judge it on "
-        "the fold that it never saw; null: one hold-out, the val images.",
+        description="Cross-validation: train every model once per fold of the labelled and val images, and evaluate it "
+        "on the fold that it never saw; null: one hold-out, the val images.",
     )
     control: bool = Field(
-        True, description="Train a supervised control with as many steps in total as the last student's ancestry."
+        True,
+        description="Train a supervised control with as many steps as the last student and all its ancestors together.",
     )
     ensemble: Literal["all", "greedy"] = Field(
         "all",
@@ -142,6 +143,6 @@ class RoundsConfig(Section):
         2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
     )
     drift_alarms: bool = Field(
-        True, description="Compare the pseudo-labels with human labels and the round before; say when they drift."
+        True, description="Compare the pseudo-labels with human labels and the round before; report when they drift."
     )
-    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The judge.")
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="The rule that decides.")

@@ -35,7 +35,7 @@ def import_data(config: Config, out: Path, on_image: OnImage, force: bool = Fals
         source=config.data.source,
         settings=config.data.model_dump(mode="json"),
         report=without_times(report),
-        shards=report.shards,
+        shards={split: [shard.model_dump() for shard in written] for split, written in report.shards.items()},
         versions=versions(),
         schema_version=SCHEMA_VERSION,
     )

@@ -1,4 +1,4 @@
-"""Resamples images: intervals and paired probabilities."""
+"""Resamples images for intervals and paired probabilities."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cellsemi.rounds.evaluation.metrics import Floats
 CHUNK = 2**22  # image draws held in memory at once while resampling
 
 
-TIE = 1e-12  # resampled means closer than this are equal; sums of floats differ in the last digits
+EQUAL_MEANS = 1e-12  # resampled means closer than this are equal; sums of floats differ in the last digits
 
 
 def bootstrap_interval(values: ArrayLike, samples: int, confidence: float, seed: int) -> tuple[float, float]:
     """Percentile interval of the mean when the images are drawn anew (Efron 1979).
 
-    It says how much the figure hangs on these images; not how much on the seed of a training.
+    It shows how much the figure depends on these images; not how much on the seed of a training.
     """
     means = _resampled_means(np.asarray(values, dtype=np.float64), samples, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -35,7 +35,7 @@ def paired_probability(a: ArrayLike, b: ArrayLike, samples: int, seed: int) -> f
     if first.shape != second.shape:
         raise ValueError(f"expected two values per image, got {first.shape} and {second.shape}")
     means = _resampled_means(first - second, samples, seed)
-    return float((means > TIE).mean() + 0.5 * (np.abs(means) <= TIE).mean())
+    return float((means > EQUAL_MEANS).mean() + 0.5 * (np.abs(means) <= EQUAL_MEANS).mean())
 
 
 def _resampled_means(values: Floats, samples: int, seed: int) -> Floats:

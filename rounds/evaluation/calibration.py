@@ -2,7 +2,7 @@
 
 Isotonic regression (Zadrozny and Elkan 2002; scikit-learn): the better scored is never the less trusted,
 and nothing else is assumed. Steps of few samples are pulled in by Laplace's rule, so that three hits out
-of three are not taken for certainty. The teachers never trained on these images.
+of three are not taken as certainty. The teachers never trained on these images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Selects the students of a round's ensemble, and decides when the rounds end.
 
-Both are decided on validation images; test images are not seen here.
+Both decisions use validation images; test images are not seen here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cellsemi.rounds.evaluation.bootstrap import TIE
+from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def greedy(names: Sequence[str], score_of: Callable[[tuple[str, ...]], float], a
 
     The best alone comes first; then, each time, the one with which `score_of` the members is largest, as long
     as that raises it, or while there are fewer than `at_least`. Of equal ones the first in `names` is taken. For
-    N names `score_of` is asked at most N (N + 1) / 2 times. What is chosen on these images looks better on them
+    N names `score_of` is called at most N (N + 1) / 2 times. What is chosen on these images looks better on them
     than it is. ValueError without names.
     """
     if not names:
@@ -41,10 +41,10 @@ def greedy(names: Sequence[str], score_of: Callable[[tuple[str, ...]], float], a
     while len(members) < len(names):
         score, name = _next(names, members, score_of)
         needed = len(members) < max(1, at_least)
-        if not needed and score <= best + TIE:
+        if not needed and score <= best + EQUAL_MEANS:
             refused = f"; with {name}, the best of the others, it is {score:.3f}"
             break
-        forced = f", as {at_least} are needed" if members and score <= best + TIE else ""
+        forced = f", as {at_least} are needed" if members and score <= best + EQUAL_MEANS else ""
         taken.append(f"{name} ({score:.3f}{forced})")
         members, best = (*members, name), score
     return Selected(members, f"chosen greedily by validation mAP: {', then '.join(taken)}{refused}")
@@ -59,7 +59,7 @@ def _next(
         if name in members:
             continue
         score = score_of((*members, name))
-        if found is None or score > found[0] + TIE:
+        if found is None or score > found[0] + EQUAL_MEANS:
             found = (score, name)
     assert found is not None, "there is a name that is no member"
     return found

@@ -1,8 +1,4 @@
-"""Decides who teaches the next round, on validation images.
-
-The decision sees validation images only. The verdict is read off the test rows of the leaderboard, and
-says plainly when nothing was gained: against round 0, and against longer training on the same labels.
-"""
+"""Decides who teaches the next round. The decision sees validation images only."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.rounds.evaluation.bootstrap import TIE, paired_probability
+from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS, paired_probability
 from cellsemi.rounds.evaluation.metrics import ImageScore, class_differences, paired_values
 from cellsemi.rounds.evaluation.size_shift import weighted
 
@@ -26,48 +22,45 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """The scores of the candidate and of the best so far on the validation images, enlarged so many times."""
+    """The scores of the candidate and of the incumbent on the validation images, enlarged so many times."""
 
     enlargement: float
     share: float  # of the unlabelled images whose cells have that size
     candidate: Sequence[ImageScore]
-    best: Sequence[ImageScore]
+    incumbent: Sequence[ImageScore]
 
 
 def decide(
     candidate: Sequence[ImageScore],
-    best: Sequence[ImageScore] | None,
+    incumbent: Sequence[ImageScore] | None,
     classes: Sequence[str],
     config: PromotionConfig,
     seed: int,
     sized: Sequence[Sized] = (),
 ) -> Decision:
-    """Compare the ensemble of a round with the best so far (None: there is none) on the validation images.
+    """Compare the ensemble of a round with the incumbent (None: there is none) on the validation images.
 
     Promoted when the paired-bootstrap probability of a larger mAP is at least `min_probability`, and no
     class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
     """
-    if best is None:
+    if incumbent is None:
         return Decision(True, None, "promoted: the first round has no incumbent")
-    new, old = paired_values(candidate, best)
+    new, old = paired_values(candidate, incumbent)
     at = ""
     if sized:
         shares = [each.share for each in sized]
-        each_pair = [paired_values(each.candidate, each.best) for each in sized]
+        each_pair = [paired_values(each.candidate, each.incumbent) for each in sized]
         new, old = (weighted([pair[i] for pair in each_pair], shares) for i in (0, 1))
-        at = (
-            " at the unlabelled images' cell sizes ("
-            + ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
-            + ")"
-        )
+        sizes = ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
+        at = f" at the unlabelled images' cell sizes ({sizes})"
     probability = paired_probability(new, old, config.bootstrap, seed)
     share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
     problems = [] if probability >= config.min_probability else ["not clearly better"]
     for class_id, name in enumerate(classes):
-        differences = class_differences(candidate, best, class_id)
+        differences = class_differences(candidate, incumbent, class_id)
         fall = -float(differences.mean()) if len(differences) else 0.0
-        if fall > config.class_margin + TIE:
+        if fall > config.class_margin + EQUAL_MEANS:
             problems.append(f"class {name} fell by {fall:.3f}, at most {config.class_margin:.3f} is allowed")
     scores = f"validation mAP{at} {old.mean():.3f} -> {new.mean():.3f}, {share}"
     if problems:

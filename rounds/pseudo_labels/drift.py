@@ -1,7 +1,7 @@
 """Raises alarms when the pseudo-labels of a round differ from human labels, or from the round before.
 
-A model that teaches itself can slide away slowly: fewer cells, larger cells, one class for all, confidence
-without ground. Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the
+A model that teaches itself can drift slowly: fewer cells, larger cells, one class for all, too high confidence.
+Nothing is decided here; the alarms are sentences for a person. Sizes are compared by the
 distance of Kolmogorov and Smirnov (Smirnov 1948, "Table for estimating the goodness of fit"). Unlabelled images
 that differ from the labelled ones, by microscope or magnification, raise alarms too, and rightly.
 """

@@ -1,6 +1,6 @@
 """Fuses several teachers' masks into one set: cluster by mask IoU, one mask per cluster, score by agreement.
 
-The methods (`fuse_methods`) differ in these three; all of them keep to this: only cells of different teachers
+The methods (`fusion_methods`) differ in these three; all of them keep to this: only cells of different teachers
 are joined, a teacher has at most one vote in a cluster, and the result depends on what the teachers predicted, not
 on their names or the order in which they or their cells are listed.
 """
@@ -22,7 +22,7 @@ from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop
 
 
 @dataclass(frozen=True, slots=True)
-class _TeacherCells:
+class _AllCells:
     """All cells of all teachers, best score first, in an order that depends on their content alone."""
 
     cells: Instances
@@ -34,13 +34,13 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
 
     Cells of different teachers with IoU >= `config.iou` are linked. In each method a lone cell keeps its mask,
     and `votes` counts the teachers in the cluster; `agreement` is the mean pairwise mask IoU of the members, that
-    of the cell itself where it is alone. A teacher that saw nothing there has no say on the pixels.
+    of the cell itself where it is alone. A teacher that predicts nothing there has no vote on the pixels.
 
     - `vote`. Cluster: cells that are all linked to each other, best pair first. Mask: pixels of members with at
       least half of the cluster's score; only the largest connected part of them, unless they are exactly a
       member's mask; that of the best member where no pixel has half. `score`: sum of the members' scores over
-      the number of *all* teachers, times the members' mean pairwise IoU (1 for a lone cell), so one cell that
-      all see alike keeps its mean score, and one seen by one of three keeps a third. `quality` is the same.
+      the number of *all* teachers, times the members' mean pairwise IoU (1 for a lone cell), so a cell that
+      all predict alike keeps its mean score, and one predicted by one of three keeps a third. `quality` is the same.
     - `weighted`. As `vote`, with quality (the calibrated score; the score itself where nothing is calibrated)
       in the place of the score. `score` and `quality`: sum of the members' qualities over the number of all
       teachers; no factor for the IoU.
@@ -56,21 +56,21 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     ValueError when there is no teacher, or when their images differ in size.
     """
     method = METHODS[config.method]
-    merged = _merged(per_teacher)
-    links = _links(merged, config.iou)
-    clusters = method.clusters(merged.teacher, links)
-    agreed = [mean_iou(merged.cells, members, links) for members in clusters]
-    believed = [
-        method.believed(merged.cells, members, agreement, len(per_teacher))
+    every = _all_cells(per_teacher)
+    links = _links(every, config.iou)
+    clusters = method.clusters(every.teacher, links)
+    agreed = [mean_iou(every.cells, members, links) for members in clusters]
+    scored = [
+        method.scores(every.cells, members, agreement, len(per_teacher))
         for members, agreement in zip(clusters, agreed, strict=True)
     ]
-    fused = _drawn(merged.cells, clusters, method).with_(
-        class_id=_classes(merged.cells, clusters, method, one_class_per_image),
-        score=[score for score, _ in believed],
-        quality=[quality for _, quality in believed],
+    fused = _drawn(every.cells, clusters, method).with_(
+        class_id=_classes(every.cells, clusters, method, one_class_per_image),
+        score=[score for score, _ in scored],
+        quality=[quality for _, quality in scored],
         votes=[len(members) for members in clusters],
-        agreement=_agreement(merged.cells, clusters, agreed),
-        round=[merged.cells.round[members].max() for members in clusters],
+        agreement=_agreement(every.cells, clusters, agreed),
+        round=[every.cells.round[members].max() for members in clusters],
         weight=1.0,
         state="predicted",
         reason="",
@@ -79,15 +79,15 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     return without_overlaps(found)[0] if config.overlaps == "resolve" else found
 
 
-def _merged(per_teacher: Mapping[str, Instances]) -> _TeacherCells:
-    """Number the teachers by their predictions: teachers with equal predictions are interchangeable."""
+def _all_cells(per_teacher: Mapping[str, Instances]) -> _AllCells:
+    """All cells; teachers are numbered by their predictions, so those that predict the same are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
     teachers = sorted((cells.select(_order(cells)) for cells in per_teacher.values()), key=_keys)
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
     teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
     order = _order(cells)
-    return _TeacherCells(cells.select(order), teacher[order])
+    return _AllCells(cells.select(order), teacher[order])
 
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:
@@ -103,12 +103,12 @@ def _order(cells: Instances) -> NDArray[np.int64]:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
-def _links(merged: _TeacherCells, threshold: float) -> Links:
+def _links(found: _AllCells, threshold: float) -> Links:
     """The pairs of different teachers that overlap with IoU >= `threshold`."""
     links: Links = {}
-    indices = [np.flatnonzero(merged.teacher == t) for t in np.unique(merged.teacher)]
+    indices = [np.flatnonzero(found.teacher == t) for t in np.unique(found.teacher)]
     for first, second in combinations(indices, 2):
-        iou = iou_matrix(merged.cells.select(first), merged.cells.select(second))
+        iou = iou_matrix(found.cells.select(first), found.cells.select(second))
         for a, b in np.argwhere((iou >= threshold) & (iou > 0)).tolist():
             i, j = sorted((int(first[a]), int(second[b])))
             links[i, j] = float(iou[a, b])

@@ -4,7 +4,7 @@ Cells are numbered best score first. A method gets the links between cells of di
 members of each cluster, never the teachers' names. Sources: `vote`, the mask clusters and pixel votes of the
 Sartorius winners; `weighted`, boxes weighted by confidence (Solovyev, Wang and Gabruseva 2021, "Weighted boxes
 fusion") carried over to pixels; `nms`, greedy non-maximum suppression on mask IoU; `union`, the affirmative
-ensemble of Casado-Garcia and Heras (2020), which believes every member.
+ensemble of Casado-Garcia and Heras (2020), which keeps the pixels of every member.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Method:
     """One way to fuse. `clusters` gets the teacher of each cell, int64 (N,), and the links.
 
     `draw` gets the crops of two or more members and their weights; it returns the fused crop, or the index of
-    the member whose mask is the result. `believed` gives score and quality of a cluster from its
+    the member whose mask is the result. `scores` gives score and quality of a cluster from its
     agreement (`mean_iou`) and the number of all teachers. `weigh_by` is the column that weighs the members, in
     `draw` and in the vote on the class.
     """
 
     clusters: Callable[[NDArray[np.int64], Links], Clusters]
     draw: Callable[[Sequence[Crop], Weights], int | Crop]
-    believed: Callable[[Instances, list[int], float, int], tuple[float, float]]
+    scores: Callable[[Instances, list[int], float, int], tuple[float, float]]
     weigh_by: Literal["score", "quality"] = "score"
 
     def weights(self, cells: Instances, members: Sequence[int]) -> Weights:

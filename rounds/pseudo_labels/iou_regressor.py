@@ -2,7 +2,7 @@
 
 A score is the confidence that there is a cell, less how well it is drawn; Mask Scoring R-CNN (Huang et
 al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from a dozen
-numbers (`shape_features`), whatever the model: the few validation images of a run are enough for these.
+numbers (`mask_features`), for any model: the few validation images of a run are enough for these.
 """
 
 from __future__ import annotations

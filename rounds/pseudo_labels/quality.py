@@ -32,14 +32,14 @@ MIN_IMAGES = FOLDS  # each is left out once
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A calibration of the score, or with `regressor` of the IoU that it predicts; `notes` tells how it went."""
+    """A calibration of the score, or with `regressor` of the IoU that it predicts; `notes` describes the fit."""
 
     calibration: Calibration
     regressor: Regressor | None = None
     notes: tuple[str, ...] = ()
 
     def apply(self, cells: Instances) -> Instances:
-        """Set `quality` of all predictions of one image; they must be all, since some features tell of the others."""
+        """Set `quality` of all predictions of one image; they must be all, since some features describe the others."""
         if self.regressor is None:
             return self.calibration.apply(cells)
         predicted = cells.with_(score=self.regressor(features(cells)))
@@ -65,7 +65,7 @@ class Quality:
             raise RunError(f"the quality is damaged ({error}); remove its round's folder to make it again") from None
 
     def report(self) -> list[str]:
-        """What was fitted, how well it tells right from wrong, and a sentence per class."""
+        """What was fitted, how well it separates right from wrong, and a sentence per class."""
         return [*self.notes, *self.calibration.report()]
 
 

@@ -19,7 +19,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
 from cellsemi.rounds.evaluation.metrics import Tally
 
-TIE = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
+EQUAL_OBJECTIVES = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -136,7 +136,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     counts = len(quality) - np.searchsorted(quality[::-1], rejects.astype(np.float32))
     allowed, inside = _guard(counts, truths, config.count_slack)
     # Candidates fall, so the first of equal ones is the strictest.
-    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - TIE))[0])
+    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - EQUAL_OBJECTIVES))[0])
     place, value, most = places[best], float(values[places[best]]), float(values[places].max())
     return SweepResult(
         accept=float(accepts[best]),
@@ -150,13 +150,13 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
         sure=len(sure) > 0,
         counted=int(counts[best]),
         inside=inside,
-        ruled_out=most if most > value + TIE else None,
+        ruled_out=most if most > value + EQUAL_OBJECTIVES else None,
     )
 
 
 def count_band(truths: int, slack: float) -> tuple[int, int]:
     """The smallest and the largest count that the guard allows."""
-    return math.ceil(truths / slack - TIE), math.floor(truths * slack + TIE)
+    return math.ceil(truths / slack - EQUAL_OBJECTIVES), math.floor(truths * slack + EQUAL_OBJECTIVES)
 
 
 def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tuple[Ints, Ints, Ints]:
@@ -197,7 +197,7 @@ def _by_value(index: Ints, value: Ints) -> Iterator[Ints]:
 
 def _f_beta(hit: Ints, kept: Ints, truths: int, beta: float) -> Floats:
     # F-beta = (1 + b2) TP / (b2 * (TP + FN) + (TP + FP)); Van Rijsbergen 1979.
-    score: Floats = (1 + beta**2) * hit / np.maximum(beta**2 * truths + kept, TIE)
+    score: Floats = (1 + beta**2) * hit / np.maximum(beta**2 * truths + kept, EQUAL_OBJECTIVES)
     return score
 
 

@@ -11,7 +11,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import AUTO, ClassThresholds, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.area_limits import AreaLimits, area_limits, areas_by_class
-from cellsemi.rounds.pseudo_labels.threshold_sweep import TIE, SweepResult, collect, count_band, sweep
+from cellsemi.rounds.pseudo_labels.threshold_sweep import EQUAL_OBJECTIVES, SweepResult, collect, count_band, sweep
 
 Ends = tuple[int, int | None]  # the smallest and the largest area in pixels
 ANY: Ends = (0, None)
@@ -129,20 +129,20 @@ def _ends(best: Callable[[Ends], SweepResult], tried: AreaLimits | None, config:
     low, high = tried.low, tried.high
     if config.areas == "always":
         return (low, high), f"area {low} to {high} px from {tried.whose}"
-    trials: dict[str, Ends] = {
+    tried_ends: dict[str, Ends] = {
         "no area limit": ANY,
         f"at least {low} px": (low, None),
         f"at most {high} px": (0, high),
         f"{low} to {high} px": (low, high),
     }
-    values = {name: best(ends).value for name, ends in trials.items()}
+    values = {name: best(ends).value for name, ends in tried_ends.items()}
     taken = "no area limit"
     for name, value in values.items():  # the fewest limits first: a further one must raise the objective
-        if value > values[taken] + TIE:
+        if value > values[taken] + EQUAL_OBJECTIVES:
             taken = name
     tally = ", ".join(f"{value:.3f} with {name}" for name, value in values.items())
     area = "any area" if taken == "no area limit" else f"area {taken}"
-    return trials[taken], f"{area}: {_objective(config)} {tally} (from {tried.whose})"
+    return tried_ends[taken], f"{area}: {_objective(config)} {tally} (from {tried.whose})"
 
 
 def _accept_sentence(choice: SweepResult, config: FilterConfig, whose: str) -> str:

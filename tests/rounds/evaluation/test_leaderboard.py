@@ -125,7 +125,7 @@ def test_no_class_may_fall():
     assert decide(candidate, best, CLASSES, PromotionConfig(class_margin=0.1), 0).promoted  # at most: inclusive
 
 
-def test_the_first_round_has_no_rival_and_a_decision_survives_json():
+def test_the_first_round_has_no_incumbent_and_a_decision_survives_json():
     first = decide(scores(LOW), None, CLASSES, CONFIG, 0)
     assert first == Decision(True, None, "promoted: the first round has no incumbent")
     with pytest.raises(ValueError, match="same images"):

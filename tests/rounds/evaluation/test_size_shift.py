@@ -1,4 +1,4 @@
-"""Judging at the sizes of the pool: what the zooms say of the sizes, and how they weigh a decision."""
+"""Evaluation at the cell sizes of the unlabelled images: sizes from the scale search, and how they weigh a decision."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from cellsemi.rounds.store.run import RunPaths
 counts = st.dictionaries(st.sampled_from([0.35, 0.5, 0.71, 1.0, 1.41, 2.0]), st.integers(1, 60), min_size=1)
 
 
-def test_half_the_zoom_is_twice_the_size() -> None:
+def test_half_the_scale_is_twice_the_size() -> None:
     assert enlargements({0.5: 30, 1.0: 70}, {1.0: 3}) == {1.0: 0.7, 2.0: 0.3}
-    assert enlargements({0.5: 30, 1.0: 70}, {0.5: 3}) == {0.5: 0.7, 1.0: 0.3}, "val is seen best at .5 itself"
-    assert enlargements({1.0: 99, 2.0: 1}, {1.0: 5}) == {1.0: 1.0}, "one image in a hundred is a whim"
+    assert enlargements({0.5: 30, 1.0: 70}, {0.5: 3}) == {0.5: 0.7, 1.0: 0.3}, "val itself scores best at .5"
+    assert enlargements({1.0: 99, 2.0: 1}, {1.0: 5}) == {1.0: 1.0}, "one image in a hundred may be an error"
     assert enlargements({}, {1.0: 5}) == {1.0: 1.0}
 
 
 @given(counts, counts)
-def test_shares_are_those_of_the_pool(pool: dict[float, int], val: dict[float, int]) -> None:
-    found = enlargements(pool, val)
+def test_shares_are_those_of_the_unlabelled_images(unlabelled: dict[float, int], val: dict[float, int]) -> None:
+    found = enlargements(unlabelled, val)
     each = sorted(Counter(val).elements())
     typical = each[(len(each) - 1) // 2]  # the lower median
-    wanted = Counter(round(typical / zoom, 2) for zoom in Counter(pool).elements())
-    wanted = Counter({size: n for size, n in wanted.items() if n >= SMALLEST_SHARE * sum(pool.values())})
+    wanted = Counter(round(typical / scale, 2) for scale in Counter(unlabelled).elements())
+    wanted = Counter({size: n for size, n in wanted.items() if n >= SMALLEST_SHARE * sum(unlabelled.values())})
     assert found == pytest.approx({size: n / wanted.total() for size, n in wanted.items()})
     assert sum(found.values()) == pytest.approx(1)
 
@@ -51,8 +51,8 @@ def test_a_mean_over_sizes_is_weighted_by_their_shares() -> None:
     assert weighted([np.array([0.0, 1.0]), np.array([1.0, 1.0])], [0.25, 0.75]).tolist() == [0.75, 1.0]
 
 
-def test_a_gain_at_the_sizes_of_the_pool_is_a_gain() -> None:
-    """As they are the images show no difference; enlarged twice, as two in five of the pool, they do."""
+def test_a_gain_at_the_sizes_of_the_unlabelled_cells_is_a_gain() -> None:
+    """As they are the images show no difference; enlarged twice, as two in five unlabelled images, they do."""
     alike = Sized(1.0, 0.6, scores(LOW), scores(LOW))
     better = Sized(2.0, 0.4, scores(HIGH), scores(LOW))
     assert not decide(scores(LOW), scores(LOW), CLASSES, CONFIG, 0).promoted
@@ -69,7 +69,7 @@ def test_predictions_of_enlarged_images_have_a_folder_of_their_own(tmp_path: Pat
 
 
 class Preferring:
-    """The stand-in with a taste: the images of the pool look best at half the zoom, all others at 1."""
+    """A fake model: unlabelled images score best at half the scale, all others at 1."""
 
     def __init__(self, found: object, taste: dict[int, float]) -> None:
         self._found, self._taste, self.warnings = found, taste, Counter[str]()
@@ -83,7 +83,7 @@ class Preferring:
         return self.predict([image]) * len(probabilities)
 
 
-def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
+def test_a_campaign_evaluates_at_the_sizes_that_its_teachers_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_models: None
 ) -> None:
     from helpers import fake_family
@@ -103,8 +103,8 @@ def test_a_campaign_judges_at_the_sizes_that_its_teachers_zoomed_to(
 
     paths, watcher = bring(config_at(tmp_path, *settings), 1)
     assert files.read_json(paths.sizes) == {"shares": {"2": 1.0}}
-    zooms = [shard.scales for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled")).shards]
-    assert sum((Counter(each) for each in zooms), Counter()) == {"0.5": 5}
+    scales = [shard.scales for shard in read_manifest(paths.predictions(0, "unet-a", "unlabelled")).shards]
+    assert sum((Counter(each) for each in scales), Counter()) == {"0.5": 5}
     assert "round 1: unlabelled cells vs validation cells: 100% are 2x larger" in watcher.notes
     reason = RoundManifest.read(paths.round_manifest(1)).decision.reason
     assert "at the unlabelled images' cell sizes (100% x2)" in reason

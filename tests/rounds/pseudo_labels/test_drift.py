@@ -21,7 +21,7 @@ HUMAN = "the human labels"
 
 
 def image(areas: list[int], class_id: list[int], state: State | list[State] = "human") -> Instances:
-    """Cells of stated area; their masks are not looked at."""
+    """Cells of stated area; their masks are not read."""
     n = len(areas)
     return Instances.build(
         50, 60, [b"00"] * n, np.zeros((n, 4)), np.array(areas), class_id=np.array(class_id), state=state

@@ -1,4 +1,4 @@
-"""Every branch of the screen, on cells built for it, and what holds for any cells."""
+"""Every branch of the filter, on cells built for it, and what holds for any cells."""
 
 from __future__ import annotations
 

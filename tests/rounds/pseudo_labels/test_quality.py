@@ -191,11 +191,11 @@ def test_where_shape_tells_and_the_score_does_not_the_quality_tells_right_from_w
         inside = (by["regressed"] >= low) & (by["regressed"] < low + 0.1)
         gap = inside.sum() * abs(by["regressed"][inside].mean() - right[inside].mean()) if inside.any() else 0.0
         assert gap / len(right) < 0.03
-    said = found["regressed"].report()[0]
-    assert f"fitted on {8 * 64} validation predictions on 8 images" in said
+    sentence = found["regressed"].report()[0]
+    assert f"fitted on {8 * 64} validation predictions on 8 images" in sentence
     rows, iou, image_of = samples(validation)
     guessed, score = out_of_fold(rows, iou, image_of), np.concatenate([p.score for p, _ in validation])
-    assert f"ROC curve {auc(iou > 0.5, score):.3f} by the score, {auc(iou > 0.5, guessed):.3f} by" in said
+    assert f"ROC curve {auc(iou > 0.5, score):.3f} by the score, {auc(iou > 0.5, guessed):.3f} by" in sentence
     errors = [
         calibrate(pairs, ["cell"], 40).curves["cell"].ece_after
         for pairs in (
@@ -203,11 +203,11 @@ def test_where_shape_tells_and_the_score_does_not_the_quality_tells_right_from_w
             [(p.with_(score=guessed[image_of == i]), t) for i, (p, t) in enumerate(validation)],
         )
     ]
-    assert f"calibration error {errors[0]:.3f} with the score, {errors[1]:.3f} with the predicted IoU" in said
+    assert f"calibration error {errors[0]:.3f} with the score, {errors[1]:.3f} with the predicted IoU" in sentence
 
 
 def auc(right: np.ndarray, confidence: np.ndarray) -> float:
-    """How often a right one is above a wrong one; ties count half. Every pair is looked at."""
+    """How often a right one is above a wrong one; ties count half. Every pair is compared."""
     above = confidence[right][:, None].astype(float) - confidence[~right][None, :]
     return float(((above > 0) + (above == 0) / 2).mean())
 
@@ -222,7 +222,7 @@ def test_calibrated_is_the_calibration_of_the_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("validation", "config", "said"),
+    ("validation", "config", "sentence"),
     [
         (images(MIN_IMAGES - 1), REGRESSED, "256 validation predictions on 4 images, expected 200 on 5 or more"),
         ([(p.select(range(20)), t) for p, t in images(8)], REGRESSED, "160 validation predictions on 8 images"),
@@ -231,12 +231,12 @@ def test_calibrated_is_the_calibration_of_the_score() -> None:
     ],
 )
 def test_with_too_little_to_learn_from_the_score_is_calibrated(
-    validation: list[Pair], config: FilterConfig, said: str
+    validation: list[Pair], config: FilterConfig, sentence: str
 ) -> None:
     found = fit_quality(validation, ["cell"], config)
     assert found.regressor is None
     assert found.calibration == calibrate(validation, ["cell"], config.min_samples)
-    assert "nothing was regressed" in found.report()[0] and said in found.report()[0]
+    assert "nothing was regressed" in found.report()[0] and sentence in found.report()[0]
     assert Quality.from_json(found.to_json(), ["cell"]) == found
 
 
@@ -307,7 +307,7 @@ DAMAGE: dict[str, Any] = {
     "no samples": lambda c: c["regressor"].update(features=[], iou=[]),
     "another parameter": lambda c: c["regressor"]["parameters"].update(loss="absolute_error"),
     "a wrong parameter": lambda c: c["regressor"]["parameters"].update(max_iter=-1),
-    "nothing said": lambda c: c.update(notes=None),
+    "no notes": lambda c: c.update(notes=None),
 }
 
 
