@@ -45,8 +45,8 @@ class Facts:
     """What the files of a run say of a finished round.
 
     `teachers_round` is None in round 0, which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts
-    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `unlabelled` counts
-    the images that were filtered. `drift` holds the alarms, None where drift was not checked. `times` are (stage, what
+    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `unlabelled` counts the
+    images that were filtered. `drift` holds the alarms, None where drift was not checked. `times` are (stage, what
     was done, how long); `places` are (what, path below the run's folder).
     """
 
