@@ -54,13 +54,13 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One decision: a candidate on so many images, and what it is worth on the others."""
+class SimulatedDecision:
+    """One simulated decision: a candidate on so many images, and its gain on the others."""
 
     images: int
     probability: float
     gain: float
-    later: bool  # the candidate is of a later round, or the control; the rival is of round 0
+    later: bool  # the candidate is of a later round, or the control; the incumbent is of round 0
 
 
 def read(folder: Path) -> list[Draw]:
@@ -107,13 +107,13 @@ def _sizes(paths: RunPaths, split: str) -> dict[str, tuple[int, int]]:
     return {row["image_id"]: (row["height"], row["width"]) for row in rows}
 
 
-def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
+def simulate(draw: Draw, repeats: int, seed: int) -> Iterator[SimulatedDecision]:
     """Decisions between every two models of a draw, in both orders, `repeats` for each number of images."""
     generator = np.random.default_rng(seed)
     eligible = np.flatnonzero(draw.like_val)
-    for candidate, rival in permutations(draw.models, 2):
-        difference = draw.models[candidate] - draw.models[rival]
-        later = is_first(rival) and not is_first(candidate)
+    for candidate, incumbent in permutations(draw.models, 2):
+        difference = draw.models[candidate] - draw.models[incumbent]
+        later = is_first(incumbent) and not is_first(candidate)
         for count in COUNTS:
             for _ in range(repeats if len(eligible) > count and len(difference) > 2 * count else 0):
                 seen = generator.choice(eligible, count, replace=False)
@@ -121,17 +121,17 @@ def trials(draw: Draw, repeats: int, seed: int) -> Iterator[Trial]:
                 chance = paired_probability(
                     difference[seen], np.zeros(count), RESAMPLES, int(generator.integers(2**31))
                 )
-                yield Trial(count, chance, float(unseen.mean()), later)
+                yield SimulatedDecision(count, chance, float(unseen.mean()), later)
 
 
-def lines(found: Sequence[Trial]) -> list[list[str]]:
+def lines(found: Sequence[SimulatedDecision]) -> list[list[str]]:
     """The rows of the table: for each number of images and asked probability what becomes of the candidates."""
     rows = []
     for count in COUNTS:
-        here = [trial for trial in found if trial.images == count]
-        gain = np.array([trial.gain for trial in here])
-        chance = np.array([trial.probability for trial in here])
-        later = np.array([trial.later for trial in here], bool)
+        here = [decision for decision in found if decision.images == count]
+        gain = np.array([decision.gain for decision in here])
+        chance = np.array([decision.probability for decision in here])
+        later = np.array([decision.later for decision in here], bool)
         for asked in ASKED:
             passed = chance >= asked
             shares = [_mean(passed[which]) for which in (gain > ALIKE, np.abs(gain) <= ALIKE, gain < -ALIKE)]
@@ -151,7 +151,7 @@ def _mean(values: NDArray[Any]) -> float | None:
 HEADER = ["val images", "asked", "better", "alike", "worse", "students: gain", "any order: gain"]
 
 
-def page(draws: Sequence[Draw], found: Sequence[Trial], command: str) -> str:
+def page(draws: Sequence[Draw], found: Sequence[SimulatedDecision], command: str) -> str:
     """The whole of promotion.md."""
     models = "\n".join(
         f"* {draw.name}, {len(draw.like_val)} images, {draw.like_val.sum()} of them like the validation images, "
@@ -166,16 +166,16 @@ def page(draws: Sequence[Draw], found: Sequence[Trial], command: str) -> str:
 
 Which `rounds.promotion.min_probability` to ask for. A few images, drawn from those that the models never saw, stand for
 validation images; the candidate is promoted when the paired bootstrap over them gives at least the probability asked.
-What it is worth is its mean mAP less the rival's over the images that were not drawn. No image of the benchmark's test
+Its gain is its mean mAP minus the incumbent's over the images that were not drawn. No image of the benchmark's test
 split is among them.
 
 * **better**, **alike**, **worse**: share promoted of the candidates that are better by more than {ALIKE}, within
   {ALIKE}, worse by more than {ALIKE}; every two models of a draw in both orders, so as many are worse as are better.
-* **students: gain**: mean gain in mAP of following the rule where the rival is round 0 and the candidate is what was
-  trained after it, as in life. **any order: gain**: the same over every two models in both orders.
+* **students: gain**: mean gain in mAP of following the rule where the incumbent is round 0 and the candidate is what
+  was trained after it, as in life. **any order: gain**: the same over every two models in both orders.
 
 Decisions of one row share images and models; the figures have no interval. Decisions of a run with a scale search also
-see their validation images at the sizes of the pool; these here do not.
+see their validation images at the cell sizes of the unlabelled images; these do not.
 
 {models}
 
@@ -195,7 +195,7 @@ def main(folder: Path, repeats: int, seed: int, target: Path) -> None:
     draws = read(folder)
     if not draws:
         skip(f"no runs in {folder}; make them with benchmarks/rounds.py --development --out {folder}")
-    found = [trial for draw in draws for trial in trials(draw, repeats, seed)]
+    found = [decision for draw in draws for decision in simulate(draw, repeats, seed)]
     files.write_text(target, page(draws, found, f"python benchmarks/promotion.py --repeats {repeats} --seed {seed}"))
 
 

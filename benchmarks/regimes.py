@@ -1,10 +1,10 @@
-"""The data of the regimes of rounds.py: which images a seed labels, which are the pool, which the test.
+"""Draws the data of the regimes of rounds.py: which images of a seed are labelled, unlabelled, test.
 
 A regime on DSB2018 is a folder with links to the images and label maps and a manifest of its own. Labelled
-images are drawn from the splits `labelled` and `val`; those that are not drawn are left out. The pool is the
-split `unlabelled` and the test the split `test`, the same for every seed. A regime of generated cells is a
-folder of image shards: `run.seed` would draw another test with every seed, so the cells are made here, pool
-and test always from DATA_SEED, the labelled images from the seed.
+images are drawn from the splits `labelled` and `val`; those that are not drawn are left out. Unlabelled and
+test images are the splits `unlabelled` and `test`, the same for every seed. A regime of generated cells is a
+folder of image shards: `run.seed` would draw another test with every seed, so the cells are made here, unlabelled
+and test images always from DATA_SEED, the labelled images from the seed.
 
 A development draw on DSB2018 is for choices: it draws other images, its test are the images of the splits
 `labelled` and `val` that were not drawn, and the split `test` is left out.
@@ -38,7 +38,7 @@ DRAWN = ("labelled", "val")  # splits of DSB2018 that labelled images are drawn 
 NUCLEUS = ("nucleus",)
 NEURAL = ("shsy5y", "astro", "cort")
 GENERATED = GeneratedConfig(labelled=8, val=4, unlabelled=96, test=40)
-DATA_SEED = 0  # of the generated pool and test
+DATA_SEED = 0  # of the generated unlabelled and test images
 SHARD_IMAGES = 16
 
 
@@ -46,7 +46,7 @@ SHARD_IMAGES = 16
 class Regime:
     """What is labelled: images of each modality to train on and for val; `size` is that of the fluorescence ones.
 
-    `modalities` are those of the pool and of the test, none where the cells are generated; `ceiling` names
+    `modalities` are those of the unlabelled and test images, none where the cells are generated; `ceiling` names
     the data of line (e), which regimes of equal test share.
     """
 
@@ -61,15 +61,15 @@ class Regime:
 
 REGIMES: dict[str, Regime] = {
     "uncovered": Regime(
-        "8 labelled fluorescence images of 256x256 (5 train, 3 val); pool and test: fluorescence of all sizes",
+        "8 labelled fluorescence images of 256x256 (5 train, 3 val); unlabelled and test: fluorescence of all sizes",
         ceiling="fluorescence",
         train={"fluorescence": 5},
         val={"fluorescence": 3},
         size=("256", "256"),
     ),
     "mixed": Regime(
-        "6 labelled fluorescence images of 256x256 (4 train, 2 val) and 2 of histology (1 train, 1 val); pool and "
-        "test: every modality and size",
+        "6 labelled fluorescence images of 256x256 (4 train, 2 val) and 2 of histology (1 train, 1 val); unlabelled "
+        "and test: every modality and size",
         ceiling="mixed",
         train={"fluorescence": 4, "histology": 1},
         val={"fluorescence": 2, "histology": 1},
@@ -77,20 +77,20 @@ REGIMES: dict[str, Regime] = {
         modalities=EVERY,
     ),
     "few": Regime(
-        "8 labelled fluorescence images of any size (5 train, 3 val); pool and test: fluorescence",
+        "8 labelled fluorescence images of any size (5 train, 3 val); unlabelled and test: fluorescence",
         ceiling="fluorescence",
         train={"fluorescence": 5},
         val={"fluorescence": 3},
     ),
     "enough": Regime(
-        "24 labelled fluorescence images of any size (16 train, 8 val); pool and test: fluorescence",
+        "24 labelled fluorescence images of any size (16 train, 8 val); unlabelled and test: fluorescence",
         ceiling="fluorescence",
         train={"fluorescence": 16},
         val={"fluorescence": 8},
     ),
     "classes": Regime(
         f"generated cells of three classes, one class per image, {GENERATED.labelled} labelled to train and "
-        f"{GENERATED.val} for val, {GENERATED.unlabelled} in the pool, {GENERATED.test} in the test",
+        f"{GENERATED.val} for val, {GENERATED.unlabelled} unlabelled, {GENERATED.test} test",
         ceiling="classes",
         classes=NEURAL,
         modalities=(),
@@ -104,9 +104,9 @@ REGIMES: dict[str, Regime] = {
 def build(name: str, seed: int, out: Path, root: Path, images: int | None = None, *, development: bool = False) -> None:
     """Write the data of a regime and seed into `out`, a folder that is there already only if it holds the same.
 
-    `root` is DSB2018; it is not looked at for generated cells. `images` keeps so many of the pool and of the
-    test only, to try the script out. DataError when `out` holds another draw, ValueError for a development draw of
-    generated cells.
+    `root` is DSB2018; it is not read for generated cells. `images` keeps so many of the unlabelled and
+    test images only, to try the script out. DataError when `out` holds another draw, ValueError for a development
+    draw of generated cells.
     """
     regime = REGIMES[name]
     if regime.modalities:
@@ -134,15 +134,15 @@ def of_ceiling(ceiling: str) -> Regime:
 
 
 def hidden_truth(name: str, root: Path) -> dict[str, Instances]:
-    """The cells of every image of the pool, by id: what no run was shown. `root`: DSB2018 itself."""
+    """The cells of every unlabelled image, by id, which no run was given. `root`: DSB2018 itself."""
     regime = REGIMES[name]
     if not regime.modalities:
         ids = synthetic.image_ids(GENERATED, "unlabelled")
         return {key: synthetic.hidden_truth(GENERATED, regime.classes, DATA_SEED, key) for key in ids}
     data = LabelMaps(DataConfig(source="label-maps", root=str(root), classes=regime.classes))
     known = {row["id"] for row in read_rows(root) if row["modality"] in regime.modalities}
-    pool = [row for row in data.rows if row.split == "unlabelled" and row.image_id in known]
-    return {row.image_id: data.read_hidden_truth(data.load(row).record) for row in pool}
+    unlabelled = [row for row in data.rows if row.split == "unlabelled" and row.image_id in known]
+    return {row.image_id: data.read_hidden_truth(data.load(row).record) for row in unlabelled}
 
 
 # --- DSB2018 ------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def read_rows(root: Path) -> list[Row]:
 
 
 def draw(name: str, seed: int, rows: Sequence[Row], images: int | None = None) -> list[Row]:
-    """The rows of a regime and seed: those drawn, as `labelled` or `val`, and the whole pool and test."""
+    """The rows of a regime and seed: those drawn, as `labelled` or `val`, and all unlabelled and test images."""
     drawn = _drawn(REGIMES[name], f"{name}/{seed}", rows)
     return _with_drawn(drawn, [row for row in rows if row["split"] in ("unlabelled", "test")], name, rows, images)
 
@@ -228,7 +228,7 @@ def _write_once(path: Path, text: str) -> bool:
 
 
 def _generated(seed: int, images: int | None) -> Iterator[ImageRecord]:
-    """Labelled and val images of the seed; the pool and the test of DATA_SEED."""
+    """Labelled and val images of the seed; unlabelled and test images of DATA_SEED."""
     for split in SPLITS:
         shared = split in ("unlabelled", "test")
         count = len(synthetic.image_ids(GENERATED, split))

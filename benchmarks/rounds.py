@@ -1,12 +1,12 @@
-"""What the rounds are worth: five regimes, three seeds, beside plain threshold-and-retrain; to rounds.md.
+"""Measures what the rounds gain: five regimes, three seeds, beside plain threshold-and-retrain; to rounds.md.
 
     python benchmarks/rounds.py [--regime few ...] [--seed 0 ...] [--n 1] [--steps 300] [--jobs 2] [--ablate]
 
 Every line is an ordinary run of `cellsemi round` named REGIME-LINE-sSEED below --out, two at once in processes
 of their own. A run that exists is continued or reused, so the script can be stopped and called again;
-`--table-only` writes the table of what is finished. `--images 3` cuts the pool and the test, to try it out.
+`--table-only` writes the table of what is finished. `--images 3` cuts the unlabelled and test images, to try it out.
 
-To choose a setting, `--development --out FOLDER`: ours and plain on draws apart from these, without a look at the
+To choose a setting, `--development --out FOLDER`: ours and plain on draws apart from these, without reading the
 test split and without a page; their leaderboards and promotion.py say how they did.
 """
 
@@ -65,11 +65,11 @@ def run_all(jobs: Sequence[Job], out: Path, at_once: int) -> list[str]:
         print(f"{problem if done.returncode else 'done'}: {job.name}\n", end="", flush=True)
         return done.returncode
 
-    pool = ThreadPoolExecutor(at_once)
+    executor = ThreadPoolExecutor(at_once)
     try:
-        codes = list(pool.map(work, jobs))
+        codes = list(executor.map(work, jobs))
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C the runs that wait are not begun
+        executor.shutdown(cancel_futures=True)  # after Ctrl-C the runs that wait are not begun
     return [job.name for job, code in zip(jobs, codes, strict=True) if code]
 
 
@@ -126,9 +126,9 @@ def _without(plan: Plan, name: str, part: str) -> dict[int, Line | None]:
 PSEUDO = """
 ## Pseudo-labels against the hidden labels
 
-Cells of the pool, one to one at IoU > .5 within the class. Precision and recall: accepted cells; accounted for: true
-cells that an accepted or ignored mask covers, so that they are not taught as background. Mean over the finished
-seeds, and each of them in brackets. No stage of a run sees these labels.
+Cells of the unlabelled images, one to one at IoU > .5 within the class. Precision and recall: accepted cells;
+accounted for: true cells that an accepted or ignored mask covers, so that they are not taught as background.
+Mean over the finished seeds, and each of them in brackets. No stage of a run sees these labels.
 """
 ABLATION = """
 ## Parts switched off, regime {name}
@@ -148,16 +148,17 @@ def _head(plan: Plan) -> str:
         "plain": [f"{key}={json.dumps(value)}" for key, value in PLAIN.items()],
     }
     lists = "\n".join(f"* {name}: `{'` `'.join(values)}`" for name, values in settings.items())
-    tried = "" if plan.images is None else f"\n**A try-out: {plan.images} images of the pool and of the test only.**\n"
-    return f"""# What the rounds are worth
+    tried = "" if plan.images is None else f"\n**A try-out: {plan.images} unlabelled and test images only.**\n"
+    return f"""# What the rounds gain
 
 {describe()}.
 {tried}
 `{plan.command()}`
 
-DSB2018 (BBBC038), stage 1 train, with splits by image. A seed draws the labelled images and every initialisation; pool
-and test are the same for all seeds. Validation images count as labels: thresholds, limits and promotion are chosen on
-them. The test split is opened once per finished model and chooses nothing. Figures are test mAP (Kaggle Sartorius).
+DSB2018 (BBBC038), stage 1 train, with splits by image. A seed draws the labelled images and every initialisation;
+unlabelled and test images are the same for all seeds. Validation images count as labels: thresholds and promotion are
+chosen on them. The test split is opened once per finished model and chooses nothing. Figures are test mAP (Kaggle
+Sartorius).
 
 * **a** round 0: the labelled images alone, {plan.steps} steps.
 * **b** supervised with equal steps: the same labels, trained for as many steps as the last student of (d) and its
@@ -196,7 +197,7 @@ cells, `demo`; every model is a flow U-Net, one a round:
 @click.option("--set", "settings", multiple=True, help="One more setting for every run.")
 @click.option("--jobs", "at_once", type=click.IntRange(min=1), default=2, help="Runs at once.")
 @click.option("--ablate", is_flag=True, help=f"Also ours with one part off each: {', '.join(ABLATIONS)}.")
-@click.option("--images", type=click.IntRange(min=1), help="Only so many images of the pool and the test: a try-out.")
+@click.option("--images", type=click.IntRange(min=1), help="Only so many unlabelled and test images: a try-out.")
 @click.option("--development", is_flag=True, help="Draws to choose settings on, DSB2018 only; writes no page.")
 @click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "rounds.md")
 @click.option("--table-only", is_flag=True, help="Only write the table of the runs that are there.")

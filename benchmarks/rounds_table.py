@@ -150,7 +150,7 @@ def _guard(results: Mapping[str, Sequence[Seed]]) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Cells of the pool. `right`: accepted ones that are a true cell at IoU > .5; `seen`: with the ignored ones."""
+    """Unlabelled images' cells. `right`: accepted ones that are a true cell at IoU > .5; `seen`: with the ignored."""
 
     truth: int = 0
     accepted: int = 0
@@ -187,7 +187,7 @@ def count(filtered: Instances, truth: Instances) -> Counts:
 
 
 def pseudo_counts(paths: RunPaths, round: int, truth: Mapping[str, Instances]) -> Counts:
-    """All pseudo-labels of a round; a pool image without predictions misses all of its cells."""
+    """All pseudo-labels of a round; an unlabelled image without predictions misses all of its cells."""
     total = Counts()
     for record in shards.read_folder(paths.pseudo(round)):
         cells = record.instances or Instances.empty(record.height, record.width)

@@ -44,7 +44,7 @@ def ids(rows: list[dict[str, str]], *splits: str) -> set[str]:
 
 
 def check_draw(name: str, rows: list[dict[str, str]], drawn: list[dict[str, str]]) -> None:
-    """What holds for every draw, told from the rows alone."""
+    """What holds for every draw, from the rows alone."""
     modalities = ("fluorescence", "histology", "brightfield") if name == "mixed" else ("fluorescence",)
     known = [row for row in rows if row["modality"] in modalities]
     assert len(drawn) == len({row["id"] for row in drawn})
@@ -59,7 +59,7 @@ def check_draw(name: str, rows: list[dict[str, str]], drawn: list[dict[str, str]
 
 
 @pytest.mark.parametrize("name", NUCLEI)
-def test_a_draw_labels_what_the_regime_says_and_leaves_pool_and_test_as_they_are(name: str) -> None:
+def test_a_draw_labels_what_the_regime_says_and_leaves_unlabelled_and_test_images_as_they_are(name: str) -> None:
     rows = listing()
     draws = [regimes.draw(name, seed, rows) for seed in range(20)]
     for drawn in draws:
@@ -124,13 +124,15 @@ def test_no_test_image_is_learnt_from_in_the_real_data(name: str, tmp_path: Path
 
 
 @NEEDS_DATA
-def test_hidden_labels_are_those_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_labels_are_those_of_the_unlabelled_images(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in regimes.read_rows(DATA) if row["split"] != "unlabelled" or row["id"] < "05"]
     monkeypatch.setattr(regimes, "read_rows", lambda root: rows)
     truth = regimes.hidden_truth("few", DATA)
-    pool = {row["id"]: row for row in rows if row["split"] == "unlabelled" and row["modality"] == "fluorescence"}
-    assert truth.keys() == pool.keys() and len(pool) > 3
-    assert {key: len(cells) for key, cells in truth.items()} == {k: int(r["n_instances"]) for k, r in pool.items()}
+    unlabelled = {row["id"]: row for row in rows if row["split"] == "unlabelled" and row["modality"] == "fluorescence"}
+    assert truth.keys() == unlabelled.keys() and len(unlabelled) > 3
+    assert {key: len(cells) for key, cells in truth.items()} == {
+        k: int(r["n_instances"]) for k, r in unlabelled.items()
+    }
 
 
 def test_another_draw_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
