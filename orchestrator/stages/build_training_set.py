@@ -10,7 +10,7 @@ from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import CommittedShard, read_manifest, write_manifest
+from cellsemi.rounds.store.manifest import read_manifest, write_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.steps import Step
@@ -45,9 +45,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
         size = context.config.data.shard_images
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
-        done = [CommittedShard(**shard.model_dump()) for shard in written]
         fingerprint = context.ledger.fingerprint(step)
-        write_manifest(out, fingerprint, time.monotonic() - started, done, counts.as_record())
+        write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
         if counts.left_out:
             reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
             context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")

@@ -13,7 +13,7 @@ from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.datasets import splits
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import FOLDS, HUMAN_SPLIT, folds_of
-from cellsemi.rounds.store.manifest import CommittedShard, write_manifest
+from cellsemi.rounds.store.manifest import write_manifest
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.steps import Step
 
@@ -44,7 +44,7 @@ def divide_folds(context: Context) -> None:
             records = (record for record, place in zip(_human(context), placed, strict=True) if place == number)
             target = paths.split(fold.val)
             written = shards.write_folder(target, records, config.data.shard_images, context.config_hash)
-            write_manifest(target, fingerprint, 0.0, [CommittedShard(**shard.model_dump()) for shard in written])
+            write_manifest(target, fingerprint, 0.0, written)
         context.watcher.advance(len(groups))
 
     do(context, step, work)

@@ -15,7 +15,7 @@ from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
-from cellsemi.rounds.store.manifest import MANIFEST, CommittedShard, DataManifest, write_manifest
+from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.steps import Step
 
@@ -67,8 +67,7 @@ def _read(context: Context, step: Step) -> IngestReport:
     report = ingest(context.config, paths.data, context.config_hash, on_image)
     fingerprint = context.ledger.fingerprint(step)
     for split in SPLITS:
-        shards = [CommittedShard(**shard.model_dump()) for shard in report.shards[split]]
-        write_manifest(paths.split(split), fingerprint, 0.0, shards)
+        write_manifest(paths.split(split), fingerprint, 0.0, report.shards[split])
     counts = asdict(report)
     del counts["shards"], counts["seconds"]
     DataManifest(fingerprint=fingerprint, seconds=round(report.seconds, 2), report=counts).write(paths.data / MANIFEST)

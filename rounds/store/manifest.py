@@ -102,11 +102,11 @@ def write_manifest(
     folder: Path,
     fingerprint: str,
     seconds: float,
-    shards: Iterable[CommittedShard],
+    shards: Iterable[Shard],
     merged: TrainingCounts | None = None,
 ) -> None:
     """Write the manifest of a folder of shards."""
-    listed = tuple(shards)
+    listed = tuple(each if isinstance(each, CommittedShard) else CommittedShard(**each.model_dump()) for each in shards)
     rows, cells = sum(each.rows for each in listed), sum(each.cells for each in listed)
     content = Manifest(
         fingerprint=fingerprint, seconds=round(seconds, 2), rows=rows, cells=cells, shards=listed, merged=merged
