@@ -39,7 +39,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(f"{kept} steps kept, {redone} done again, {todo} to do. Nothing was changed.")
     if any(step.name == "finish the round" and step.state == "redone" for step in plan.steps):
         console.print(
-            "A decision that is made anew may change who teaches the rounds after it; their steps then follow.",
+            "Models that the new settings add are trained, too. A decision that is made anew may change who teaches "
+            "the rounds after it; their steps then follow.",
             style="dim",
         )
 

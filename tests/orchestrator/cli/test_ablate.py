@@ -228,3 +228,16 @@ def test_list_names_every_part_in_one_line() -> None:
     assert {part["name"]: (part["on"], part["source"]) for part in content} == {
         part.name: (part.on, part.source) for part in PARTS.values()
     }
+
+
+def test_a_part_takes_over_the_steps_of_the_base_that_it_does_not_touch() -> None:
+    done = ablate("--n", "1", "--part", "promotion", "--part", "weights")
+    assert done.exit_code == 0, done.output
+
+    def weights(part: str, round: int) -> int:
+        paths = RunPaths(Path("out").resolve() / f"demo-{part}-s0")
+        return (paths.model(round, "unet-a") / "model.safetensors").stat().st_ino
+
+    assert weights("promotion", 0) == weights("base", 0)
+    assert weights("promotion", 1) == weights("base", 1), "another bar of promotion trains nothing"
+    assert weights("weights", 0) == weights("base", 0) and weights("weights", 1) != weights("base", 1)
