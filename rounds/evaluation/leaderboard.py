@@ -165,7 +165,8 @@ mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: boot
 they do not hold the chance of another training seed. change: test mAP against round 0 on the same images; of
 the control, against round 0 of the model that it copies. vs control: against a supervised model with as many
 steps in total. Rank, threshold and promotion come from validation images; test decides nothing. F1,
-precision, recall and IoU: test, IoU > .5, all cells together.
+precision, recall and IoU: test, IoU > .5, all cells together. time: minutes of
+training, of the ensemble those of the whole round.
 """
 
 
