@@ -161,7 +161,7 @@ def _places(paths: RunPaths, round: int, folds: Sequence[Fold]) -> Iterator[tupl
         ("decision and rows", paths.round_manifest(round)),
         ("scores of every image", paths.evaluation(round)),
         ("calibration of the teachers", paths.teachers_calibration(round)),
-        ("calibration and limits of the pseudo-labels", paths.filter(round)),
+        ("calibration and thresholds of the pseudo-labels", paths.filter(round)),
         ("calibration of the students", paths.calibration(round)),
         ("drift", paths.drift(round)),
         *(("pseudo-labels", paths.pseudo(round, fold.suffix)) for fold in folds),

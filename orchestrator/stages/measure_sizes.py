@@ -41,7 +41,17 @@ def measure(context: Context, names: tuple[str, ...]) -> None:
         SizeFile(shares={f"{size:g}": share for size, share in found.items()}).write(paths.sizes)
 
     folders = tuple(each.folder(paths) for sets in seen for each in sets)
-    do(context, Step(1, "compare cell sizes", paths.sizes, {}, folders, {"models": list(names)}, 1, "tables"), work)
+    step = Step(
+        round=1,
+        name="compare cell sizes",
+        output=paths.sizes,
+        settings={},
+        inputs=folders,
+        parameters={"models": list(names)},
+        total=len(names),
+        unit="models",
+    )
+    do(context, step, work)
     found = _read(context)
     if set(found) != {1.0}:
         sizes = ", ".join(f"{share:.0%} are {size:g}x larger" for size, share in found.items())

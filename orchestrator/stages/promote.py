@@ -100,7 +100,8 @@ def finish_round(context: Context, result: RoundResult) -> None:
         settings=context.read("rounds", "models[]", "data.classes", "run.seed"),
         inputs=tuple(read),
         parameters={"decision": result.decision.reason},
-        unit="rounds",
+        total=len(result.names),
+        unit="models",
     )
     do(context, step, lambda: _manifest(context, result).write(paths.round_manifest(round)))
     forget_superseded(paths, round)
