@@ -19,8 +19,8 @@ from cellsemi.orchestrator.runs.report import collect
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.run import RunPaths, open_run
-from cellsemi.rounds.store.steps import Step
+from cellsemi.rounds.store.run import RunPaths, open_run, read_config
+from cellsemi.rounds.store.steps import Step, read_steps
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 # The thresholds are chosen, so that filter.f_beta is read.
@@ -216,3 +216,22 @@ def test_a_table_of_label_issues_that_was_altered_is_refused(tmp_path: Path) -> 
     table.write_text(header)
     with pytest.raises(RunError, match=r"label_issues.csv was altered"):
         bring(config, 1)
+
+
+def test_every_setting_is_read_by_a_step(tmp_path: Path) -> None:
+    """A setting that no step reads could be changed in a finished run, and nothing would be done again."""
+    paths, _ = bring(config_at(tmp_path, *CHOSEN, "unlabelled_inference.tta=[identity, flip_y]"), 1)
+    read = {path for record in read_steps(paths) for path in record.settings}
+    of_models = {path.partition("].")[2] for path in read if path.startswith("models[") and "]." in path}
+    assert of_models == {"training", "inference", "unlabelled_inference"}
+    assert {"models[]", "models[unet-a]", "models[unet-b]"} <= read
+    dump = read_config(paths).model_dump(mode="json")
+    not_part_of_a_run = {"run.name", "run.root"}  # and `engine`: it may change between two calls
+    leaves = {
+        f"{section}.{name}"
+        for section in dump
+        if section not in ("engine", "models", *of_models)
+        for name in dump[section]
+    }
+    covered = {leaf for leaf in leaves if leaf in read or leaf.partition(".")[0] in read}
+    assert leaves - covered == not_part_of_a_run
