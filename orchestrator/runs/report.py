@@ -12,7 +12,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.events import duration
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.evaluation.calibration import Calibration
-from cellsemi.rounds.evaluation.ensemble import CalibrationFile
+from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
@@ -107,8 +107,9 @@ def _scored(config: Config, paths: RunPaths, round: int) -> Iterator[Scored]:
 
 
 def _members(whose: str, classes: Sequence[str], path: Path) -> Iterator[Scored]:
-    for name, content in sorted(CalibrationFile.of(path).items()):
-        yield Scored(whose, name, Calibration.from_json(content, classes))
+    calibrations = read_calibrations(path, classes)
+    for name in sorted(calibrations):
+        yield Scored(whose, name, calibrations[name])
 
 
 # --- what went wrong ----------------------------------------------------------------------------------

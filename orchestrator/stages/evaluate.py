@@ -10,8 +10,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
-from cellsemi.rounds.evaluation.calibration import Calibration
-from cellsemi.rounds.evaluation.ensemble import CalibrationFile
+from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
@@ -61,10 +60,7 @@ def choose_members(context: Context, round: int, students: Sequence[str], calibr
 
 
 def _chosen(config: Config, pairs: Mapping[str, Pairs], calibration_file: Path | None) -> Selected:
-    calibrations = {
-        name: Calibration.from_json(content, config.data.classes)
-        for name, content in CalibrationFile.of(calibration_file).items()
-    }
+    calibrations = read_calibrations(calibration_file, config.data.classes)
     predicted = {
         name: [
             calibrations[name].as_scores(cells) if name in calibrations else cells

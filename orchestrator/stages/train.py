@@ -124,7 +124,12 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
 
     def on_done(item: int, record: Record) -> None:
         kept = {key: value for key, value in record.items() if key != "resumed_at"}
-        _finish(context, ordered[item][0], FitRecord(fingerprint=_print(context, ordered[item][0]), **kept), finish)
+        _finish(
+            context,
+            ordered[item][0],
+            FitRecord(fingerprint=context.ledger.fingerprint(ordered[item][0]), **kept),
+            finish,
+        )
         tick()
 
     outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
@@ -132,16 +137,12 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
     for failure in outcome.failed:
         if _diverged(failure):
             step = ordered[failure.item][0]
-            record = FitRecord(fingerprint=_print(context, step), seconds=0.0, diverged=failure.error)
+            record = FitRecord(fingerprint=context.ledger.fingerprint(step), seconds=0.0, diverged=failure.error)
             _finish(context, step, record, finish)
     if others:
         raise failed(title, others)
     if len(outcome.done) + len(outcome.failed) != len(tasks):
         raise EngineError(f"{title}: the engine returned {len(outcome.done)} of {len(tasks)} models")
-
-
-def _print(context: Context, step: Step) -> str:
-    return context.ledger.fingerprint(step)
 
 
 def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> None:

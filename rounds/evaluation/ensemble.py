@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,11 @@ class CalibrationFile(OnDisk):
     def of(cls, path: Path | None) -> Mapping[str, dict[str, object]]:
         """The calibrations in a file by model; none where there is no file: the scores stay as they are."""
         return cls.read(path).members if path is not None and path.is_file() else {}
+
+
+def read_calibrations(path: Path | None, classes: Sequence[str]) -> dict[str, Calibration]:
+    """The calibration of each model in a file; none where there is no file."""
+    return {name: Calibration.from_json(content, classes) for name, content in CalibrationFile.of(path).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,7 @@ class Ensemble:
 
     def calibrations(self) -> dict[str, Calibration]:
         """The calibration of each member that has one."""
-        members = CalibrationFile.of(self.calibration_file)
-        return {name: Calibration.from_json(content, self.classes) for name, content in members.items()}
+        return read_calibrations(self.calibration_file, self.classes)
 
     def evaluation(self, paths: RunPaths, split: str = "val") -> Evaluation:
         """Its evaluation on a split; RunError when there is none."""

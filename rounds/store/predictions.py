@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
+from cellsemi.rounds.store.run import RunPaths
 
 UNLABELLED = "unlabelled"
 VAL_AS_UNLABELLED = "val-as-unlabelled"  # val images, predicted with the settings for unlabelled images
@@ -40,9 +40,7 @@ class PredictionSet:
 
     @property
     def title(self) -> str:
-        """What the step that makes it is called."""
-        if self.model == ENSEMBLE:
-            return f"fuse {self.images_name}" + (f" of {self.member}" if self.member != ENSEMBLE else "")
+        """What the step that predicts it is called."""
         return f"predict {self.images_name} with {self.member}"
 
     def of(self, model: str, fold: Fold | None) -> PredictionSet:
