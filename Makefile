@@ -31,7 +31,8 @@ style: $(VENV)/.installed-lint
 # mypy follows folders, not setup.cfg: the links give the packages the names that they are imported by.
 types: $(VENV)/.installed-lint
 	mkdir -p .lint/cellsemi
-	for package in $(PACKAGES); do ln -sfn ../../$$package .lint/cellsemi/$$package; done
+	for part in $(PACKAGES); do ln -sfn ../../$$part .lint/cellsemi/$$part; done
+	for part in __init__.py py.typed; do ln -sfn ../../cellsemi/$$part .lint/cellsemi/$$part; done
 	cd .lint && MYPYPATH=. $(BIN)/python -m mypy --config-file ../pyproject.toml cellsemi
 
 bench: $(VENV)/.installed ## every benchmark but rounds.py, one after another

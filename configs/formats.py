@@ -18,7 +18,8 @@ class FormatEntry(NamedTuple):
     `spec` is MODULE:NAME of its FormatSpec, imported when it is used. `layout` says what such a data set, or export,
     looks like. `extensions` are those of annotation files that lie beside their images (`data.source: paired`);
     `reads`: it is a value of `data.source`, which needs the settings `needs` of the data section; `writes`: it is a
-    choice of `cellsemi data export --format`.
+    choice of `cellsemi data export --format`. `file` is the name of what it writes where nobody chooses one; a format
+    that writes a folder has none.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FormatEntry(NamedTuple):
     reads: bool = False
     writes: bool = False
     needs: tuple[str, ...] = ()
+    file: str = ""
 
 
 # In the order in which their rules are tried on an unknown folder: the most telling first, the most lenient last.
@@ -36,7 +38,15 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(
         "label-maps", f"{_FORMATS}.label_map.spec:LABEL_MAPS", "folders and a manifest", reads=True, writes=True
     ),
-    FormatEntry("coco", f"{_FORMATS}.coco.spec:COCO", "a JSON file", reads=True, writes=True, needs=("annotations",)),
+    FormatEntry(
+        "coco",
+        f"{_FORMATS}.coco.spec:COCO",
+        "a JSON file",
+        reads=True,
+        writes=True,
+        needs=("annotations",),
+        file="coco.json",
+    ),
     FormatEntry("rle-csv", f"{_FORMATS}.kaggle.spec:RLE_CSV", "Kaggle", reads=True, needs=("annotations",)),
     FormatEntry("dsb2018", f"{_FORMATS}.dsb2018:DSB2018", "ID/images and ID/masks", reads=True),
     FormatEntry(
@@ -53,11 +63,24 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(
         "geojson", f"{_FORMATS}.qupath.geojson:GEOJSON", "X.geojson of QuPath", (".geojson", ".json"), writes=True
     ),
-    FormatEntry("kaggle", f"{_FORMATS}.kaggle.spec:SUBMISSION", "a submission, row by row", writes=True),
     FormatEntry(
-        "kaggle-columns", f"{_FORMATS}.kaggle.spec:SUBMISSION_BY_COLUMN", "a submission, column by column", writes=True
+        "kaggle", f"{_FORMATS}.kaggle.spec:SUBMISSION", "a submission, row by row", writes=True, file="submission.csv"
     ),
-    FormatEntry("measurements", f"{_FORMATS}.measurements:MEASUREMENTS", "a table of the cells", writes=True),
+    FormatEntry(
+        "kaggle-columns",
+        f"{_FORMATS}.kaggle.spec:SUBMISSION_BY_COLUMN",
+        "a submission, column by column",
+        writes=True,
+        file="submission-columns.csv",
+    ),
+    FormatEntry(
+        "measurements",
+        f"{_FORMATS}.measurements:MEASUREMENTS",
+        "a table of the cells",
+        writes=True,
+        file="measurements.csv",
+    ),
+    FormatEntry("overlays", f"{_FORMATS}.overlays:OVERLAYS", "pictures with the outlines of the cells", writes=True),
 )
 
 READABLE: tuple[str, ...] = tuple(entry.name for entry in FORMATS if entry.reads)

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Engine
-from cellsemi.orchestrator.events import Watcher
+from cellsemi.orchestrator.events import EventLog, Watcher
 from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
 from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
@@ -38,6 +39,7 @@ from cellsemi.orchestrator.stages.promote import (
 from cellsemi.orchestrator.stages.read_images import check_models, read_images
 from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
+from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
 from cellsemi.rounds.store.run import CONTROL, RunPaths
 
@@ -59,6 +61,12 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
             break
         play(context, round, last=round == n)
     write_leaderboard(context)
+
+
+def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:
+    """`run_campaign` on the engine of the config, while this process holds the run."""
+    with driver_lock(paths), open_engine(config.engine, paths.log) as engine:
+        run_campaign(config, n, engine, paths, EventLog(watcher, paths.events))
 
 
 def play(context: Context, round: int, last: bool) -> None:

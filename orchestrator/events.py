@@ -21,8 +21,8 @@ LOG_EVERY_S = 1.0  # between two `advance` events of one stage
 class Watcher(Protocol):
     """Receives the events of a campaign and shows them, records them, or does nothing."""
 
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
-        """A stage begins, e.g. round 1, "predict unlabelled with unet-a", 48, "images"."""
+    def stage(self, round: int | None, name: str, total: int, unit: str) -> None:
+        """A stage begins, e.g. round 1, "predict unlabelled with unet-a", 48, "images"; round None: of no round."""
         ...
 
     def advance(self, done: int) -> None:
@@ -45,7 +45,7 @@ class Watcher(Protocol):
 class SilentWatcher:
     """Shows nothing: for `--json`, and for tests."""
 
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+    def stage(self, round: int | None, name: str, total: int, unit: str) -> None:
         """Nothing."""
 
     def advance(self, done: int) -> None:
@@ -110,9 +110,9 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_cut_line(path)
 
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+    def stage(self, round: int | None, name: str, total: int, unit: str) -> None:
         """Written and passed on."""
-        self._round, self._stage, self._unit = round, name, unit
+        self._round, self._stage, self._unit = round or 0, name, unit
         self._done, self._total = 0, total
         self._write("stage")
         self._watcher.stage(round, name, total, unit)

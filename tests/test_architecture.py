@@ -30,7 +30,13 @@ MAX_FOLDER_MODULES = 16
 
 # A room imports only rooms on lower floors of its own package. Within rounds/formats the table is the order.
 FLOORS = {
-    "rounds": ("cells colours seeds", "store", "formats evaluation", "datasets pseudo_labels", "inspect report"),
+    "rounds": (
+        "cells colours seeds",
+        "drawing store",
+        "formats evaluation",
+        "datasets pseudo_labels",
+        "inspect report",
+    ),
     "models": (
         "base model_files weight_files",
         "crops training inference",
@@ -42,8 +48,9 @@ FLOORS = {
         "engine events",
         "stages describe_dataset doctor flow_check",
         "runs",
-        "campaign terminal",
-        "ablation",
+        "apply",
+        "campaign",
+        "ablation api terminal",
         "cli",
     ),
 }
@@ -57,8 +64,10 @@ ALLOWED = {
     "rounds/colours": "",
     "rounds/datasets": (
         "configs rounds/cells rounds/evaluation rounds/formats/base rounds/formats/coco rounds/formats/kaggle "
-        "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/seeds rounds/store"
+        "rounds/formats/label_map rounds/formats/paired rounds/formats/registry rounds/formats/shards "
+        "rounds/formats/shared rounds/seeds rounds/store"
     ),
+    "rounds/drawing": "rounds/cells rounds/colours",
     "rounds/evaluation": "configs rounds/cells rounds/seeds rounds/store",
     "rounds/formats/base": "configs rounds/store",
     "rounds/formats/cellpose": (
@@ -81,6 +90,9 @@ ALLOWED = {
         "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
+    "rounds/formats/overlays": (
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
     "rounds/formats/paired": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
         "rounds/formats/shared rounds/store"
@@ -97,7 +109,7 @@ ALLOWED = {
         "rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/cells rounds/evaluation rounds/store",
-    "rounds/report": "rounds/cells rounds/colours rounds/evaluation rounds/pseudo_labels rounds/store",
+    "rounds/report": "rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/pseudo_labels rounds/store",
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store",
@@ -129,13 +141,23 @@ ALLOWED = {
         "configs rounds/evaluation rounds/store orchestrator/campaign orchestrator/engine orchestrator/events "
         "orchestrator/runs"
     ),
+    "orchestrator/api": (
+        "configs rounds/cells rounds/evaluation rounds/formats/measurements rounds/formats/overlays "
+        "rounds/formats/registry rounds/formats/shared rounds/pseudo_labels rounds/store orchestrator/apply "
+        "orchestrator/campaign orchestrator/events orchestrator/runs"
+    ),
+    "orchestrator/apply": (
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared "
+        "rounds/pseudo_labels rounds/store models/base models/model_files models/registry orchestrator/engine "
+        "orchestrator/events orchestrator/runs orchestrator/stages"
+    ),
     "orchestrator/campaign": (
         "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
         "orchestrator/stages"
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/store models/model_files "
-        "models/registry models/weight_files orchestrator/ablation orchestrator/campaign "
+        "models/registry models/weight_files orchestrator/ablation orchestrator/apply orchestrator/campaign "
         "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
         "orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
@@ -148,8 +170,7 @@ ALLOWED = {
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/shards rounds/pseudo_labels "
-        "rounds/report rounds/store models/base models/model_files models/registry orchestrator/events "
-        "orchestrator/stages"
+        "rounds/report rounds/store models/model_files orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels rounds/seeds "
@@ -158,8 +179,8 @@ ALLOWED = {
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared rounds/inspect "
-        "rounds/store orchestrator/describe_dataset orchestrator/doctor orchestrator/events "
-        "orchestrator/flow_check orchestrator/runs"
+        "rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
+        "orchestrator/events orchestrator/flow_check orchestrator/runs"
     ),
 }
 

@@ -15,6 +15,7 @@ from cellsemi.orchestrator.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "rounds", "models", "orchestrator")
+DOOR = "cellsemi"  # the folder of the Python interface, which is the package itself
 GUIDES = ("README.md", "CONTRIBUTING.md")
 # The [x] keeps this very line from being found.
 MACHINE_PATH = re.compile(r"/(?:roo[t]|hom[e]|User[s]|wor[k]|far[m]|mn[t])/[A-Za-z0-9_.-]+|[.]librar[y]\b")
@@ -29,7 +30,7 @@ def setup() -> configparser.ConfigParser:
 def folders() -> set[str]:
     """The folders that hold Python modules, as the names of packages."""
     inits = (path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
-    return {"cellsemi." + folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in inits}
+    return {DOOR} | {"cellsemi." + folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in inits}
 
 
 def project_texts() -> list[Path]:
@@ -58,6 +59,7 @@ def test_the_package_list_is_what_is_on_disk() -> None:
     assert set(listed) == folders() and len(set(listed)) == len(listed)
     mapped = dict(line.split(" = ") for line in options["package_dir"].strip().splitlines())
     assert mapped == {name: name.removeprefix("cellsemi.").replace(".", "/") for name in listed}
+    assert mapped[DOOR] == DOOR and (ROOT / DOOR / "__init__.py").is_file()
 
 
 def test_every_package_has_an_init_and_is_typed() -> None:

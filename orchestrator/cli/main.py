@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -23,8 +21,12 @@ from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, load_config, pres
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
+from cellsemi.orchestrator.cli.evaluate import evaluate
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
+from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
+from cellsemi.orchestrator.cli.signals import Terminated, catch_sigterm
+from cellsemi.orchestrator.cli.submit import submit
 
 if TYPE_CHECKING:
     from cellsemi.rounds.store.run import RunPaths
@@ -38,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     session = Session(debug=os.environ.get("CELLSEMI_DEBUG", "") not in ("", "0"))
     sys.excepthook = session.crashed
-    signal.signal(signal.SIGTERM, _terminate)
+    catch_sigterm()
     try:
         code = cli.main(args=args, prog_name="cellsemi", standalone_mode=False, obj=session)
     except click.ClickException as error:
@@ -47,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         session.stopped("Interrupted")
         sys.exit(INTERRUPTED)
-    except _Terminated:
+    except Terminated:
         session.stopped("Terminated")
         sys.exit(TERMINATED)
     except CellsemiError as error:
@@ -56,14 +58,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code or 0)
-
-
-class _Terminated(BaseException):
-    """SIGTERM as an exception, so that locks, workers and the terminal are released in order."""
-
-
-def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    raise _Terminated
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,7 +72,10 @@ def cli() -> None:
 
 cli.add_command(data)
 cli.add_command(ablate)
+cli.add_command(evaluate)
+cli.add_command(predict)
 cli.add_command(report)
+cli.add_command(submit)
 cli.add_command(models.models)
 cli.add_command(models.weights)
 
@@ -259,6 +256,6 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
             print_line(f"Nothing to do: round {target} is done.")
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
-            signal.signal(signal.SIGTERM, _terminate)  # importing ray replaces the handler
+            catch_sigterm()  # importing ray replaces the handler
             print_line(f"engine: {engine.describe()}")
             run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))

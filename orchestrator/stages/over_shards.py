@@ -47,7 +47,7 @@ def over_shards(context: Context, work: ShardWork) -> None:
 def _do_shards(context: Context, work: ShardWork, rows: dict[int, int], started: float) -> None:
     out, fingerprint = work.step.output, context.ledger.fingerprint(work.step)
     stage = ShardStage(str(work.source), str(out), fingerprint, context.config_hash)
-    commits = read_commits(out, fingerprint)
+    commits = read_commits(out, fingerprint, Commit)
     todo = [item for item in shard_items(work.source) if item not in commits]
     context.watcher.advance(sum(rows[item] for item in commits))
 

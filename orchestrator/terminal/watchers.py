@@ -81,9 +81,9 @@ class PlainWatcher:
         self._pace = Pace(0, "", clock)
         self._shown_s = clock()
 
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+    def stage(self, round: int | None, name: str, total: int, unit: str) -> None:
         """One line: what begins and how much it is."""
-        self._label = f"round {round}: {name}"
+        self._label = name if round is None else f"round {round}: {name}"
         self._pace = Pace(total, unit, self._clock)
         self._line(f"{self._label}: {total} {unit}")
 
@@ -146,7 +146,7 @@ class LiveWatcher:
         """The pace of the current stage."""
         return self._pace
 
-    def stage(self, round: int, name: str, total: int, unit: str) -> None:
+    def stage(self, round: int | None, name: str, total: int, unit: str) -> None:
         """The live line now shows this stage."""
         self._clear()
         self._pace = Pace(total, unit, self._clock)
@@ -194,8 +194,8 @@ class _PaceColumn(ProgressColumn):
         return Text.assemble(f"{pace.done}/{pace.total} {pace.unit}", (f"  {words}", "dim"))
 
 
-def _label(round: int, name: str) -> str:
-    return f"[bold]round {round}[/bold]  {escape(name)}"
+def _label(round: int | None, name: str) -> str:
+    return escape(name) if round is None else f"[bold]round {round}[/bold]  {escape(name)}"
 
 
 def console_for(stream: TextIO) -> Console:

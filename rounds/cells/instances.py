@@ -6,6 +6,7 @@ The order of the class, the score and the mask of a cell is its index. Masks are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -29,7 +30,7 @@ NUMERIC: dict[str, type[np.generic]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Instances:
     """The N cells of one image of `height` x `width` pixels.
 
@@ -78,6 +79,15 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.rle)
+
+    def __repr__(self) -> str:
+        """`Instances(43 cells, 192x256, {shsy5y: 40, cort: 3})`: the size as height x width, cells by class."""
+        counts = ", ".join(f"{name}: {count}" for name, count in Counter(self.class_names()).most_common())
+        return f"Instances({len(self)} cells, {self.height}x{self.width}, {{{counts}}})"
+
+    def class_names(self) -> list[str]:
+        """The class of each cell in words; of cells that do not know the names of their classes, its number."""
+        return [str(number) for number in self.class_id.tolist()]
 
     def select(self, index: NDArray[Any] | Sequence[int]) -> Self:
         """The cells at `index` (bool (N,) or integer), in that order."""

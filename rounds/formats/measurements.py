@@ -42,13 +42,18 @@ def write_measurements(records: Iterable[ImageRecord], out: Path, classes: Seque
     return done
 
 
-def _rows(image_id: str, cells: Instances, classes: Sequence[str]) -> Iterator[list[object]]:
+def measured(image_id: str, cells: Instances, classes: Sequence[str]) -> Iterator[dict[str, object]]:
+    """The row of each cell, by COLUMNS, with all digits."""
     for i, (crop, x0, y0) in enumerate(masks.crops(cells)):
         x, y = centroid(crop)
-        exact = (perimeter(crop), x0 + x, y0 + y, eccentricity(crop))
-        score = f"{cells.score[i]:.4f}"
-        stated = [image_id, i + 1, classes[cells.class_id[i]], score, cells.state[i], int(cells.area[i])]
-        yield [*stated, *(f"{value:.4f}" for value in exact), *cells.bbox[i].tolist()]
+        stated = [image_id, i + 1, classes[cells.class_id[i]], float(cells.score[i]), cells.state[i]]
+        sizes = [int(cells.area[i]), perimeter(crop), x0 + x, y0 + y, eccentricity(crop)]
+        yield dict(zip(COLUMNS, [*stated, *sizes, *cells.bbox[i].tolist()], strict=True))
+
+
+def _rows(image_id: str, cells: Instances, classes: Sequence[str]) -> Iterator[list[object]]:
+    for row in measured(image_id, cells, classes):
+        yield [f"{value:.4f}" if isinstance(value, float) else value for value in row.values()]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -54,6 +54,5 @@ def _of_run(paths: RunPaths) -> Detected:
     settings = read_config(paths).data.model_dump(mode="json", exclude_defaults=True)
     source = read_config(paths).data.source
     settings.pop("source", None)
-    settings.pop("classes", None)
     why = f"{paths.config.name}: a run; this is the data set it was made from, its own copy is in {paths.data.name}/"
     return Detected(source, settings, why)

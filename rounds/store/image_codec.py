@@ -64,6 +64,19 @@ def decode_image(content: bytes, path: str, max_pixels: int = MAX_PIXELS) -> NDA
         return _grey_if_equal(_plain_dtype(pixels, path))
 
 
+def plain_image(pixels: NDArray[Any], name: str) -> NDArray[Any]:
+    """An array as `decode_image` would give it: uint8, uint16 or float32; (H, W), or (H, W, 3) when it has colour.
+
+    Taken are (H, W), and (H, W, C) with 1 channel, 3, or 4 whose last is alpha. Raises ImageError, naming `name`, for
+    any other shape, an empty array, and NaN or infinite values.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] in (1, 4):
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
+    if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ImageError(name, f"an array of shape {pixels.shape}", "expected (height, width), or 3 channels last")
+    return _grey_if_equal(_plain_dtype(pixels, name))
+
+
 def decode_label_map(content: bytes, path: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
     """The int32 (H, W) label map of a PNG or TIFF file: 0 is background, other values are cells.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -38,6 +39,9 @@ class Commit(CommittedShard):
     def shard(self) -> CommittedShard:
         """What the manifest keeps of it."""
         return CommittedShard.model_validate(self.model_dump(exclude={"item", "fingerprint"}))
+
+
+C = TypeVar("C", bound=Commit)
 
 
 class TrainingCounts(OnDisk):
@@ -130,9 +134,9 @@ def write_commit(folder: Path, commit: Commit) -> None:
     commit.write(folder / COMMITS / f"{commit.item:06d}.json")
 
 
-def read_commits(folder: Path, fingerprint: str) -> dict[int, Commit]:
-    """Commits of a step with these inputs, by item; those of other inputs do not count."""
-    found = (Commit.read(path) for path in sorted((folder / COMMITS).glob("*.json")))
+def read_commits(folder: Path, fingerprint: str, kind: type[C]) -> dict[int, C]:
+    """Commits of a step with these inputs, of one kind, by item; those of other inputs do not count."""
+    found = (kind.read(path) for path in sorted((folder / COMMITS).glob("*.json")))
     return {commit.item: commit for commit in found if commit.fingerprint == fingerprint}
 
 

@@ -18,10 +18,11 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.colours import GREY, PALETTE
 from cellsemi.rounds.datasets.open import Opened
+from cellsemi.rounds.drawing import scaled
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.inspect.advice import hints
 from cellsemi.rounds.inspect.statistics import Inspection, discover_classes, examples, inspect, spread
-from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, _scaled, contact_sheet
+from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, contact_sheet
 from cellsemi.rounds.store.image_codec import decode_image, intensity_range, pixel_sha256, to_png
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -253,5 +254,5 @@ def test_a_large_image_is_shown_around_its_cells_and_any_name_can_be_written() -
 
 
 def test_a_picture_keeps_grey_values_between_its_range() -> None:
-    shown = _scaled(np.array([[0, 50, 100, 200]], np.uint8), 50.0, 100.0)
+    shown = scaled(np.array([[0, 50, 100, 200]], np.uint8), 50.0, 100.0)
     assert shown[0, :, 0].tolist() == [0, 0, 255, 255] and decode_image(to_png(shown), "x").shape == (1, 4)

@@ -1,0 +1,80 @@
+"""Writes what was predicted for other programs, beside the predictions: FOLDER/label-maps/, FOLDER/coco.json .."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+
+from cellsemi.configs.errors import ImageError
+from cellsemi.configs.formats import entry_of
+from cellsemi.orchestrator.apply.min_score import MinScore
+from cellsemi.orchestrator.apply.predict_files import FileState, Predicted
+from cellsemi.rounds.datasets.export import Cells, Source, export
+from cellsemi.rounds.formats.base import Exported
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
+
+QUARANTINED = "quarantine.csv"
+
+
+def records_of(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
+    """The predicted images by id, with their bytes and the cells that are kept; ImageError when a file is gone."""
+    paths = shard_paths(predicted.folder)
+    records = ShardSet(paths)
+    index = {(row["image_id"], row["source"]): i for i, row in enumerate(read_columns(predicted.folder, _KEYS))}
+    for image_id, (_, path) in sorted(predicted.rows.items()):
+        record: ImageRecord = records[index[image_id, path]]
+        assert record.instances is not None, "an image that could not be predicted has no row"
+        yield record.with_(image=_content(path), instances=keep.keep(record.instances))
+
+
+def write_outputs(predicted: Predicted, keep: MinScore, formats: Sequence[str], out: Path) -> dict[str, Exported]:
+    """Write each format below `out`; what an earlier call wrote there is replaced when the new one is whole."""
+    return {name: write_output(predicted, keep, name, place_of(name, out)) for name in formats}
+
+
+def write_output(predicted: Predicted, keep: MinScore, name: str, place: Path) -> Exported:
+    """Write one format into the file or folder `place`, replacing what is there when the new one is whole."""
+    source = Source(records_of(predicted, keep), predicted.classes)
+    if entry_of(name).file:
+        return export(source, Cells(), name, place, force=True)
+    fresh = place.with_name(f".{place.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    done = export(source, Cells(), name, fresh)
+    with files.explained(place):
+        if place.exists():
+            shutil.rmtree(place)
+        fresh.replace(place)
+    return done
+
+
+def place_of(name: str, out: Path) -> Path:
+    """Where a format is written below `out`: a file of its own name, or a folder."""
+    return out / (entry_of(name).file or name)
+
+
+def write_quarantined(states: Sequence[FileState], out: Path) -> Path | None:
+    """Write the images that could not be used, with the reason; no file where there is none."""
+    path = out / QUARANTINED
+    if not states:
+        path.unlink(missing_ok=True)
+        return None
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([("image_id", "path", "problem"), *((s.image_id, s.path, s.problem) for s in states)])
+    files.write_text(path, buffer.getvalue())
+    return path
+
+
+_KEYS = ("image_id", "source")
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"was predicted and cannot be read now ({error.strerror})", "put it back") from None

@@ -1,0 +1,130 @@
+"""Reads masks that another tool wrote, for images that are known: a folder of annotation files, or a data set.
+
+FOLDER/NAME.tif, NAME_masks.png, NAME_cp_masks.png, NAME_seg.npy, NAME.zip, NAME.geojson .. where NAME is the id of
+an image; or any data set that `cellsemi data inspect` recognises (a COCO file, run lengths in a CSV, an import), whose
+images are found by their ids, and by their pixels where not one id fits.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cellsemi.configs.data import DataConfig
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.datasets.open import list_data
+from cellsemi.rounds.formats.base import Item, Loaded
+from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.paired.detect import MASK_SUFFIXES
+from cellsemi.rounds.formats.registry import spec_of_extension
+from cellsemi.rounds.formats.shared.folder import Folder, check_fits, split_extension
+from cellsemi.rounds.store.image_codec import EXTENSIONS
+from cellsemi.rounds.store.schemas import ImageRecord
+
+SETTING = "the masks"  # what a message about the folder calls it
+ENDINGS = ("_cp_masks", *sorted(set(MASK_SUFFIXES) - {"", "_cp_masks"}, key=len, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMasks:
+    """The cells of an image in a set of masks; `classes` names what `class_id` counts, () where no class is stated."""
+
+    cells: Instances
+    classes: tuple[str, ...]
+
+
+Find = Callable[[ImageRecord], FoundMasks | None]
+
+
+class MaskFiles:
+    """The annotation files of a folder by the id of their image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Folder(folder, ".", SETTING, (*EXTENSIONS, *ANNOTATION_EXTENSIONS))
+        self._by_id: dict[str, dict[int, list[str]]] = {}
+        for path in self._folder.paths:
+            image_id, rank = _belongs_to(path)
+            self._by_id.setdefault(image_id, {}).setdefault(rank, []).append(path)
+
+    def __contains__(self, image_id: str) -> bool:
+        return _composed(image_id) in self._by_id
+
+    def find(self, record: ImageRecord) -> FoundMasks | None:
+        """The cells of an image, None when no file has its name; ImageError when its file is damaged or foreign."""
+        ranked = self._by_id.get(_composed(record.image_id))
+        if ranked is None:
+            return None
+        paths = ranked[min(ranked)]
+        if len(paths) > 1:
+            raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
+        return self._read(paths[0], record)
+
+    def _read(self, path: str, record: ImageRecord) -> FoundMasks:
+        content, extension = self._folder.read(path), split_extension(path)[1]
+        if extension in EXTENSIONS:
+            return FoundMasks(cells_of_label_map(content, path, record, record.height * record.width), ())
+        read = spec_of_extension(extension).read_annotation
+        assert read is not None, "a format with extensions reads annotation files"
+        return FoundMasks(*read(content, path, record))
+
+
+class MaskDataset:
+    """The annotated images of a data set, by id, or by their pixels where not one id is asked for."""
+
+    def __init__(self, data: DataConfig, ids: Iterable[str]) -> None:
+        items = [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
+        self._by_id = {_composed(item.image_id): item for item in items}
+        known = any(_composed(image_id) in self._by_id for image_id in ids)
+        self._by_pixels = {} if known else {item.load().record.sha256: item for item in items}
+
+    def find(self, record: ImageRecord) -> FoundMasks | None:
+        """The cells of an image, None when the data set does not hold it; ImageError as from its reader."""
+        item = self._by_id.get(_composed(record.image_id)) or self._by_pixels.get(record.sha256)
+        if item is None:
+            return None
+        loaded = item.load()
+        cells = loaded.record.instances
+        if cells is None:
+            return None
+        check_fits(item.place or item.image_id, "the mask", cells.height, cells.width, record)
+        return FoundMasks(cells, _classes(loaded, item))
+
+
+def open_masks(path: Path, ids: Sequence[str], recognise: Callable[[Path], DataConfig]) -> Find:
+    """What finds the masks of an image in a folder or file; `recognise` gives the data section of a data set.
+
+    DataError when no image of `ids` has masks there: names that do not fit would look like images without cells.
+    """
+    if path.is_dir():
+        found = MaskFiles(path)
+        if any(image_id in found for image_id in ids):
+            return found.find
+    try:
+        dataset = MaskDataset(recognise(path), ids)
+    except DataError as error:
+        raise DataError(
+            f"{path}: no masks of these images: no file is called as one of them ({', '.join(ids[:3])} ..), with or "
+            f"without {', '.join(ENDINGS)}; and as a data set: {error}"
+        ) from None
+    return dataset.find
+
+
+def _belongs_to(path: str) -> tuple[str, int]:
+    """The image id of an annotation file, and its rank among several: named as masks, as an annotation, as an image."""
+    stem, extension = split_extension(_composed(PurePosixPath(path).name))
+    for ending in ENDINGS:
+        if stem.endswith(ending) and stem != ending:
+            return stem.removesuffix(ending), 0
+    return stem, 1 if extension in ANNOTATION_EXTENSIONS else 2
+
+
+def _classes(loaded: Loaded, item: Item) -> tuple[str, ...]:
+    return loaded.classes or ((item.cell_type,) if item.cell_type else ())
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
