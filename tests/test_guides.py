@@ -1,0 +1,71 @@
+"""Every Python and shell line of the README and the docs runs, in a folder that holds what the guides take for granted."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.guides import GUIDES, blocks, furnish, shell_lines
+from helpers.terminal import invoke
+
+# What is not run here, and why.
+OTHER_PROGRAMS = {
+    "make": "its targets are checked in test_packaging.py; CI runs them",
+    "git": "the network",
+    "python3": "makes an environment",
+    "pip": "the package index",
+    "uv": "the package index",
+    ".ci/run": "CI runs it",
+    ".venv/bin/pytest": "CI runs it",
+    "python": "a benchmark: minutes to hours",
+    "sha256sum": "not everywhere",
+}
+LEFT_OUT = {"--address": "needs a cluster"}
+SLOW = {"--measure"}
+INLINE = {"round", "ablate"}  # start Ray otherwise: seconds a line
+
+
+@pytest.fixture
+def furnished(here: Path, fake_models: None) -> Path:
+    furnish(here)
+    return here
+
+
+def command(words: list[str]) -> list[str] | None:
+    """The words after `cellsemi`; None for a line that is not run here."""
+    program = words[0]
+    if program in OTHER_PROGRAMS or set(words) & set(LEFT_OUT):
+        return None
+    assert program in ("cellsemi", ".venv/bin/cellsemi"), f"{program}: neither cellsemi nor a program that is known"
+    return words[1:]
+
+
+@pytest.mark.parametrize("name", [name for name in GUIDES if list(shell_lines(name))])
+def test_shell_lines_run(name: str, furnished: Path) -> None:
+    for number, words in shell_lines(name):
+        line = command(words)
+        if line is None:
+            continue
+        extra = ["--engine", "inline"] if line[0] in INLINE and "--engine" not in line else []
+        result = invoke(*line, *extra)
+        assert result.exit_code == 0, f"{name}, line {number}: {' '.join(words)}\n{result.output}\n{result.exception}"
+
+
+@pytest.mark.parametrize("name", [name for name in GUIDES if list(blocks(name, "python"))])
+def test_python_blocks_run(name: str, furnished: Path) -> None:
+    if "model export" in Path(__file__).parents[1].joinpath(name).read_text(encoding="utf-8"):
+        assert invoke("model", "export", "demo", "--out", "my_model").exit_code == 0
+    names: dict[str, Any] = {}
+    for block in blocks(name, "python"):
+        source = "\n" * (block.line - 1) + block.text
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exec(compile(source, name, "exec"), names)
+
+
+def test_a_line_that_fails_would_be_found(furnished: Path) -> None:
+    assert invoke("predict", "no_such_folder", "--out", "out").exit_code != 0
+    with pytest.raises(AssertionError, match="neither"):
+        command(["cellsemy", "round"])
