@@ -73,9 +73,12 @@ class Config(Section):
         """The models that are trained in a round."""
         return tuple(model for model in self.models if model.in_round(round))
 
-    def model_called(self, name: str) -> ModelConfig:
-        """The settings of a model by its name; any other name, such as the control's, is the first model."""
-        return next((model for model in self.models if model.name == name), self.models[0])
+    def model_called(self, name: str, round: int) -> ModelConfig:
+        """The settings of a model by its name; any other name, such as the control's, is the first model of the round.
+
+        That is the model which the control of a round copies.
+        """
+        return next((model for model in self.models if model.name == name), self.models_of(round)[0])
 
     def training_of(self, model: ModelBase) -> TrainingConfig:
         """The training settings of one of the models."""

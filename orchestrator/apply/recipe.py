@@ -93,7 +93,7 @@ class TrainedModel:
         for fold in ensemble.folds:
             for name in ensemble.members:
                 folder = paths.model(ensemble.round, fold.member(name))
-                inference = resolved(read_fit(folder), config.inference_of(config.model_called(name)))
+                inference = resolved(read_fit(folder), config.inference_of(config.model_called(name, ensemble.round)))
                 calibration = calibrations.get(name)
                 members.append(
                     MemberRecipe.model_validate(

@@ -11,7 +11,7 @@ from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet
+from cellsemi.rounds.store.predictions import PredictionSet
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
 
@@ -49,7 +49,6 @@ def _fuse(
             fusion=config.fusion,
             classes=config.data.classes,
             one_class_per_image=config.data.one_class_per_image,
-            class_is_stated=config.data.one_class_per_image and out.split == UNLABELLED,
             name=title,
         )
 

@@ -53,7 +53,11 @@ class ShardStage:
 
 @dataclass(frozen=True, slots=True)
 class PredictJob:
-    """Predicts every image of a folder of shards with one model."""
+    """Predicts every image of a folder of shards with one model.
+
+    With `stated_classes`, the names of all classes, the cells of an image get the class that the data set states for
+    it, as file names do, in the place of the class that the model predicts.
+    """
 
     stage: ShardStage
     model: str
@@ -63,6 +67,7 @@ class PredictJob:
     round: int
     scale: float  # images are enlarged so many times; masks are of their own size
     name: str
+    stated_classes: tuple[str, ...] = ()
     uses_device: bool = True
 
     def start(self) -> Worker:
@@ -82,6 +87,8 @@ class _Predictor:
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
             (found,) = self._predictor.predict([image], job.scale)
+            if job.stated_classes and record.cell_type is not None:
+                found = found.with_(class_id=job.stated_classes.index(record.cell_type))
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
         warnings = dict(self._predictor.warnings)
         self._predictor.warnings.clear()
@@ -103,18 +110,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class FuseJob:
-    """Fuses the masks of several models on the same images into one set.
-
-    With `class_is_stated` the class that the data set states for an image, as file names do, comes before
-    the class that the models predict.
-    """
+    """Fuses the masks of several models on the same images into one set."""
 
     stage: ShardStage
     members: tuple[Member, ...]
     fusion: FusionConfig
     classes: tuple[str, ...]
     one_class_per_image: bool
-    class_is_stated: bool
     name: str
     uses_device: bool = False
 
@@ -147,12 +149,10 @@ class _Fuser:
         return job.stage.commit(item, out)
 
     def _calibrated(self, member: Member, row: ImageRecord) -> Instances | None:
-        """The cells that a member predicted, in the stated class and with calibrated scores."""
+        """The cells that a member predicted, with calibrated scores."""
         cells = row.instances
         if cells is None:
             return None
-        if self._job.class_is_stated and row.cell_type is not None:
-            cells = cells.with_(class_id=self._job.classes.index(row.cell_type))
         found = self._calibrations.get(member.name)
         return cells if found is None else found.as_scores(cells)
 

@@ -33,7 +33,7 @@ def predict(context: Context, at: int, wanted: PredictionSet) -> None:
 def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
     config, paths = context.config, context.paths
     model = paths.model(wanted.round, wanted.member)
-    inference = _inference(context, wanted)
+    inference, as_if_unlabelled = _inference(context, wanted), _as_unlabelled(wanted)
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
@@ -45,6 +45,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
             round=wanted.round + 1,
             scale=wanted.scale,
             name=wanted.title,
+            stated_classes=config.data.classes if as_if_unlabelled and config.data.one_class_per_image else (),
         )
 
     def leave_out(stage: ShardStage, failure: Failure) -> Record:
@@ -73,7 +74,7 @@ def _as_unlabelled(wanted: PredictionSet) -> bool:
 
 def _read_by(context: Context, wanted: PredictionSet) -> str:
     """The path of the inference settings that a prediction reads."""
-    name = context.config.model_called(wanted.model).name
+    name = context.config.model_called(wanted.model, wanted.round).name
     return f"models[{name}].{'unlabelled_inference' if _as_unlabelled(wanted) else 'inference'}"
 
 
@@ -81,7 +82,7 @@ def _inference(context: Context, wanted: PredictionSet) -> InferenceConfig:
     config = context.config
     settings = config.unlabelled_inference_of if _as_unlabelled(wanted) else config.inference_of
     fit = read_fit(context.paths.model(wanted.round, wanted.member))
-    return resolved(fit, settings(config.model_called(wanted.model)))
+    return resolved(fit, settings(config.model_called(wanted.model, wanted.round)))
 
 
 def _note_warnings(context: Context, wanted: PredictionSet) -> None:

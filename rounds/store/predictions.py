@@ -64,9 +64,13 @@ class PredictionSet:
 
 
 def as_unlabelled(config: Config) -> str:
-    """The split of val images predicted as unlabelled ones are: VAL_AS_UNLABELLED, or val if that is the same."""
-    alike = all(config.unlabelled_inference_of(model) == config.inference_of(model) for model in config.models)
-    return "val" if alike else VAL_AS_UNLABELLED
+    """The split of val images predicted as unlabelled ones are: VAL_AS_UNLABELLED, or val if that is the same.
+
+    It is not where images have one class: unlabelled ones get the class that is stated for them, val images the class
+    that the model predicts, since that is to be judged.
+    """
+    same_settings = all(config.unlabelled_inference_of(model) == config.inference_of(model) for model in config.models)
+    return "val" if same_settings and not config.data.one_class_per_image else VAL_AS_UNLABELLED
 
 
 def evaluated_sets(config: Config, round: int, model: str, split: str, scale: float = 1.0) -> tuple[PredictionSet, ...]:

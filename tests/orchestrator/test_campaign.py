@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
+from cellsemi.rounds.store.steps import read_steps
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -68,9 +70,10 @@ def test_a_stated_class_of_an_unlabelled_image_comes_before_a_guess(tmp_path: Pa
     """The stand-in always says class 0; the generated pool, as Sartorius file names, states each image's class."""
     paths, _ = bring(config_at(tmp_path), 1)
     classes = ("shsy5y", "astro", "cort")
-    said = list(shards.read_folder(paths.predictions(0, "unet-a", "unlabelled")))
-    assert {c for r in said if r.instances is not None for c in r.instances.class_id.tolist()} == {0}
-    for record in shards.read_folder(paths.pseudo(1)):
+    said = list(shards.read_folder(paths.predictions(0, "unet-a", "val")))
+    assert {c for r in said if r.instances is not None for c in r.instances.class_id.tolist()} == {0}, "it is judged"
+    trial = [paths.predictions(0, name, "val-as-unlabelled") for name in ("unet-a", "ensemble")]
+    for record in chain.from_iterable(map(shards.read_folder, [paths.pseudo(1), *trial])):
         assert record.cell_type is not None and record.instances is not None and len(record.instances)
         assert set(record.instances.class_id.tolist()) == {classes.index(record.cell_type)}
 
@@ -395,3 +398,6 @@ def test_a_larger_student_takes_over_and_the_control_copies_it(tmp_path: Path) -
                     (2, "large"), (2, "ensemble"), (2, "control")]  # fmt: skip
     assert read_fit(paths.model(2, "control")).steps == config.training.steps + 7 + 7
     assert read_manifests(paths)[2].steps == config.training.steps + 14
+    predicted = {record.name: set(record.settings) for record in read_steps(paths) if record.round == 2}
+    for split in ("val", "test"):
+        assert "models[large].inference" in predicted[f"predict {split} with control"], "the model that it copies"
