@@ -93,7 +93,7 @@ ALLOWED = {
     "rounds/formats/shards": "configs rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store",
     "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/store",
     "rounds/inspect": (
-        "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/cells rounds/evaluation rounds/store",
