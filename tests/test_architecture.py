@@ -30,7 +30,13 @@ MAX_FOLDER_MODULES = 16
 
 # A room imports only rooms on lower floors of its own package. Within rounds/formats the table is the order.
 FLOORS = {
-    "rounds": ("cells colours seeds", "store", "formats evaluation", "datasets pseudo_labels", "inspect report"),
+    "rounds": (
+        "cells colours duration seeds",
+        "store",
+        "formats evaluation",
+        "datasets pseudo_labels",
+        "inspect report",
+    ),
     "models": (
         "base model_files weight_files",
         "crops training inference",
@@ -59,7 +65,8 @@ ALLOWED = {
         "configs rounds/cells rounds/evaluation rounds/formats/base rounds/formats/coco rounds/formats/kaggle "
         "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/seeds rounds/store"
     ),
-    "rounds/evaluation": "configs rounds/cells rounds/seeds rounds/store",
+    "rounds/duration": "",
+    "rounds/evaluation": "configs rounds/cells rounds/duration rounds/seeds rounds/store",
     "rounds/formats/base": "configs rounds/store",
     "rounds/formats/cellpose": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
@@ -147,7 +154,8 @@ ALLOWED = {
     "orchestrator/events": "",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/shards rounds/pseudo_labels "
+        "configs rounds/cells rounds/datasets rounds/duration rounds/evaluation rounds/formats/shards "
+        "rounds/pseudo_labels "
         "rounds/report rounds/store models/base models/model_files models/registry orchestrator/events "
         "orchestrator/stages"
     ),
@@ -157,7 +165,8 @@ ALLOWED = {
         "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
-        "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared rounds/inspect "
+        "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
+        "rounds/inspect "
         "rounds/store orchestrator/describe_dataset orchestrator/doctor orchestrator/events "
         "orchestrator/flow_check orchestrator/runs"
     ),

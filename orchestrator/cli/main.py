@@ -123,7 +123,7 @@ def round(
     """
     from cellsemi.orchestrator.runs.choose_config import choose_config
     from cellsemi.orchestrator.runs.plan import make_plan, refuse_changes
-    from cellsemi.orchestrator.terminal import plan_table, tables
+    from cellsemi.orchestrator.terminal import next_steps, plan_table, tables
     from cellsemi.rounds.store.run import open_run
 
     named = {"engine.kind": engine, "engine.address": address}
@@ -141,6 +141,8 @@ def round(
     session.log = paths.log
     _drive(loaded, target, paths, silent=as_json)
     answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
+    if not as_json:
+        next_steps.print_next(loaded.config, paths)
 
 
 @cli.command()

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LOCAL_FILE, preset_names
-from cellsemi.orchestrator.events import duration
 from cellsemi.orchestrator.terminal.tables import table
 from cellsemi.rounds.datasets.ingest_report import sentences
+from cellsemi.rounds.duration import duration
 from cellsemi.rounds.inspect.statistics import ClassFigures, Range
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, run_name
 
