@@ -72,6 +72,25 @@ def test_the_file_that_lists_the_images_will_do(here: Path) -> None:
     assert load_config().config.data.root == "cells"
 
 
+def test_class_names_are_those_of_all_images_even_where_few_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS["class-tifs"](here / "cells")
+    monkeypatch.setattr("cellsemi.orchestrator.describe_dataset.SAMPLE", 1)
+    text = written("cells")
+    assert load_config().config.data.classes == ("class1", "class2", "class3", "class4")
+    assert "# class-files: 17 labelled, 0 unlabelled, 4 val, 3 test images; figures of 1 of them" in text
+
+
+def test_an_import_is_recognised(here: Path) -> None:
+    sartorius(here / "cells")
+    assert invoke("data", "import", "cells", "--out", "cells-shards").exit_code == 0
+    written("cells-shards")
+    config = load_config().config
+    assert (config.data.source, config.data.classes) == ("shards", ("astro", "cort", "shsy5y"))
+    assert len(open_data(config).items) == 30
+
+
 def test_a_preset_is_meant_where_a_folder_has_its_name(here: Path) -> None:
     paired(here / "paired")
     done = invoke("init", "paired")
