@@ -61,7 +61,7 @@ class Line:
     @property
     def delivered(self) -> Row:
         """What the run recommends: the promoted ensemble, or the control where it beat that on validation images."""
-        if self.control is not None and self.control.promoted and self.control.round >= self.promoted:
+        if self.control is not None and self.control.recommended:
             return self.control
         return self.ensemble[self.promoted]
 

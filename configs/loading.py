@@ -1,7 +1,7 @@
 """Loads a Config from a YAML file, a preset name and `--set` overrides; computes its hash and differences.
 
 `--config PATH|PRESET`, else `./cellsemi.yaml`, else the built-in `demo`; the origin is returned so that
-the command line can say which.
+the command line can say which. A path may be the `run.yaml` of a run: its config is read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from pydantic import ValidationError
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.explain import explanations
 from cellsemi.configs.models import AUGMENT_PRESETS
-from cellsemi.configs.schema import Config
+from cellsemi.configs.schema import Config, without_common
+from cellsemi.configs.yaml_text import read_yaml
 
 LOCAL_FILE = Path("cellsemi.yaml")
 
 
 DEFAULT_PRESET = "demo"
+RUN_HASH = "config_hash"  # the key that tells the run.yaml of a run from a config file
 
 
 # Not part of what a run is: where it runs may change between two calls of the same run.
@@ -60,7 +62,11 @@ def load_config(source: str | None = None, overrides: Sequence[str] = ()) -> Loa
     Raises ConfigError with the dotted path of every wrong key or value, UsageError when there is no such file.
     """
     text, origin = _find(source)
-    data = _parse(text, origin)
+    return change_config(_parse(text, origin), origin, overrides)
+
+
+def change_config(data: dict[str, Any], origin: str, overrides: Sequence[str]) -> LoadedConfig:
+    """Apply `a.b=c` overrides to a plain mapping, in place, and validate it; errors as those of `load_config`."""
     for override in overrides:
         _apply(data, override)
     return LoadedConfig(build_config(data, origin), origin)
@@ -120,12 +126,12 @@ def _find(source: str | None) -> tuple[str, str]:
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(text, origin)
     if data is None:
         return {}
+    if isinstance(data, dict) and RUN_HASH in data:
+        data = data.get("config")
+        return without_common(data) if isinstance(data, dict) else {}
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: expected a mapping of sections, got a {type(data).__name__}")
     return data
@@ -136,10 +142,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     path, separator, raw = override.partition("=")
     if not separator or not path:
         raise UsageError(f"--set {override}: expected KEY=VALUE, for example --set training.steps=100")
-    try:
-        value = yaml.safe_load(raw) if raw else None
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: the value is not valid YAML") from None
+    value = read_yaml(raw, f"--set {override}")
     node: Any = data
     keys = path.split(".")
     for position, key in enumerate(keys):

@@ -136,3 +136,21 @@ def _completed(model: Any, common: dict[str, Any]) -> Any:
         if isinstance(own, dict) and isinstance(shared, dict):
             sections[name] = {**shared, **own}
     return {"kind": FlowUnetConfig.model_fields["kind"].default, **model, **sections}
+
+
+def without_common(data: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config whose models state only what differs from the common `training` and `inference`.
+
+    Validated, it is the same config; but a change of a common setting then reaches the models, as in a file that a
+    person wrote.
+    """
+    return {**data, "models": [_own_settings(model, data) for model in data.get("models", [])]}
+
+
+def _own_settings(model: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    own = {}
+    for name in ("training", "inference"):
+        stated, shared = model.get(name), common.get(name, {})
+        if isinstance(stated, dict):
+            own[name] = {key: value for key, value in stated.items() if key not in shared or shared[key] != value}
+    return {**model, **own}

@@ -36,7 +36,7 @@ from cellsemi.orchestrator.stages.promote import (
     stopped,
     write_leaderboard,
 )
-from cellsemi.orchestrator.stages.read_images import check_models, read_images
+from cellsemi.orchestrator.stages.read_images import check_models, read_images, who_decides_here
 from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store.lock import driver_lock
@@ -54,6 +54,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     if finished <= n:
         check_models(config)
         read_images(context)
+        watcher.note(who_decides_here(context))
         divide_folds(context)
     for round in range(finished, n + 1):
         if reason := stopped(context, round):

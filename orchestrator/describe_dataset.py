@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import ImageError, UsageError
-from cellsemi.configs.loading import DEFAULT_PRESET, load_config
+from cellsemi.configs.loading import change_config, load_config
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.formats.shared.detection import Detected
-from cellsemi.rounds.inspect.advice import hints
+from cellsemi.rounds.inspect.advice import Hint, hints
 from cellsemi.rounds.inspect.detect import detect
 from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
+from cellsemi.rounds.inspect.suggest import Suggested, suggest
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
 from cellsemi.rounds.store import files
+
+SAMPLE = 200  # images that `cellsemi init` reads for its figures, spread over the data set
 
 Count = Callable[[str, int, int], None]  # what, done, of
 
@@ -34,20 +37,28 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What `cellsemi data inspect` found: `detected.settings` are all that the data section needs."""
+    """What `cellsemi data inspect` found: `suggested` is the config that follows from it."""
 
     detected: Detected
     found: Inspection
-    hints: tuple[str, ...]
-    classes: tuple[str, ...]
+    hints: tuple[Hint, ...]
+    suggested: Suggested
     picture: Path | None
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
         detected = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
-        section = {"source": self.detected.source, **self.detected.settings, "classes": list(self.classes)}
+        data = self.suggested.config.data.model_dump(mode="json", exclude_defaults=True)
+        section = {"source": self.detected.source, **data, "classes": list(self.suggested.config.data.classes)}
         picture = None if self.picture is None else str(self.picture)
-        return {**detected, "data": section, **self.found.to_json(), "hints": list(self.hints), "picture": picture}
+        return {
+            **detected,
+            "data": section,
+            "config": self.suggested.text,
+            **self.found.to_json(),
+            "hints": [hint.text for hint in self.hints],
+            "picture": picture,
+        }
 
 
 def describe(path: Path | None, source: str | None, settings: Sequence[str]) -> DataSource:
@@ -62,12 +73,16 @@ def describe(path: Path | None, source: str | None, settings: Sequence[str]) -> 
     if (source is not None and load_config(source, [root]).config.data.source != "generated") or stated:
         if not path.is_dir():
             raise UsageError(f"{path}: not a folder; with a data.source that is stated, PATH is data.root")
-        base = [] if source is not None else ["data={}"]
-        return _as_stated(load_config(source or DEFAULT_PRESET, [*base, root, *settings]).config)
+        return _as_stated(_changed(source, [root, *settings]))
     detected = detect(path)
     section = json.dumps({"source": detected.source, **detected.settings})
-    config = load_config(source or DEFAULT_PRESET, [f"data={section}", *settings]).config
+    config = _changed(source, [f"data={section}", *settings])
     return DataSource(config, _with_settings(detected, config.data), _states_classes(config.data))
+
+
+def _changed(source: str | None, settings: Sequence[str]) -> Config:
+    """A config file or preset, or else the defaults, with some settings changed."""
+    return (load_config(source, settings) if source else change_config({}, "the defaults", settings)).config
 
 
 def with_classes(source: DataSource, count: Count) -> Config:
@@ -76,7 +91,7 @@ def with_classes(source: DataSource, count: Count) -> Config:
         return source.config
     data, seed = source.config.data, source.config.run.seed
     names = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
-    section = data.model_dump(mode="json") | {"classes": names}
+    section = data.model_dump(mode="json", exclude_unset=True) | {"classes": names}
     return source.config.model_copy(update={"data": DataConfig.model_validate(section)})
 
 
@@ -89,8 +104,15 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
     if picture is not None and panels:
         files.write_bytes(picture, contact_sheet(panels))
+    told = hints(found, data, source.config.rounds.folds)
     classes = data.classes if source.classes_stated else found.classes
-    return Look(source.detected, found, tuple(hints(found, data)), classes, picture if panels else None)
+    suggested = suggest(source.config, source.detected, found, told, classes)
+    return Look(source.detected, found, tuple(told), suggested, picture if panels else None)
+
+
+def look_briefly(source: DataSource, count: Count) -> Look:
+    """The same without a picture, with figures of at most SAMPLE images; the class names are those of all images."""
+    return look(replace(source, config=with_classes(source, count), classes_stated=True), SAMPLE, None, count)
 
 
 def _as_stated(config: Config) -> DataSource:

@@ -31,8 +31,8 @@ MAX_FOLDER_MODULES = 16
 # A room imports only rooms on lower floors of its own package. Within rounds/formats the table is the order.
 FLOORS = {
     "rounds": (
-        "cells colours seeds",
-        "drawing store",
+        "cells colours duration seeds",
+        "calibration drawing store",
         "formats evaluation",
         "datasets pseudo_labels",
         "inspect report",
@@ -60,6 +60,7 @@ EXCEPTIONS: set[tuple[str, str]] = set()
 # room: the rooms that it imports
 ALLOWED = {
     "configs": "",
+    "rounds/calibration": "configs rounds/cells",
     "rounds/cells": "",
     "rounds/colours": "",
     "rounds/datasets": (
@@ -68,7 +69,8 @@ ALLOWED = {
         "rounds/formats/shared rounds/seeds rounds/store"
     ),
     "rounds/drawing": "rounds/cells rounds/colours",
-    "rounds/evaluation": "configs rounds/cells rounds/seeds rounds/store",
+    "rounds/duration": "",
+    "rounds/evaluation": "configs rounds/calibration rounds/cells rounds/duration rounds/seeds rounds/store",
     "rounds/formats/base": "configs rounds/store",
     "rounds/formats/cellpose": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
@@ -105,11 +107,14 @@ ALLOWED = {
     "rounds/formats/shards": "configs rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store",
     "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/store",
     "rounds/inspect": (
-        "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/store"
     ),
-    "rounds/pseudo_labels": "configs rounds/cells rounds/evaluation rounds/store",
-    "rounds/report": "rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/pseudo_labels rounds/store",
+    "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
+    "rounds/report": (
+        "rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/pseudo_labels "
+        "rounds/store"
+    ),
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store",
@@ -147,9 +152,9 @@ ALLOWED = {
         "orchestrator/campaign orchestrator/events orchestrator/runs"
     ),
     "orchestrator/apply": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared "
-        "rounds/pseudo_labels rounds/store models/base models/model_files models/registry orchestrator/engine "
-        "orchestrator/events orchestrator/runs orchestrator/stages"
+        "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
+        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/model_files "
+        "models/registry orchestrator/engine orchestrator/events orchestrator/runs orchestrator/stages"
     ),
     "orchestrator/campaign": (
         "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
@@ -169,17 +174,18 @@ ALLOWED = {
     "orchestrator/events": "",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/shards rounds/pseudo_labels "
-        "rounds/report rounds/store models/model_files orchestrator/events"
+        "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
+        "rounds/formats/shards rounds/pseudo_labels rounds/report rounds/store models/model_files "
+        "orchestrator/events"
     ),
     "orchestrator/stages": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels rounds/seeds "
-        "rounds/store models/base models/inference models/model_files models/registry models/weight_files "
-        "orchestrator/engine orchestrator/events"
+        "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels "
+        "rounds/seeds rounds/store models/base models/inference models/model_files models/registry "
+        "models/weight_files orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
-        "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/shared rounds/inspect "
-        "rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
+        "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
+        "rounds/inspect rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
         "orchestrator/events orchestrator/flow_check orchestrator/runs"
     ),
 }

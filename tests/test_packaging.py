@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
 
 from cellsemi.configs.loading import preset_names
 from cellsemi.orchestrator.cli.main import cli
@@ -76,6 +77,29 @@ def test_presets_and_markers_are_package_data() -> None:
     assert data["cellsemi.configs.presets"] == "*.yaml"
     assert preset_names() == sorted(path.stem for path in (ROOT / "configs" / "presets").glob("*.yaml"))
     assert {"demo", "dsb2018"} <= set(preset_names())
+
+
+@pytest.mark.parametrize(
+    ("package", "last_refused", "first_taken"),
+    [
+        ("torch", "2.10.0", "2.11.0"),  # CVE-2026-24747: weights_only runs code below 2.10
+        ("torchvision", "0.25.0", "0.26.0"),  # that of torch 2.11
+        ("pillow", "12.2.0", "12.3.0"),
+        ("opencv-python-headless", "4.11.0.86", "4.12.0.88"),
+        ("pyarrow", "23.0.0", "23.0.1"),
+        ("cellpose", "4.1.1", "4.2.0"),
+    ],
+)
+def test_versions_with_known_holes_are_not_installed(package: str, last_refused: str, first_taken: str) -> None:
+    lines = [line for line in setup()["options"]["install_requires"].splitlines() if line]
+    (wanted,) = (found.specifier for found in map(Requirement, lines) if found.name == package)
+    assert last_refused not in wanted and first_taken in wanted
+
+
+def test_cellpose_5_is_not_installed_unseen() -> None:
+    lines = [line for line in setup()["options"]["install_requires"].splitlines() if line]
+    (wanted,) = (found.specifier for found in map(Requirement, lines) if found.name == "cellpose")
+    assert "5.0.0" not in wanted
 
 
 def test_the_command_is_installed() -> None:

@@ -38,8 +38,8 @@ FAMILY = Family(
     packages=("torch", "cellpose"),
     code_licence="BSD-3-Clause (Cellpose), Apache-2.0 (Segment Anything)",
     weights_licence=(
-        "trained on data under CC BY-NC, as Cellpose's README says; the files themselves are published as "
-        "BSD-3-Clause (huggingface.co/mouseland/cellpose-sam): ask its authors before commercial use"
+        "trained on CC BY-NC data (no commercial use), as Cellpose's README says; the files themselves are published "
+        "as BSD-3-Clause (huggingface.co/mouseland/cellpose-sam): ask its authors before commercial use"
     ),
     fit=_fit,
     load=_load,

@@ -19,7 +19,7 @@ from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.model_files import read_model_file
 from cellsemi.orchestrator.stages.choose_cell_probability import resolved
-from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import read_fit

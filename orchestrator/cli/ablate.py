@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from cellsemi.rounds.evaluation.ablation_table import Table
 
 # What is kept when the terminal is narrow; the lines below the table say what was switched.
-PRIORITY = ("part", "promoted mAP", "last mAP", "change", "last change", "switched", "by seed", "last by seed")
+PRIORITY = (
+    "part",
+    "promoted mAP",
+    "last mAP",
+    "change",
+    "intervals of change",
+    "last change",
+    "intervals of last change",
+    "switched",
+    "by seed",
+    "last by seed",
+)
 
 
 @click.command()

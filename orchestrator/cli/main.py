@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from cellsemi.configs.describe import documented_yaml
-from cellsemi.configs.errors import CellsemiError, UsageError
-from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, load_config, preset_text
+from cellsemi.configs.errors import CellsemiError
+from cellsemi.configs.loading import LoadedConfig, load_config
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
+from cellsemi.orchestrator.cli.init import init
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
 from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
@@ -70,6 +70,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(init)
 cli.add_command(data)
 cli.add_command(ablate)
 cli.add_command(evaluate)
@@ -89,7 +90,7 @@ cli.add_command(models.weights)
     help="The round to reach; 0: human labels only.",
 )
 @config_options
-@click.option("--run", "name", help="Name of the run (run.name).")
+@click.option("--run", "name", help="A run, by name or folder. One that exists goes on with its own config.")
 @click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
 @click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
 @click.option("--dry-run", is_flag=True, help="Show which steps are kept, to do, or done again; change nothing.")
@@ -112,18 +113,22 @@ def round(
 ) -> None:
     """Bring a run to N rounds of pseudo-labelling.
 
-    The same command goes on after a crash, and does nothing when the rounds are done. Progress goes to
-    standard error, the leaderboard to standard output. A run whose settings changed is refused, unless
-    --accept-changes is given: then the steps that read them are done again, and the others are kept.
+    The same command goes on after a crash, and does nothing when the rounds are done; so does --run NAME alone, with
+    the config of that run. Progress goes to standard error, the leaderboard to standard output. A run whose
+    settings changed is refused, unless --accept-changes is given: then the steps that read them are done again,
+    and the others are kept.
     """
+    from cellsemi.orchestrator.runs.choose_config import choose_config
     from cellsemi.orchestrator.runs.plan import make_plan, refuse_changes
-    from cellsemi.orchestrator.terminal import plan_table, tables
+    from cellsemi.orchestrator.terminal import next_steps, plan_table, tables
     from cellsemi.rounds.store.run import open_run
 
-    named = {"run.name": name, "engine.kind": engine, "engine.address": address}
+    named = {"engine.kind": engine, "engine.address": address}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    loaded = load_config(source, [*settings, *overrides])
+    loaded, unread = choose_config(source, name, [*settings, *overrides])
     plan = make_plan(loaded.config, target)
+    if unread and not as_json:
+        click.echo(unread, err=True)
     if dry_run:
         answer(as_json, plan_table.to_json(plan), lambda: plan_table.print_plan(plan))
         return
@@ -133,6 +138,8 @@ def round(
     session.log = paths.log
     _drive(loaded, target, paths, silent=as_json)
     answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
+    if not as_json:
+        next_steps.print_next(loaded.config, paths)
 
 
 @cli.command()
@@ -167,28 +174,6 @@ def status(run: str | None, as_json: bool) -> None:
 
     found = read_status(find_run(run))
     answer(as_json, found.to_json(), lambda: tables.print_status(found))
-
-
-@cli.command()
-@click.argument("preset", default="demo")
-@click.option("--out", type=click.Path(path_type=Path), default=LOCAL_FILE, help=f"Default: {LOCAL_FILE}.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one setting. May be repeated.")
-@click.option("--force", is_flag=True, help="Overwrite the file.")
-@debug_option
-def init(preset: str, out: Path, settings: tuple[str, ...], force: bool) -> None:
-    """Write a config file with every setting explained.
-
-    The settings are those of PRESET (default: demo), changed by --set.
-    """
-    preset_text(preset)  # refuses a name that is no preset, even if a file has that name
-    if out.exists() and not force:
-        raise UsageError(f"{out}: there already; --force overwrites it, --out FILE writes another")
-    text = documented_yaml(load_config(preset, settings).config)
-    from cellsemi.rounds.store.files import write_text
-
-    write_text(out, text)
-    where = "" if out == LOCAL_FILE else f" --config {out}"
-    click.echo(f"{out} written. Next: cellsemi round --n 3{where}")
 
 
 @cli.command()

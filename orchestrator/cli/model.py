@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
-
-from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
 
 
 @click.group()

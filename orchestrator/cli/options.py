@@ -78,7 +78,7 @@ def config_options(command: Command) -> Command:
         "--config",
         "source",
         metavar="PATH|PRESET",
-        help=f"A YAML file or a preset. Default: ./{LOCAL_FILE}, else the preset 'demo'.",
+        help=f"A YAML file (a run's run.yaml, too) or a preset. Default: ./{LOCAL_FILE}, else the preset 'demo'.",
     )(command)
 
 

@@ -91,8 +91,8 @@ def refuse_changes(plan: Plan) -> UsageError:
         + "\n  ".join(plan.changes)
         + f"\nWith these settings {plan.count('kept')} of its steps are kept and {len(redone)} are done again:\n  "
         + "\n  ".join(shown or ["none"])
-        + "\nAdd --accept-changes to do that (--dry-run shows all steps), keep the old settings to go on with the run "
-        f"as it is, or give the new run a name: --run {plan.paths.name}-2"
+        + "\nAdd --accept-changes to do that (--dry-run shows all steps), go on with the run as it is (its name alone: "
+        f"--run {plan.paths.name}), or give the new run a name: --run {plan.paths.name}-2"
     )
 
 

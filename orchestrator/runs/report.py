@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.events import duration
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
-from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.calibration.calibration import Calibration
+from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
-from cellsemi.rounds.evaluation.history import RoundManifest
-from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.history import RoundManifest, standings
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
@@ -47,22 +46,23 @@ def write_report(config: Config, paths: RunPaths, round: int) -> Path:
 def collect(config: Config, paths: RunPaths, round: int) -> Facts:
     """What the run's folder holds of a finished round."""
     folds = folds_of(config)
-    manifest = RoundManifest.read(paths.round_manifest(round))
+    manifests = {number: RoundManifest.read(paths.round_manifest(number)) for number in range(round + 1)}
+    manifest = manifests[round]
+    rows, sentence = standings(manifests, paths.name)
     teachers_round = manifest.teachers_round
     taught = teachers_round is not None
     drift = paths.drift(round)
     return Facts(
         run=paths.name,
         round=round,
+        verdict=sentence,
         decision=manifest.decision,
         on_control=manifest.control,
-        rows=[Row.from_json(values) for values in manifest.rows],
+        rows=[row for row in rows if row.round == round],
         students=manifest.students,
         why_these_students=manifest.why_these_students,
         teachers_round=teachers_round,
-        teachers=RoundManifest.read(paths.round_manifest(teachers_round)).students
-        if teachers_round is not None
-        else (),
+        teachers=() if teachers_round is None else manifests[teachers_round].students,
         training=[_training_set(paths, round, fold) for fold in folds],
         unlabelled=read_manifest(paths.pseudo(round, folds[0].suffix)).rows if taught else 0,
         pseudo=_pseudo(config, paths, round) if taught else {},

@@ -68,6 +68,11 @@ def find_run(name: str | None) -> RunPaths:
     raise UsageError(f"no run is called {name!r} and no folder {name} holds one; below ./{RUNS} there are: {names}")
 
 
+def argument_of(paths: RunPaths) -> str:
+    """What a command is told to find the run: its name below ./runs, else its folder."""
+    return paths.name if (RUNS / paths.name).resolve() == paths.root else str(paths.root)
+
+
 def known_runs() -> list[RunPaths]:
     """The runs below ./runs, the one worked on last first."""
     folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []

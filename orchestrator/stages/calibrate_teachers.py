@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
-from cellsemi.rounds.evaluation.calibration import calibrate
+from cellsemi.rounds.calibration.calibration import calibrate
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile
 from cellsemi.rounds.store.prediction_pairs import all_pairs
 from cellsemi.rounds.store.predictions import PredictionSet, evaluated_sets, pairs_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsemi.orchestrator.stages.context import Context, do
-from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.store import files

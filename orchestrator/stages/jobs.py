@@ -20,8 +20,8 @@ from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.orchestrator.engine.protocol import Record, Worker
 from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice, choose
+from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.evaluation.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_codec import decode_image

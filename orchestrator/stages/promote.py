@@ -16,10 +16,9 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
-from cellsemi.rounds.evaluation.history import RoundManifest, decisions, delivered_model, read_manifests
+from cellsemi.rounds.evaluation.history import RoundManifest, decisions, read_manifests, standings
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
-from cellsemi.rounds.evaluation.verdict import verdict
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit
@@ -47,10 +46,12 @@ def stopped(context: Context, before: int, decision: Decision | None = None) -> 
     return stop_reason([each.promoted for each in made], context.config.rounds.stop_after)
 
 
-def compare(context: Context, at: int, candidate: Ensemble, incumbent: Ensemble | None) -> Decision:
+def compare(
+    context: Context, at: int, candidate: Ensemble, incumbent: Ensemble | None, word: str = "promoted"
+) -> Decision:
     """Whether the candidate beats the incumbent (None: there is none), at the cell sizes of the unlabelled images.
 
-    `at` is the round at work; both have been evaluated.
+    `at` is the round at work; both have been evaluated; `word` is what a winner is called.
     """
     config, paths = context.config, context.paths
     sized: list[Sized] = []
@@ -60,7 +61,8 @@ def compare(context: Context, at: int, candidate: Ensemble, incumbent: Ensemble 
             sized.append(Sized(scale, share, new, old))
     seed = derive_seed(config.run.seed, "promotion", at)
     known = None if incumbent is None else incumbent.evaluation(paths).scores
-    return decide(candidate.evaluation(paths).scores, known, config.data.classes, config.rounds.promotion, seed, sized)
+    new, rule = candidate.evaluation(paths).scores, config.rounds.promotion
+    return decide(new, known, config.data.classes, rule, seed, sized, word=word)
 
 
 def decide_round(context: Context, round: int, candidate: Ensemble, teachers: Ensemble | None) -> Decision:
@@ -79,7 +81,7 @@ def decide_control(context: Context, round: int, incumbent: Ensemble) -> Decisio
     It teaches nobody: the rounds go on from the ensembles.
     """
     control = replace(new_ensemble(context.config, round, (CONTROL,), None), name=CONTROL)
-    return compare(context, round, control, incumbent)
+    return compare(context, round, control, incumbent, word="recommended")
 
 
 def finish_round(context: Context, result: RoundResult) -> None:
@@ -132,7 +134,7 @@ def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
     control = find(found, CONTROL, "test") if CONTROL in result.names else None
-    winners = _winners(result)
+    teachers = {*result.ensemble.members, ENSEMBLE} if result.decision.promoted else set()
     rows = []
     for model in [*(name for name in result.names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
         baseline = leaderboard.baseline_name(model, first)
@@ -144,19 +146,13 @@ def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
                 control=control if model == first else None,
                 classes=config.data.classes,
                 counts=_counts_of(model, counts),
-                promoted=model in winners,
+                promoted=model in teachers,
                 seconds=_fit_seconds(context, round, model) if model != ENSEMBLE else seconds,
                 config=config.rounds.promotion,
                 seed=config.run.seed,
             )
         )
     return rows
-
-
-def _winners(result: RoundResult) -> set[str]:
-    """The models that are promoted, and the control where it is what is delivered."""
-    winners = {*result.ensemble.members, ENSEMBLE} if result.decision.promoted else set()
-    return winners | ({CONTROL} if result.on_control and result.on_control.promoted else set())
 
 
 def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
@@ -172,7 +168,5 @@ def _fit_seconds(context: Context, round: int, model: str) -> float:
 
 def write_leaderboard(context: Context) -> None:
     """The leaderboard of all finished rounds as Parquet, CSV and Markdown, with the verdict."""
-    manifests = read_manifests(context.paths)
-    rows = [Row.from_json(values) for manifest in manifests.values() for values in manifest.rows]
-    sentence = verdict(rows, decisions(manifests), delivered_model(context.paths))
+    rows, sentence = standings(read_manifests(context.paths), context.paths.name)
     leaderboard.write(context.paths.leaderboard, rows, sentence, context.config_hash)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 from cellsemi.configs.models import WithWeights
 from cellsemi.configs.schema import Config
@@ -15,6 +16,7 @@ from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
+from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.steps import Step
@@ -49,6 +51,13 @@ def read_images(context: Context) -> None:
         finish(replace(step, total=images), time.monotonic() - started)
 
     do_all(context, step.name, [step], work)
+
+
+def who_decides_here(context: Context) -> str:
+    """Which images of the run decide, and where they are few what folds would do; RunError when no images were read."""
+    report = DataManifest.read(context.paths.data / MANIFEST).report
+    counts = cast(dict[str, int], report["images"])
+    return who_decides(counts["labelled"], counts["val"], context.config.rounds.folds)
 
 
 def _read(context: Context, step: Step) -> IngestReport:

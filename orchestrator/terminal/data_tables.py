@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellsemi.configs.errors import UsageError
-from cellsemi.orchestrator.events import duration
+from cellsemi.configs.loading import LOCAL_FILE, preset_names
 from cellsemi.orchestrator.terminal.tables import table
 from cellsemi.rounds.datasets.ingest_report import sentences
-from cellsemi.rounds.inspect.detect import as_yaml
+from cellsemi.rounds.duration import duration
 from cellsemi.rounds.inspect.statistics import ClassFigures, Range
-from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, run_name
 
 if TYPE_CHECKING:
     from cellsemi.configs.data import DataConfig
@@ -90,20 +90,31 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
     _print_masks(console, found)
     _print_quarantined(console, found.quarantined, found.seen)
     for hint in look.hints:
-        _line(console, f"[yellow]-[/yellow] {escape(hint)}")
+        _line(console, f"[yellow]-[/yellow] {escape(hint.text)}")
     if look.picture is not None:
         _line(console, f"\npicture: {escape(str(look.picture))}")
-    _line(console, f"\n[bold]For cellsemi.yaml[/bold]\n{escape(as_yaml(look.detected, look.classes).rstrip())}\n")
-    _line(console, escape(f"Next: {_next_step(look, path, options)}"))
+    _line(console, f"\n[bold]For {LOCAL_FILE}[/bold]\n{escape(look.suggested.text.rstrip())}\n")
+    for step in _next_steps(look, path, options):
+        _line(console, escape(step))
 
 
-def _next_step(look: Look, path: Path | None, options: Sequence[str]) -> str:
-    """The command that goes on from here: an import, or rounds where the import is done."""
-    root = Path(str(look.detected.settings.get("root", "generated")))
-    if look.detected.source == "shards":
-        return next_round(root, look.classes, bool(look.detected.settings.get("one_class_per_image")))
-    place = [] if path is None else [str(path)]
-    return shlex.join(["cellsemi", "data", "import", *place, "--out", f"{root.resolve().name}-shards", *options])
+def _next_steps(look: Look, path: Path | None, options: Sequence[str]) -> Iterator[str]:
+    """The commands that go on from here. `cellsemi init` writes the lines above; it takes no --config."""
+    if path is not None and "--config" not in options:
+        yield f"Next: {shlex.join(['cellsemi', 'init', as_argument(path), *options])}   # writes these lines"
+    else:
+        yield f"Next: put these lines into {LOCAL_FILE}"
+    yield f"      cellsemi round {STEPS}"
+    root = look.suggested.config.data.root
+    if look.detected.source != "shards" and root is not None:
+        out = f"{Path(root).resolve().name}-shards"
+        words = ["cellsemi", "data", "import", *([] if path is None else [str(path)]), "--out", out, *options]
+        yield f"Or first: {shlex.join(words)}   # reads it once, for several runs"
+
+
+def as_argument(path: Path) -> str:
+    """How `cellsemi init` is told of a path: one that is called as a preset is written with a separator."""
+    return f".{os.sep}{path}" if str(path) in preset_names() else str(path)
 
 
 def _print_images(console: Console, found: Inspection) -> None:
@@ -171,6 +182,23 @@ def _print_quarantined(console: Console, rows: Sequence[Quarantined], seen: int)
         _line(console, f"  and {len(rows) - SHOWN_IMAGES} more (--json lists them)")
 
 
+def print_init(look: Look | None, out: Path, console: Console | None = None) -> None:
+    """What was recognised, if anything was, what there is to consider, and the command that uses the file."""
+    console = console or Console(highlight=False)
+    if look is not None:
+        _line(console, f"[bold]{look.detected.source}[/bold]  {escape(look.detected.why)}")
+        for other in look.detected.others:
+            _line(console, f"  could also be meant: {escape(other)}")
+        for note in look.found.notes:
+            _line(console, f"  {escape(note)}")
+        _print_quarantined(console, look.found.quarantined, look.found.seen)
+        for hint in look.hints:
+            if not hint.setting:  # the others are lines of the file
+                _line(console, f"[yellow]-[/yellow] {escape(hint.text)}")
+    where = [] if out == LOCAL_FILE else ["--config", str(out)]
+    _line(console, escape(f"{out} written. Next: {shlex.join(['cellsemi', 'round', *STEPS.split(), *where])}"))
+
+
 # --- import, export, check ----------------------------------------------------------------------------
 
 
@@ -205,8 +233,7 @@ def next_round(out: Path, class_names: Sequence[str], one_class_per_image: bool)
     settings = ["data.source=shards", f"data.root={out}", f"data.classes={classes}"]
     settings += ["data.one_class_per_image=true"] if one_class_per_image else []
     words = [word for setting in settings for word in ("--set", setting)]
-    run = re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("-._")[:64] or "cells"
-    return shlex.join(["cellsemi", "round", *STEPS.split(), "--run", run, *words])
+    return shlex.join(["cellsemi", "round", *STEPS.split(), "--run", run_name(out), *words])
 
 
 def print_export(done: Exported, sentence: str, kind: str, out: Path, console: Console | None = None) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellsemi.orchestrator.events import duration
+from cellsemi.rounds.duration import duration
 
 if TYPE_CHECKING:  # each command imports only what it shows
     from cellsemi.orchestrator.doctor import Package, Report
@@ -28,15 +28,20 @@ if TYPE_CHECKING:  # each command imports only what it shows
 GAP = 2  # blanks between two columns of a table
 SUFFIXES = (".md", ".csv", ".parquet")
 LEADING_ZERO = re.compile(r"(?<!\d)0(?=\.\d)\.")
+INTERVALS = "intervals of "
 # What is kept of the leaderboard when the terminal is narrow; columns that are not listed come last.
 PRIORITY = (
     "round",
     "model",
     "test mAP",
-    "change",
-    "promoted",
-    "val mAP",
     "vs control",
+    "change",
+    "decision",
+    f"{INTERVALS}vs control",
+    f"{INTERVALS}test mAP",
+    f"{INTERVALS}change",
+    "val mAP",
+    f"{INTERVALS}val mAP",
     "F1",
     "rank",
     "accepted",
@@ -75,22 +80,22 @@ def leaderboard_json(paths: RunPaths) -> dict[str, object]:
 
 
 def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
-    """The table as wide as the terminal allows, the verdict, and where the files are."""
+    """The verdict, the table as wide as the terminal allows, and where the files are. What to use is in green."""
     from cellsemi.rounds.evaluation.leaderboard import display_rows
 
     console = console or Console(highlight=False)
     rows, sentence = read_leaderboard(paths)
     header, cells = display_rows(rows)
     shown, missing = fit_columns(header, [[short(cell) for cell in row] for row in cells], console.width)
-    made = table(*shown)
+    made = table(*("\n".join(_header_lines(name)) for name in shown))
     for name, column in zip(shown, made.columns, strict=True):
         column.justify = "left" if name == "model" else "right"
-    for line in zip(*shown.values(), strict=True):
-        made.add_row(*(f"[green]{cell}[/green]" if cell == "yes" else escape(cell) for cell in line))
-    console.print(f"[bold]{escape(paths.name)}[/bold]")
-    console.print(made)
+    for row, line in zip(rows, zip(*shown.values(), strict=True), strict=True):
+        made.add_row(*map(escape, line), style="green" if row.recommended else None)
     console.print(escape(sentence), style="bold")
-    console.print(f"Brackets: {rows[0].confidence:.0%} bootstrap intervals over images.")
+    console.print(f"\n[bold]{escape(paths.name)}[/bold]")
+    console.print(made)
+    console.print(f"Brackets: {rows[0].confidence:.0%} bootstrap intervals over n images.")
     if missing:
         console.print(f"Not shown at this width: {', '.join(missing)}.")
     names = ", ".join(paths.leaderboard.with_suffix(suffix).name for suffix in SUFFIXES)
@@ -102,25 +107,41 @@ def fit_columns(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The columns that fit into `width`, those of `priority` first, and the names of the rest.
 
-    Columns come back in the order of `header`. A column that is too wide with its intervals is tried
-    without them, and is then among the rest as "intervals of NAME".
+    Columns come back in the order of `header`, by their whole header. One whose intervals do not fit is shown without
+    them; they are then among the rest as "intervals of NAME". `priority` holds names of both kinds.
     """
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    bare = {name: [_without_brackets(cell) for cell in cells] for name, cells in columns.items()}
+    wishes = {_without_brackets(name): name for name in header}
+    wishes |= {INTERVALS + short_name: name for short_name, name in wishes.items() if bare[name] != columns[name]}
+    order = sorted(wishes, key=lambda wish: priority.index(wish) if wish in priority else len(priority))
     chosen: dict[str, list[str]] = {}
     missing = []
     used = 2  # the table's own edges
-    for name in sorted(header, key=lambda name: priority.index(name) if name in priority else len(priority)):
-        full = columns[name]
-        bare = [cell.split(" (")[0] for cell in full]
-        for cells in (full, bare):
-            wide = max(len(name), *map(len, cells)) + GAP
-            if used + wide <= width:
-                used += wide
-                chosen[name] = cells
-                break
-        if chosen.get(name) != full:
-            missing.append(f"intervals of {name}" if name in chosen else name)
+    for wish in order:
+        name = wishes[wish]
+        cells = columns[name] if wish.startswith(INTERVALS) else bare[name]
+        more = _width(name, cells) - (_width(name, chosen[name]) if name in chosen else 0)
+        if used + more <= width and (name in chosen or not wish.startswith(INTERVALS)):
+            used += more
+            chosen[name] = cells
+        elif name in chosen or not wish.startswith(INTERVALS):
+            missing.append(wish)
     return {name: chosen[name] for name in header if name in chosen}, missing
+
+
+def _width(name: str, cells: Sequence[str]) -> int:
+    return max(map(len, [*_header_lines(name), *cells])) + GAP
+
+
+def _header_lines(name: str) -> list[str]:
+    """A header over several lines: `val mAP (chosen on, n = 12)` is wider than its column."""
+    first, bracket, rest = name.partition(" (")
+    return [first, *rest.removesuffix(")").split(", ")] if bracket else [first]
+
+
+def _without_brackets(text: str) -> str:
+    return text.partition(" (")[0]
 
 
 def short(cell: str) -> str:

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from cellsemi.orchestrator.events import Clock, SilentWatcher, Watcher, duration
+from cellsemi.orchestrator.events import Clock, SilentWatcher, Watcher
+from cellsemi.rounds.duration import duration
 
 PLAIN_EVERY_S = 10.0  # between two lines of one stage when there is no terminal
 PACE_WINDOW_S = 60.0  # the rate is measured over the last minute

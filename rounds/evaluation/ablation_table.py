@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import markdown_line
@@ -167,7 +168,7 @@ LEGEND = """\
 mAP: test, mean over IoU .50 to .95 and over images (Kaggle Sartorius), of the ensemble of the last round and of the
 promoted one; means over the seeds. Change: against the base, the same images and seeds; brackets: {confidence:.0%}
 bootstrap intervals over the images, which do not hold the chance of other seeds: see the seeds one by one. With many
-parts some interval leaves out zero by chance. Pseudo-labels: of the last round; minutes: of one run; both means.
+parts some interval leaves out zero by chance. Pseudo-labels: of the last round; time: of one run; both means.
 Test figures report; a part is chosen on validation images.
 """
 
@@ -175,7 +176,17 @@ Test figures report; a part is chosen on validation images.
 def display_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, cells) as text for Markdown and for a terminal; `-` where there is nothing to say."""
     header = ["part", "switched", "promoted mAP", "change", "by seed"]
-    header += ["last mAP", "last change", "last by seed", "accepted", "ignored", "rejected", "min", "seeds", "settings"]
+    header += [
+        "last mAP",
+        "last change",
+        "last by seed",
+        "accepted",
+        "ignored",
+        "rejected",
+        "time",
+        "seeds",
+        "settings",
+    ]
     return header, [_cells(row) for row in rows]
 
 
@@ -190,7 +201,7 @@ def _cells(row: Row) -> list[str]:
         _interval(row.last_change),
         _by_seed(row.last_change_by_seed),
         *(_number(value, ".0f") for value in (row.accepted, row.ignored, row.rejected)),
-        _number(row.minutes, ".1f"),
+        "-" if row.minutes is None else duration(60 * row.minutes),
         ", ".join(map(str, row.seeds)) or "-",
         " ".join(row.settings) or "-",
     ]

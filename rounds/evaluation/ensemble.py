@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.schema import Config
-from cellsemi.rounds.evaluation.calibration import Calibration
+from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations
 from cellsemi.rounds.evaluation.history import RoundManifest, delivered_model, standing_round
 from cellsemi.rounds.store.folds import Fold, folds_of

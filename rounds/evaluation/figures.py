@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.metrics import Floats, Summary, image_values, paired_values
 from cellsemi.rounds.seeds import derive_seed
 
 CLASS_MAP = "test_class_map"  # the one figure with a value per class
+DECISION = "recommended"  # its column also says what was promoted: what teaches
 NOTHING = "-"  # shown where there is no value
 
 
@@ -64,8 +66,9 @@ class Evaluated:
 class Figure:
     """One figure: its name in the files, its Arrow type, how it is computed, and its column on the leaderboard.
 
-    An `interval` is stored in three columns, `NAME`, `NAME_low` and `NAME_high`. Without a `header` it is in the files
-    only; columns are shown in the order of `place`.
+    An `interval` is stored in three columns, `NAME`, `NAME_low` and `NAME_high`; `images` is then the figure that
+    counts its images. Without a `header` it is in the files only; columns are shown in the order of `place`. `note` is
+    what the header says beside the name.
     """
 
     name: str
@@ -74,27 +77,21 @@ class Figure:
     header: str = ""
     text: Callable[[Any], str] = str
     place: int = 0
-    interval: bool = False
+    images: str = ""
+    note: str = ""
+
+    @property
+    def interval(self) -> bool:
+        """Whether it is a mean over images with an interval around it."""
+        return bool(self.images)
 
 
 def _decimals(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _mean(found: Interval) -> str:
-    return f"{found.value:.3f} ({found.low:.3f}..{found.high:.3f})"
-
-
-def _change(found: Interval | None) -> str:
-    return NOTHING if found is None else f"{found.value:+.3f} ({found.low:+.3f}..{found.high:+.3f})"
-
-
-def _yes_or_no(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
+def _signed(value: float) -> str:
+    return f"{value:+.3f}"
 
 
 def _class_value(value: float | None) -> str:
@@ -104,7 +101,7 @@ def _class_value(value: float | None) -> str:
 _INT, _LONG, _FLOAT, _TEXT, _BOOL = pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
 # In the order of the files. Precision, recall, F1 and mean IoU: test, IoU > .5, all cells together. The counts are the
-# pseudo-labels that the round's students learned from; 0 in round 0.
+# pseudo-labels that the round's students learned from; 0 in round 0. `text` of an interval is that of its ends, too.
 FIGURES: list[Figure] = [
     Figure("round", _INT, lambda e: e.test.round, "round", place=1),
     Figure("model", _TEXT, lambda e: e.test.model, "model", place=2),
@@ -114,9 +111,10 @@ FIGURES: list[Figure] = [
         _FLOAT,
         lambda e: e.interval(image_values(e.val.scores), "val"),
         "val mAP",
-        _mean,
+        _decimals,
         place=3,
-        interval=True,
+        images="val_images",
+        note="chosen on",
     ),
     Figure("test_images", _INT, lambda e: len(e.test.scores)),
     Figure(
@@ -124,12 +122,14 @@ FIGURES: list[Figure] = [
         _FLOAT,
         lambda e: e.interval(image_values(e.test.scores), "test"),
         "test mAP",
-        _mean,
+        _decimals,
         place=4,
-        interval=True,
+        images="test_images",
     ),
-    Figure("change", _FLOAT, lambda e: e.difference(e.baseline), "change", _change, place=5, interval=True),
-    Figure("vs_control", _FLOAT, lambda e: e.difference(e.control), "vs control", _change, place=6, interval=True),
+    Figure("change", _FLOAT, lambda e: e.difference(e.baseline), "change", _signed, place=5, images="test_images"),
+    Figure(
+        "vs_control", _FLOAT, lambda e: e.difference(e.control), "vs control", _signed, place=6, images="test_images"
+    ),
     Figure("confidence", _FLOAT, lambda e: e.config.confidence),
     Figure(CLASS_MAP, pa.map_(_TEXT, _FLOAT), lambda e: dict(e.summary.class_map), "test {}", _class_value, place=7),
     Figure("precision50", _FLOAT, lambda e: e.summary.precision, "precision", _decimals, place=9),
@@ -140,8 +140,9 @@ FIGURES: list[Figure] = [
     Figure("accepted", _LONG, lambda e: e.counts["accepted"], "accepted", place=13),
     Figure("ignored", _LONG, lambda e: e.counts["ignored"], "ignored", place=14),
     Figure("rejected", _LONG, lambda e: e.counts["rejected"], "rejected", place=15),
-    Figure("promoted", _BOOL, lambda e: e.promoted, "promoted", _yes_or_no, place=16),
-    Figure("seconds", _FLOAT, lambda e: e.seconds, "time", _minutes, place=17),
+    Figure("promoted", _BOOL, lambda e: e.promoted),
+    Figure(DECISION, _BOOL, lambda _: False, "decision", place=16),  # leaderboard.recommend marks the one that is
+    Figure("seconds", _FLOAT, lambda e: e.seconds, "time", duration, place=17),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cellsemi.rounds.evaluation import leaderboard
+from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.evaluation.verdict import verdict
 from cellsemi.rounds.store.on_disk import OnDisk
@@ -41,8 +42,13 @@ def standing_round(paths: RunPaths) -> int:
 
 def delivered_model(paths: RunPaths) -> tuple[int, str]:
     """(round, model) that the run recommends: the last promoted ensemble, or the control that beat it."""
+    return delivered_by(read_manifests(paths))
+
+
+def delivered_by(manifests: Mapping[int, RoundManifest]) -> tuple[int, str]:
+    """The same after some rounds."""
     found = (0, ENSEMBLE)
-    for number, manifest in read_manifests(paths).items():
+    for number, manifest in manifests.items():
         if manifest.decision.promoted:
             found = (number, ENSEMBLE)
         if manifest.control and manifest.control.promoted:
@@ -55,6 +61,15 @@ def decisions(manifests: Mapping[int, RoundManifest]) -> dict[int, Decision]:
     return {number: manifest.decision for number, manifest in manifests.items()}
 
 
+def standings(manifests: Mapping[int, RoundManifest], run: str) -> tuple[list[Row], str]:
+    """The leaderboard rows of some rounds of a run, what it recommends marked, and the verdict after these rounds."""
+    delivered = delivered_by(manifests)
+    found = [Row.from_json(values) for manifest in manifests.values() for values in manifest.rows]
+    return leaderboard.recommend(found, delivered), verdict(found, decisions(manifests), delivered, run)
+
+
 def read_verdict(paths: RunPaths) -> str:
     """The verdict of a run as it stands."""
-    return verdict(leaderboard.read(paths.leaderboard), decisions(read_manifests(paths)), delivered_model(paths))
+    manifests = read_manifests(paths)
+    rows = leaderboard.read(paths.leaderboard)
+    return verdict(rows, decisions(manifests), delivered_by(manifests), paths.name)

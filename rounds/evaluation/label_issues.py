@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cellsemi.rounds.calibration.calibration import FOLDS, calibrate
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import Overlap, hits, match, overlap, scorable
-from cellsemi.rounds.evaluation.calibration import FOLDS, calibrate
 
 Kind = Literal["not-found", "outline", "class", "not-drawn"]
 KINDS: tuple[Kind, ...] = ("not-found", "outline", "class", "not-drawn")

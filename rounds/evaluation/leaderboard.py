@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES, enough, too_few
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
-from cellsemi.rounds.evaluation.figures import CLASS_MAP, FIGURES, Evaluated, Interval, schema, shown_figures
+from cellsemi.rounds.evaluation.figures import (
+    CLASS_MAP,
+    DECISION,
+    FIGURES,
+    NOTHING,
+    Evaluated,
+    Figure,
+    Interval,
+    schema,
+    shown_figures,
+)
 from cellsemi.rounds.evaluation.metrics import summarise
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import CONTROL
@@ -47,6 +58,7 @@ class Row:
         ignored: int
         rejected: int
         promoted: bool
+        recommended: bool
         seconds: float
 
     def __init__(self, **values: object) -> None:
@@ -114,7 +126,8 @@ def make_row(
     config: PromotionConfig,
     seed: int,
 ) -> Row:
-    """The row of a model from its evaluations. `counts` are those of filter.count_states.
+    """The row of a model from its evaluations. `counts` are those of filter.count_states. `promoted`: it teaches, alone
+    or as a part of its ensemble. Which row is recommended is known when there are all: `recommend` marks it.
 
     `baseline`: the test evaluation of round 0 that `change` is against (baseline_name says whose; None in
     round 0). `control`: that of the control, for the one model of its round that it copies. ValueError
@@ -133,40 +146,82 @@ def baseline_name(model: str, first_model: str) -> str:
 # --- text and files -----------------------------------------------------------------------------------
 
 
+def recommend(rows: Sequence[Row], delivered: tuple[int, str]) -> list[Row]:
+    """The rows with the one marked that the run recommends now: that of a (round, model)."""
+    return [row.with_(recommended=(row.round, row.model) == delivered) for row in rows]
+
+
 def display_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, cells) as text for Markdown and for a terminal, in the order of `rows`.
 
-    `rank` is by validation mAP: test figures rank nothing. `-` stands where there is nothing to say.
+    `rank` is by validation mAP: test figures rank nothing. `-` stands where there is nothing to say. What stands in
+    brackets in a header, after its `column_name`, is the number of images and what else to know of the column.
     """
     classes = list(rows[0].test_class_map) if rows else []
     shown = classes if len(classes) > 1 else []
     header = ["rank"]
     for figure in shown_figures():
-        header += [figure.header.format(name) for name in shown] if figure.name == CLASS_MAP else [figure.header]
-    return header, [_cells(row, _rank(row, rows), shown) for row in rows]
+        header += (
+            [figure.header.format(name) for name in shown] if figure.name == CLASS_MAP else [_header(figure, rows)]
+        )
+    return header, [_cells(row, rows, shown) for row in rows]
+
+
+def column_name(header: str) -> str:
+    """The name of a column without what its header says beside it."""
+    return header.partition(" (")[0]
+
+
+def _header(figure: Figure, rows: Sequence[Row]) -> str:
+    count = _common_count(figure, rows)
+    beside = [*([figure.note] if figure.note else []), *([f"n = {count}"] if count and enough(count) else [])]
+    return f"{figure.header} ({', '.join(beside)})" if beside else figure.header
+
+
+def _common_count(figure: Figure, rows: Sequence[Row]) -> int | None:
+    """The images of an interval where all rows have as many; None where they differ, or it is no interval."""
+    if not figure.interval:
+        return None
+    counts = {getattr(row, figure.images) for row in rows if getattr(row, figure.name) is not None}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _rank(row: Row, rows: Sequence[Row]) -> int:
     return 1 + sum(other.val_map.value > row.val_map.value for other in rows)
 
 
-def _cells(row: Row, rank: int, classes: Sequence[str]) -> list[str]:
-    cells = [str(rank)]
+def _cells(row: Row, rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
+    cells = [str(_rank(row, rows))]
     for figure in shown_figures():
+        value = getattr(row, figure.name)
         if figure.name == CLASS_MAP:
-            cells += [figure.text(row.test_class_map.get(name)) for name in classes]
+            cells += [figure.text(value.get(name)) for name in classes]
+        elif figure.name == DECISION:
+            cells.append("promoted" if row.promoted else "recommended" if row.recommended else NOTHING)
+        elif figure.interval:
+            cells.append(NOTHING if value is None else _interval(figure, row, _common_count(figure, rows) is None))
         else:
-            cells.append(figure.text(getattr(row, figure.name)))
+            cells.append(figure.text(value))
     return cells
 
 
-LEGEND = """\
-mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: bootstrap intervals over images;
-they do not hold the chance of another training seed. change: test mAP against round 0 on the same images; of
-the control, against round 0 of the model that it copies. vs control: against a supervised model with as many
-steps in total. Rank, threshold and promotion come from validation images; test decides nothing. F1,
-precision, recall and IoU: test, IoU > .5, all cells together. time: minutes of
-training, of the ensemble those of the whole round.
+def _interval(figure: Figure, row: Row, say_count: bool) -> str:
+    """A mean and its interval, or why there is none; with its number of images where the header does not say it."""
+    found, images = getattr(row, figure.name), getattr(row, figure.images)
+    if not enough(images):
+        return f"{figure.text(found.value)} ({too_few(images)})"
+    ends = f"{figure.text(found.low)}..{figure.text(found.high)}"
+    return f"{figure.text(found.value)} ({ends}{f'; n = {images}' if say_count else ''})"
+
+
+LEGEND = f"""\
+mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: bootstrap intervals over n images, none
+below n = {ENOUGH_IMAGES}; they do not hold the chance of another training seed. val mAP is of the images that
+thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0 on
+the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
+with as many steps in total. decision: promoted models teach the next round; a control that won is recommended and
+teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. time: of training, of the ensemble
+that of the whole round.
 """
 
 

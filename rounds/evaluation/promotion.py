@@ -13,7 +13,10 @@ from cellsemi.rounds.evaluation.size_shift import weighted
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a round's students teach the next. `probability` is None for round 0, which has no incumbent."""
+    """Whether a round's students teach the next, or a control is recommended (`promoted`), and why.
+
+    `probability` is None for round 0, which has no incumbent.
+    """
 
     promoted: bool
     probability: float | None
@@ -37,12 +40,15 @@ def decide(
     config: PromotionConfig,
     seed: int,
     sized: Sequence[Sized] = (),
+    *,
+    word: str = "promoted",
 ) -> Decision:
     """Compare the ensemble of a round with the incumbent (None: there is none) on the validation images.
 
     Promoted when the paired-bootstrap probability of a larger mAP is at least `min_probability`, and no
     class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
+    `word` is what a winner is called: a control is recommended, since it teaches nobody.
     """
     if incumbent is None:
         return Decision(True, None, "promoted: the first round has no incumbent")
@@ -64,5 +70,5 @@ def decide(
             problems.append(f"class {name} fell by {fall:.3f}, at most {config.class_margin:.3f} is allowed")
     scores = f"validation mAP{at} {old.mean():.3f} -> {new.mean():.3f}, {share}"
     if problems:
-        return Decision(False, probability, f"not promoted: {'; '.join(problems)} ({scores})")
-    return Decision(True, probability, f"promoted: {scores}")
+        return Decision(False, probability, f"not {word}: {'; '.join(problems)} ({scores})")
+    return Decision(True, probability, f"{word}: {scores}")

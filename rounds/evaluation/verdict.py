@@ -1,42 +1,51 @@
-"""States in one sentence whether the rounds helped."""
+"""States what to use of a run, and whether the rounds helped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cellsemi.rounds.evaluation.enough_images import enough, too_few
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
 
 
-def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str]) -> str:
-    """One sentence: did the rounds help on the test images, and more than longer training would have?
+def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str], run: str) -> str:
+    """What to use of a run called `run`; then whether the rounds helped on test, and more than longer training would.
 
-    It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is
-    named with its reason. `delivered` is the (round, model) to use: it is named when it is the control.
+    It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is named with its
+    reason. `delivered` is the (round, model) to use. Of fewer than ENOUGH_IMAGES test images nothing is concluded.
     """
     ensembles = {row.round: row for row in rows if row.model == ENSEMBLE}
     if not ensembles:
         return "Nothing has been evaluated yet."
     last = ensembles[max(ensembles)]
+    use = _use(delivered, run)
     if last.round == 0:
         score = f"{last.test_map.value:.3f} ({_ends(last.test_map, last, '.3f')})"
-        return f"No round has been run yet: the supervised models of round 0 score {score} mAP on test."
+        return f"{use} No round has been run yet: the supervised models of round 0 score {score} mAP on test."
     standing = max((row for row in ensembles.values() if row.promoted or row.round == 0), key=lambda row: row.round)
     shown = standing if standing.round else last
     control = next((row for row in reversed(rows) if row.vs_control is not None), None)
     sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
     if last.round in decisions and not decisions[last.round].promoted:
         sentence += f"; round {last.round} was {decisions[last.round].reason}"
-    if delivered[1] == CONTROL:
-        sentence += f"; on validation images longer training won: use the control of round {delivered[0]}"
-    return sentence + "."
+    return f"{use} {sentence}."
+
+
+def _use(delivered: tuple[int, str], run: str) -> str:
+    round, model = delivered
+    why = ": on validation images longer training on the human labels won" if model == CONTROL else ""
+    return f"Use the {model} of round {round} (cellsemi predict IMAGES --run {run} --out DIR){why}."
 
 
 def _headline(standing: Row, shown: Row, control: Row | None) -> str:
     if standing.round == 0:
         return "The rounds did not help, none was promoted"
+    if not enough(shown.test_images):
+        images = "test image is" if shown.test_images == 1 else "test images are"
+        return f"{shown.test_images} {images} too few to tell whether the rounds helped"
     direction = _direction(shown.change)
     if direction < 0:
         return "The rounds did harm, although validation promoted them"
@@ -56,7 +65,7 @@ def _facts(row: Row) -> str:
     before = row.test_map.value - row.change.value
     return (
         f"test mAP {before:.3f} in round 0, {row.test_map.value:.3f} in round {row.round}, "
-        f"a change of {_signed(row.change, row)} on {row.test_images} images"
+        f"a change of {_signed(row.change, row)}"
     )
 
 
@@ -81,4 +90,8 @@ def _signed(interval: Interval, row: Row) -> str:
 
 
 def _ends(interval: Interval, row: Row, style: str) -> str:
-    return f"{row.confidence * 100:g} % interval {interval.low:{style}} to {interval.high:{style}}"
+    """The interval of a test figure, with its images; or why there is none."""
+    if not enough(row.test_images):
+        return too_few(row.test_images)
+    ends = f"{interval.low:{style}} to {interval.high:{style}}"
+    return f"{row.confidence * 100:g} % interval {ends}, n = {row.test_images}"

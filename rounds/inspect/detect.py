@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.formats.registry import FormatSpec, all_specs
 from cellsemi.rounds.formats.shared.detection import Detected
@@ -41,12 +39,6 @@ def detect(path: Path) -> Detected:
 
 def _evidence(specs: Sequence[FormatSpec]) -> Iterator[str]:
     return (spec.evidence or f"the layout of {spec.name}" for spec in specs)
-
-
-def as_yaml(detected: Detected, classes: tuple[str, ...]) -> str:
-    """The data section that reads it, to be pasted into cellsemi.yaml."""
-    section = {"source": detected.source, **detected.settings, "classes": list(classes)}
-    return yaml.safe_dump({"data": section}, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 def _of_run(paths: RunPaths) -> Detected:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
+from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.evaluation.calibration import Calibration
 
 CELLS_FACTOR = 2.0  # cells per image: this many times more or fewer
 SIZE_DISTANCE = 0.3  # of two distributions of area, 0 to 1

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.rounds.evaluation.calibration import FOLDS
+from cellsemi.rounds.calibration.calibration import FOLDS
 from cellsemi.rounds.pseudo_labels.mask_features import FEATURES, Floats
 
 PARAMETERS: Mapping[str, int | float] = {

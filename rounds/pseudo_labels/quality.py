@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import FilterConfig
+from cellsemi.rounds.calibration.calibration import FOLDS, Calibration, calibrate
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import iou_matrix
 from cellsemi.rounds.cells.matching import hits
-from cellsemi.rounds.evaluation.calibration import FOLDS, Calibration, calibrate
 from cellsemi.rounds.pseudo_labels.iou_regressor import Regressor, out_of_fold
 from cellsemi.rounds.pseudo_labels.mask_features import Floats, features
 

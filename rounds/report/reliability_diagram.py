@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from cellsemi.rounds.calibration.reliability import BINS, Bins, bin_of
 from cellsemi.rounds.colours import PALETTE, Colour
-from cellsemi.rounds.evaluation.reliability import BINS, Bins, bin_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

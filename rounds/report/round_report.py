@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cellsemi.rounds.evaluation.calibration import Calibration, Curve
-from cellsemi.rounds.evaluation.leaderboard import Row, display_rows, markdown_line
+from cellsemi.rounds.calibration.calibration import Calibration, Curve
+from cellsemi.rounds.calibration.reliability import BINS, Bin, Bins, bin_of
+from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES
+from cellsemi.rounds.evaluation.leaderboard import Row, column_name, display_rows, markdown_line
 from cellsemi.rounds.evaluation.promotion import Decision
-from cellsemi.rounds.evaluation.reliability import BINS, Bin, Bins, bin_of
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report.reliability_diagram import Diagram
 
-COLUMNS = ("model", "val mAP", "test mAP", "change", "vs control", "promoted")
+COLUMNS = ("model", "val mAP", "test mAP", "change", "vs control", "decision")
 FITTED = {"own": "its own predictions", "pooled": "those of all classes", "identity": "nothing: too few"}
 PICTURE = "reliability.png"
 
@@ -44,14 +45,16 @@ class Scored:
 class Facts:
     """What the files of a run say of a finished round.
 
-    `teachers_round` is None in round 0, which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts
-    cells by class, then by state and reason as filter.count_reasons names them, over all folds; `unlabelled` counts the
-    images that were filtered. `drift` holds the alarms, None where drift was not checked. `times` are (stage, what
-    was done, how long); `places` are (what, path below the run's folder).
+    `verdict` is that after the round: what to use, and whether the rounds helped. `teachers_round` is None in round 0,
+    which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts cells by class, then by state and
+    reason as filter.count_reasons names them, over all folds; `unlabelled` counts the images that were filtered.
+    `drift` holds the alarms, None where drift was not checked. `times` are (stage, what was done, how long); `places`
+    are (what, path below the run's folder).
     """
 
     run: str
     round: int
+    verdict: str
     decision: Decision
     on_control: Decision | None
     rows: Sequence[Row]
@@ -82,7 +85,8 @@ def to_markdown(facts: Facts) -> str:
         "Reliability in ten bins": _reliability(facts),
     }
     reason = facts.decision.reason
-    lines = [f"# Round {facts.round} of {facts.run}", "", f"**{reason[:1].upper()}{_sentence(reason[1:])}**"]
+    lines = [f"# Round {facts.round} of {facts.run}", "", f"**{facts.verdict}**", ""]
+    lines.append(f"This round: {_sentence(reason)}")
     for title, body in sections.items():
         found = list(body)
         lines += ["", f"## {title}", "", *found] if found else []
@@ -110,12 +114,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _help(facts: Facts) -> Iterator[str]:
     header, cells = display_rows(facts.rows)
-    kept = [header.index(name) for name in COLUMNS]
-    yield from table(COLUMNS, ([row[place] for place in kept] for row in cells))
+    kept = [place for place, name in enumerate(header) if column_name(name) in COLUMNS]
+    yield from table([header[place] for place in kept], ([row[place] for place in kept] for row in cells))
     level = f"{facts.rows[0].confidence:.0%} " if facts.rows else ""
     yield ""
-    yield f"- Brackets: {level}bootstrap intervals over images."
-    yield "- Validation images decide; test images decide nothing."
+    yield f"- Brackets: {level}bootstrap intervals over n images; none below {ENOUGH_IMAGES}."
+    yield "- Validation images decide, so their mAP flatters; test images decide nothing."
     if facts.teachers_round is not None:
         yield "- change: test mAP against round 0 on the same images."
     if any(row.vs_control is not None for row in facts.rows):

@@ -7,6 +7,7 @@ written last. Work inside a stage leaves a commit per shard, so that a crash cos
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.configs.loading import build_config, config_difference, config_hash
+from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import MANIFEST
@@ -157,6 +158,15 @@ def paths_of(config: Config) -> RunPaths:
     return RunPaths(Path(config.run.root).resolve() / config.run.name)
 
 
+def run_name(folder: str | Path) -> str:
+    """A name for a run on the data of a folder: the folder's, without what a name may not hold.
+
+    >>> run_name("plate 3 (new)")
+    'plate-3-new'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).resolve().name).strip("-._")[:64] or "cells"
+
+
 def open_run(config: Config) -> RunPaths:
     """Create the run's folder and run.yaml, or check that an existing run was made with this config.
 
@@ -180,7 +190,7 @@ def open_run(config: Config) -> RunPaths:
 def write_config(paths: RunPaths, config: Config) -> None:
     """Write run.yaml: the resolved config, its hash, the versions."""
     content = {
-        "config_hash": config_hash(config),
+        RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "config": config.model_dump(mode="json"),

@@ -133,7 +133,17 @@ def manifest(root: Path) -> None:
     (root / "manifest.csv").write_text("\n".join(lines))
 
 
+def paired(root: Path) -> None:
+    """X.png beside X_masks.png, and a folder of images without masks."""
+    for picture in pictures("labelled", "val", "test"):
+        save(root / f"{picture.name}.png", picture.pixels)
+        save(root / f"{picture.name}_masks.png", label_map(picture))
+    for picture in pictures("unlabelled"):
+        save(root / "unlabelled" / f"{picture.name}.png", picture.pixels)
+
+
 LAYOUTS = {
+    "paired": paired,
     "sartorius": sartorius,
     "livecell": livecell,
     "class-tifs": class_tifs,

@@ -52,6 +52,15 @@ class Pair:
     same_file: tuple[str, ...]
 
 
+def _elsewhere(part: Part, path: str) -> bool:
+    """Whether an image lies in a folder of another split, which lies in the folder of this one."""
+    images = part.data.images
+    places = {PurePosixPath(place) for place in images.values()} if isinstance(images, dict) else set()
+    own = PurePosixPath(part.images)
+    inside = (place for place in places if place != own and place.is_relative_to(own))
+    return any(PurePosixPath(path).is_relative_to(place) for place in inside)
+
+
 class Paired:
     """An opened folder of images and its annotation files.
 
@@ -64,7 +73,7 @@ class Paired:
         self._images = Folder(part.root, part.images, "data.images")
         self._masks = Folder(part.root, part.masks, "data.masks", (*EXTENSIONS, *ANNOTATION_EXTENSIONS))
         masks = _mask_paths(self._images, self._masks, part.data.mask_suffix)
-        own = [path for path in self._images.paths if path not in masks]
+        own = [path for path in self._images.paths if path not in masks and not _elsewhere(part, path)]
         pictures, unnamed, output = _pictures(self._images, own, part.data.image_suffix)
         if not pictures:
             raise DataError(_no_images(part, len(self._images.paths)))

@@ -93,11 +93,13 @@ def test_inspect_says_what_it_is_and_writes_a_section_that_reads_it(here: Path) 
     assert done.exit_code == 0, done.output
     for words in ("manifest.csv has the columns id and split", "2 labelled, 1 unlabelled, 1 val, 1 test",
                   "8 in 4 annotated images", "inspect-cells.png",
-                  "Next: cellsemi data import cells --out cells-shards"):  # fmt: skip
+                  "Next: cellsemi init cells   #", "      cellsemi round --n 3",
+                  "Or first: cellsemi data import cells --out cells-shards"):  # fmt: skip
         assert words in done.output, words
-    section = done.output[done.output.index("data:\n") : done.output.index("\nNext")]
+    section = done.output[done.output.index("run:\n") : done.output.index("\nNext")]
     assert yaml.safe_load(section)["data"] == {
         "source": "label-maps", "root": "cells", "class_column": "kind", "group_column": "well", "classes": ["x", "y"],
+        "one_class_per_image": True,
     }  # fmt: skip
     (here / "cellsemi.yaml").write_text(section, encoding="utf-8")
     assert load_config().config.data.classes == ("x", "y")
@@ -125,7 +127,9 @@ def test_settings_change_what_was_recognised_and_are_handed_on(here: Path) -> No
     data_set(here / "cells")
     args = ["data", "inspect", "cells", "--no-picture", "--set", "data.where={kind: x}"]
     assert told(*args)["listed"] == {"labelled": 1, "unlabelled": 1, "val": 1, "test": 0}
-    assert "--out cells-shards --set 'data.where={kind: x}'" in invoke(*args).output
+    shown = invoke(*args).output
+    assert "--out cells-shards --set 'data.where={kind: x}'" in shown
+    assert "Next: cellsemi init cells --set 'data.where={kind: x}'" in shown
     wrong = invoke("data", "inspect", "cells", "--set", "data.group_colum=well")
     assert isinstance(wrong.exception, ConfigError) and "did you mean 'data.group_column'" in str(wrong.exception)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.campaigns import bring, config_at
 
+from cellsemi.rounds.calibration.calibration import Calibration, calibrate
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.evaluation.calibration import Calibration, calibrate
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import RunPaths

@@ -18,6 +18,7 @@ from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.events import EventLog, SilentWatcher
 from cellsemi.orchestrator.flow_check import spread
 from cellsemi.orchestrator.terminal import tables
+from cellsemi.orchestrator.terminal.next_steps import next_steps
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.figures import Interval
@@ -130,7 +131,7 @@ def row(round: int, model: str, test_map: float) -> Row:
         test_images=18,
         test_map=interval,
         change=Interval(0.02, 0.005, 0.035) if round else None,
-        vs_control=None,
+        vs_control=Interval(0.011, -0.004, 0.026) if (round, model) == (1, "unet-a") else None,
         confidence=0.95,
         test_class_map={"shsy5y": 0.31, "astro": None, "cort": 0.51},
         precision50=0.7,
@@ -142,6 +143,7 @@ def row(round: int, model: str, test_map: float) -> Row:
         ignored=300 * round,
         rejected=411 * round,
         promoted=True,
+        recommended=(round, model) == (1, "ensemble"),
         seconds=137.0,
     )
 
@@ -169,31 +171,57 @@ def test_the_leaderboard_as_json_is_the_table(here: Path) -> None:
     assert all(Path(path).is_file() for path in found["files"]) and len(found["files"]) == 3
 
 
-@pytest.mark.parametrize(("width", "columns"), [(60, 4), (80, 6), (120, 8), (240, 20)])
+@pytest.mark.parametrize(("width", "columns"), [(60, 5), (80, 6), (100, 6), (120, 8), (240, 20)])
 def test_the_leaderboard_fits_the_terminal(here: Path, width: int, columns: int) -> None:
     stream = io.StringIO()
     paths = judged_run()
     tables.print_leaderboard(paths, Console(file=stream, width=width, highlight=False))
     lines = stream.getvalue().splitlines()
-    (head,) = (line for line in lines if "round" in line and "model" in line)
-    names, _ = leaderboard.display_rows(leaderboard.read(paths.leaderboard))
+    rule = next(i for i, line in enumerate(lines) if "──" in line)
+    head = " ".join(lines[lines.index("demo") : rule])
+    header, _ = leaderboard.display_rows(leaderboard.read(paths.leaderboard))
+    names = [leaderboard.column_name(name) for name in header]
     shown = [name for name in names if f" {name} " in f" {head} "]
-    assert len(shown) >= columns and {"round", "model", "test mAP", "change"} <= set(shown)
+    assert len(shown) >= columns and {"round", "model", "test mAP", "vs control"} <= set(shown)
     assert all(len(line.rstrip()) <= width for line in lines if not line.startswith("leaderboard.md"))
     said = " ".join(" ".join(lines).split())
     for name in set(names) - set(shown):
         assert name in said.partition("Not shown at this width:")[2]
-    assert ".451 (.411, .491)" in said and read_verdict(paths) in said
+    assert said.startswith(" ".join(read_verdict(paths).split())) and "n = 18" in head
+    assert ".451 (.411, .491)" in said or width < 100
+    assert ("+.011 (-.004, +.026)" in said) == (width >= 80)
+    assert ("chosen on" in head) == ("val mAP" in shown)
 
 
 def test_columns_are_chosen_by_what_they_tell() -> None:
-    header = ["rank", "round", "model", "val mAP", "test mAP"]
+    header = ["rank", "round", "model", "val mAP (n = 9)", "test mAP"]
     cells = [["1", "0", "unet-a", "0.4 (0.3..0.5)", "0.5 (0.4..0.6)"]]
     everything, missing = tables.fit_columns(header, cells, 80)
     assert list(everything) == header and missing == []
     narrow, missing = tables.fit_columns(header, cells, 2 + 7 + 8 + 16 + 9)
-    assert narrow == {"round": ["0"], "model": ["unet-a"], "val mAP": ["0.4"], "test mAP": ["0.5 (0.4..0.6)"]}
+    assert narrow == {"round": ["0"], "model": ["unet-a"], "val mAP (n = 9)": ["0.4"], "test mAP": ["0.5 (0.4..0.6)"]}
     assert missing == ["intervals of val mAP", "rank"]
+    narrow, missing = tables.fit_columns(header, cells, 2 + 7 + 8 + 16)  # an interval comes before the next column
+    assert list(narrow) == ["round", "model", "test mAP"] and missing == ["val mAP", "rank"]
+
+
+def test_a_finished_call_names_the_commands_that_go_on(here: Path) -> None:
+    config = load_config("demo").config
+    paths = judged_run()
+    assert [command for command, _ in next_steps(config, paths)] == [
+        "cellsemi predict IMAGES --run demo --out DIR",
+        "cellsemi report demo",
+        "cellsemi init FOLDER",
+    ]
+    own = load_config("label-maps", ["data.root=x"]).config
+    elsewhere = [command for command, _ in next_steps(own, RunPaths(here / "my runs" / "demo"))]
+    assert elsewhere[0] == f"cellsemi predict IMAGES --run '{here}/my runs/demo' --out DIR"
+    assert elsewhere[2] == f"cellsemi model export '{here}/my runs/demo' --out DIR"
+    shown = cellsemi("round", "--n", "1", cwd=here).stdout
+    assert shown.startswith("Use the ensemble of round 1 (cellsemi predict IMAGES --run demo --out DIR). ")
+    assert [line.split("   #")[0].strip() for line in shown.splitlines()[-3:]] == [
+        command for command, _ in next_steps(config, paths)
+    ]
 
 
 def test_no_leaderboard_yet_is_said(here: Path) -> None:
@@ -209,7 +237,7 @@ def test_a_finished_run_is_left_alone(here: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "config: the built-in preset 'demo'" in done.stderr and f"run:    {paths.root}" in done.stderr
     assert "Nothing to do: round 1 is done." in done.stderr
-    assert ".451 (.411, .491)" in done.stdout
+    assert "+.011 (-.004, +.026)" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*") if path.is_file()}
     changed = {path.name for path in {*before, *after} if before.get(path) != after.get(path)}
     assert changed <= {"run.lock", "run.log"}

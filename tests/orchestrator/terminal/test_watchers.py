@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cellsemi.orchestrator.events import EventLog, SilentWatcher, Watcher, duration, read_events
+from cellsemi.orchestrator.events import EventLog, SilentWatcher, Watcher, read_events
 from cellsemi.orchestrator.terminal.watchers import LiveWatcher, Pace, PlainWatcher, open_watcher
+from cellsemi.rounds.duration import duration
 
 
 class Clock:

@@ -122,7 +122,7 @@ def test_text_says_what_the_rows_say() -> None:
     assert shown["part"] == "ema" and shown["switched"] == "off" and shown["settings"] == "a.b=0"
     assert shown["promoted mAP"] == "0.650" and shown["change"].startswith("+0.150 (")
     assert shown["by seed"] == "+0.200 +0.100" and shown["seeds"] == "0, 1"
-    assert (shown["accepted"], shown["min"]) == ("15", "3.0")
+    assert (shown["accepted"], shown["time"]) == ("15", "3 min 00 s")
     assert dict(zip(header, base, strict=True))["change"] == "-"
     markdown = made.to_markdown()
     assert "| " + " | ".join(ema) + " |" in markdown and "## ema, switched off\n\n- `a.b: 1 -> 0`\n" in markdown

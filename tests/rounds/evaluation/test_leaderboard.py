@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +16,7 @@ from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
 from cellsemi.rounds.evaluation.figures import FIGURES, Figure
-from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, display_rows, make_row
+from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, column_name, display_rows, make_row, recommend
 from cellsemi.rounds.evaluation.promotion import Decision, decide
 from cellsemi.rounds.evaluation.verdict import verdict
 from cellsemi.rounds.store.run import RunPaths
@@ -117,6 +118,13 @@ def test_a_gain_within_noise_is_not_promoted_unless_asked():
     assert decide(candidate, best, ("astro",), lax, 0).promoted
 
 
+def test_a_winner_is_called_by_its_word():
+    assert decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0, word="recommended").reason.startswith("recommended: ")
+    assert decide(scores(LOW), scores(HIGH), CLASSES, CONFIG, 0, word="recommended").reason.startswith(
+        "not recommended"
+    )
+
+
 def test_no_class_may_fall():
     candidate, best = scores([9] * 8 + [4] * 2, [0] * 8 + [1] * 2), scores([5] * 10, [0] * 8 + [1] * 2)
     found = decide(candidate, best, CLASSES, CONFIG, 0)
@@ -136,6 +144,7 @@ def test_the_first_round_has_no_incumbent_and_a_decision_survives_json():
 
 BASE = row(LOW)
 HELD = (0, "ensemble")
+USE = "Use the ensemble of round 0 (cellsemi predict IMAGES --run mine --out DIR)."
 REFUSED = {1: Decision(False, 0.3, "not promoted: not clearly better")}
 
 
@@ -172,22 +181,42 @@ def with_control(control):
     ],
 )
 def test_the_verdict_says_what_the_rows_say(rows, opening):
-    assert verdict(rows, {}, HELD).startswith(opening)
+    assert verdict(rows, {}, HELD, "mine").removeprefix(USE + " ").startswith(opening)
 
 
 def test_the_verdict_names_a_refused_round_and_speaks_of_the_standing_one():
-    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, HELD)
-    assert none.startswith("The rounds did not help, none was promoted: test mAP 0.500 in round 0, 0.700 in round 1")
+    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, HELD, "mine")
+    assert none.startswith(
+        f"{USE} The rounds did not help, none was promoted: test mAP 0.500 in round 0, 0.700 in round 1"
+    )
     assert none.endswith("; round 1 was not promoted: not clearly better.")
     rows = [BASE, row(HIGH, round=1, baseline=LOW), row(LOW, round=2, baseline=LOW, promoted=False)]
-    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")}, HELD)
-    assert "0.700 in round 1, a change of +0.200 (95 % interval +0.200 to +0.200) on 20 images" in found
+    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")}, HELD, "mine")
+    assert "0.700 in round 1, a change of +0.200 (95 % interval +0.200 to +0.200, n = 20)" in found
     assert "there is no supervised control of equal steps to compare with; round 2 was not promoted" in found
 
 
 def test_the_verdict_states_the_control():
-    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {}, HELD)
+    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {}, HELD, "mine")
     assert "against a supervised control of as many steps, unet-a of round 1 differs by +0.200 (95 % in" in found
+
+
+def test_the_verdict_says_first_what_to_use():
+    rows = [BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)]
+    found = verdict(rows, {}, (1, "ensemble"), "mine")
+    assert found.startswith("Use the ensemble of round 1 (cellsemi predict IMAGES --run mine --out DIR). The rounds ")
+    found = verdict(rows, {}, (1, "control"), "mine")
+    won = "on validation images longer training on the human labels won"
+    assert found.startswith(f"Use the control of round 1 (cellsemi predict IMAGES --run mine --out DIR): {won}. The")
+
+
+@pytest.mark.parametrize(("images", "words"), [(1, "1 test image is"), (7, "7 test images are")])
+def test_nothing_is_concluded_from_a_few_test_images(images, words):
+    rows = [row(LOW[:images]), row(HIGH[:images], round=1, baseline=LOW[:images])]
+    found = verdict(rows, {}, HELD, "mine")
+    assert f"{words} too few to tell whether the rounds helped: test mAP 0." in found
+    assert f"a change of +0.200 (n = {images}: too few)" in found and "interval" not in found
+    assert re.search(rf"score 0\.\d+ \(n = {images}: too few\) mAP on test", verdict(rows[:1], {}, HELD, "mine"))
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -198,10 +227,37 @@ def test_rank_is_by_validation_and_never_by_test():
     assert header[:3] == ["rank", "round", "model"]
     assert [line[0] for line in cells] == ["2", "1"]
     assert all(len(line) == len(header) for line in cells)
-    assert cells[0][header.index("change")] == "-"
-    assert cells[1][header.index("change")].startswith("+0.000 (")
+    assert cells[0][header.index("change (n = 20)")] == "-"
+    assert cells[1][header.index("change (n = 20)")].startswith("+0.000 (")
     assert cells[0][header.index("test cort")] == "-"  # no test image holds it
-    assert cells[0][header.index("time")] == "1.5"
+    assert cells[0][header.index("time")] == "1 min 30 s"
+
+
+def test_the_number_of_images_stands_beside_every_interval():
+    header, cells = display_rows([row(MIXED, val=MIXED[:12]), row(MIXED, val=MIXED[:12], round=1, baseline=LOW)])
+    places = [header.index(name) for name in ("val mAP (chosen on, n = 12)", "test mAP (n = 20)", "change (n = 20)")]
+    assert all(re.fullmatch(r"[+-]?0\.\d{3} \([+-]?0\.\d{3}\.\.[+-]?0\.\d{3}\)", cells[1][place]) for place in places)
+    header, cells = display_rows([row(MIXED, val=MIXED[:12]), row(MIXED, round=1, baseline=LOW)])
+    val = [line[header.index("val mAP (chosen on)")] for line in cells]
+    assert [text.partition("; ")[2] for text in val] == ["n = 12)", "n = 20)"]
+
+
+def test_few_images_have_no_interval():
+    header, (cells,) = display_rows([row(HIGH[:7], round=1, baseline=LOW[:7], val=LOW[:8])])
+    assert cells[header.index("test mAP")] == "0.700 (n = 7: too few)"
+    assert cells[header.index("change")] == "+0.200 (n = 7: too few)"
+    assert ".." in cells[header.index("val mAP (chosen on, n = 8)")]
+    assert [column_name(name) for name in header[:4]] == ["rank", "round", "model", "val mAP"]
+
+
+def test_promoted_is_what_teaches_and_a_control_is_recommended():
+    rows = [BASE, row(HIGH, round=1, baseline=LOW, promoted=False), row(HIGH, model="control", round=1, promoted=False)]
+    marked = recommend(rows, (1, "control"))
+    header, cells = display_rows(marked)
+    assert [line[header.index("decision")] for line in cells] == ["promoted", "-", "recommended"]
+    assert [found.recommended for found in marked] == [False, False, True]
+    header, cells = display_rows(recommend(rows, (0, "ensemble")))
+    assert [line[header.index("decision")] for line in cells] == ["promoted", "-", "-"]
 
 
 def test_one_class_needs_no_column_of_its_own():

@@ -351,3 +351,11 @@ def test_damaged_label_maps_end_in_an_image_error_or_in_cells_and_in_little_memo
     finally:
         tracemalloc.stop()
     assert 10 < good < 290
+
+
+def test_a_folder_of_another_split_inside_is_not_read_twice(tmp_path: Path) -> None:
+    build(tmp_path, "a.png", "a_masks.png", "unlabelled/u.png", "kept/test/t.png", "kept/test/t_masks.png")
+    build(tmp_path, "b.png", "b_masks.png")
+    images = {"labelled": ".", "unlabelled": "unlabelled", "test": "kept/test"}
+    found = {item.image_id: item.split for item in open_data(config(tmp_path, images=images)).items}
+    assert found.pop("u") == "unlabelled" and found.pop("t") == "test" and set(found) == {"a", "b"}

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
 from cellsemi.rounds.formats.shared import folder_scan
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
-from cellsemi.rounds.inspect.detect import as_yaml, detect
+from cellsemi.rounds.inspect.detect import detect
 from cellsemi.rounds.store import run
 
 DSB2018 = Path(__file__).resolve().parents[4] / "shared" / "data" / "dsb2018"
@@ -199,15 +198,6 @@ def test_the_scan_is_bounded(tmp_path: Path) -> None:
     seen = FolderScan(tmp_path)
     assert len(seen.folders) <= 1 + folder_scan.SUBFOLDERS * 4 + folder_scan.DEPTH and len(seen.top.folders) == 41
     assert max(path.count("/") for path in seen.folders) < folder_scan.DEPTH
-
-
-def test_the_section_to_paste_reads_the_same_data(tmp_path: Path) -> None:
-    root = lay(tmp_path, "train/0_img.png", "train/0_masks.png", "test/1_img.png", "test/1_masks.png")
-    found = detect(root)
-    (root / "c.yaml").write_text(as_yaml(found, ("a b", "é: [x]")), encoding="utf-8")
-    data = load_config(str(root / "c.yaml")).config.data
-    assert (data.source, data.classes, data.root) == ("paired", ("a b", "é: [x]"), str(root))
-    assert yaml.safe_load(as_yaml(found, ("a",)))["data"]["masks"] == found.settings["masks"]
 
 
 def test_the_data_beside_the_repository() -> None:

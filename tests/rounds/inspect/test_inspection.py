@@ -20,7 +20,7 @@ from cellsemi.rounds.colours import GREY, PALETTE
 from cellsemi.rounds.datasets.open import Opened
 from cellsemi.rounds.drawing import scaled
 from cellsemi.rounds.formats.base import Item, Loaded
-from cellsemi.rounds.inspect.advice import hints
+from cellsemi.rounds.inspect.advice import Hint, hints
 from cellsemi.rounds.inspect.statistics import Inspection, discover_classes, examples, inspect, spread
 from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, contact_sheet
 from cellsemi.rounds.store.image_codec import decode_image, intensity_range, pixel_sha256, to_png
@@ -151,9 +151,25 @@ def test_examples_take_turns_and_hold_cells() -> None:
     assert examples(items, counts, 4) == chosen and examples(items, {}, 4) == []
 
 
+def texts(found: Inspection, data: DataConfig) -> str:
+    return "\n".join(hint.text for hint in hints(found, data))
+
+
+def test_hints_that_recommend_a_setting_name_its_path_and_value() -> None:
+    found = {hint.setting: hint.value for hint in hints(look(small_set()), DataConfig(class_column="kind"))}
+    del found[""]
+    assert found == {
+        "data.one_class_per_image": True,
+        "data.clean.fill_holes": True,
+        "data.clean.parts": "largest",
+        "data.clean.drop_duplicates": True,
+        "data.clean.min_area_px": 2,
+    }
+
+
 def test_hints_name_the_setting_that_follows() -> None:
     data = DataConfig()
-    told = "\n".join(hints(look(small_set()), data))
+    told = texts(look(small_set()), data)
     for words in (
         "only 2 groups",
         "14% of the masks have holes: --set data.clean.fill_holes=true",
@@ -168,7 +184,7 @@ def test_hints_name_the_setting_that_follows() -> None:
     ):
         assert words in told, words
     mended = DataConfig(clean={"fill_holes": True, "parts": "split", "drop_duplicates": True})
-    fewer = "\n".join(hints(look(small_set()), mended))
+    fewer = texts(look(small_set()), mended)
     assert "fill_holes" not in fewer and "several parts" not in fewer and "twice" not in fewer
 
 
@@ -179,12 +195,15 @@ def test_a_clean_set_with_groups_and_a_pool_has_no_hints() -> None:
     for i, split in enumerate(("labelled", "val", "test", "unlabelled")):
         loaded = record(split, None if split == "unlabelled" else crops, (pixels % (50 + i)).astype(np.uint8))
         items.append(item(split, split, Loaded(loaded), group=split))
-    assert hints(look(items), DataConfig()) == []
+    few = "only 1 validation image decides thresholds and promotion, too few to tell a gain from chance"
+    folds = "rounds.folds: 2 would let all 2 labelled images decide, at 2 times the training"
+    assert hints(look(items), DataConfig()) == [Hint(f"{few}; {folds}")]
+    assert hints(look(items), DataConfig(), folds=2)[0].text.startswith("all 2 labelled images decide")
 
 
 def test_missing_splits_groups_and_too_many_bad_images_are_hinted_at() -> None:
     items = [item("a", "labelled", ImageError("a", "bad")), item("b", "labelled", Loaded(record("b", [])))]
-    told = "\n".join(hints(look(items), DataConfig()))
+    told = texts(look(items), DataConfig())
     for words in ("no val and no test", "no unlabelled", "no group", "50% of the images", "no image holds a cell"):
         assert words in told
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from cellsemi.rounds.calibration.calibration import Calibration, Curve
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.evaluation.calibration import Calibration, Curve
 from cellsemi.rounds.pseudo_labels import drift
 from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile, size_distance
 

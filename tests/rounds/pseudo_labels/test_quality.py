@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import FilterConfig
+from cellsemi.rounds.calibration.calibration import calibrate
 from cellsemi.rounds.cells.instances import COLUMNS, Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
-from cellsemi.rounds.evaluation.calibration import calibrate
 from cellsemi.rounds.pseudo_labels.iou_regressor import MOST_CATEGORIES, Regressor, out_of_fold
 from cellsemi.rounds.pseudo_labels.mask_features import FEATURES, features
 from cellsemi.rounds.pseudo_labels.quality import MIN_IMAGES, MIN_SAMPLES, Quality, best_iou, fit_quality

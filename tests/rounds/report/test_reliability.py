@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cellsemi.rounds.evaluation.reliability import BINS, Bin, bin_of, expected_calibration_error, reliability
+from cellsemi.rounds.calibration.reliability import BINS, Bin, bin_of, expected_calibration_error, reliability
 from cellsemi.rounds.report.reliability_diagram import AFTER, BEFORE, COLUMNS, Diagram, draw, picture
 
 EDGES = [st.sampled_from([n / 10 for n in range(11)]), st.floats(0, 1, width=32), st.floats(0, 1)]

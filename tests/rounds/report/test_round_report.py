@@ -17,7 +17,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.runs import report
-from cellsemi.rounds.evaluation.history import RoundManifest
+from cellsemi.rounds.evaluation.history import RoundManifest, read_verdict
 from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.manifest import read_fit
@@ -61,15 +61,18 @@ def test_the_report_holds_the_decision_and_the_rows(finished: tuple[RunPaths, Co
         text = report.write_report(config, paths, round).read_text()
         manifest = RoundManifest.read(paths.round_manifest(round))
         reason = manifest.decision.reason
-        assert text.splitlines()[2] == f"**{reason[0].upper()}{reason[1:]}.**"
+        assert text.splitlines()[2].startswith("**Use the ensemble of round ")
+        assert text.splitlines()[4] == f"This round: {reason}."
         rows = cells_of_table(section(text, "Did it help?"), "model")
         assert [row[0] for row in rows] == [row["model"] for row in manifest.rows]
         for shown, row in zip(rows, manifest.rows, strict=True):
-            assert shown[2] == f"{row['test_map']:.3f} ({row['test_map_low']:.3f}..{row['test_map_high']:.3f})"
-            assert (shown[3] == "-") == (round == 0) and (shown[5] == "yes") == row["promoted"]
+            assert shown[2] == f"{row['test_map']:.3f} (n = 3: too few)"
+            assert (shown[3] == "-") == (round == 0) and (shown[5] == "promoted") == row["promoted"]
         assert manifest.why_these_students in text
         assert ("vs control: " in text) == (round == 1)
     assert "Teachers: unet-a, unet-b of round 0." in text
+    assert report.collect(config, paths, 1).verdict == read_verdict(paths)  # of the last round: that of the run
+    assert "No round has been run yet" in report.collect(config, paths, 0).verdict
 
 
 def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[RunPaths, Config]) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds.calibration.reliability import Bin, Bins, expected_calibration_error, reliability
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import hits
-from cellsemi.rounds.evaluation.reliability import Bin, Bins, expected_calibration_error, reliability
 
 Kind = Literal["own", "pooled", "identity"]
 Floats = NDArray[np.float64]

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds.calibration.calibration import EPS, Calibration, Curve, _isotonic, calibrate
+from cellsemi.rounds.calibration.reliability import expected_calibration_error, reliability
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.evaluation.calibration import EPS, Calibration, Curve, _isotonic, calibrate
-from cellsemi.rounds.evaluation.reliability import expected_calibration_error, reliability
 
 SIZE = 100
 SPOTS = [(x, y) for x in range(0, SIZE, 5) for y in range(0, SIZE, 5)]

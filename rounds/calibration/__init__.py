@@ -1,0 +1,1 @@
+"""From scores to probabilities: calibration curves, and how reliable they are."""
