@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from cellsemi.orchestrator.apply.outputs import place_of
 from cellsemi.orchestrator.terminal.tables import table
+from cellsemi.rounds.evaluation.enough_images import enough, too_few
 
 if TYPE_CHECKING:
     from cellsemi.orchestrator.apply.evaluate import Judgement
@@ -110,6 +111,8 @@ def _print_classes(console: Console, found: Judgement) -> None:
 
 
 def _interval(found: Interval, style: str, images: int) -> str:
+    if not enough(images):
+        return f"{found.value:{style}}, {too_few(images)}"
     return f"{found.value:{style}} ({found.low:{style}}..{found.high:{style}})"
 
 

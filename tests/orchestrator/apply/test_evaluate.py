@@ -134,6 +134,7 @@ def test_the_table_is_read_at_80_columns(here: Path, fake_models: None, monkeypa
     monkeypatch.setenv("COLUMNS", "80")
     shown = invoke("evaluate", str(data), "--run", str(paths.root), "--masks", str(here / "other")).output
     assert "vs first" in shown and "…" not in shown
+    assert "n = 3: too few" in shown and ".." not in shown.split("mAP:")[0], "no interval of three images"
 
 
 def test_what_a_run_has_used_is_known(here: Path, fake_models: None) -> None:

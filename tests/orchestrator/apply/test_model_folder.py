@@ -14,7 +14,7 @@ from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.orchestrator.apply.choose_model import choose_model, of_run
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
-from cellsemi.orchestrator.apply.export_model import CARD, CHECKSUMS, export_model
+from cellsemi.orchestrator.apply.model_folder import CARD, CHECKSUMS, write_model_folder
 from cellsemi.orchestrator.apply.recipe import MEMBERS, RECIPE_FILE, TrainedModel
 from cellsemi.rounds.cells.instances import COLUMNS
 from cellsemi.rounds.store import files
@@ -28,7 +28,7 @@ def test_it_predicts_as_its_run_without_the_run(here: Path, fake_models: None, n
     chosen = of_run(paths, 1, name)
     expected = EnsemblePredictor(chosen.model, "cpu").predict(images)
     fingerprint = chosen.model.fingerprint
-    export_model(chosen, "# card\n", here / "model")
+    write_model_folder(chosen, "# card\n", here / "model")
     shutil.rmtree(here / "runs")
     loaded = choose_model(None, here / "model")
     assert loaded.model.recipe == chosen.model.recipe and loaded.seen == chosen.seen
@@ -40,7 +40,7 @@ def test_it_predicts_as_its_run_without_the_run(here: Path, fake_models: None, n
 
 
 def test_every_file_has_its_checksum(here: Path, fake_models: None) -> None:
-    done = export_model(of_run(small_run(here)), "# card\n", here / "model", extra=lambda folder: None)
+    done = write_model_folder(of_run(small_run(here)), "# card\n", here / "model", extra=lambda folder: None)
     lines = (here / "model" / CHECKSUMS).read_text().splitlines()
     stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     there = {
@@ -57,16 +57,16 @@ def test_it_is_whole_or_absent(here: Path, fake_models: None) -> None:
 
     chosen = of_run(small_run(here))
     with pytest.raises(ModelError, match="extra"):
-        export_model(chosen, "", here / "model", fail)
+        write_model_folder(chosen, "", here / "model", fail)
     assert not (here / "model").exists()
-    export_model(chosen, "", here / "model")
+    write_model_folder(chosen, "", here / "model")
     with pytest.raises(UsageError, match="not an empty folder"):
-        export_model(chosen, "", here / "model")
+        write_model_folder(chosen, "", here / "model")
 
 
 def test_what_was_altered_is_refused(here: Path, fake_models: None) -> None:
     chosen = of_run(small_run(here))
-    export_model(chosen, "", here / "model")
+    write_model_folder(chosen, "", here / "model")
     member = chosen.model.recipe.members[0].name
     weights = here / "model" / MEMBERS / member / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes() + b" ")
@@ -92,6 +92,6 @@ def test_the_fingerprint_holds_what_changes_predictions(here: Path, fake_models:
 
 def test_a_recipe_states_every_default(here: Path, fake_models: None) -> None:
     """Another version may have other defaults."""
-    export_model(of_run(small_run(here)), "", here / "model")
+    write_model_folder(of_run(small_run(here)), "", here / "model")
     inference = files.read_json(here / "model" / RECIPE_FILE)["members"][0]["inference"]
     assert {"tile_px", "overlap", "tta", "min_area_px", "cell_probability"} <= set(inference)

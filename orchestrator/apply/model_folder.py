@@ -19,7 +19,7 @@ CHECKSUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedModel:
+class ModelFolder:
     """A model that was written: its folder, and its files with their sizes in bytes."""
 
     folder: Path
@@ -27,9 +27,9 @@ class ExportedModel:
     sizes: dict[str, int]
 
 
-def export_model(
+def write_model_folder(
     chosen: ChosenModel, card: str, out: Path, extra: Callable[[Path], None] | None = None
-) -> ExportedModel:
+) -> ModelFolder:
     """Write a model into the new folder `out`, whole or not at all; `extra` adds files to it before it is summed up.
 
     UsageError when `out` holds something; ModelError when weights are missing or altered.
@@ -47,7 +47,7 @@ def export_model(
         if extra is not None:
             extra(folder)
         sizes = _sum_up(folder)
-    return ExportedModel(out, chosen.model.recipe.title, sizes)
+    return ModelFolder(out, chosen.model.recipe.title, sizes)
 
 
 def _sum_up(folder: Path) -> dict[str, int]:
