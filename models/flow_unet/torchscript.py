@@ -1,0 +1,101 @@
+"""Writes a trained network, normalisation and mask recovery included, as one TorchScript file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_tensors
+
+from cellsemi.configs.models import FlowUnetConfig
+from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
+from cellsemi.models.base import config_of
+from cellsemi.models.flow_unet.graph import CellGraph
+from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.model_files import ModelFile, read_model_file, read_weights
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.image_codec import HIGH, LOW, LUMINANCE, SAMPLE
+
+ABOUT = "cellsemi.json"  # the file inside the archive that says what it holds
+
+
+def to_torchscript(folder: Path, inference: InferenceConfig, out: Path) -> list[str]:
+    """Write the model of a trained folder for `torch.jit.load(out)`: image in, label map out (graph.CellGraph).
+
+    Returns what a person must know, a sentence each, first what opens the file. ModelError when the folder holds no
+    model, or one of another family.
+    """
+    about = read_model_file(folder)
+    notes = differences(about, inference)
+    content = {"classes": about.classes, "inference": inference.model_dump(mode="json"), "differs": notes}
+    # With the content in the archive, the file alone says what it is.
+    extra = {ABOUT: json.dumps(content, indent=2, sort_keys=True)}
+    with quiet(), files.atomic_file(out) as file:
+        torch.jit.save(compiled(folder, inference), file, _extra_files=extra)
+    return [
+        f"torch.jit.load({str(out)!r}) opens it: float32 (B, 1 or 3, H, W) images as they are stored go in, "
+        "float32 (B, 1, H, W) label maps come out.",
+        *notes,
+    ]
+
+
+def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule:
+    """The TorchScript module of a trained folder, on the CPU."""
+    about = read_model_file(folder)
+    model = config_of(about.model, FlowUnetConfig)
+    net = build(model.width, about.classes, seed=0)
+    net.load_state_dict(load_tensors(read_weights(folder)))
+    net.eval()
+    small, wide = torch.rand(1, 1, 2 * STRIDE, STRIDE), torch.rand(1, 1, STRIDE, 5 * STRIDE)
+    with quiet(), torch.no_grad():
+        # `check_inputs`: the trace must give the network's own outputs at another size too.
+        traced = torch.jit.trace(net, small, check_inputs=[(wide,)])
+        graph = CellGraph(
+            traced,
+            stride=STRIDE,
+            views=list(inference.tta),
+            threshold=inference.pixel_probability,
+            steps=inference.flow_steps,
+            min_area_px=inference.min_area_px,
+            percentiles=(LOW, HIGH),
+            sample_px=SAMPLE,
+            luminance=tuple(float(share) for share in LUMINANCE),
+        )
+        module: torch.jit.ScriptModule = torch.jit.script(graph.eval())
+    return module
+
+
+def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
+    """How the predictions of the file differ from our own, a sentence each."""
+    height, width = inference.tile_size
+    notes = [
+        "Cells of every score are in the label map: the score needs the flow of each mask, which the file does not "
+        "compute.",
+        f"The image goes through the network whole; our own prediction cuts images larger than {width} x {height} "
+        "pixels into windows."
+        if inference.grid is None
+        else "The image goes through the network whole, not by a grid.",
+    ]
+    if len(about.classes) > 1:
+        notes.append(f"The label map states no classes; the model knows {', '.join(about.classes)}.")
+    if inference.scales != (1.0,) or inference.scale_search:
+        notes.append(
+            "The image is predicted at its own size: inference.scales and inference.scale_search are left out."
+        )
+    if inference.precision != "float32":
+        notes.append(f"The arithmetic is float32, not {inference.precision}.")
+    if inference.cell_probability == AUTO_PROBABILITY:
+        notes.append(f"No cell probability was chosen for this model: {inference.pixel_probability} is in the file.")
+    return notes
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warning that torch.jit is deprecated: it is what Fiji and QuPath load."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=FutureWarning)
+        yield
