@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cellsemi.models.flow.scripted_recovery import recover
+from cellsemi.models.inference.scripted_windows import window_starts, window_weight
 
 
 class CellGraph(nn.Module):
     """(B, 1 or 3, H, W) images as they are stored, as float32 -> (B, 1, H, W) float32 label maps, 0 is background.
 
     `net` takes (1, 1, H, W) with sides that are multiples of `stride`, and returns raw outputs. Each image is
-    normalised by itself (crops.normalise) and goes through the network whole, once for each view.
+    normalised by itself (crops.normalise). Once for each view it goes through the network in windows of at most
+    `tile` (height, width) pixels, `step` apart, which are blended.
     """
 
     def __init__(
@@ -24,6 +26,8 @@ class CellGraph(nn.Module):
         net: nn.Module,
         *,
         stride: int,
+        tile: tuple[int, int],
+        step: tuple[int, int],
         views: list[str],
         threshold: float,
         steps: int,
@@ -35,6 +39,8 @@ class CellGraph(nn.Module):
         super().__init__()
         self.net = net
         self.stride = stride
+        self.tile = tile
+        self.step = step
         self.views = views
         self.threshold = threshold
         self.steps = steps
@@ -54,11 +60,33 @@ class CellGraph(nn.Module):
         pixels = normalised(image, self.luminance, self.percentiles, self.sample_px)
         outputs = torch.zeros([3, pixels.shape[0], pixels.shape[1]], dtype=torch.float32, device=pixels.device)
         for view in self.views:
-            turned = turn(pixels[None], view)
-            raw = self.net(filled(turned, self.stride)[None])[0, :3, : turned.shape[1], : turned.shape[2]]
-            outputs = outputs + flow_turned_back(torch.cat([raw[:1].sigmoid(), raw[1:]]), view)
+            outputs = outputs + flow_turned_back(self.tiled(turn(pixels[None], view)), view)
         outputs = outputs / len(self.views)
         return recover(outputs[0], outputs[1:], self.threshold, self.steps, self.min_area_px)
+
+    def tiled(self, pixels: Tensor) -> Tensor:
+        """Probability, flow y and flow x (3, H, W) of (1, H, W) pixels of any size; see tiling.run_tiled."""
+        height, width = pixels.shape[1], pixels.shape[2]
+        tall, wide = min(self.tile[0], height), min(self.tile[1], width)
+        rows = window_starts(height, self.tile[0], self.step[0])
+        columns = window_starts(width, self.tile[1], self.step[1])
+        if len(rows) * len(columns) == 1:
+            return self.activated(pixels)
+        total = torch.zeros([3, height, width], dtype=torch.float32, device=pixels.device)
+        weight = torch.zeros([height, width], dtype=torch.float32, device=pixels.device)
+        for i, top in enumerate(rows):
+            for j, left in enumerate(columns):
+                outputs = self.activated(pixels[:, top : top + tall, left : left + wide])
+                taper = window_weight(rows, i, tall, pixels)[:, None] * window_weight(columns, j, wide, pixels)
+                total[:, top : top + tall, left : left + wide] += outputs * taper
+                weight[top : top + tall, left : left + wide] += taper
+        return total / weight
+
+    def activated(self, pixels: Tensor) -> Tensor:
+        """The same of one window, which goes through the network whole."""
+        raw: Tensor = self.net(filled(pixels, self.stride)[None])
+        raw = raw[0, :3, : pixels.shape[1], : pixels.shape[2]]
+        return torch.cat([raw[:1].sigmoid(), raw[1:]])
 
 
 def normalised(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
 from cellsemi.models.base import config_of
 from cellsemi.models.flow_unet.graph import CellGraph
 from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.inference.windows import window_step
 from cellsemi.models.model_files import ModelFile, read_model_file, read_weights
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import HIGH, LOW, LUMINANCE, SAMPLE
@@ -29,18 +31,25 @@ def to_torchscript(folder: Path, inference: InferenceConfig, out: Path) -> list[
     Returns what a person must know, a sentence each, first what opens the file. ModelError when the folder holds no
     model, or one of another family.
     """
-    about = read_model_file(folder)
-    notes = differences(about, inference)
-    content = {"classes": about.classes, "inference": inference.model_dump(mode="json"), "differs": notes}
-    # With the content in the archive, the file alone says what it is.
-    extra = {ABOUT: json.dumps(content, indent=2, sort_keys=True)}
-    with quiet(), files.atomic_file(out) as file:
-        torch.jit.save(compiled(folder, inference), file, _extra_files=extra)
+    content, notes = packed(folder, inference)
+    files.write_bytes(out, content)
     return [
         f"torch.jit.load({str(out)!r}) opens it: float32 (B, 1 or 3, H, W) images as they are stored go in, "
         "float32 (B, 1, H, W) label maps come out.",
         *notes,
     ]
+
+
+def packed(folder: Path, inference: InferenceConfig) -> tuple[bytes, list[str]]:
+    """The bytes of the TorchScript file of a trained folder, and how its predictions differ from our own."""
+    about = read_model_file(folder)
+    notes = differences(about, inference)
+    stated = {"classes": about.classes, "inference": inference.model_dump(mode="json"), "differs": notes}
+    buffer = io.BytesIO()
+    with quiet():
+        # With ABOUT inside, the file alone says what it is.
+        torch.jit.save(compiled(folder, inference), buffer, _extra_files={ABOUT: json.dumps(stated, indent=1)})
+    return buffer.getvalue(), notes
 
 
 def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule:
@@ -53,33 +62,43 @@ def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule
     small, wide = torch.rand(1, 1, 2 * STRIDE, STRIDE), torch.rand(1, 1, STRIDE, 5 * STRIDE)
     with quiet(), torch.no_grad():
         # `check_inputs`: the trace must give the network's own outputs at another size too.
-        traced = torch.jit.trace(net, small, check_inputs=[(wide,)])
+        traced = torch.jit.trace(net, small, check_inputs=[(wide,)])  # type: ignore[no-untyped-call]
+        tile, step = windows_of(inference)
+        red, green, blue = LUMINANCE.tolist()
         graph = CellGraph(
             traced,
             stride=STRIDE,
+            tile=tile,
+            step=step,
             views=list(inference.tta),
             threshold=inference.pixel_probability,
             steps=inference.flow_steps,
             min_area_px=inference.min_area_px,
             percentiles=(LOW, HIGH),
             sample_px=SAMPLE,
-            luminance=tuple(float(share) for share in LUMINANCE),
+            luminance=(red, green, blue),
         )
         module: torch.jit.ScriptModule = torch.jit.script(graph.eval())
     return module
 
 
+def windows_of(inference: InferenceConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Size and distance (y, x) of the windows; those of the default settings instead of a grid."""
+    if inference.grid is not None:
+        inference = InferenceConfig()
+    return inference.tile_size, (window_step(inference, 0), window_step(inference, 1))
+
+
 def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
     """How the predictions of the file differ from our own, a sentence each."""
-    height, width = inference.tile_size
     notes = [
         "Cells of every score are in the label map: the score needs the flow of each mask, which the file does not "
-        "compute.",
-        f"The image goes through the network whole; our own prediction cuts images larger than {width} x {height} "
-        "pixels into windows."
-        if inference.grid is None
-        else "The image goes through the network whole, not by a grid.",
+        "compute."
     ]
+    if inference.grid is not None:
+        notes.append(
+            f"Windows are {windows_of(inference)[0][0]} pixels a side, not those of the grid (inference.grid)."
+        )
     if len(about.classes) > 1:
         notes.append(f"The label map states no classes; the model knows {', '.join(about.classes)}.")
     if inference.scales != (1.0,) or inference.scale_search:
