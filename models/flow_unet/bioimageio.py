@@ -32,7 +32,7 @@ TEST_INPUT, TEST_OUTPUT = "test-input.npy", "test-output.npy"
 TAGS = ("instance-segmentation", "2d", "cells", "unet", "pytorch", "torchscript", "semi-supervised", "cellsemi")
 CHANNELS = {1: ["intensity"], 3: ["red", "green", "blue"]}
 COVER_PX = 256  # side of each of its two halves
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files in the archive: equal content is equal bytes
+DATE = (1980, 1, 1, 0, 0, 0)  # of the files in the archive, which needs one: when they were written says nothing
 
 
 def to_bioimageio(folder: Path, inference: InferenceConfig, publication: Publication, out: Path) -> list[str]:
@@ -58,7 +58,7 @@ def to_bioimageio(folder: Path, inference: InferenceConfig, publication: Publica
     content[DESCRIPTION] = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120).encode()
     with files.atomic_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(content):
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content[name], zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, DATE), content[name], zipfile.ZIP_DEFLATED)
     left = [] if publication.licence else ["No licence is stated: bioimage.io asks for one."]
     return [f"bioimageio.core and Fiji (deepImageJ) open {out}.", *left, *notes]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_tensors
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
-from cellsemi.models.base import config_of
 from cellsemi.models.flow_unet.graph import CellGraph
 from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.inference.windows import window_step
@@ -55,8 +55,9 @@ def packed(folder: Path, inference: InferenceConfig) -> tuple[bytes, list[str]]:
 def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule:
     """The TorchScript module of a trained folder, on the CPU."""
     about = read_model_file(folder)
-    model = config_of(about.model, FlowUnetConfig)
-    net = build(model.width, about.classes, seed=0)
+    if not isinstance(about.model, FlowUnetConfig):
+        raise ModelError(f"{folder}: a model of the kind {about.kind}, not flow-unet")
+    net = build(about.model.width, about.classes, seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
     net.eval()
     small, wide = torch.rand(1, 1, 2 * STRIDE, STRIDE), torch.rand(1, 1, STRIDE, 5 * STRIDE)
@@ -116,5 +117,5 @@ def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
 def quiet() -> Iterator[None]:
     """No warning that torch.jit is deprecated: it is what Fiji and QuPath load."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
         yield
