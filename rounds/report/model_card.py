@@ -304,7 +304,7 @@ def _lineage(facts: CardFacts) -> list[str]:
 def _chosen(facts: CardFacts) -> list[str]:
     inference = facts.inference
     rows = [
-        (each.name, each.kind, f"{each.parameters / 1e6:.1f} M", str(each.steps), _probability(each.cell_probability))
+        (each.name, each.kind, f"{each.parameters:,}", str(each.steps), _probability(each.cell_probability))
         for each in facts.members
     ]
     lines = [*table(("model", "family", "parameters", "steps", "cell probability"), rows), ""]

@@ -6,8 +6,10 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,14 @@ from cellsemi.models.flow_unet.torchscript import quiet
 from cellsemi.rounds.cells.masks import from_label_map, iou_matrix
 
 CORE = "CELLSEMI_BIOIMAGEIO_PYTHON"  # names a Python that has bioimageio.core and torch
+VALID = """
+import sys
+from bioimageio.spec import InvalidDescr, load_description
+found = load_description(sys.argv[1])
+if isinstance(found, InvalidDescr):
+    sys.exit(found.validation_summary.format())
+print(found.type, found.name)
+"""
 CHECK = """
 import sys
 from bioimageio.core import test_description
@@ -98,12 +108,15 @@ def test_colours_have_three_channels_and_an_unknown_licence_is_said(trained: Pat
 
 
 def test_it_is_valid_to_the_specification(trained: Path, tmp_path: Path) -> None:
-    spec = pytest.importorskip("bioimageio.spec")
-    for name, content in package(trained, tmp_path / "m.zip").items():
-        (tmp_path / name).write_bytes(content)
-    found = spec.load_description(tmp_path / "rdf.yaml")  # not the archive, which the library leaves open
-    assert not isinstance(found, spec.InvalidDescr), found.validation_summary.format()
-    assert found.type == "model" and found.name == ABOUT.name
+    """In a process of its own: the library leaves files open, and warnings are errors here."""
+    if find_spec("bioimageio") is None:
+        pytest.skip("bioimageio.spec is not installed")
+    package(trained, tmp_path / "m.zip")
+    done = subprocess.run(
+        [sys.executable, "-c", VALID, str(tmp_path / "m.zip")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip().endswith(f"model {ABOUT.name}")
 
 
 @pytest.mark.slow
