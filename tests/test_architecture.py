@@ -97,7 +97,7 @@ ALLOWED = {
         "rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/cells rounds/evaluation rounds/store",
-    "rounds/report": "rounds/cells rounds/colours rounds/evaluation rounds/pseudo_labels rounds/store",
+    "rounds/report": "configs rounds/cells rounds/colours rounds/evaluation rounds/pseudo_labels rounds/store",
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store",
@@ -115,7 +115,8 @@ ALLOWED = {
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
-        "configs rounds/cells models/base models/crops models/flow models/inference models/model_files models/training"
+        "configs rounds/cells rounds/store models/base models/crops models/flow models/inference "
+        "models/model_files models/training"
     ),
     "models/inference": "configs rounds/cells models/base",
     "models/model_files": "configs rounds/store",
@@ -148,8 +149,8 @@ ALLOWED = {
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/shards rounds/pseudo_labels "
-        "rounds/report rounds/store models/base models/model_files models/registry orchestrator/events "
-        "orchestrator/stages"
+        "rounds/report rounds/store models/base models/model_files models/registry models/weight_files "
+        "orchestrator/events orchestrator/stages"
     ),
     "orchestrator/stages": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels rounds/seeds "
