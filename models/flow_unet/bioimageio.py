@@ -59,8 +59,10 @@ def to_bioimageio(folder: Path, inference: InferenceConfig, publication: Publica
     with files.atomic_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(content):
             archive.writestr(zipfile.ZipInfo(name, DATE), content[name], zipfile.ZIP_DEFLATED)
-    left = [] if publication.licence else ["No licence is stated: bioimage.io asks for one."]
-    return [f"bioimageio.core and Fiji (deepImageJ) open {out}.", *left, *notes]
+    asked = {"author": publication.authors, "licence": publication.licence}
+    missing = [f"No {what} is stated: bioimage.io asks for one." for what, stated in asked.items() if not stated]
+    opens = f"bioimageio.core opens {out}, as do programs that read BioImage.IO 0.5 with TorchScript weights."
+    return [opens, *missing, *notes]
 
 
 def description(publication: Publication, channels: int, parameters: int, content: dict[str, bytes]) -> dict[str, Any]:

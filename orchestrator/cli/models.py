@@ -172,9 +172,13 @@ def verify(context: click.Context, name: str | None, sha256: str | None) -> None
 @click.argument("trained", metavar="RUN/MODEL|FOLDER")
 @click.option("--out", type=FILE, required=True, help="The file to write.")
 @click.option("--format", "format_", metavar="NAME", help="Its format; needed where the family has several.")
+@click.option("--author", "authors", multiple=True, help="bioimage-io: who made the model; may be repeated.")
+@click.option("--licence", help="bioimage-io: SPDX identifier, instead of the run's data.licence.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @debug_option
-def export(trained: str, out: Path, format_: str | None, force: bool) -> None:
+def export(
+    trained: str, out: Path, format_: str | None, authors: tuple[str, ...], licence: str | None, force: bool
+) -> None:
     """Write a trained model as other programs open it.
 
     Formats: cellpose, detectron2, torchscript, bioimage-io; each family has its own. Of a run, the model of its last
@@ -185,7 +189,7 @@ def export(trained: str, out: Path, format_: str | None, force: bool) -> None:
     folder = find_trained(trained)
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it")
-    opens, *notes = export_model(folder, out, format_)
+    opens, *notes = export_model(folder, out, format_, authors=authors, licence=licence)
     click.echo(f"{out} written from {folder}. {opens}")
     for note in notes:
         click.echo(note)

@@ -25,14 +25,16 @@ FLOWS = Citation(
     "18, 100-106 (2021)",
     "10.1038/s41592-020-01018-x",
 )
-UNKNOWN_AUTHOR = "not stated"
 
 
-def export_model(folder: Path, out: Path, format: str | None = None) -> list[str]:
+def export_model(
+    folder: Path, out: Path, format: str | None = None, *, authors: tuple[str, ...] = (), licence: str | None = None
+) -> list[str]:
     """Write the model of a trained folder as a file of others; returns what a person must know, first what opens it.
 
     `format` is one of its family's; None: the only one. UsageError, naming those that there are, for any other, and
-    for a format that states the facts of a run when the folder lies in none.
+    for a format that states the facts of a run when the folder lies in none. `authors` and `licence` are what such a
+    format states (publication_of); UsageError when the format states none.
     """
     kind = read_model_file(folder).kind
     exports = family(kind).exports
@@ -49,7 +51,9 @@ def export_model(folder: Path, out: Path, format: str | None = None) -> list[str
     if exports[format].publishes:
         if paths is None:
             raise UsageError(f"{folder}: not in a run's folder, whose data and figures {format} states; name RUN/MODEL")
-        publication = publication_of(paths, model_of(paths, folder))
+        publication = publication_of(paths, model_of(paths, folder), authors, licence)
+    elif authors or licence:
+        raise UsageError(f"{format} states neither authors nor a licence: leave out --author and --licence")
     return exports[format].write(ExportTask(folder, out, inference_of(folder, paths), publication))
 
 
@@ -78,7 +82,7 @@ def inference_of(folder: Path, paths: RunPaths | None) -> InferenceConfig:
 
 
 def publication_of(
-    paths: RunPaths, model: Ensemble, authors: tuple[str, ...] = (UNKNOWN_AUTHOR,), licence: str | None = None
+    paths: RunPaths, model: Ensemble, authors: tuple[str, ...] = (), licence: str | None = None
 ) -> Publication:
     """What a published file states of a model of a run. Its sample is the first test image.
 

@@ -96,15 +96,17 @@ def test_the_test_output_is_our_own_answer(trained: Path, tmp_path: Path) -> Non
     assert len(ours) == len(theirs) > 3 and iou_matrix(ours, theirs).max(1).min() > 0.95
 
 
-def test_colours_have_three_channels_and_an_unknown_licence_is_said(trained: Path, tmp_path: Path) -> None:
+def test_colours_have_three_channels_and_what_nobody_stated_is_said(trained: Path, tmp_path: Path) -> None:
     colours = np.repeat(discs(31)[0][..., None], 3, axis=2)
-    about = replace(ABOUT, sample=colours, licence=None, cite=())
+    about = replace(ABOUT, sample=colours, licence=None, authors=(), cite=())
     notes = FAMILY.exports["bioimage-io"].write(ExportTask(trained, tmp_path / "m.zip", INFERENCE, about))
-    assert any("licence" in note for note in notes)
+    assert [note for note in notes if "is stated" in note] == [
+        f"No {what} is stated: bioimage.io asks for one." for what in ("author", "licence")
+    ]
     with zipfile.ZipFile(tmp_path / "m.zip") as archive:
         rdf = yaml.safe_load(archive.read("rdf.yaml"))
     assert rdf["inputs"][0]["axes"][1]["channel_names"] == ["red", "green", "blue"]
-    assert "license" not in rdf and "cite" not in rdf
+    assert not {"license", "authors", "cite"} & set(rdf)
 
 
 def test_it_is_valid_to_the_specification(trained: Path, tmp_path: Path) -> None:

@@ -50,11 +50,12 @@ def test_torchscript_holds_what_the_run_chose(paths: RunPaths, tmp_path: Path) -
 
 
 def test_bioimageio_states_the_run(paths: RunPaths, tmp_path: Path) -> None:
-    export_model(paths.model(0, "a"), tmp_path / "m.zip", "bioimage-io")
+    export_model(paths.model(0, "a"), tmp_path / "m.zip", "bioimage-io", authors=("A. Person",))
     with zipfile.ZipFile(tmp_path / "m.zip") as archive:
         rdf, readme = yaml.safe_load(archive.read("rdf.yaml")), archive.read("README.md").decode()
         given = np.load(archive.open("test-input.npy"))
-    assert rdf["license"] == "CC0-1.0" and "shsy5y, astro, cort" in rdf["description"]
+    assert rdf["license"] == "CC0-1.0" and rdf["authors"] == [{"name": "A. Person"}]
+    assert "shsy5y, astro, cort" in rdf["description"]
     assert readme.startswith(f"# {rdf['name']}") and "## Limits" in readme and "load_model" not in readme
     first = next(iter(shards.read_folder(paths.split("test"))))
     assert first.image is not None
@@ -75,3 +76,8 @@ def test_a_folder_without_a_run_has_default_settings(paths: RunPaths, tmp_path: 
     chosen = read_fit(folder).cell_probability
     assert chosen is not None and inference_of(folder, None).cell_probability == chosen.chosen
     assert inference_of(folder, None).flow_steps == 200
+
+
+def test_a_format_that_states_no_authors_refuses_them(paths: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--author"):
+        export_model(paths.model(0, "a"), tmp_path / "m.pt", "torchscript", authors=("A. Person",))
