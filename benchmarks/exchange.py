@@ -101,7 +101,7 @@ then written by `cellsemi weights export RUN/{MODEL} --format torchscript`. Test
 `equal`: masks of ours that the file has pixel by pixel; `IoU > .95`: share of our masks that it has to that IoU. Both
 predict with the same cell probability. mAP (Kaggle Sartorius) against the true cells: ours with cells of every score,
 ours from the score threshold that validation images chose (for one view), and the file, which computes no score.
-Written by `benchmarks/exchange.py`.
+Other programs used the machine, so the seconds are upper bounds. Written by `benchmarks/exchange.py`.
 
 {chr(10).join(lines)}
 """

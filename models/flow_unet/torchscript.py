@@ -60,7 +60,8 @@ def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule
     net = build(about.model.width, about.classes, seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
     net.eval()
-    small, wide = torch.rand(1, 1, 2 * STRIDE, STRIDE), torch.rand(1, 1, STRIDE, 5 * STRIDE)
+    ramp = torch.linspace(0, 1, 10 * STRIDE * STRIDE)
+    small, wide = ramp[: 2 * STRIDE * STRIDE].view(1, 1, 2 * STRIDE, STRIDE), ramp.view(1, 1, 2 * STRIDE, 5 * STRIDE)
     with quiet(), torch.no_grad():
         # `check_inputs`: the trace must give the network's own outputs at another size too.
         traced = torch.jit.trace(net, small, check_inputs=[(wide,)])  # type: ignore[no-untyped-call]
@@ -94,7 +95,7 @@ def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
     """How the predictions of the file differ from our own, a sentence each."""
     notes = [
         "Cells of every score are in the label map: the score needs the flow of each mask, which the file does not "
-        "compute."
+        "compute. Figures that a run states are those of cells from its score threshold on."
     ]
     if inference.grid is not None:
         notes.append(
