@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def test_the_figures_are_those_of_the_leaderboard(paths: RunPaths) -> None:
     assert section(text, "Where it comes from").count("| round 0 |") == 1
 
 
-def test_the_header_is_what_hugging_face_reads(paths: RunPaths) -> None:
+def test_the_header_states_licence_library_and_figures(paths: RunPaths) -> None:
     text = model_card.model_card(paths, delivered(paths), "Cells: a test")
     found = header(text)
     assert found["license"] == "cc-by-4.0" and found["library_name"] == "cellsemi"
@@ -84,11 +83,11 @@ def test_the_header_is_what_hugging_face_reads(paths: RunPaths) -> None:
         "validation",
         "test",
     ]
-    if find_spec("huggingface_hub") is None:
-        pytest.skip("huggingface_hub is not installed: its own parser did not read the header")
-    from huggingface_hub import ModelCard
 
-    card = ModelCard(text)
+
+def test_hugging_face_reads_the_header(paths: RunPaths) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.ModelCard(model_card.model_card(paths, delivered(paths), "Cells: a test"))
     assert card.data.license == "cc-by-4.0" and card.data.model_name == "Cells: a test"
     assert {result.metric_type for result in card.data.eval_results} == {"mAP", "f1", "precision", "recall"}
 
