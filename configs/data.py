@@ -137,6 +137,11 @@ class DataConfig(Section):
     shard_images: int = Field(
         16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
     )
+    licence: str | None = Field(
+        None,
+        min_length=1,
+        description="Licence of the images and labels, for the model card: `CC0-1.0`; null: unknown.",
+    )
     label_issues: str | None = Field(
         None,
         description=(

@@ -1,7 +1,7 @@
 """Defines what a model family is: it fits shards of images into a folder, and loads a predictor from one.
 
 A family is a folder `models/KIND/` (with _ for -) whose `family.py` holds one `FAMILY`. That file states facts and
-imports no framework: `fit`, `load` and `export` import theirs when they are called.
+imports no framework: `fit`, `load` and the writers of `exports` import theirs when they are called.
 """
 
 from __future__ import annotations
@@ -118,6 +118,60 @@ class ModelVariant:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """A work to cite: how it is written out, and its DOI (without an address in front)."""
+
+    text: str
+    doi: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Publication:
+    """What a published file states of a model beside its weights; whoever publishes it fills this in.
+
+    `name` has letters, digits, spaces and `_+-()` only, at least five of them. `licence` is an SPDX identifier, None
+    where nobody stated one. `documentation` is Markdown for a person. `sample` is an image as it is stored that the
+    model did not learn from: it shows what goes in and, with the model's own answer, tests the file.
+    """
+
+    name: str
+    description: str
+    authors: tuple[str, ...]
+    licence: str | None
+    documentation: str
+    sample: Image
+    tags: tuple[str, ...] = ()
+    cite: tuple[Citation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportTask:
+    """A trained folder to write as a file of others, and the settings with which the file shall predict.
+
+    `publication` is needed by the formats that state it (`Export.publishes`); the others do not read it.
+    """
+
+    folder: Path
+    out: Path
+    inference: InferenceConfig
+    publication: Publication | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A file format of others that a family can write.
+
+    `write` returns what a person must know, a sentence each, first what opens the file; ModelError when the folder
+    holds no model of the family. `suffix` is the usual end of the file's name. `publishes`: the file states who made
+    the model, from what and under which licence, so that the task needs a `publication`.
+    """
+
+    suffix: str
+    write: Callable[[ExportTask], list[str]]
+    publishes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A model family: facts, how it is trained and how it is loaded.
 
@@ -126,8 +180,8 @@ class Family:
     publishers state; it binds whoever uses the weights, and is not legal advice.
 
     `fit` trains into `task.out_dir`. `load` returns the predictor of a folder that `fit` wrote; ModelError when a
-    file is missing or altered. `export`, where a family has it, writes such a folder to a file that its own
-    framework opens; it returns what a person must know, a sentence each, first what opens the file.
+    file is missing or altered. `exports` are the files of others that such a folder can be written as, by the name of
+    the format.
     """
 
     config: type[ModelBase]
@@ -138,7 +192,7 @@ class Family:
     weights_licence: str
     fit: Callable[[FitTask, Progress], FitResult]
     load: Callable[[Path, InferenceConfig, str], Predictor]
-    export: Callable[[Path, Path], list[str]] | None = None
+    exports: Mapping[str, Export] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
 
     @property

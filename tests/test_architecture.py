@@ -112,8 +112,8 @@ ALLOWED = {
     ),
     "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
     "rounds/report": (
-        "rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/pseudo_labels "
-        "rounds/store"
+        "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
+        "rounds/pseudo_labels rounds/store"
     ),
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
@@ -132,7 +132,8 @@ ALLOWED = {
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
-        "configs rounds/cells models/base models/crops models/flow models/inference models/model_files models/training"
+        "configs rounds/cells rounds/store models/base models/crops models/flow models/inference "
+        "models/model_files models/training"
     ),
     "models/inference": "configs rounds/cells models/base",
     "models/model_files": "configs rounds/store",
@@ -175,8 +176,8 @@ ALLOWED = {
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
-        "rounds/formats/shards rounds/pseudo_labels rounds/report rounds/store models/model_files "
-        "orchestrator/events"
+        "rounds/formats/shards rounds/pseudo_labels rounds/report rounds/store models/base models/model_files "
+        "models/registry models/weight_files orchestrator/events orchestrator/stages"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels "

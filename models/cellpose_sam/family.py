@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
@@ -21,11 +21,11 @@ def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     return load(folder, inference, device)
 
 
-def _export(folder: Path, path: Path) -> list[str]:
+def _export(task: ExportTask) -> list[str]:
     from cellsemi.models.cellpose_sam.export import export_cellpose
 
-    left_out = export_cellpose(folder, path)
-    sentences = [f"CellposeModel(pretrained_model={str(path)!r}) opens it."]
+    left_out = export_cellpose(task.folder, task.out)
+    sentences = [f"CellposeModel(pretrained_model={str(task.out)!r}) opens it."]
     if left_out:
         sentences.append(f"Cellpose knows no classes: the class head ({len(left_out)} tensors) is left out.")
     return sentences
@@ -43,5 +43,5 @@ FAMILY = Family(
     ),
     fit=_fit,
     load=_load,
-    export=_export,
+    exports={"cellpose": Export(".pth", _export)},
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
 from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 
 
@@ -22,10 +22,10 @@ def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     return load(folder, inference, device)
 
 
-def _export(folder: Path, path: Path) -> list[str]:
+def _export(task: ExportTask) -> list[str]:
     from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
 
-    export_detectron2(folder, path)
+    export_detectron2(task.folder, task.out)
     return ["Detectron2's DetectionCheckpointer opens it."]
 
 
@@ -42,5 +42,5 @@ FAMILY = Family(
     weights_licence="its model zoo is CC BY-SA 3.0 by its MODEL_ZOO.md; trained on COCO",
     fit=_fit,
     load=_load,
-    export=_export,
+    exports={"detectron2": Export(".pth", _export)},
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
@@ -21,6 +21,20 @@ def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     return load(folder, inference, device)
 
 
+def _torchscript(task: ExportTask) -> list[str]:
+    from cellsemi.models.flow_unet.torchscript import to_torchscript
+
+    return to_torchscript(task.folder, task.inference, task.out)
+
+
+def _bioimageio(task: ExportTask) -> list[str]:
+    from cellsemi.models.flow_unet.bioimageio import to_bioimageio
+
+    if task.publication is None:
+        raise TypeError("bioimage-io publishes a model: the task needs a publication")
+    return to_bioimageio(task.folder, task.inference, task.publication, task.out)
+
+
 FAMILY = Family(
     config=FlowUnetConfig,
     variants=(ModelVariant("flow-unet", 393_372),),
@@ -30,4 +44,5 @@ FAMILY = Family(
     weights_licence="none are used",
     fit=_fit,
     load=_load,
+    exports={"torchscript": Export(".pt", _torchscript), "bioimage-io": Export(".zip", _bioimageio, publishes=True)},
 )

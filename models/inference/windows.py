@@ -53,13 +53,17 @@ def spans(side: int, axis: int, inference: InferenceConfig) -> list[Span]:
     tile = inference.tile_size[axis]
     if side <= tile:
         return [Span(0, side, 0, side)]
-    if inference.stride_px is not None:
-        stride = inference.stride_px[axis]
-    else:
-        stride = max(1, int(tile * (1 - inference.overlap)))
+    stride = window_step(inference, axis)
     count = math.ceil((side - tile) / stride) + 1
     starts = [round(i * (side - tile) / (count - 1)) for i in range(count)]
     return _with_cores([(start, start + tile) for start in starts])
+
+
+def window_step(inference: InferenceConfig, axis: int) -> int:
+    """The largest distance of two windows of a size along axis 0 (y) or 1 (x), in pixels."""
+    if inference.stride_px is not None:
+        return inference.stride_px[axis]
+    return max(1, int(inference.tile_size[axis] * (1 - inference.overlap)))
 
 
 def _with_cores(ends: list[tuple[int, int]]) -> list[Span]:

@@ -10,8 +10,8 @@ from cellsemi.orchestrator.apply.known import known_folders
 from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.orchestrator.apply.seen import SEEN_FILE, SeenImages
 from cellsemi.orchestrator.runs.status import find_run
-from cellsemi.rounds.evaluation.ensemble import delivered, read_ensemble
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths, read_config
+from cellsemi.rounds.evaluation.ensemble import Ensemble, delivered, read_ensemble
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,21 @@ def choose_model(run: str | None, folder: Path | None) -> ChosenModel:
     return of_run(paths)
 
 
-def of_run(paths: RunPaths, round: int | None = None, name: str | None = None) -> ChosenModel:
-    """What a run recommends, or its ensemble or control of a round; RunError when that is not finished."""
-    if not paths.finished_rounds():
+def ensemble_of(paths: RunPaths, round: int | None = None, name: str | None = None) -> Ensemble:
+    """What a run recommends, or (`name`) the ensemble, the control or one model of a round, by default the last.
+
+    RunError when no round is finished, or the round has no such model.
+    """
+    finished = paths.finished_rounds()
+    if not finished:
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
     if round is None and name is None:
-        ensemble = delivered(paths)
-    else:
-        wanted = name or ENSEMBLE
-        if wanted not in (ENSEMBLE, CONTROL):
-            raise UsageError(f"{wanted!r}: expected {ENSEMBLE} or {CONTROL}")
-        ensemble = read_ensemble(paths, paths.finished_rounds()[-1] if round is None else round, wanted)
+        return delivered(paths)
+    return read_ensemble(paths, finished[-1] if round is None else round, name or ENSEMBLE)
+
+
+def of_run(paths: RunPaths, round: int | None = None, name: str | None = None) -> ChosenModel:
+    """What a run recommends, or the ensemble, the control or one model of a round; see `ensemble_of`."""
+    ensemble = ensemble_of(paths, round, name)
     folders = known_folders(paths, ensemble, read_config(paths))
     return ChosenModel(TrainedModel.of_run(paths, ensemble), SeenImages.of_run(paths), tuple(folders))

@@ -22,6 +22,7 @@ from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
 from cellsemi.orchestrator.cli.init import init
+from cellsemi.orchestrator.cli.model import model
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
 from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
@@ -77,6 +78,7 @@ cli.add_command(evaluate)
 cli.add_command(predict)
 cli.add_command(report)
 cli.add_command(submit)
+cli.add_command(model)
 cli.add_command(models.models)
 cli.add_command(models.weights)
 

@@ -171,24 +171,25 @@ def verify(context: click.Context, name: str | None, sha256: str | None) -> None
 @weights.command()
 @click.argument("trained", metavar="RUN/MODEL|FOLDER")
 @click.option("--out", type=FILE, required=True, help="The file to write.")
+@click.option("--format", "format_", metavar="NAME", help="Its format; needed where the family has several.")
+@click.option("--author", "authors", multiple=True, help="bioimage-io: who made the model; may be repeated.")
+@click.option("--licence", help="bioimage-io: SPDX identifier, instead of the run's data.licence.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @debug_option
-def export(trained: str, out: Path, force: bool) -> None:
-    """Write a trained model as its own framework opens it.
+def export(
+    trained: str, out: Path, format_: str | None, authors: tuple[str, ...], licence: str | None, force: bool
+) -> None:
+    """Write a trained model as other programs open it.
 
-    Of a run, the model of its last round is taken: `demo/cellpose`, or name the folder that holds it.
+    Formats: cellpose, detectron2, torchscript, bioimage-io; each family has its own. Of a run, the model of its last
+    round is taken: `demo/cellpose`, or name the folder that holds it.
     """
-    from cellsemi.models.model_files import read_model_file
-    from cellsemi.models.registry import family
+    from cellsemi.orchestrator.runs.export_model import export_model
 
     folder = find_trained(trained)
-    kind = read_model_file(folder).kind
-    write = family(kind).export
-    if write is None:
-        raise UsageError(f"{folder}: a {kind}; its model.safetensors opens with safetensors.torch.load_file as it is")
     if out.exists() and not force:
         raise UsageError(f"{out}: there already; --force overwrites it")
-    opens, *notes = write(folder, out)
+    opens, *notes = export_model(folder, out, format_, authors=authors, licence=licence)
     click.echo(f"{out} written from {folder}. {opens}")
     for note in notes:
         click.echo(note)

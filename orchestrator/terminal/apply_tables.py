@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from cellsemi.rounds.evaluation.enough_images import enough, too_few
 
 if TYPE_CHECKING:
     from cellsemi.orchestrator.apply.evaluate import Judgement
+    from cellsemi.orchestrator.apply.model_folder import ModelFolder
     from cellsemi.orchestrator.apply.predict import Application
     from cellsemi.orchestrator.apply.predict_files import Predicted
     from cellsemi.orchestrator.apply.submit import Submission
@@ -129,3 +131,13 @@ def print_submission(done: Submission, predicted: Predicted, model: str, competi
     )
     words = ["kaggle", "competitions", "submit", "-c", competition or "COMPETITION", "-f", str(done.out)]
     click.echo(f"To upload it: {shlex.join([*words, '-m', model.partition(',')[0]])}")
+
+
+def print_model_folder(done: ModelFolder, notes: Sequence[str]) -> None:
+    """What was written, and how it is used."""
+    size = sum(done.sizes.values()) / 1e6
+    click.echo(f"{done.folder}: {done.title}, {_plural(len(done.sizes), 'file')}, {size:.1f} MB")
+    for note in notes:
+        click.echo(f"  other_programs/: {note}")
+    folder = shlex.quote(str(done.folder))
+    click.echo(f"Next: cellsemi predict IMAGES --model {folder} --out DIR   (the card is {folder}/README.md)")

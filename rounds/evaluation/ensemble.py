@@ -14,7 +14,7 @@ from cellsemi.rounds.evaluation.history import RoundManifest, delivered_model, s
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths, read_config
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
 
 
 class CalibrationFile(OnDisk):
@@ -36,7 +36,7 @@ def read_calibrations(path: Path | None, classes: Sequence[str]) -> dict[str, Ca
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """The models of a round that predict together, or its control alone.
+    """The models of a round that predict together, or one of them alone, such as its control.
 
     `members` are names of models; with `folds` each has a model in every fold. `calibration_file` holds the
     calibration of each member's scores, fitted before they are fused; None: the scores are taken as they are.
@@ -45,7 +45,7 @@ class Ensemble:
     """
 
     round: int
-    name: str  # ENSEMBLE, or CONTROL
+    name: str  # ENSEMBLE, or that of one model: CONTROL or a student
     members: tuple[str, ...]
     folds: tuple[Fold, ...]
     fusion: FusionConfig
@@ -63,7 +63,7 @@ class Ensemble:
 
     @property
     def is_fused(self) -> bool:
-        """Whether its cells are fused: a control without folds is one model, which predicts alone."""
+        """Whether its cells are fused: a model alone is not, unless there is one of it in each fold."""
         return self.name == ENSEMBLE or len(self.folds) > 1
 
     def calibrations(self) -> dict[str, Calibration]:
@@ -90,11 +90,14 @@ def new_ensemble(config: Config, round: int, members: tuple[str, ...], calibrati
 
 
 def read_ensemble(paths: RunPaths, round: int, name: str = ENSEMBLE) -> Ensemble:
-    """The ensemble of a finished round, or its control; RunError when the round is not finished."""
+    """The ensemble of a finished round, or its control or another of its models alone (`name`).
+
+    RunError when the round is not finished or has no such model.
+    """
     config = read_config(paths)
     manifest = RoundManifest.read(paths.round_manifest(round))
-    members = (CONTROL,) if name == CONTROL else manifest.students
-    calibrated = None if name == CONTROL else paths.calibration(round)
+    members = manifest.students if name == ENSEMBLE else (name,)
+    calibrated = paths.calibration(round) if name == ENSEMBLE else None
     found = new_ensemble(config, round, members, calibrated if calibrated and calibrated.is_file() else None)
     fits = {member: read_fit(paths.model(round, member)) for member in found.member_names}
     chosen = {member: fit.cell_probability.chosen for member, fit in fits.items() if fit.cell_probability}

@@ -58,6 +58,7 @@ def furnish(folder: Path) -> None:
     write_images(paths, "test", folder / "labelled_images")
     write_labels(paths, "test", folder / "labelled_images")
     write_labels(paths, "test", folder / "other_tool")
+    (folder / "cpsam.pth").write_bytes(b"weights of a network that no test runs")
     image = records(paths, "test")[0]
     assert image.image is not None
     tifffile.imwrite(folder / "plate7.tif", decode_image(image.image, "x"))

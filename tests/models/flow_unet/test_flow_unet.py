@@ -39,14 +39,6 @@ TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, check
 task_in = partial(pictures.task_in, model=FlowUnetConfig(name="m", width=6), training=TRAINING)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    result = FAMILY.fit(task_in(folder, [record(i) for i in range(5)], steps=150), quiet)
-    assert result.steps == 150 and result.resumed_at == 0 and result.parameters < 2_000_000
-    return folder / "out"
-
-
 def test_it_finds_the_cells_of_images_it_has_not_seen(trained: Path) -> None:
     predictor = load_predictor(trained, InferenceConfig(tta=("identity", "rot90")), "cpu")
     hits = total = right = 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.applied import records, small_run
+from helpers.applied import records, small_run, write_images
+from helpers.terminal import invoke
 
-from cellsemi.configs.errors import ModelError, UsageError
+from cellsemi.configs.errors import ModelError, RunError, UsageError
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.orchestrator.apply.choose_model import choose_model, of_run
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
@@ -95,3 +97,24 @@ def test_a_recipe_states_every_default(here: Path, fake_models: None) -> None:
     write_model_folder(of_run(small_run(here)), "", here / "model")
     inference = files.read_json(here / "model" / RECIPE_FILE)["members"][0]["inference"]
     assert {"tile_px", "overlap", "tta", "min_area_px", "cell_probability"} <= set(inference)
+
+
+def test_the_command_writes_a_folder_that_predict_uses(here: Path, fake_models: None) -> None:
+    paths = small_run(here)
+    done = invoke("model", "export", str(paths.root), "--out", "model")
+    assert done.exit_code == 0 and "cellsemi predict IMAGES --model model" in done.output, done.output
+    card = (here / "model" / CARD).read_text()
+    assert card.startswith("---\n") and "mAP" in card and "cellsemi.load_model" in card
+    write_images(paths, "unlabelled", here / "images")
+    shutil.rmtree(here / "runs")
+    found = invoke("predict", "images", "--model", "model", "--out", "out", "--format", "coco", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)["images"] == 5
+    assert json.loads(found.stdout)["model"].endswith("of demo")
+
+
+def test_the_command_takes_one_model_of_a_round(here: Path, fake_models: None) -> None:
+    paths = small_run(here)
+    assert invoke("model", "export", str(paths.root), "--round", "0", "--name", "unet-b", "--out", "one").exit_code == 0
+    assert [member.name for member in TrainedModel.read(here / "one").recipe.members] == ["unet-b"]
+    wrong = invoke("model", "export", str(paths.root), "--name", "nobody", "--out", "two")
+    assert isinstance(wrong.exception, RunError) and not (here / "two").exists()

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from cellsemi.configs.errors import ModelError, UsageError
+from cellsemi.configs.loading import load_config
 from cellsemi.configs.models import MaskRcnnConfig, ModelConfig
 from cellsemi.models import weight_files
 from cellsemi.models.base import Family, ModelVariant
@@ -29,6 +30,7 @@ from cellsemi.models.registry import FAMILIES, families
 from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
 from cellsemi.orchestrator import doctor
 from cellsemi.orchestrator.cli import models
+from cellsemi.rounds.store.run import RunPaths, write_config
 
 CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
 CATALOGUE = [(family, variant) for family in families() for variant in family.variants]
@@ -181,7 +183,7 @@ def test_the_model_of_a_run_is_that_of_its_last_round(home: Path) -> None:
         if round < 2:  # the last round has not trained it yet
             trained(run / f"round-{round:02d}" / "students" / "cellpose", value=round)
         (run / f"round-{round:02d}" / "students" / "unet").mkdir(parents=True)
-    (run / "run.yaml").write_text("")
+    write_config(RunPaths(run), load_config("demo").config)
     assert invoke("weights", "export", "demo/cellpose", "--out", "cp.pth").exit_code == 0
     assert torch.load(home / "cp.pth", weights_only=True)["W2"].tolist() == [1, 1]
     for name, words in (("demo/unet", "there are: cellpose"), ("nothing", "RUN/MODEL"), ("none/m", "no run is called")):
@@ -191,6 +193,18 @@ def test_the_model_of_a_run_is_that_of_its_last_round(home: Path) -> None:
 
 
 def test_other_models_are_not_exported(home: Path) -> None:
-    trained(home / "model", model=UNET)
+    trained(home / "model", model=MaskRcnnConfig(name="m"))
     failed = invoke("weights", "export", "model", "--out", "x.pth")
     assert isinstance(failed.exception, UsageError) and "load_file" in str(failed.exception)
+
+
+def test_a_format_is_named_where_there_are_several(home: Path) -> None:
+    trained(home / "model", model=UNET)
+    for args, words in (
+        ((), "--format names one of: torchscript, bioimage-io"),
+        (("--format", "cellpose"), "no format 'cellpose'"),
+        (("--format", "bioimage-io"), "not in a run's folder"),
+    ):
+        failed = invoke("weights", "export", "model", "--out", "x.pt", *args)
+        assert isinstance(failed.exception, UsageError) and words in str(failed.exception)
+    assert not (home / "x.pt").exists()
