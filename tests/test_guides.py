@@ -25,6 +25,7 @@ OTHER_PROGRAMS = {
 LEFT_OUT = {"--address": "needs a cluster", "torchscript": "needs a real network", "bioimage-io": "likewise"}
 LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM"}
 SMALL = [  # a config in which rounds are quick
+    "run: {name: mine}",
     "data:",
     "  source: generated",
     "  classes: [shsy5y, astro, cort]",
