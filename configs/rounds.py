@@ -96,7 +96,7 @@ class FilterConfig(Section):
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
         "that trees predict from score, shape and neighbours.",
     )
-    min_samples: int = Field(40, ge=1, description="Classes with fewer validation predictions share one calibration.")
+    min_samples: int = Field(40, ge=1, description="Classes with fewer validation predictions share one calibration curve.")
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
     )

@@ -1,7 +1,10 @@
 """Calibrates scores: from a model's score to the probability that its mask is right, per class.
 
-Isotonic regression (Zadrozny and Elkan 2002; scikit-learn): the better scored is never the less trusted,
-and nothing else is assumed. Steps of few samples are pulled in by Laplace's rule, so that three hits out
+Three curves are tried, and the one that predicts images that were left out best is taken (logarithmic loss; Good 1952):
+the score as it is (`identity`); the score times a factor, such that its mean is the share of right masks of all classes (`rate`); and
+isotonic regression (Zadrozny and Elkan 2002; scikit-learn), for which the better scored is never the less trusted and
+nothing else is assumed (`own`, or `pooled` over all classes). A curve with more freedom must win: a teacher whose scores
+are good already keeps them. Steps and rates of few samples are pulled in by Laplace's rule, so that three hits out
 of three are not taken as certainty. The teachers never trained on these images.
 """
 
@@ -19,7 +22,7 @@ from cellsemi.rounds.calibration.reliability import Bin, Bins, expected_calibrat
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import hits
 
-Kind = Literal["own", "pooled", "identity"]
+Kind = Literal["own", "pooled", "rate", "identity"]
 Floats = NDArray[np.float64]
 
 EPS = 1e-3  # no quality is closer to 0 or 1
@@ -28,11 +31,12 @@ FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The calibration of one class: straight lines between knots, level beyond the ends.
+    """The calibration of one class: straight lines between knots, level above the last, through 0 below the first.
 
     `x` are rising scores, `y` the probabilities there; `samples` and `positives` count the validation
-    predictions of this class. `kind` says whose they are: the class's own, those of all classes
-    (`pooled`), or none (`identity`: the score stays as it is). The expected calibration error, over ten
+    predictions of this class. Below the lowest score that was seen nothing is known: there the probability falls to 0
+    with the score. `kind` says what the curve is: that of the class's own predictions, that of all classes (`pooled`),
+    a factor (`rate`), or the score as it is (`identity`). The expected calibration error, over ten
     bins, is of the score itself (`ece_before`) and of curves fitted without the image in question
     (`ece_after`); None where there is no prediction, or only one image. `before` and `after` are those bins.
     """
@@ -49,7 +53,9 @@ class Curve:
 
     def __call__(self, score: NDArray[Any]) -> Floats:
         """Probability, float64, of scores of any shape."""
-        return np.interp(np.asarray(score, dtype=np.float64), self.x, self.y)
+        score = np.asarray(score, dtype=np.float64)
+        found = np.interp(score, self.x, self.y)
+        return np.where(score < self.x[0], found * score / self.x[0], found) if self.x[0] > 0 else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,13 @@ def calibrate(
     """Fit on (fused predictions, truth) of validation images.
 
     A prediction is right when it is a true cell of its class at IoU > .5, each cell counted once
-    (matching.hits). A class with fewer than `min_samples` predictions takes the curve of all classes
-    together; with fewer than that in total, scores stay as they are.
+    (matching.hits). Isotonic curves need `min_samples` predictions, of the class (`own`) or of all (`pooled`). With
+    predictions on a single image none can be left out: then `rate` is taken; without any, `identity`.
     """
     data = _collect(validation)
-    fitted = _fit_all(data, len(classes), min_samples)
-    held_out = _held_out_quality(data, len(classes), min_samples)
+    kinds = _best_kinds(data, len(classes), min_samples)
+    fitted = _fit_kinds(data, kinds)
+    held_out = _held_out_quality(data, kinds)
     curves = {}
     for class_id, name in enumerate(classes):
         own = data.class_id == class_id
@@ -147,16 +154,53 @@ def _collect(validation: Sequence[tuple[Instances, Instances]]) -> _Samples:
     )
 
 
-def _fit_all(data: _Samples, n_classes: int, min_samples: int) -> list[Knots]:
-    if len(data.score) < min_samples:
-        return [IDENTITY] * n_classes
-    pooled = _isotonic(data.score, data.hit)
-    result: list[Knots] = []
+def _fit_kinds(data: _Samples, kinds: Sequence[Kind]) -> list[Knots]:
+    """The curve of each class, of the kind that is given for it."""
+    return [_fit(data, class_id, kind) for class_id, kind in enumerate(kinds)]
+
+
+def _fit(data: _Samples, class_id: int, kind: Kind) -> Knots:
+    if kind == "identity":
+        return IDENTITY
+    if kind == "rate":
+        return (*_rate(data), "rate")
+    samples = data.where(data.class_id == class_id) if kind == "own" else data
+    if not len(samples.score):  # no other image holds the class
+        return IDENTITY
+    return (*_isotonic(samples.score, samples.hit), kind)
+
+
+def _rate(data: _Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of the score times a factor, level at 1 - EPS: its mean becomes the share of right masks, by Laplace."""
+    mean = float(data.score.mean()) if len(data.score) else 0.0
+    if mean <= 0:
+        return IDENTITY[0], IDENTITY[1]
+    factor = (int(data.hit.sum()) + 1) / (len(data.hit) + 2) / mean
+    top = 1 - EPS
+    return ((0.0, 1.0), (0.0, factor)) if factor <= top else ((0.0, top / factor, 1.0), (0.0, top, top))
+
+
+def _best_kinds(data: _Samples, n_classes: int, min_samples: int) -> list[Kind]:
+    """The kind of curve of each class with the smallest loss on images left out; of equal ones the plainest."""
+    several, enough = len(np.unique(data.image)) > 1, len(data.score) >= min_samples
+    found: list[Kind] = []
     for class_id in range(n_classes):
-        own = data.where(data.class_id == class_id)
-        enough = len(own.score) >= min_samples
-        result.append((*_isotonic(own.score, own.hit), "own") if enough else (*pooled, "pooled"))
-    return result
+        own = data.class_id == class_id
+        if not (several and own.any()):  # nothing of this class can be left out
+            found.append("identity" if not len(data.score) else "pooled" if several and enough else "rate")
+            continue
+        tried: list[Kind] = ["identity", "rate"]
+        tried += ["pooled"] if enough and not own.all() else []
+        tried += ["own"] if int(own.sum()) >= min_samples else []
+        losses = {kind: _loss(_held_out(data, class_id, kind), data.hit[own]) for kind in tried}
+        found.append(min(losses, key=lambda kind: round(losses[kind], 6)))
+    return found
+
+
+def _loss(quality: Floats, hit: NDArray[np.bool_]) -> float:
+    """The mean logarithmic loss of qualities in [0, 1]."""
+    quality = np.clip(quality, EPS, 1 - EPS)
+    return float(-np.log(np.where(hit, quality, 1 - quality)).mean())
 
 
 def _isotonic(score: Floats, hit: NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -191,25 +235,35 @@ def _apply(curves: Sequence[Curve], class_id: NDArray[np.int32], score: NDArray[
 # --- how well it fits ---------------------------------------------------------------------------------
 
 
-def _held_out_quality(data: _Samples, n_classes: int, min_samples: int) -> Floats | None:
+def _held_out_quality(data: _Samples, kinds: Sequence[Kind]) -> Floats | None:
     """Quality of each sample from curves fitted on the images of the other folds; None for a single image."""
     if len(np.unique(data.image)) < 2:
         return None
     quality = np.zeros(len(data.score))
-    fold = np.unique(data.image, return_inverse=True)[1] % FOLDS
-    for k in np.unique(fold):
-        fitted = _fit_all(data.where(fold != k), n_classes, min_samples)
-        curves = [Curve(x, y, 0, 0, kind, None, None) for x, y, kind in fitted]
-        quality[fold == k] = _apply(curves, data.class_id[fold == k], data.score[fold == k])
+    for class_id, kind in enumerate(kinds):
+        quality[data.class_id == class_id] = _held_out(data, class_id, kind)
     return quality
+
+
+def _held_out(data: _Samples, class_id: int, kind: Kind) -> Floats:
+    """Quality of each sample of a class, from its curve fitted on the images of the other folds."""
+    fold = np.unique(data.image, return_inverse=True)[1] % FOLDS
+    own = data.class_id == class_id
+    quality = np.zeros(len(data.score))
+    for k in np.unique(fold[own]):
+        x, y, found = _fit(data.where(fold != k), class_id, kind) if (fold != k).any() else IDENTITY
+        here = own & (fold == k)
+        quality[here] = Curve(x, y, 0, 0, found, None, None)(data.score[here])
+    return quality[own]
 
 
 def _sentence(name: str, curve: Curve) -> str:
     seen = f"{curve.samples} validation predictions, {curve.positives} right"
     how = {
         "own": "calibrated on its own predictions",
-        "pooled": "too few predictions of its own: calibrated on those of all classes",
-        "identity": "too few predictions in all: its scores are taken as they are",
+        "pooled": "calibrated on the predictions of all classes",
+        "rate": "its scores are scaled to the share that is right in all classes",
+        "identity": "its scores are taken as they are: no curve predicts images left out better",
     }[curve.kind]
     errors = ""
     if curve.ece_before is not None and curve.ece_after is not None and curve.kind != "identity":

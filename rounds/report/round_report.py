@@ -17,7 +17,12 @@ from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report.reliability_diagram import Diagram
 
 COLUMNS = ("model", "val mAP", "test mAP", "change", "vs control", "decision")
-FITTED = {"own": "its own predictions", "pooled": "those of all classes", "identity": "nothing: too few"}
+FITTED = {
+    "own": "its own predictions",
+    "pooled": "those of all classes",
+    "rate": "the share of all that is right",
+    "identity": "nothing: the score as it is",
+}
 PICTURE = "reliability.png"
 
 

@@ -83,18 +83,55 @@ def test_equal_scores_get_one_value():
     assert (x, y) == ((pytest.approx(0.7),), (pytest.approx(7 / 12),))
 
 
-def test_few_samples_of_a_class_share_the_pooled_curve_and_too_few_in_all_keep_the_score():
-    many = sampled(4, 100, lambda s: s, class_id=0)
-    few = sampled(1, 10, lambda s: s, class_id=1)
+def test_few_samples_of_a_class_share_the_pooled_curve():
+    many = sampled(4, 100, lambda s: s**3, class_id=0)
+    few = sampled(2, 10, lambda s: s**3, class_id=1)
     calibration = calibrate([*many, *few], ["a", "b", "c"], 40)
     assert [c.kind for c in calibration.curves.values()] == ["own", "pooled", "pooled"]
     assert calibration.curves["c"].ece_before is None
-    alone = calibrate(few, ["a", "b"], 40)
-    assert {c.kind for c in alone.curves.values()} == {"identity"}
-    assert alone.apply(few[0][0]).quality == pytest.approx(few[0][0].score)
-    assert "too few predictions of its own" in calibration.report()[1]
-    assert "taken as they are" in alone.report()[1]
+    assert "predictions of all classes" in calibration.report()[1]
+
+
+def test_too_few_samples_in_all_are_scaled_to_the_share_that_is_right():
+    few = [image([0.8, 0.4], [True, False]), image([0.8, 0.4], [False, False])]
+    calibration = calibrate(few, ["a", "b"], 40)
+    assert {c.kind for c in calibration.curves.values()} == {"rate"}
+    # Laplace: (1 right + 1) / (4 + 2), over a mean score of .6
+    assert calibration.apply(few[0][0]).quality == pytest.approx(np.array([0.8, 0.4]) * (2 / 6) / 0.6)
+    assert "scaled to the share" in calibration.report()[0]
+    assert calibrate(few[:1], ["a"], 40).curves["a"].kind == "rate"
     assert calibrate([], ["a"], 40).curves["a"].kind == "identity"
+    sure = [image([0.5] * 20, [True] * 20), image([0.5] * 20, [True] * 20)]
+    assert calibrate(sure, ["a"], 10**6).apply(sure[0][0]).quality.max() <= 1 - EPS
+
+
+def test_a_teacher_whose_scores_are_good_keeps_them():
+    """A curve of few samples is noise: it must predict images left out better than the score does."""
+    kept, worse = 0, 0
+    for seed in range(20):
+        data = sampled(4, 15, lambda s: s, seed)
+        curve = calibrate(data, ["cell"], 40).curves["cell"]
+        fresh = sampled(20, 100, lambda s: s, 1000 + seed)
+        scores = np.concatenate([p.score for p, _ in fresh])
+        right = np.concatenate([np.isin(p.rle, t.rle) for p, t in fresh])
+        kept += curve.kind == "identity"
+        error = expected_calibration_error(reliability(curve(scores), right))
+        worse += error > expected_calibration_error(reliability(scores, right)) + 0.1
+    assert kept >= 12 and worse <= 2
+
+
+def test_a_curve_that_is_needed_is_taken():
+    curve = calibrate(sampled(10, 40, lambda s: s**4), ["cell"], 40).curves["cell"]
+    assert curve.kind == "own" and curve.ece_after < curve.ece_before / 2
+
+
+def test_below_the_scores_that_were_seen_nothing_is_certain():
+    data = [image(np.linspace(0.6, 0.9, 24), [True] * 24) for _ in range(2)]
+    curve = calibrate(data, ["cell"], 40).curves["cell"]
+    assert curve(np.array([0.6]))[0] > 0.9
+    low = curve(np.array([0.0, 0.01, 0.3]))
+    assert low[0] == 0 and low[1] < 0.05 and low[2] == pytest.approx(curve(np.array([0.6]))[0] / 2)
+    assert (np.diff(curve(np.linspace(0, 1, 101))) >= 0).all()
 
 
 def test_apply_sets_quality_by_class_and_nothing_else():
