@@ -96,7 +96,9 @@ class FilterConfig(Section):
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
         "that trees predict from score, shape and neighbours.",
     )
-    min_samples: int = Field(40, ge=1, description="Classes with fewer validation predictions share one calibration curve.")
+    min_samples: int = Field(
+        40, ge=1, description="Classes with fewer validation predictions share one calibration curve."
+    )
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
     )
@@ -141,6 +143,11 @@ class RoundsConfig(Section):
     )
     stop_after: int | None = Field(
         2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+    )
+    start: Literal["teacher", "scratch"] = Field(
+        "teacher",
+        description="A student starts from the weights of the teacher of its name (`teacher`), with the learning rate "
+        "warmed up anew, or from scratch; one without such a teacher starts from scratch.",
     )
     drift_alarms: bool = Field(
         True, description="Compare the pseudo-labels with human labels and the round before; report when they drift."

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.models import ModelBase, ModelConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
+from cellsemi.models.model_files import read_model_file
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
 
@@ -45,6 +46,7 @@ class FitTask:
     steps: int
     device: str
     shared_dir: str | None = None  # of the run: what its fits must agree on, such as the precision
+    teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
 
     @property
     def memory(self) -> Path | None:
@@ -64,6 +66,7 @@ class FitTask:
                 [files.sha256_bytes(Path(path).read_bytes()) for path in self.shards],
                 self.seed,
                 self.steps,
+                *([] if self.teacher is None else [read_model_file(Path(self.teacher)).weights_sha256]),
             ]
         )
 

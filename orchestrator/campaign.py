@@ -2,9 +2,9 @@
 
 Round 0 trains the models on human labels alone: the baseline of every claim. In each later round the
 best models so far label the unlabelled images; their masks are fused, filtered and merged with the
-human labels; students are trained on them from scratch and evaluated on held-out human labels; they teach
-the next round only if they are better, and no further round is run when several in a row were not. Every
-step checks the disk first, so that the same command after a crash finishes the job, and after a finished
+human labels; students are trained on them, each from its teacher's weights on, and evaluated on held-out
+human labels; they teach the next round only if they are better, and no further round is run when several in
+a row were not. Every step checks the disk first, so that the same command after a crash finishes the job, and after a finished
 run does nothing.
 """
 
@@ -79,7 +79,9 @@ def play(context: Context, round: int, last: bool) -> None:
     control: list[Fit] = []
     if teachers is not None and context.config.rounds.control:
         control = control_of(context, round, teachers.steps + first_steps(context, round))
-    names = train(context, round, students_of(context, round) + (control if last else []))
+    names = train(
+        context, round, students_of(context, round, teachers.round if teachers else None) + (control if last else [])
+    )
     students = [name for name in names if name != CONTROL]
     candidate, why = form_ensemble(context, round, students)
     evaluate(context, round, names)

@@ -32,6 +32,7 @@ from cellsemi.models.training.device import compute_settings, pick_device, seede
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
+from cellsemi.models.training.start import start_from_teacher
 from cellsemi.models.weight_files import VerifiedWeights, load_state, verify
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -62,6 +63,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 
     with compute_settings(task.training.threads):
         net, unused = _from_file(start, model.bsize, len(task.classes), task.seed)
+        from_teacher = start_from_teacher(net, task)
         parameters = sum(parameter.numel() for parameter in net.parameters())
         loop = Loop(
             net,
@@ -76,7 +78,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         trained = loop.run(loss_of, progress)
     assert model.weights is not None  # the config refuses to be without
     started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
-    result = write_result(task, trained, parameters, started_from)
+    result = write_result(task, trained, parameters, from_teacher or started_from)
     loop.clear()
     return result
 

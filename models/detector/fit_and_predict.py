@@ -25,6 +25,7 @@ from cellsemi.models.training.device import compute_settings, pick_device, seede
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
+from cellsemi.models.training.start import start_from_teacher
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
@@ -46,9 +47,10 @@ def fit_detector(
     """Train `net` by its `losses`, or go on from the checkpoint of the same task, into `task.out_dir`.
 
     `backbone` is the prefix of the weights that a first stage leaves frozen; `makers` draw the maps of extra
-    heads; `started_from` goes into the model file.
+    heads; `started_from` goes into the model file, unless the task names a teacher to start from.
     """
     device = pick_device(task.device)
+    started_from = start_from_teacher(net, task) or started_from
     source = CropSource.of(task, config.augment, channels=3)
 
     def loss_of(_: nn.Module, step: int) -> LossParts:

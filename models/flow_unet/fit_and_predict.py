@@ -28,15 +28,17 @@ from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
+from cellsemi.models.training.start import start_from_teacher
 from cellsemi.rounds.cells.instances import Instances
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
-    """Train from scratch, or go on from the checkpoint of the same task, into `task.out_dir`."""
+    """Train from scratch or from a teacher, or go on from the checkpoint of the same task, into `task.out_dir`."""
     folder, device = Path(task.out_dir), pick_device(task.device)
     model = config_of(task.model, FlowUnetConfig)
     source = CropSource.of(task, model.augment)
     net = build(model.width, task.classes, task.seed)
+    started_from = start_from_teacher(net, task)
 
     def loss_of(net: nn.Module, step: int) -> LossParts:
         batch = flow_batch(source(step), model.flow_target)
@@ -54,7 +56,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             device=device,
         )
         trained = loop.run(loss_of, progress)
-    result = write_result(task, trained, sum(p.numel() for p in net.parameters()))
+    result = write_result(task, trained, sum(p.numel() for p in net.parameters()), started_from)
     loop.clear()
     return result
 

@@ -1,4 +1,4 @@
-"""Trains the students of a round side by side, each from scratch and each resumable."""
+"""Trains the students of a round side by side, each from its teacher or from scratch, and each resumable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitTask
-from cellsemi.models.model_files import PROGRESS_FILE
+from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE
 from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
@@ -34,6 +34,7 @@ class Fit:
     train_round: int  # the round whose training shards it learns from; 0 is human labels only
     seed_round: int
     steps: int
+    teacher: Path | None = None  # the trained folder that it starts from; None: from scratch
 
     @property
     def member(self) -> str:
@@ -41,14 +42,34 @@ class Fit:
         return self.fold.member(self.name)
 
 
-def students_of(context: Context, round: int) -> list[Fit]:
-    """The students of a round: every model that takes part, in every fold, from scratch."""
+def students_of(context: Context, round: int, teachers_round: int | None = None) -> list[Fit]:
+    """The students of a round: every model that takes part, in every fold.
+
+    Each starts from the model of its name and fold in the round of the teachers, where there is one and the config says
+    so; else from scratch.
+    """
     config = context.config
     return [
-        Fit(model.name, model, fold, round, round, config.training_of(model).steps)
+        Fit(
+            model.name,
+            model,
+            fold,
+            round,
+            round,
+            config.training_of(model).steps,
+            _teacher(context, fold.member(model.name), teachers_round),
+        )
         for model in config.models_of(round)
         for fold in folds_of(config)
     ]
+
+
+def _teacher(context: Context, member: str, teachers_round: int | None) -> Path | None:
+    """The folder of the teacher of this name; None where a student starts from scratch."""
+    if teachers_round is None or context.config.rounds.start == "scratch":
+        return None
+    folder = context.paths.model(teachers_round, member)
+    return folder if (folder / MODEL_FILE).is_file() else None
 
 
 def first_steps(context: Context, round: int) -> int:
@@ -98,7 +119,8 @@ def _step(context: Context, round: int, item: Fit) -> Step:
     """The step that trains one model in one fold."""
     name, paths = item.model.name, context.paths
     settings = [f"models[{name}]", f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
-    inputs = [paths.train(item.train_round, item.fold.suffix)]
+    settings += ["rounds.start"] if item.train_round else []
+    inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
     if _choice(context, item) is not None:
         settings += [f"models[{name}].inference", "data.max_pixels"]
         inputs.append(paths.split(item.fold.val))
@@ -108,7 +130,12 @@ def _step(context: Context, round: int, item: Fit) -> Step:
         output=paths.model(round, item.member),
         settings=context.read(*settings, *OF_CELLS),
         inputs=tuple(inputs),
-        parameters={"steps": item.steps, "seed_round": item.seed_round, "fold": item.fold.suffix},
+        parameters={
+            "steps": item.steps,
+            "seed_round": item.seed_round,
+            "fold": item.fold.suffix,
+            "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
+        },
         total=item.steps,
         unit="steps",
     )
@@ -164,6 +191,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         steps=item.steps,
         device=config.engine.device,
         shared_dir=str(context.paths.precision),
+        teacher=None if item.teacher is None else str(item.teacher),
     )
 
 

@@ -1,11 +1,11 @@
 """Calibrates scores: from a model's score to the probability that its mask is right, per class.
 
 Three curves are tried, and the one that predicts images that were left out best is taken (logarithmic loss; Good 1952):
-the score as it is (`identity`); the score times a factor, such that its mean is the share of right masks of all classes (`rate`); and
-isotonic regression (Zadrozny and Elkan 2002; scikit-learn), for which the better scored is never the less trusted and
-nothing else is assumed (`own`, or `pooled` over all classes). A curve with more freedom must win: a teacher whose scores
-are good already keeps them. Steps and rates of few samples are pulled in by Laplace's rule, so that three hits out
-of three are not taken as certainty. The teachers never trained on these images.
+the score as it is (`identity`); the score times a factor, such that its mean is the share of all masks that is right
+(`rate`); and isotonic regression (Zadrozny and Elkan 2002; scikit-learn), for which the better scored is never the less
+trusted and nothing else is assumed (`own`, or `pooled` over all classes). A curve with more freedom must win: a
+teacher whose scores are good already keeps them. Steps and rates of few samples are pulled in by Laplace's rule, so that
+three hits out of three are not taken as certainty. The teachers never trained on these images.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ class Curve:
     def __call__(self, score: NDArray[Any]) -> Floats:
         """Probability, float64, of scores of any shape."""
         score = np.asarray(score, dtype=np.float64)
-        found = np.interp(score, self.x, self.y)
-        return np.where(score < self.x[0], found * score / self.x[0], found) if self.x[0] > 0 else found
+        found: Floats = np.interp(score, self.x, self.y)
+        if self.x[0] > 0:
+            found = np.where(score < self.x[0], found * score / self.x[0], found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,8 @@ def _held_out(data: _Samples, class_id: int, kind: Kind) -> Floats:
         x, y, found = _fit(data.where(fold != k), class_id, kind) if (fold != k).any() else IDENTITY
         here = own & (fold == k)
         quality[here] = Curve(x, y, 0, 0, found, None, None)(data.score[here])
-    return quality[own]
+    held_out: Floats = quality[own]
+    return held_out
 
 
 def _sentence(name: str, curve: Curve) -> str:

@@ -1,0 +1,30 @@
+"""Starts a network from the weights of a trained model of the same architecture: a student from its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from cellsemi.configs.errors import ModelError
+from cellsemi.models.base import FitTask
+from cellsemi.models.model_files import StartWeights, read_weights
+from cellsemi.rounds.store import files
+
+
+def start_from_teacher(net: nn.Module, task: FitTask) -> StartWeights | None:
+    """Load the (averaged) weights of `task.teacher`, all of them; returns what the model file states of them.
+
+    None when the task names no teacher: the network stays as it was built. The learning rate warms up anew. ModelError
+    when the teacher's weights are missing, altered, or those of another architecture.
+    """
+    if task.teacher is None:
+        return None
+    content = read_weights(Path(task.teacher))
+    try:
+        net.load_state_dict(load_tensors(content))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{task.teacher}: not the weights of the same network ({reason})") from None
+    return StartWeights(weights=f"teacher {Path(task.teacher).name}", sha256=files.sha256_bytes(content))
