@@ -162,14 +162,14 @@ def _make_well(config: GeneratedConfig, split: str, number: int, rng: Generator)
 
     return Well(
         magnification=magnifications[number % len(magnifications)],
-        scale=math.exp(between(math.log(0.72), math.log(1.4))),
-        contrast=math.exp(between(math.log(1.0), math.log(1.8))),
-        halo=between(0.7, 1.25),
+        scale=math.exp(between(math.log(0.78), math.log(1.3))),
+        contrast=math.exp(between(math.log(1.2), math.log(1.9))),
+        halo=between(0.8, 1.2),
         halo_px=between(3.5, 8.0),
         blur_px=between(0.5, 1.1),
         level=between(95, 150),
-        tilt=(between(-0.3, 0.3), between(-0.3, 0.3)),
-        noise=between(2.0, 4.5),
+        tilt=(between(-0.2, 0.2), between(-0.2, 0.2)),
+        noise=between(2.0, 4.0),
         density=math.exp(rng.uniform(*np.log(densities))),
     )
 
@@ -190,7 +190,7 @@ def _path(rng: Generator, start: Sequence[float], length: float, radii: Sequence
 
 
 def _spindle(rng: Generator, scale: float) -> Discs:
-    length, half = rng.uniform(17, 26) * scale, rng.uniform(3.5, 5.2) * scale
+    length, half = rng.uniform(17, 27) * scale, rng.uniform(3.8, 5.6) * scale
     angle = rng.uniform(0, 2 * np.pi)
     body = _path(rng, (0, 0, angle), length, [1.2, 0.8 * half, half, 0.8 * half, 1.2], 0.4)
     parts = [body]
@@ -202,11 +202,11 @@ def _spindle(rng: Generator, scale: float) -> Discs:
 
 def _branching(rng: Generator, scale: float) -> Discs:
     """A body and thin processes that fork on their way, and fork again."""
-    around = rng.normal(0, 4.0 * scale, (5, 2))
-    parts = [np.column_stack([around, rng.uniform(7.5, 11, 5) * scale])]
+    around = rng.normal(0, 4.5 * scale, (5, 2))
+    parts = [np.column_stack([around, rng.uniform(8.5, 12, 5) * scale])]
     for i, angle in enumerate(rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, rng.integers(5, 8))[:-1]):
         x, y, _ = parts[0][i % 5]
-        thick, length = rng.uniform(3.6, 5.6) * scale, rng.uniform(20, 40) * scale
+        thick, length = rng.uniform(4.2, 6.2) * scale, rng.uniform(18, 36) * scale
         arm = _path(rng, (x, y, angle + rng.normal(0, 0.2)), length, [1.3 * thick, 0.6 * thick, 1.3], 0.7)
         parts.append(arm)
         for at, chance in ((0.45, 0.6), (0.7, 0.4)):
@@ -230,8 +230,8 @@ def _round(rng: Generator, scale: float) -> Discs:
 
 
 SHAPES: dict[str, Shape] = {
-    "shsy5y": Shape(count=(28, 45), thickness=1.1, crowding=0.75, fibres=(0, 3), outline=_spindle),
-    "astro": Shape(count=(4, 9), thickness=1.0, crowding=0.3, fibres=(0, 3), outline=_branching),
+    "shsy5y": Shape(count=(24, 40), thickness=1.3, crowding=0.65, fibres=(0, 3), outline=_spindle),
+    "astro": Shape(count=(4, 9), thickness=1.3, crowding=0.3, fibres=(0, 3), outline=_branching),
     "cort": Shape(count=(9, 20), thickness=2.0, crowding=0.35, fibres=(3, 8), outline=_round),  # rounded up: thick
 }
 
