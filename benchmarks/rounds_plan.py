@@ -18,10 +18,12 @@ TOTAL = 4  # round 0 and the students after it have so many times --steps togeth
 # The settings of every line, by the ceiling of the regime. One model a round: then it is the ensemble, and the
 # control, a copy of the first model, is its counterpart.
 _ALL: Settings = {"inference.precision": "bfloat16"}
+# The labels of `classes` cover the unlabelled images, other than those of the demo: no search, and its own batches.
+OF_CLASSES: Settings = {"unlabelled_inference.scale_search": None, "training.batch": 6, "training.crop_px": 128}
 COMMON: dict[str, tuple[str, Settings]] = {
     "fluorescence": ("dsb2018", {**_ALL, "data.where": {}}),  # the manifest of the regime says it all
     "mixed": ("dsb2018", {**_ALL, "data.where": {}}),
-    "classes": ("demo", {**_ALL, "data.source": "shards"}),
+    "classes": ("demo", {**_ALL, "data.source": "shards", **OF_CLASSES}),
 }
 AUGMENT: dict[str, Settings] = {"classes": {"augment": {"scale_min": 0.75, "scale_max": 1.35}}}
 NO_CALIBRATION: Settings = {"filter.min_samples": 10**9}  # fewer predictions than this leave the scores as they are

@@ -27,10 +27,11 @@ Value = float | None
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A finished run: `ensemble` has the leaderboard row of each round, `control` the last one there is."""
+    """A finished run: its leaderboard rows, of them `ensemble` by round, and `control`, the last one there is."""
 
     paths: RunPaths
     config: Config
+    rows: Sequence[Row]
     ensemble: Mapping[int, Row]
     control: Row | None
 
@@ -47,7 +48,7 @@ class Line:
         if max(ensemble) < n and not ended:
             return None
         controls = [row for row in rows if row.model == CONTROL]
-        return cls(paths, config, ensemble, controls[-1] if controls else None)
+        return cls(paths, config, rows, ensemble, controls[-1] if controls else None)
 
     @property
     def last(self) -> int:

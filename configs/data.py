@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 else:
     Source = Literal[(GENERATED, *READABLE)]
 Place = str | dict[Split, str]
+Magnification = Annotated[float, Field(ge=0.25, le=4)]
+Density = Annotated[float, Field(ge=0.1, le=10)]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
@@ -31,6 +33,24 @@ class GeneratedConfig(Section):
     test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
     height_px: int = Field(192, ge=64, le=4096, description="Image height.")
     width_px: int = Field(256, ge=64, le=4096, description="Image width.")
+    magnifications: tuple[Magnification, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Magnifications of the unlabelled and test images, relative to that of the labelled and val "
+        "images; their wells take turns.",
+    )
+    densities: tuple[Density, Density] = Field(
+        (1.0, 1.0),
+        description="Fewest and most cells per area of the dish in the wells of the unlabelled and test images, "
+        "relative to those of the labelled and val images.",
+    )
+
+    @field_validator("densities")
+    @classmethod
+    def _densities_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"expected the fewest before the most, got {list(value)}")
+        return value
 
 
 class CleanConfig(Section):

@@ -25,7 +25,7 @@ SETTINGS = [
     "models.0.width=4", "models.1.width=4", "training.steps=30", "training.batch=2", "training.crop_px=64",
     "training.checkpoint_every=5", "training.lr=0.02", "inference.tta=[identity]", "inference.cell_probability=0.3",
     "training.precision=float32", f"filter.thresholds={{cort: {LIMITS}}}", "rounds.promotion.bootstrap=100",
-    "engine.min_free_mb=0",
+    "engine.min_free_mb=0", "unlabelled_inference.scale_search=null",
 ]  # fmt: skip
 
 

@@ -7,8 +7,11 @@ thickness blurred wide: the simplest model of phase contrast that shows the brig
 the fading inside a large one (Yin, Kanade, Chen, Medical Image Analysis 16, 2012, for the full optics).
 
 Every image belongs to a well with its own light, focus, contrast and cell size. The labelled images come
-from few wells of middling values, the unlabelled and the held-out images from many: as where one plate was
-annotated and the others were not.
+from few wells of middling values, the others from many. All that is annotated, labelled and val, has one
+magnification and one density of cells; the unlabelled and the test images have those of `data.generated`: as where
+one plate was annotated and the others were not. Magnification enlarges the cells and all that the optics make of
+them, halo, blur, grain and debris; pixels, noise of the camera and optical thickness stay. The field of view shrinks
+with it, so an image of twice the magnification holds a quarter of the cells.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 SOURCE = "generated"
 FIELD_PX = 192 * 256  # the area that the cell counts below are for
 IMAGES_PER_WELL = {"labelled": 2, "unlabelled": 2, "val": 2, "test": 2}
+ANNOTATED = ("labelled", "val")  # splits of one magnification and density
 SPREAD = {"labelled": 0.4, "unlabelled": 1.0, "val": 1.0, "test": 1.0}  # of a well's values around the middle
 MIN_VISIBLE_PX = 25  # a cell with less inside the picture is not put there
 MAX_OVERLAP = 0.2  # of a cell's area may lie on cells that are there already
@@ -51,7 +55,7 @@ class Shape:
 
     count: tuple[int, int]
     thickness: float
-    crowding: float  # share of the cells that are put beside another one
+    crowding: float  # share of the cells that are put in contact with another one
     fibres: tuple[int, int]
     outline: Callable[[Generator, float], Discs]
 
@@ -60,10 +64,12 @@ class Shape:
 class Well:
     """What the images of one well share."""
 
-    scale: float
+    magnification: float  # 1: that of the labelled images
+    density: float  # cells per area of the dish; 1: that of the labelled images
+    scale: float  # of the cells themselves
     contrast: float
     halo: float
-    halo_px: float
+    halo_px: float  # at magnification 1, as is the blur
     blur_px: float
     level: float  # grey value of the background, of 255
     tilt: tuple[float, float]  # relative change of the light from the middle to an edge, x and y
@@ -132,11 +138,11 @@ def _scene(
     class_id = list(classes).index(name)
     shape = SHAPES.get(name) or list(SHAPES.values())[class_id % len(SHAPES)]
     number = _well_number(classes, split, index)
-    well = _make_well(np.random.default_rng(derive_seed(seed, "well", split, name, number)), SPREAD[split])
+    well = _make_well(config, split, number, np.random.default_rng(derive_seed(seed, "well", split, name, number)))
     rng = np.random.default_rng(derive_seed(seed, SOURCE, split, index))
     size = config.height_px, config.width_px
-    crops = _place(rng, shape, well.scale, size)
-    picture = _photograph(rng, _thickness(rng, shape, crops, size), well)
+    crops = _place(rng, shape, well, size)
+    picture = _photograph(rng, _thickness(rng, shape, crops, size, well.magnification), well)
     return picture, masks.from_crops(*size, crops, class_id=class_id, state="human")
 
 
@@ -144,21 +150,27 @@ def _well_number(classes: Sequence[str], split: str, index: int) -> int:
     return index // len(classes) // IMAGES_PER_WELL[split]
 
 
-def _make_well(rng: Generator, spread: float) -> Well:
-    """Values between the given ends for spread 1, nearer to the middle for less."""
+def _make_well(config: GeneratedConfig, split: str, number: int, rng: Generator) -> Well:
+    """Values between the given ends for SPREAD 1, nearer to the middle for less; the magnifications take turns."""
+    spread = SPREAD[split]
+    magnifications, densities = config.magnifications, config.densities
+    if split in ANNOTATED:
+        magnifications, densities = (1.0,), (1.0, 1.0)
 
     def between(low: float, high: float) -> float:
         return (low + high) / 2 + spread * float(rng.uniform(-0.5, 0.5)) * (high - low)
 
     return Well(
-        scale=math.exp(between(math.log(0.72), math.log(1.4))),
-        contrast=math.exp(between(math.log(0.8), math.log(1.6))),
-        halo=between(0.7, 1.25),
+        magnification=magnifications[number % len(magnifications)],
+        scale=math.exp(between(math.log(0.78), math.log(1.3))),
+        contrast=math.exp(between(math.log(1.2), math.log(1.9))),
+        halo=between(0.8, 1.2),
         halo_px=between(3.5, 8.0),
-        blur_px=between(0.6, 1.4),
+        blur_px=between(0.5, 1.1),
         level=between(95, 150),
-        tilt=(between(-0.3, 0.3), between(-0.3, 0.3)),
-        noise=between(2.5, 6.0),
+        tilt=(between(-0.2, 0.2), between(-0.2, 0.2)),
+        noise=between(2.0, 4.0),
+        density=math.exp(rng.uniform(*np.log(densities))),
     )
 
 
@@ -178,7 +190,7 @@ def _path(rng: Generator, start: Sequence[float], length: float, radii: Sequence
 
 
 def _spindle(rng: Generator, scale: float) -> Discs:
-    length, half = rng.uniform(15, 24) * scale, rng.uniform(3.8, 5.6) * scale
+    length, half = rng.uniform(17, 27) * scale, rng.uniform(3.8, 5.6) * scale
     angle = rng.uniform(0, 2 * np.pi)
     body = _path(rng, (0, 0, angle), length, [1.2, 0.8 * half, half, 0.8 * half, 1.2], 0.4)
     parts = [body]
@@ -189,18 +201,20 @@ def _spindle(rng: Generator, scale: float) -> Discs:
 
 
 def _branching(rng: Generator, scale: float) -> Discs:
+    """A body and thin processes that fork on their way, and fork again."""
     around = rng.normal(0, 4.5 * scale, (5, 2))
-    parts = [np.column_stack([around, rng.uniform(8, 12, 5) * scale])]
-    for i, angle in enumerate(rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, rng.integers(4, 7))[:-1]):
+    parts = [np.column_stack([around, rng.uniform(8.5, 12, 5) * scale])]
+    for i, angle in enumerate(rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, rng.integers(5, 8))[:-1]):
         x, y, _ = parts[0][i % 5]
-        thick = rng.uniform(4.5, 7) * scale
-        length = rng.uniform(14, 32) * scale
-        arm = _path(rng, (x, y, angle + rng.normal(0, 0.2)), length, [thick, 0.6 * thick, 1.5], 0.7)
+        thick, length = rng.uniform(4.2, 6.2) * scale, rng.uniform(18, 36) * scale
+        arm = _path(rng, (x, y, angle + rng.normal(0, 0.2)), length, [1.3 * thick, 0.6 * thick, 1.3], 0.7)
         parts.append(arm)
-        if rng.random() < 0.35:
-            fork = arm[len(arm) // 2]
-            side = angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
-            parts.append(_path(rng, (fork[0], fork[1], side), length / 2, [0.5 * thick, 1.2], 0.6))
+        for at, chance in ((0.45, 0.6), (0.7, 0.4)):
+            if rng.random() < chance:
+                fork = arm[int(at * len(arm))]
+                side = angle + rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
+                branch = (fork[0], fork[1], side)
+                parts.append(_path(rng, branch, (1 - at) * length, [max(0.5 * thick, 1.4), 1.1], 0.6))
     return np.concatenate(parts)
 
 
@@ -216,39 +230,43 @@ def _round(rng: Generator, scale: float) -> Discs:
 
 
 SHAPES: dict[str, Shape] = {
-    "shsy5y": Shape(count=(28, 45), thickness=1.1, crowding=0.55, fibres=(0, 3), outline=_spindle),
-    "astro": Shape(count=(4, 9), thickness=1.0, crowding=0.4, fibres=(0, 3), outline=_branching),
-    "cort": Shape(count=(9, 20), thickness=2.0, crowding=0.4, fibres=(3, 8), outline=_round),  # rounded up: thick
+    "shsy5y": Shape(count=(24, 40), thickness=1.3, crowding=0.65, fibres=(0, 3), outline=_spindle),
+    "astro": Shape(count=(4, 9), thickness=1.3, crowding=0.3, fibres=(0, 3), outline=_branching),
+    "cort": Shape(count=(9, 20), thickness=2.0, crowding=0.35, fibres=(3, 8), outline=_round),  # rounded up: thick
 }
 
 
 # --- the field ------------------------------------------------------------------------------------------
 
 
-def _place(rng: Generator, shape: Shape, scale: float, size: Size) -> list[Crop]:
+def _place(rng: Generator, shape: Shape, well: Well, size: Size) -> list[Crop]:
     """Masks of the cells of one field; a cell may touch others and lie on them by MAX_OVERLAP."""
-    low, high = (max(1, round(n * size[0] * size[1] / FIELD_PX)) for n in shape.count)
+    fields = size[0] * size[1] / FIELD_PX / well.magnification**2 * well.density
+    low, high = (max(1, round(n * fields)) for n in shape.count)
     taken = np.zeros(size, bool)
     centres: list[tuple[float, float]] = []
     crops: list[Crop] = []
     for _ in range(rng.integers(low, high, endpoint=True)):
+        crowded = rng.random() < shape.crowding
         for _ in range(TRIES):
-            outline = shape.outline(rng, scale)
-            beside = centres if rng.random() < shape.crowding else []
+            outline = well.magnification * shape.outline(rng, well.scale)
+            beside = centres if crowded else []
             x, y = _centre(rng, outline, beside, size)
             crop = _draw(outline + np.array([x, y, 0]), size)
-            if crop is not None and _take(taken, crop):
+            if crop is not None and _take(taken, crop, touching=bool(beside)):
                 centres.append((x, y))
                 crops.append(crop)
                 break
     return crops
 
 
-def _take(taken: Bitmap, crop: Crop) -> bool:
-    """Mark the pixels of a cell as taken, unless too many of them are."""
+def _take(taken: Bitmap, crop: Crop, *, touching: bool) -> bool:
+    """Mark the pixels of a cell as taken, unless too many of them are, or none is near that is `touching`."""
     bitmap, x0, y0 = crop
     under = taken[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]]
     if (under & bitmap).sum() > MAX_OVERLAP * bitmap.sum():
+        return False
+    if touching and not (ndimage.binary_dilation(bitmap) & under).any():
         return False
     under |= bitmap
     return True
@@ -261,7 +279,7 @@ def _centre(rng: Generator, outline: Discs, beside: Sequence[tuple[float, float]
         x, y = beside[int(rng.integers(len(beside)))]
         angle = rng.uniform(0, 2 * np.pi)
         breadth = np.ptp(outline[:, :2], axis=0).mean() / 2 + outline[:, 2].max()
-        reach = float(breadth) * rng.uniform(0.7, 1.6)
+        reach = float(breadth) * rng.uniform(0.5, 1.5)
         x, y = x + reach * math.cos(angle), y + reach * math.sin(angle)
         if 0 <= x < width and 0 <= y < height:
             return x, y
@@ -291,44 +309,47 @@ def _draw(discs: Discs, size: Size) -> Crop | None:
 # --- the picture ----------------------------------------------------------------------------------------
 
 
-def _thickness(rng: Generator, shape: Shape, crops: Sequence[Crop], size: Size) -> NDArray[np.float32]:
+def _thickness(
+    rng: Generator, shape: Shape, crops: Sequence[Crop], size: Size, magnification: float
+) -> NDArray[np.float32]:
     """Optical thickness, float32 (H, W): domes over the cells, grains in them, fibres and debris between."""
     field = np.zeros(size, np.float32)
     for bitmap, x0, y0 in crops:
         depth = ndimage.distance_transform_edt(np.pad(bitmap, 1))[1:-1, 1:-1]
-        dome = depth / (depth + 1.2) * shape.thickness * rng.uniform(0.75, 1.25)
+        dome = depth / (depth + 1.8 * magnification) * shape.thickness * rng.uniform(0.75, 1.25)
         field[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] += dome.astype(np.float32)
-    field *= 1 + 0.18 * _smooth_noise(rng, size, 1.3)
-    for _ in range(rng.integers(*shape.fibres, endpoint=True)):
+    field *= 1 + 0.12 * _smooth_noise(rng, size, 1.3 * magnification)
+    for _ in range(round(rng.integers(*shape.fibres, endpoint=True) / magnification**2)):
         start = rng.uniform(0, size[1]), rng.uniform(0, size[0]), rng.uniform(0, 2 * np.pi)
-        fibre = _draw(_path(rng, start, rng.uniform(30, 110), [0.6, 0.6], 1.2), size)
+        fibre = _draw(_path(rng, start, magnification * rng.uniform(30, 110), [0.6 * magnification] * 2, 1.2), size)
         if fibre is not None:
             bitmap, x0, y0 = fibre
             strength = np.float32(rng.uniform(0.12, 0.4))
             field[y0 : y0 + bitmap.shape[0], x0 : x0 + bitmap.shape[1]] += strength * bitmap
-    return field + _debris(rng, size)
+    return field + _debris(rng, size, magnification)
 
 
-def _debris(rng: Generator, size: Size) -> NDArray[np.float32]:
+def _debris(rng: Generator, size: Size, magnification: float) -> NDArray[np.float32]:
     """Specks (bright or dark, a few pixels) and blurred shadows of what floats above the focus."""
-    fields = size[0] * size[1] / FIELD_PX
+    fields = size[0] * size[1] / FIELD_PX / magnification**2
     debris = np.zeros(size, np.float32)
     for most, strength, blur_px in ((14, 16.0, 1.3), (6, 110.0, 6.0)):
         dots = np.zeros(size, np.float32)
         n = rng.integers(0, max(1, round(most * fields)), endpoint=True)
-        amounts = rng.uniform(0.3, 1.0, n) * rng.choice([-1.0, -1.0, 1.0], n) * strength
+        amounts = rng.uniform(0.3, 1.0, n) * rng.choice([-1.0, -1.0, 1.0], n) * strength * magnification**2
         np.add.at(dots, (rng.integers(0, size[0], n), rng.integers(0, size[1], n)), amounts)
-        debris += ndimage.gaussian_filter(dots, blur_px)
+        debris += ndimage.gaussian_filter(dots, blur_px * magnification)
     return debris
 
 
 def _photograph(rng: Generator, thickness: NDArray[np.float32], well: Well) -> NDArray[np.uint8]:
     """uint8 (H, W): what the camera of this well makes of a thickness."""
     height, width = thickness.shape
-    sharp = ndimage.gaussian_filter(thickness, well.blur_px)
-    near, far = (ndimage.gaussian_filter(thickness, sigma) for sigma in (well.halo_px / 2.5, well.halo_px))
+    blur_px, halo_px = well.magnification * well.blur_px, well.magnification * well.halo_px
+    sharp = ndimage.gaussian_filter(thickness, blur_px)
+    near, far = (ndimage.gaussian_filter(thickness, sigma) for sigma in (halo_px / 2.5, halo_px))
     field = sharp - well.halo * (0.5 * near + 0.6 * far)
-    field -= 0.03 * _smooth_noise(rng, (height, width), 4.0)
+    field -= 0.03 * _smooth_noise(rng, (height, width), 4.0 * well.magnification)
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
     light = 1 + well.tilt[0] * x + well.tilt[1] * y - 0.12 * (x * x + y * y)
     exact = well.level * light * (1 - well.contrast * field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from helpers.campaigns import PLAIN
 
 from cellsemi.configs.ablation_parts import PARTS, Part, find_parts, switch, with_settings
 from cellsemi.configs.errors import ConfigError, UsageError
@@ -13,7 +14,7 @@ from cellsemi.configs.schema import Config
 
 
 def demo(*settings: str) -> Config:
-    return load_config("demo", settings).config
+    return load_config("demo", [*PLAIN, *settings]).config
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
+from helpers.campaigns import PLAIN
 from helpers.fake_family import DIVERGES
 from helpers.terminal import invoke
 
@@ -24,7 +25,7 @@ from cellsemi.rounds.store.run import RunPaths
 
 SIZES = ("labelled=3", "unlabelled=3", "val=3", "test=4", "height_px=64", "width_px=80")
 LIMITS = "{accept: 0.3, reject: 0.1, min_area_px: 4}"
-SETTINGS = [f"data.generated.{size}" for size in SIZES]
+SETTINGS = [*PLAIN, *(f"data.generated.{size}" for size in SIZES)]
 SETTINGS += ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "rounds.control=false", "run.root=out"]
 SETTINGS += [f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}}"]
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import ndimage
 
 from cellsemi.configs.data import GeneratedConfig
@@ -18,7 +19,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 CLASSES = ("shsy5y", "astro", "cort")
 SMALL = GeneratedConfig(labelled=6, unlabelled=6, val=3, test=3)
-COUNTS = {"shsy5y": (25, 45), "astro": (4, 9), "cort": (8, 20)}
+COUNTS = {"shsy5y": (20, 40), "astro": (4, 9), "cort": (8, 20)}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,75 @@ def test_the_pool_ranges_wider_in_size_than_the_labelled_images() -> None:
     assert all(0.8 * pool[0] < value < 1.2 * pool[1] for value in medians["labelled"])
 
 
+WIDE = GeneratedConfig(labelled=6, val=6, unlabelled=18, test=18, magnifications=(1.0, 3.0), densities=(0.5, 2.0))
+
+
+def measured(config: GeneratedConfig, split: str, name: str, seeds: int = 3) -> tuple[list[float], list[float]]:
+    """Per image of a class: the median side of its cells' boxes in pixels, and cells per 100 x 100 px."""
+    sides, densities = [], []
+    for seed in range(seeds):
+        for index in range(CLASSES.index(name), getattr(config, split), len(CLASSES)):
+            cells = hidden_truth(config, CLASSES, seed, f"{split}-{index:05d}")
+            sides.append(float(np.median((cells.bbox[:, 2:] - cells.bbox[:, :2]).mean(axis=1))))
+            densities.append(len(cells) / config.height_px / config.width_px * 1e4)
+    return sides, densities
+
+
+@pytest.mark.parametrize("split", ["labelled", "val"])
+def test_what_is_annotated_has_one_magnification_and_density(split: str) -> None:
+    for index in range(3):
+        plain, wide = (make(config, CLASSES, 0, split, index) for config in (SMALL, WIDE))
+        assert plain.instances is not None and wide.instances is not None
+        assert plain.image == wide.image and plain.instances.rle == wide.instances.rle
+
+
+@pytest.mark.parametrize("split", ["unlabelled", "test"])
+def test_the_other_images_have_the_magnifications_in_turn(split: str) -> None:
+    for name in ("cort", "shsy5y"):
+        labelled, _ = measured(WIDE, "labelled", name)
+        sides, _ = measured(WIDE, split, name)
+        wells = np.array(sides).reshape(-1, 2).mean(axis=1).reshape(3, -1)  # seeds x wells of two images
+        small, large = wells[:, 0::2], wells[:, 1::2]
+        assert 2.0 < np.mean(large) / np.mean(small) < 4.0, "cells of the edge are cut, more so the large ones"
+        assert 0.7 < np.mean(small) / np.mean(labelled) < 1.4
+        assert max(labelled) / min(labelled) < 1.8 < max(sides) / min(sides)
+
+
+def test_a_higher_magnification_shows_a_smaller_field_and_a_density_more_cells() -> None:
+    def cells(magnification: float, density: float) -> float:
+        config = GeneratedConfig(unlabelled=12, magnifications=(magnification,), densities=(density, density))
+        return float(np.mean(measured(config, "unlabelled", "cort", 2)[1]))
+
+    plain = cells(1.0, 1.0)
+    assert 0.2 < cells(2.0, 1.0) / plain < 0.35  # a quarter
+    assert 1.7 < cells(1.0, 2.0) / plain < 2.3
+
+
+def test_magnification_enlarges_what_the_optics_make() -> None:
+    """The picture of an empty field is as coarse as its magnification: debris, shadows, mottled medium."""
+    grain = []
+    for magnification in (1.0, 3.0):
+        config = GeneratedConfig(unlabelled=6, magnifications=(magnification,), densities=(0.1, 0.1))
+        image = make(config, ("cort",), 0, "unlabelled", 0).image
+        assert image is not None
+        field = ndimage.gaussian_filter(decode_image(image, "a").astype(float), 1.5)  # without the camera's noise
+        steps = np.abs(np.diff(field, axis=1)).mean() / field.std()
+        grain.append(steps)
+    assert grain[0] > 1.5 * grain[1]
+
+
+def test_by_default_the_labels_cover_the_middle_of_all() -> None:
+    sides, _ = measured(GeneratedConfig(), "unlabelled", "cort", 2)
+    labelled, _ = measured(GeneratedConfig(), "labelled", "cort", 2)
+    assert min(sides) < min(labelled) and max(labelled) < max(sides) and max(sides) / min(sides) < 2.5
+
+
+@pytest.mark.parametrize("wrong", [{"densities": (2.0, 1.0)}, {"magnifications": ()}, {"magnifications": (0.0,)}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValidationError):
+        GeneratedConfig.model_validate(wrong)
+
+
 def test_any_class_names_and_sizes_work() -> None:
     config = GeneratedConfig(labelled=4, unlabelled=0, val=1, test=1, height_px=64, width_px=100)
     for classes in (("cell",), ("x", "y", "z", "w"), ("cort", "astro")):
@@ -156,7 +226,7 @@ def test_any_class_names_and_sizes_work() -> None:
         assert len(made) == 6 and {r.cell_type for r in made} == set(classes)
         assert all(r.instances is not None and len(r.instances) > 0 for r in made)
     single = hidden_truth(GeneratedConfig(), ("cell",), 0, "val-00001")
-    assert 25 <= len(single) <= 45  # one class takes the shape of the first
+    assert 20 <= len(single) <= 40  # one class takes the shape of the first
 
 
 def test_a_picture_takes_tens_of_milliseconds() -> None:
