@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     Source = Literal[(GENERATED, *READABLE)]
 Place = str | dict[Split, str]
-Magnification = Annotated[float, Field(ge=0.25, le=4)]
+Magnification = Annotated[float, Field(ge=0.25, le=8)]
 Density = Annotated[float, Field(ge=0.1, le=10)]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
@@ -36,13 +36,13 @@ class GeneratedConfig(Section):
     magnifications: tuple[Magnification, ...] = Field(
         (1.0,),
         min_length=1,
-        description="Magnifications of the unlabelled and test images, relative to that of the labelled and val "
+        description="Magnifications of the unlabelled, val and test images, relative to that of the labelled "
         "images; their wells take turns.",
     )
     densities: tuple[Density, Density] = Field(
         (1.0, 1.0),
-        description="Fewest and most cells per area of the dish in the wells of the unlabelled and test images, "
-        "relative to those of the labelled and val images.",
+        description="Fewest and most cells per area of the dish in the wells of the unlabelled, val and test "
+        "images, relative to those of the labelled images.",
     )
 
     @field_validator("densities")

@@ -4,8 +4,8 @@ Round 0 trains the models on human labels alone: the baseline of every claim. In
 best models so far label the unlabelled images; their masks are fused, filtered and merged with the
 human labels; students are trained on them, each from its teacher's weights on, and evaluated on held-out
 human labels; they teach the next round only if they are better, and no further round is run when several in
-a row were not. Every step checks the disk first, so that the same command after a crash finishes the job, and after a finished
-run does nothing.
+a row were not. Every step checks the disk first, so that the same command after a crash finishes the job,
+and after a finished run does nothing.
 """
 
 from __future__ import annotations

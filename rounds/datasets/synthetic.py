@@ -7,9 +7,9 @@ thickness blurred wide: the simplest model of phase contrast that shows the brig
 the fading inside a large one (Yin, Kanade, Chen, Medical Image Analysis 16, 2012, for the full optics).
 
 Every image belongs to a well with its own light, focus, contrast and cell size. The labelled images come
-from few wells of middling values, the others from many. All that is annotated, labelled and val, has one
-magnification and one density of cells; the unlabelled and the test images have those of `data.generated`: as where
-one plate was annotated and the others were not. Magnification enlarges the cells and all that the optics make of
+from few wells of middling values, the others from many. They have one magnification and one density of cells; the
+unlabelled, validation and test images have those of `data.generated`: as where one plate was annotated for training,
+and a few images of each plate to see how good a model is. Magnification enlarges the cells and all that the optics make of
 them, halo, blur, grain and debris; pixels, noise of the camera and optical thickness stay. The field of view shrinks
 with it, so an image of twice the magnification holds a quarter of the cells.
 """
@@ -38,7 +38,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 SOURCE = "generated"
 FIELD_PX = 192 * 256  # the area that the cell counts below are for
 IMAGES_PER_WELL = {"labelled": 2, "unlabelled": 2, "val": 2, "test": 2}
-ANNOTATED = ("labelled", "val")  # splits of one magnification and density
+NARROW = "labelled"  # the split of one magnification and density
 SPREAD = {"labelled": 0.4, "unlabelled": 1.0, "val": 1.0, "test": 1.0}  # of a well's values around the middle
 MIN_VISIBLE_PX = 25  # a cell with less inside the picture is not put there
 MAX_OVERLAP = 0.2  # of a cell's area may lie on cells that are there already
@@ -154,7 +154,7 @@ def _make_well(config: GeneratedConfig, split: str, number: int, rng: Generator)
     """Values between the given ends for SPREAD 1, nearer to the middle for less; the magnifications take turns."""
     spread = SPREAD[split]
     magnifications, densities = config.magnifications, config.densities
-    if split in ANNOTATED:
+    if split == NARROW:
         magnifications, densities = (1.0,), (1.0, 1.0)
 
     def between(low: float, high: float) -> float:
