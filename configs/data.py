@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     Source = Literal[(GENERATED, *READABLE)]
 Place = str | dict[Split, str]
-Magnification = Annotated[float, Field(ge=0.25, le=4)]
+Magnification = Annotated[float, Field(ge=0.25, le=8)]
 Density = Annotated[float, Field(ge=0.1, le=10)]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
