@@ -10,7 +10,6 @@ stopped and called again; `--table-only` writes the table of what is finished.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -170,7 +169,7 @@ def main(
             for seed in seeds:
                 line = command(regime, seed, out, settings)
                 print("$", " ".join(line), flush=True)
-                subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                subprocess.run(line, check=True)
     read = {name: [Seed.read(seed, out / run_name(name, seed)) for seed in seeds] for name in regimes}
     found = {name: [seed for seed in of_regime if seed] for name, of_regime in read.items()}
     if any(found.values()):
