@@ -10,7 +10,6 @@ stopped and called again; `--table-only` writes the table of what is finished.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from machine import describe
 from rounds_runs import Line, mean
 
 from cellsemi.rounds.evaluation.figures import Interval
+from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import CONTROL
@@ -76,29 +76,27 @@ class Seed:
         return [
             str(self.seed),
             *("-" if value is None else f"{value:.3f}" for value in rounds),
-            f"{self.student.test_map.value:.3f}",
             f"{self.control.test_map.value:.3f} ({steps})",
             f"{self.gain.value:+.3f} ({self.gain.low:+.3f} to {self.gain.high:+.3f})",
             f"{line.delivered.test_map.value:.3f} ({delivered})",
+            read_verdict(line.paths).partition(":")[0],
             f"{sum(row.seconds for row in line.ensemble.values()) / 60:.1f}",
         ]
 
 
-HEAD = ["seed", *(f"round {n}" for n in range(N + 1)), "student", "control (steps)", "student - control"]
-HEAD += ["delivered", "min"]
+HEAD = ["seed", *(f"round {n}" for n in range(N + 1)), "control (steps)", f"round {N} - control", "delivered"]
+HEAD += ["verdict", "min"]
 
 
 def section(regime: str, seeds: Sequence[Seed]) -> str:
     """The table of a regime, its mean, and the share of seeds in which the rounds beat the control."""
     rows = [seed.cells() for seed in seeds]
     values = [[seed.line.map_of(n) for seed in seeds] for n in range(N + 1)]
-    values += [
-        [row.test_map.value for row in rows] for rows in ([s.student for s in seeds], [s.control for s in seeds])
-    ]
+    values.append([seed.control.test_map.value for seed in seeds])
     means = ["-" if (found := mean(column)) is None else f"{found:.3f}" for column in values]
     gain = sum(seed.gain.value for seed in seeds) / len(seeds)
     delivered = sum(seed.line.delivered.test_map.value for seed in seeds) / len(seeds)
-    rows.append(["mean", *means, f"{gain:+.3f}", f"{delivered:.3f}", ""])
+    rows.append(["mean", *means, f"{gain:+.3f}", f"{delivered:.3f}", "", ""])
     better = sum(seed.gain.value > 0 for seed in seeds)
     clear = sum(seed.gain.low > 0 for seed in seeds)
     worse = sum(seed.gain.high < 0 for seed in seeds)
@@ -107,7 +105,7 @@ def section(regime: str, seeds: Sequence[Seed]) -> str:
 
 {SAYS[regime]}
 
-The student of the last round beat the control in {better} of {len(seeds)} seeds; the whole interval lies above zero in
+Round {N} beat the control of equal steps in {better} of {len(seeds)} seeds; the whole interval lies above zero in
 {clear} of {len(seeds)}, and below zero in {worse}.
 
 {table}
@@ -126,12 +124,12 @@ def page(found: Mapping[str, Sequence[Seed]], settings: Sequence[str]) -> str:
 Command of a line: `cellsemi round --n {N} --engine inline --config demo --set run.seed=SEED{extra}`; in `covered` with
 `{covered}`. A seed draws the cells, the labels and every initialisation. Written by `benchmarks/demo.py`.
 
-Figures are test mAP (Kaggle Sartorius). *round 0* to *round {N}*: the ensemble of the two students of that round.
-*student*: the first student of the last round alone, which is what the control copies: the same network and
-augmentation on human labels only, for as many steps as that student and all its ancestors had together. *student -
-control* is `vs control` of the leaderboard, in brackets the paired-bootstrap interval (95 %) over the test images.
-*delivered*: what the run recommends in the end, decided on validation images: the last round that was promoted, or the
-control. *min*: minutes of all rounds, in one process, on a machine that other programs used as well.
+Figures are test mAP (Kaggle Sartorius). *round 0*: the two models that learned from human labels alone, as an ensemble;
+*round 1* to *round {N}*: the student of that round. *control*: the network of the student on human labels only, for as
+many steps (in brackets) as the last student and all its ancestors had together. *round {N} - control* is `vs control`
+of the leaderboard, in brackets the paired-bootstrap interval (95 %) over the test images. *delivered*: what the run
+recommends in the end, decided on validation images: the last round that was promoted, or the control. *verdict*: how
+the verdict of the run begins. *min*: minutes of all rounds, in one process, on a machine that other programs used as well.
 
 {sections}"""
 
@@ -170,7 +168,7 @@ def main(
             for seed in seeds:
                 line = command(regime, seed, out, settings)
                 print("$", " ".join(line), flush=True)
-                subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                subprocess.run(line, check=True)
     read = {name: [Seed.read(seed, out / run_name(name, seed)) for seed in seeds] for name in regimes}
     found = {name: [seed for seed in of_regime if seed] for name, of_regime in read.items()}
     if any(found.values()):
