@@ -129,7 +129,7 @@ Figures are test mAP (Kaggle Sartorius). *round 0*: the two models that learned 
 many steps (in brackets) as the last student and all its ancestors had together. *round {N} - control* is `vs control`
 of the leaderboard, in brackets the paired-bootstrap interval (95 %) over the test images. *delivered*: what the run
 recommends in the end, decided on validation images: the last round that was promoted, or the control. *verdict*: how
-the verdict of the run begins. *min*: minutes of all rounds, in one process, on a machine that other programs used as well.
+the verdict of the run begins. *min*: minutes of all rounds in one process, on a machine that other programs used too.
 
 {sections}"""
 
