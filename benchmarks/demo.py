@@ -35,8 +35,8 @@ REGIMES: Mapping[str, Sequence[str]] = {
     "covered": ("data.generated.magnifications=[1.0]", "data.generated.densities=[1.0, 1.0]"),
 }
 SAYS = {
-    "uncovered": "The demo as it stands: labelled and validation images have one magnification and density, the "
-    "unlabelled and the test images several.",
+    "uncovered": "The demo as it stands: labelled images have one magnification and density, the unlabelled, validation "
+    "and test images several.",
     "covered": "The same, but all images have one magnification and density: the labels cover what the unlabelled "
     "images hold.",
 }
@@ -79,9 +79,14 @@ class Seed:
             f"{self.control.test_map.value:.3f} ({steps})",
             f"{self.gain.value:+.3f} ({self.gain.low:+.3f} to {self.gain.high:+.3f})",
             f"{line.delivered.test_map.value:.3f} ({delivered})",
-            read_verdict(line.paths).partition(":")[0],
+            _headline(read_verdict(line.paths)),
             f"{sum(row.seconds for row in line.ensemble.values()) / 60:.1f}",
         ]
+
+
+def _headline(verdict: str) -> str:
+    """The first sentence of a verdict that begins with the rounds: `The rounds helped`."""
+    return verdict[max(0, verdict.find("The rounds ")) :].partition(":")[0].partition(",")[0]
 
 
 HEAD = ["seed", *(f"round {n}" for n in range(N + 1)), "control (steps)", f"round {N} - control", "delivered"]
@@ -128,8 +133,8 @@ Figures are test mAP (Kaggle Sartorius). *round 0*: the two models that learned 
 *round 1* to *round {N}*: the student of that round. *control*: the network of the student on human labels only, for as
 many steps (in brackets) as the last student and all its ancestors had together. *round {N} - control* is `vs control`
 of the leaderboard, in brackets the paired-bootstrap interval (95 %) over the test images. *delivered*: what the run
-recommends in the end, decided on validation images: the last round that was promoted, or the control. *verdict*: how
-the verdict of the run begins. *min*: minutes of all rounds in one process, on a machine that other programs used too.
+recommends in the end, decided on validation images: the last round that was promoted, or the control. *verdict*: what
+the run says of its rounds. *min*: minutes of all rounds in one process, on a machine that other programs used too.
 
 {sections}"""
 
