@@ -35,8 +35,8 @@ REGIMES: Mapping[str, Sequence[str]] = {
     "covered": ("data.generated.magnifications=[1.0]", "data.generated.densities=[1.0, 1.0]"),
 }
 SAYS = {
-    "uncovered": "The demo as it stands: labelled images have one magnification and density, the unlabelled, validation "
-    "and test images several.",
+    "uncovered": "The demo as it stands: labelled images have one magnification and density, the unlabelled, the "
+    "validation and the test images several.",
     "covered": "The same, but all images have one magnification and density: the labels cover what the unlabelled "
     "images hold.",
 }

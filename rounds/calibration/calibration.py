@@ -4,8 +4,8 @@ Three curves are tried, and the one that predicts images that were left out best
 the score as it is (`identity`); the score times a factor, such that its mean is the share of all masks that is right
 (`rate`); and isotonic regression (Zadrozny and Elkan 2002; scikit-learn), for which the better scored is never less
 trusted and nothing else is assumed (`own`, or `pooled` over all classes). A curve with more freedom must win: a
-teacher whose scores are good already keeps them. Steps and rates of few samples are pulled in by Laplace's rule, so that
-three hits out of three are not taken as certainty. The teachers never trained on these images.
+teacher whose scores are good already keeps them. Steps and rates of few samples are pulled in by Laplace's rule, so
+that three hits out of three are not taken as certainty. The teachers never trained on these images.
 """
 
 from __future__ import annotations

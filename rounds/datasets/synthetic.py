@@ -9,9 +9,9 @@ the fading inside a large one (Yin, Kanade, Chen, Medical Image Analysis 16, 201
 Every image belongs to a well with its own light, focus, contrast and cell size. The labelled images come
 from few wells of middling values, the others from many. They have one magnification and one density of cells; the
 unlabelled, validation and test images have those of `data.generated`: as where one plate was annotated for training,
-and a few images of each plate to see how good a model is. Magnification enlarges the cells and all that the optics make of
-them, halo, blur, grain and debris; pixels, noise of the camera and optical thickness stay. The field of view shrinks
-with it, so an image of twice the magnification holds a quarter of the cells.
+and a few images of each plate to see how good a model is. Magnification enlarges the cells and all that the optics
+make of them, halo, blur, grain and debris; pixels, noise of the camera and optical thickness stay. The field of view
+shrinks with it, so an image of twice the magnification holds a quarter of the cells.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def weighted(values: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarra
 
 
 def _distance(one: Scales, other: Scales) -> float:
-    """The total variation between two sets of images: the share of the one that would have to change; 0 if one is empty."""
+    """The total variation of two sets of images: the share of one that would have to change; 0 if one is empty."""
     totals = sum(one.values()), sum(other.values())
     if not all(totals):
         return 0.0
