@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 else:
     Source = Literal[(GENERATED, *READABLE)]
 Place = str | dict[Split, str]
-Magnification = Annotated[float, Field(ge=0.25, le=8)]
-Density = Annotated[float, Field(ge=0.1, le=10)]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
@@ -33,23 +31,30 @@ class GeneratedConfig(Section):
     test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
     height_px: int = Field(192, ge=64, le=4096, description="Image height.")
     width_px: int = Field(256, ge=64, le=4096, description="Image width.")
-    magnifications: tuple[Magnification, ...] = Field(
+    magnifications: tuple[float, ...] = Field(
         (1.0,),
         min_length=1,
         description="Magnifications of the unlabelled, val and test images, relative to that of the labelled "
         "images; their wells take turns.",
     )
-    densities: tuple[Density, Density] = Field(
+    densities: tuple[float, float] = Field(
         (1.0, 1.0),
         description="Fewest and most cells per area of the dish in the wells of the unlabelled, val and test "
         "images, relative to those of the labelled images.",
     )
 
+    @field_validator("magnifications")
+    @classmethod
+    def _magnifications_are_in_bounds(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.25 <= each <= 8 for each in value):
+            raise ValueError(f"expected magnifications from 0.25 to 8, got {list(value)}")
+        return value
+
     @field_validator("densities")
     @classmethod
     def _densities_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError(f"expected the fewest before the most, got {list(value)}")
+        if not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError(f"expected the fewest before the most, from 0.1 to 10, got {list(value)}")
         return value
 
 

@@ -171,7 +171,7 @@ def test_set_reads_the_value_as_yaml(setting: str, path: tuple[str, ...] | None,
 
 
 def test_set_steps_into_the_default_models() -> None:
-    config = load_config("demo", ["models.1.width=8"]).config
+    config = load_config("label-maps", ["data.root=.", "models.1.width=8"]).config
     assert [model.width for model in config.models] == [Config().models[0].width, 8]
 
 
@@ -192,7 +192,7 @@ def test_later_settings_win() -> None:
         ("training", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("training.steps=[", "not valid YAML"),
-        ("models.7.width=8", "not an index below 2"),
+        ("models.7.width=8", "not an index below 3"),
         ("run.name.first=x", r"run\.name is the value 'demo', not a section; give all of run\.name"),
         ("training.step=3", "did you mean 'training.steps'"),
     ],

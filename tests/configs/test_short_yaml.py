@@ -71,7 +71,6 @@ def test_the_comments_of_a_preset_are_its_reasons() -> None:
     )
     found = {"run.name": "why x", "data.images": "where", "data.classes": "two"}
     assert comments_of(text) == (["top", "second"], found)
-    assert comments_of(preset_text("demo"))[1] == {
-        "training.batch": "small, so that two cores are done in minutes",
-        "rounds.stop_after": "all rounds are to be seen",
-    }
+    reasons = comments_of(preset_text("demo"))[1]
+    assert reasons["training.batch"] == "small, as are the networks, so that two cores are done in minutes"
+    assert reasons["rounds.stop_after"] == "all rounds are to be seen" and "training.human_fraction" in reasons
