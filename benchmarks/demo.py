@@ -86,7 +86,7 @@ class Seed:
 
 def _headline(verdict: str) -> str:
     """The first sentence of a verdict that begins with the rounds: `The rounds helped`."""
-    return verdict[max(0, verdict.find("The rounds ")) :].partition(":")[0].partition(",")[0]
+    return verdict[max(0, verdict.find("The rounds ")) :].partition(":")[0]
 
 
 HEAD = ["seed", *(f"round {n}" for n in range(N + 1)), "control (steps)", f"round {N} - control", "delivered"]

@@ -1,8 +1,8 @@
-"""Draws docs/demo.png from a finished run: image, human labels, round 0, what the run recommends.
+"""Draws docs/demo.png from a finished run of the demo: image, human labels, round 0, what the run recommends.
 
     cellsemi round --n 3 && python docs/make_picture.py runs/demo
 
-Of each class the test image is shown whose gain is the median of its class: neither the best nor the worst.
+Of each magnification the test image is shown whose gain is the median: neither the best nor the worst.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def predictions(paths: RunPaths, round: int, name: str) -> dict[str, Instances]:
 
 
 def chosen(paths: RunPaths) -> list[tuple[ImageRecord, Instances, Instances]]:
-    """(image, cells of round 0, cells of what is recommended) of a test image for each class."""
+    """(image, cells of round 0, cells of what is recommended) of the median gain, for each magnification."""
     after = delivered(paths)
     first = read_ensemble(paths, 0)
     before, now = predictions(paths, 0, first.name), predictions(paths, after.round, after.name)
-    by_class: dict[str, list[tuple[float, ImageRecord]]] = {}
+    count = len(read_config(paths).data.generated.magnifications)
+    gains: list[list[tuple[float, ImageRecord]]] = [[] for _ in range(count)]
     for record in shards.read_folder(paths.split("test")):
         assert record.instances is not None
         score = [cellsemi.score(each[record.image_id], record.instances).map for each in (before, now)]
-        by_class.setdefault(record.cell_type or "", []).append((score[1] - score[0], record))
-    rows = []
-    for gains in by_class.values():
-        record = sorted(gains, key=lambda pair: pair[0])[len(gains) // 2][1]
-        rows.append((record, before[record.image_id], now[record.image_id]))
-    return rows
+        assert record.group is not None, "generated images belong to wells, which take the magnifications in turn"
+        well = int(record.group.rpartition("well")[2])
+        gains[well % count].append((score[1] - score[0], record))
+    shown = [sorted(each, key=lambda pair: pair[0])[len(each) // 2][1] for each in gains]
+    return [(record, before[record.image_id], now[record.image_id]) for record in shown]
 
 
 def panels(record: ImageRecord, before: Instances, now: Instances, classes: tuple[str, ...]) -> list[Image.Image]:

@@ -150,7 +150,7 @@ def test_the_pool_ranges_wider_in_size_than_the_labelled_images() -> None:
     assert all(0.8 * pool[0] < value < 1.2 * pool[1] for value in medians["labelled"])
 
 
-WIDE = GeneratedConfig(labelled=6, val=6, unlabelled=18, test=18, magnifications=(1.0, 3.0), densities=(0.5, 2.0))
+WIDE = GeneratedConfig(labelled=6, val=18, unlabelled=18, test=18, magnifications=(1.0, 3.0), densities=(0.5, 2.0))
 
 
 def measured(config: GeneratedConfig, split: str, name: str, seeds: int = 3) -> tuple[list[float], list[float]]:
