@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.campaigns import tables
+from helpers.campaigns import PLAIN, tables
 from helpers.terminal import MAIN, cellsemi
 
 from cellsemi.rounds.evaluation import leaderboard
@@ -20,12 +20,12 @@ from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.0, reject: 0.0}"  # whatever these hardly trained models see is taken
 SETTINGS = [
-    "data.classes=[cort]", "data.generated.labelled=2", "data.generated.unlabelled=4", "data.generated.val=2",
+    *PLAIN, "data.classes=[cort]", "data.generated.labelled=2", "data.generated.unlabelled=4", "data.generated.val=2",
     "data.generated.test=2", "data.generated.height_px=64", "data.generated.width_px=80", "data.shard_images=2",
     "models.0.width=4", "models.1.width=4", "training.steps=30", "training.batch=2", "training.crop_px=64",
     "training.checkpoint_every=5", "training.lr=0.02", "inference.tta=[identity]", "inference.cell_probability=0.3",
     "training.precision=float32", f"filter.thresholds={{cort: {LIMITS}}}", "rounds.promotion.bootstrap=100",
-    "engine.min_free_mb=0", "unlabelled_inference.scale_search=null",
+    "engine.min_free_mb=0",
 ]  # fmt: skip
 
 

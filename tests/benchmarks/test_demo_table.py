@@ -27,16 +27,16 @@ def evaluated(round: int, model: str, split: str, tenths: list[int]) -> Evaluati
 
 
 def finished_run(out: Path, regime: str, seed: int, student: int, control: int) -> None:
-    """A run of three rounds whose last student and control score so many tenths on every test image."""
+    """A run of three rounds whose last student and control score so many tenths on each of eight test images."""
     name = demo.run_name(regime, seed)
     paths = open_run(load_config("demo", [f"run.root={out}", f"run.name={name}"]).config)
-    first = evaluated(0, ENSEMBLE, "test", [2] * 4)
-    rival = evaluated(3, CONTROL, "test", [control] * 4)
+    first = evaluated(0, ENSEMBLE, "test", [2] * 8)
+    rival = evaluated(3, CONTROL, "test", [control] * 8)
     models = [(round, ENSEMBLE, 2 + round) for round in range(4)] + [(3, "student", student), (3, CONTROL, control)]
     rows = [
         leaderboard.make_row(
             evaluated(round, model, "val", [5]),
-            evaluated(round, model, "test", [tenths] * 4),
+            evaluated(round, model, "test", [tenths] * 8),
             baseline=first if model == ENSEMBLE and round else None,
             control=rival if model == "student" else None,
             classes=("shsy5y", "astro", "cort"),

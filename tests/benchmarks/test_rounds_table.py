@@ -211,7 +211,8 @@ def test_the_readme_quotes_the_means_of_the_page() -> None:
     page = (BENCHMARKS / "rounds.md").read_text(encoding="utf-8")
     means = [line.split("|")[2:8] for line in page.splitlines() if line.startswith("| mean ")]
     assert len(means) == len(regimes.REGIMES)
-    expected = [[f".{round(1000 * float(cell)):03d}" for cell in cells] for cells in means]
+    shown = [0, 1, 2, 4, 5]  # the README leaves out round 1, and the generated cells, which the demo shows
+    expected = [[f".{round(1000 * float(cells[i])):03d}" for i in shown] for cells in means[:4]]
     readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("| labels | round 0 |")[2].partition("\n\n")[0].splitlines()[2:]
-    assert [[cell.strip() for cell in line.split("|")[2:8]] for line in table] == expected
+    table = readme.partition("| human labels | round 0 |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip(" *") for cell in line.split("|")[2:7]] for line in table] == expected

@@ -90,6 +90,6 @@ def test_calibration_and_thresholds_use_predictions_made_as_for_unlabelled_image
     assert begun.index("1: predict val-as-unlabelled with unet-a") < begun.index("1: predict unlabelled with unet-a")
     assert begun.index("1: fuse val-as-unlabelled") < begun.index("1: calibrate and choose thresholds")
     assert read_manifest(paths.predictions(0, "ensemble", "val-as-unlabelled")).rows == 3
-    plain, watcher = bring(config_at(tmp_path / "plain"), 1)
+    plain, watcher = bring(config_at(tmp_path / "plain", "data.one_class_per_image=false"), 1)
     assert not any("val-as-unlabelled" in stage for stage in watcher.begun)
     assert not plain.predictions(0, "ensemble", "val-as-unlabelled").exists()

@@ -55,6 +55,7 @@ def test_the_command_line_is_this() -> None:
         for name, command in cli.commands.items()
     }
     shared, configured = ["--debug", "--json"], ["--config", "--set"]
+    applied = ["--model", "--min-score", "--engine", "--address", "--device"]
     assert options == {
         "data": [],
         "models": sorted(shared),
@@ -69,6 +70,23 @@ def test_the_command_line_is_this() -> None:
         "init": sorted(["--debug", "--out", "--set", "--full", "--force", "what"]),
         "doctor": sorted([*shared, "--measure"]),
         "flows": sorted([*shared, *configured, "--limit", "folder"]),
+        "model": [],
+        "predict": sorted([*shared, *applied, "--out", "--format", "--run", "images"]),
+        "submit": sorted([*shared, *applied, "--out", "--images", "--order", "--competition", "--force", "run"]),
+        "evaluate": sorted(
+            [
+                *shared,
+                *configured,
+                "--run",
+                "--model",
+                "--masks",
+                "--split",
+                "--min-score",
+                "--include-seen",
+                "--device",
+            ]
+            + ["data"]
+        ),
     }
 
 

@@ -115,7 +115,8 @@ def test_a_sure_prediction_where_nobody_drew_is_a_label_issue_an_unsure_one_is_n
     found = judge(seen(*AGREED, (10, 10, 20, 20), (30, 10, 40, 20), score=[0.9] * 5 + [0.6]), drawn(*AGREED))
     assert told(found) == [("not-drawn", None, 4)]
     (issue,) = found.issues
-    assert issue.confidence == pytest.approx(0.9) and (issue.drawn_class, issue.seen_class) == (None, "x")
+    # The four others are right, by Laplace five of six, and their scores are alike.
+    assert issue.confidence == pytest.approx(5 / 6) and (issue.drawn_class, issue.seen_class) == (None, "x")
     assert issue.bbox == (10, 10, 20, 20)
 
 
@@ -142,10 +143,14 @@ def test_what_is_to_be_ignored_is_neither_judged_nor_counted() -> None:
 def test_sure_is_what_right_predictions_of_the_class_are_on_average_in_other_images() -> None:
     scores = np.array([0.6, 0.7, 0.8, 0.9], np.float32)
     more = [(seen(*AGREED, score=scores), drawn(*AGREED)), (seen(*AGREED, class_id=1), drawn(*AGREED, class_id=1))]
-    found = judge(seen(*AGREED, score=0.5), drawn(*AGREED), *more)
-    assert found.trust["a"].sure == pytest.approx([(scores.sum() + 4 * 0.9) / 8, 0.9], abs=1e-5)
-    assert found.trust["b0"].sure == pytest.approx([(scores.sum() + 4 * 0.5) / 8, 0.9], abs=1e-5)
-    low = judge(seen(*AGREED, score=0.2), drawn(*AGREED)).trust["b0"]
+    judged = seen(*AGREED, score=0.5), drawn(*AGREED)
+    found = judge(*judged, *more)
+    plain = seen(*AGREED), drawn(*AGREED)
+    for name, others in (("a", [plain, *more]), ("b0", [judged, *more])):
+        quality = [calibrate(others, ("x", "y"), NEVER).apply(cells) for cells, _ in others]
+        of_class = [np.concatenate([cells.quality[cells.class_id == c] for cells in quality]) for c in (0, 1)]
+        assert found.trust[name].sure == pytest.approx([each.mean() for each in of_class], abs=1e-5)
+    low = judge(seen(*AGREED), drawn(AGREED[0])).trust["b0"]
     assert low.sure.tolist() == [0.5, 0.5]  # what is likelier wrong than right is never sure
     one = judge(seen(*AGREED), drawn(*AGREED)).trust["a"]
     assert one.sure[1] == one.sure[0]  # a class without a right prediction takes the mean

@@ -62,7 +62,8 @@ def test_a_run_leads_to_the_data_set_that_it_was_made_from(tmp_path: Path) -> No
     paths = run.open_run(config)
     paths.data.mkdir()
     found = detect(paths.root)
-    assert (found.source, found.settings) == ("label-maps", {"root": "/x/y", "where": {"modality": "fluorescence"}})
+    settings = {"root": "/x/y", "classes": ["nucleus"], "where": {"modality": "fluorescence"}}
+    assert (found.source, found.settings) == ("label-maps", settings)
     assert "run.yaml" in found.why and "data/" in found.why
 
 
