@@ -82,13 +82,13 @@ def _models(config: Config, reasons: Mapping[str, str]) -> Iterator[str]:
 
 
 def _line(indent: str, text: str, reason: str) -> Iterator[str]:
-    said = _one_line(reason)
-    if not said:
+    comment = _one_line(reason)
+    if not comment:
         yield indent + text
-    elif len(indent + text + said) + len("  # ") <= WIDTH:
-        yield f"{indent}{text}  # {said}"
+    elif len(indent + text + comment) + len("  # ") <= WIDTH:
+        yield f"{indent}{text}  # {comment}"
     else:
-        yield f"{indent}# {said}"
+        yield f"{indent}# {comment}"
         yield indent + text
 
 

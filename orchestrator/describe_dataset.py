@@ -104,10 +104,10 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
     if picture is not None and panels:
         files.write_bytes(picture, contact_sheet(panels))
-    told = hints(found, data, source.config.rounds.folds)
+    found_hints = hints(found, data, source.config.rounds.folds)
     classes = data.classes if source.classes_stated else found.classes
-    suggested = suggest(source.config, source.detected, found, told, classes)
-    return Look(source.detected, found, tuple(told), suggested, picture if panels else None)
+    suggested = suggest(source.config, source.detected, found, found_hints, classes)
+    return Look(source.detected, found, tuple(found_hints), suggested, picture if panels else None)
 
 
 def look_briefly(source: DataSource, count: Count) -> Look:

@@ -24,6 +24,6 @@ def write_exchange_files(model: TrainedModel, out: Path, authors: tuple[str, ...
             place = out / FOLDER / f"{member.name}{export.suffix}"
             place.parent.mkdir(parents=True, exist_ok=True)
             stated = {"authors": authors, "licence": licence} if export.publishes else {}
-            _, *said = export_model(folder, place, name, **stated)  # type: ignore[arg-type]
-            notes |= dict.fromkeys(said)
+            _, *stated_limits = export_model(folder, place, name, **stated)  # type: ignore[arg-type]
+            notes |= dict.fromkeys(stated_limits)
     return list(notes)

@@ -69,7 +69,7 @@ def find_run(name: str | None) -> RunPaths:
 
 
 def argument_of(paths: RunPaths) -> str:
-    """What a command is told to find the run: its name below ./runs, else its folder."""
+    """What names the run to a command: its name below ./runs, else its folder."""
     return paths.name if (RUNS / paths.name).resolve() == paths.root else str(paths.root)
 
 

@@ -113,7 +113,7 @@ def _next_steps(look: Look, path: Path | None, options: Sequence[str]) -> Iterat
 
 
 def as_argument(path: Path) -> str:
-    """How `cellsemi init` is told of a path: one that is called as a preset is written with a separator."""
+    """The path as `cellsemi init` takes it: one with the name of a preset is written with a separator."""
     return f".{os.sep}{path}" if str(path) in preset_names() else str(path)
 
 

@@ -38,10 +38,11 @@ def who_decides(labelled: int, val: int, folds: int | None, groups: int | None =
     decide = "validation image decides" if val == 1 else "validation images decide"
     if enough(val):
         return f"{val} {decide} thresholds and promotion"
-    said = f"only {val} {decide} thresholds and promotion, too few to tell a gain from chance"
+    sentence = f"only {val} {decide} thresholds and promotion, too few to tell a gain from chance"
     most = min(USUAL_FOLDS, everything, groups or everything)
     if most < 2:
-        return said
+        return sentence
     return (
-        f"{said}; rounds.folds: {most} would let all {everything} labelled images decide, at {most} times the training"
+        f"{sentence}; rounds.folds: {most} would let all {everything} labelled images decide, "
+        f"at {most} times the training"
     )
