@@ -44,7 +44,12 @@ class ImageError(DataError):
         self.path = path
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{path}: {problem}" + (f" ({remedy})" if remedy else ""))
+        super().__init__(f"{path}: {self.described}")
+
+    @property
+    def described(self) -> str:
+        """The problem with its remedy, without the path."""
+        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
         return (type(self), (self.path, self.problem, self.remedy))

@@ -66,8 +66,8 @@ ALLOWED = {
     "rounds/colours": "",
     "rounds/datasets": (
         "configs rounds/cells rounds/evaluation rounds/formats/base rounds/formats/coco rounds/formats/kaggle "
-        "rounds/formats/label_map rounds/formats/paired rounds/formats/registry rounds/formats/shards "
-        "rounds/formats/shared rounds/seeds rounds/store"
+        "rounds/formats/paired rounds/formats/registry rounds/formats/shards rounds/formats/shared "
+        "rounds/seeds rounds/store"
     ),
     "rounds/drawing": "rounds/cells rounds/colours",
     "rounds/duration": "",
@@ -94,7 +94,8 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
+        "rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
@@ -129,7 +130,8 @@ ALLOWED = {
         "models/model_files models/training"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/model_files models/training models/weight_files"
+        "configs rounds/store models/base models/detector models/model_files models/training "
+        "models/weight_files"
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
@@ -169,7 +171,8 @@ ALLOWED = {
         "orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
+        "rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.formats import entry_of
-from cellsemi.orchestrator.apply.images import ImageFile
-from cellsemi.orchestrator.apply.predict_files import record_of
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import COLUMNS, Instances
 from cellsemi.rounds.formats.measurements import measured
 from cellsemi.rounds.formats.overlays import to_picture
 from cellsemi.rounds.formats.registry import spec_of
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.image_record import record_of
 from cellsemi.rounds.store.schemas import ImageRecord
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ class ImageInstances(Instances):
     def _record(self) -> ImageRecord:
         if self.pixels is None:
             return ImageRecord(self.image_id, self.height, self.width, "", source=self.path, instances=self)
-        record = record_of(ImageFile(self.image_id, self.path), self.pixels)
-        return record.with_(image=_encoded(self.pixels, self.path), instances=self)
+        content = _encoded(self.pixels, self.path)
+        return record_of(self.pixels, self.image_id, self.path, "", content).with_(instances=self)
 
     def _as(self, name: str) -> bytes:
         """The annotation file of a format."""

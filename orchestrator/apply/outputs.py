@@ -16,20 +16,18 @@ from cellsemi.rounds.datasets.export import Cells, Source, export
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.schemas import ImageRecord
-from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
+from cellsemi.rounds.store.shards import ShardSet
 
 QUARANTINED = "quarantine.csv"
 
 
 def records_of(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
     """The predicted images by id, with their bytes and the cells that are kept; ImageError when a file is gone."""
-    paths = shard_paths(predicted.folder)
-    records = ShardSet(paths)
-    index = {(row["image_id"], row["source"]): i for i, row in enumerate(read_columns(predicted.folder, _KEYS))}
-    for image_id, (_, path) in sorted(predicted.rows.items()):
-        record: ImageRecord = records[index[image_id, path]]
+    shards = {place.shard: ShardSet([predicted.folder / place.shard]) for place in predicted.rows.values()}
+    for _, place in sorted(predicted.rows.items()):
+        record: ImageRecord = shards[place.shard][place.row]
         assert record.instances is not None, "an image that could not be predicted has no row"
-        yield record.with_(image=_content(path), instances=keep.keep(record.instances))
+        yield record.with_(image=_content(record.source), instances=keep.keep(record.instances))
 
 
 def write_outputs(predicted: Predicted, keep: MinScore, formats: Sequence[str], out: Path) -> dict[str, Exported]:
@@ -57,20 +55,16 @@ def place_of(name: str, out: Path) -> Path:
     return out / (entry_of(name).file or name)
 
 
-def write_quarantined(states: Sequence[FileState], out: Path) -> Path | None:
+def write_quarantined(states: Sequence[FileState], out: Path) -> None:
     """Write the images that could not be used, with the reason; no file where there is none."""
     path = out / QUARANTINED
     if not states:
         path.unlink(missing_ok=True)
-        return None
+        return
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([("image_id", "path", "problem"), *((s.image_id, s.path, s.problem) for s in states)])
     files.write_text(path, buffer.getvalue())
-    return path
-
-
-_KEYS = ("image_id", "source")
 
 
 def _content(path: str) -> bytes:

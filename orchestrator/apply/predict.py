@@ -33,7 +33,6 @@ class Application:
     predicted: Predicted
     written: Mapping[str, Exported]
     passed_over: Mapping[str, int]
-    quarantine_file: Path | None
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
@@ -75,7 +74,7 @@ def apply(chosen: ChosenModel, found: Found, wanted: Wanted, pool: Pool) -> Appl
         predicted = predict_into(chosen, found, out / PREDICTIONS, pool)
         recipe = chosen.model.recipe
         written = write_outputs(predicted, keep, wanted.formats, out)
-        quarantine_file = write_quarantined(predicted.quarantined, out)
+        write_quarantined(predicted.quarantined, out)
     cells = next(iter(written.values())).cells if written else 0
     return Application(
         model=recipe.title,
@@ -86,8 +85,13 @@ def apply(chosen: ChosenModel, found: Found, wanted: Wanted, pool: Pool) -> Appl
         predicted=predicted,
         written=written,
         passed_over=found.passed_over,
-        quarantine_file=quarantine_file,
     )
+
+
+def predict_alone(chosen: ChosenModel, found: Found, out: Path, pool: Pool) -> Predicted:
+    """Predict images into the folder `predictions` of `out`, while no other process works there."""
+    with driver_lock(RunPaths(out)):
+        return predict_into(chosen, found, out / PREDICTIONS, pool)
 
 
 def predict_into(chosen: ChosenModel, found: Found, folder: Path, pool: Pool) -> Predicted:

@@ -24,7 +24,8 @@ from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record, Worker
 from cellsemi.orchestrator.events import Watcher
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.image_codec import decode_image, intensity_range, pixel_sha256
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.manifest import Commit, read_commits, write_commit
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -109,7 +110,7 @@ class _Worker:
                     rows.append(record)
                     state = state.model_copy(update={"known": known})
                 except ImageError as error:
-                    state = state.model_copy(update={"problem": described(error)})
+                    state = state.model_copy(update={"problem": error.described})
             states.append(state)
         warnings = dict(self._predictor.warnings)
         self._predictor.clear_warnings()
@@ -117,7 +118,7 @@ class _Worker:
 
     def _predicted(self, image: ImageFile) -> tuple[ImageRecord, bool]:
         pixels = read_pixels(image.path, self._job.model.recipe.max_pixels)
-        record = record_of(image, pixels)
+        record = record_of(pixels, image.image_id, image.path, SPLIT)
         known = self._known.find(record.sha256)
         cells = self._predictor.predict([pixels])[0] if known is None else known
         return record.with_(instances=cells), known is not None
@@ -136,6 +137,14 @@ def commit(
     return done.model_dump()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the row of an image lies: the name of a shard, and the row in it."""
+
+    shard: str
+    row: int
+
+
 @dataclass(slots=True)
 class Predicted:
     """What a call has: the predicted images and where their rows lie, those that cannot be used, and what was counted.
@@ -146,7 +155,7 @@ class Predicted:
 
     folder: Path
     classes: tuple[str, ...]
-    rows: dict[str, tuple[str, str]] = field(default_factory=dict)  # image id -> (name of the shard, path)
+    rows: dict[str, Place] = field(default_factory=dict)  # by image id
     quarantined: list[FileState] = field(default_factory=list)
     before: int = 0
     known: int = 0
@@ -192,32 +201,7 @@ def look_at(image: ImageFile) -> FileState:
 
 def read_pixels(path: str, max_pixels: int) -> Image:
     """The pixels of an image file; ImageError when it cannot be read or decoded."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
-    return decode_image(content, path, max_pixels)
-
-
-def record_of(image: ImageFile, pixels: Image) -> ImageRecord:
-    """The record of an image, without its bytes and without cells."""
-    low, high = intensity_range(pixels)
-    return ImageRecord(
-        image_id=image.image_id,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        split=SPLIT,
-        source=image.path,
-        sha256=pixel_sha256(pixels),
-        dtype=pixels.dtype.name,
-        low=low,
-        high=high,
-    )
-
-
-def described(error: ImageError) -> str:
-    """The problem of an image with its remedy."""
-    return f"{error.problem} ({error.remedy})" if error.remedy else error.problem
+    return decode_image(read_image_file(Path(path), path), path, max_pixels)
 
 
 def _claim(out: Path, model: TrainedModel) -> str:
@@ -257,14 +241,17 @@ def _gather(
 ) -> None:
     """Note where the rows of the images of this call lie; of an image that was predicted twice, the newest."""
     found.known = sum(state.known for each in new for state in each.images)
-    newest: dict[tuple[str, str], tuple[str, FileState]] = {}
+    newest: dict[tuple[str, str], Place | FileState] = {}  # a place, or the state of a file that cannot be used
     for item in sorted(commits):
-        newest |= {(state.image_id, state.path): (commits[item].file, state) for state in commits[item].images}
+        row = 0
+        for state in commits[item].images:
+            newest[state.image_id, state.path] = Place(commits[item].file, row) if state.problem is None else state
+            row += state.problem is None
     for image in images:
-        file, state = newest[image.image_id, image.path]
-        if state.problem is None:
-            found.rows[image.image_id] = (file, image.path)
+        place = newest[image.image_id, image.path]
+        if isinstance(place, Place):
+            found.rows[image.image_id] = place
         else:
-            found.quarantined.append(state)
+            found.quarantined.append(place)
     for each in new:
         found.warnings += Counter(each.warnings)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import SPLITS, RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -44,7 +41,3 @@ class SeenImages(OnDisk):
     def use_of(self, record: ImageRecord) -> str | None:
         """The split of a run's image with the same pixels; None when the run has never seen them."""
         return self.pixels.get(record.sha256)
-
-    def shared_groups(self, records: Iterable[ImageRecord]) -> Counter[str]:
-        """How many of some images stand in a group that the run has used as well."""
-        return Counter(record.group for record in records if record.group is not None and record.group in self.groups)

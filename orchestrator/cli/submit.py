@@ -59,7 +59,7 @@ def submit(
     from cellsemi.orchestrator.apply.choose_model import choose_model
     from cellsemi.orchestrator.apply.images import find_images
     from cellsemi.orchestrator.apply.min_score import MinScore
-    from cellsemi.orchestrator.apply.predict import PREDICTIONS, predict_into
+    from cellsemi.orchestrator.apply.predict import PREDICTIONS, predict_alone
     from cellsemi.orchestrator.apply.submit import check_ids, pixel_order, submission_name, write_submission
     from cellsemi.orchestrator.runs.status import find_run
     from cellsemi.orchestrator.terminal import apply_tables
@@ -76,7 +76,7 @@ def submit(
     work = out.with_suffix("").with_name(f"{out.stem}.{PREDICTIONS}")
     work.mkdir(parents=True, exist_ok=True)
     with opened_pool(session, work / apply_tables.LOG, (engine, address, device), as_json) as pool:
-        predicted = predict_into(chosen, found, work / PREDICTIONS, pool)
+        predicted = predict_alone(chosen, found, work, pool)
     done = write_submission(predicted, keep, out, order, force)
     content = {
         "out": str(out),

@@ -71,7 +71,7 @@ def _check_entry(name: str, entry: ImageEntry, annotations: Sequence[Numbered]) 
             try:
                 _draw(name, entry.size, [annotation])
             except ImageError as error:
-                yield Problem(error.path, f"{error.problem} ({error.remedy})" if error.remedy else error.problem)
+                yield Problem(error.path, error.described)
 
 
 def _draw(name: str, size: tuple[int, int], annotations: Sequence[Numbered]) -> None:

@@ -94,8 +94,7 @@ def _load(
             record = read_record(item, names, report)
             yield record if issues is None else issues.apply(record)
         except ImageError as error:
-            problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
-            report.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
+            report.quarantined.append(Quarantined(item.image_id, item.split, error.path, error.described))
         on_image(item.split, done, len(items))
 
 

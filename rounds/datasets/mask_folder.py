@@ -7,7 +7,6 @@ images are found by their ids, and by their pixels where not one id fits.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,10 +17,9 @@ from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.formats.base import Item, Loaded
-from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.paired.annotation import read_annotation_file
 from cellsemi.rounds.formats.paired.detect import MASK_SUFFIXES
-from cellsemi.rounds.formats.registry import spec_of_extension
-from cellsemi.rounds.formats.shared.folder import Folder, check_fits, split_extension
+from cellsemi.rounds.formats.shared.folder import Folder, check_fits, composed, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -51,25 +49,17 @@ class MaskFiles:
             self._by_id.setdefault(image_id, {}).setdefault(rank, []).append(path)
 
     def __contains__(self, image_id: str) -> bool:
-        return _composed(image_id) in self._by_id
+        return composed(image_id) in self._by_id
 
     def find(self, record: ImageRecord) -> FoundMasks | None:
         """The cells of an image, None when no file has its name; ImageError when its file is damaged or foreign."""
-        ranked = self._by_id.get(_composed(record.image_id))
+        ranked = self._by_id.get(composed(record.image_id))
         if ranked is None:
             return None
         paths = ranked[min(ranked)]
         if len(paths) > 1:
             raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
-        return self._read(paths[0], record)
-
-    def _read(self, path: str, record: ImageRecord) -> FoundMasks:
-        content, extension = self._folder.read(path), split_extension(path)[1]
-        if extension in EXTENSIONS:
-            return FoundMasks(cells_of_label_map(content, path, record, record.height * record.width), ())
-        read = spec_of_extension(extension).read_annotation
-        assert read is not None, "a format with extensions reads annotation files"
-        return FoundMasks(*read(content, path, record))
+        return FoundMasks(*read_annotation_file(self._folder, paths[0], record, record.height * record.width))
 
 
 class MaskDataset:
@@ -77,13 +67,13 @@ class MaskDataset:
 
     def __init__(self, data: DataConfig, ids: Iterable[str]) -> None:
         items = [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
-        self._by_id = {_composed(item.image_id): item for item in items}
-        known = any(_composed(image_id) in self._by_id for image_id in ids)
+        self._by_id = {composed(item.image_id): item for item in items}
+        known = any(composed(image_id) in self._by_id for image_id in ids)
         self._by_pixels = {} if known else {item.load().record.sha256: item for item in items}
 
     def find(self, record: ImageRecord) -> FoundMasks | None:
         """The cells of an image, None when the data set does not hold it; ImageError as from its reader."""
-        item = self._by_id.get(_composed(record.image_id)) or self._by_pixels.get(record.sha256)
+        item = self._by_id.get(composed(record.image_id)) or self._by_pixels.get(record.sha256)
         if item is None:
             return None
         loaded = item.load()
@@ -115,7 +105,7 @@ def open_masks(path: Path, ids: Sequence[str], recognise: Callable[[Path], DataC
 
 def _belongs_to(path: str) -> tuple[str, int]:
     """The image id of an annotation file, and its rank among several: named as masks, as an annotation, as an image."""
-    stem, extension = split_extension(_composed(PurePosixPath(path).name))
+    stem, extension = split_extension(composed(PurePosixPath(path).name))
     for ending in ENDINGS:
         if stem.endswith(ending) and stem != ending:
             return stem.removesuffix(ending), 0
@@ -124,7 +114,3 @@ def _belongs_to(path: str) -> tuple[str, int]:
 
 def _classes(loaded: Loaded, item: Item) -> tuple[str, ...]:
     return loaded.classes or ((item.cell_type,) if item.cell_type else ())
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

@@ -31,7 +31,8 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.store.image_codec import intensity_range, pixel_sha256, to_png
+from cellsemi.rounds.store.image_codec import to_png
+from cellsemi.rounds.store.image_record import record_of
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -101,20 +102,9 @@ def well(classes: Sequence[str], split: str, index: int) -> str:
 def make(config: GeneratedConfig, classes: Sequence[str], seed: int, split: str, index: int) -> ImageRecord:
     """Record `index` of a split: a PNG of uint8 (height_px, width_px) and, where it is not unlabelled, its cells."""
     picture, cells = _scene(config, classes, seed, split, index)
-    low, high = intensity_range(picture)
-    return ImageRecord(
-        image_id=_image_id(split, index),
-        height=config.height_px,
-        width=config.width_px,
-        split=split,
-        image=to_png(picture),
-        source=SOURCE,
+    return record_of(picture, _image_id(split, index), SOURCE, split, to_png(picture)).with_(
         group=well(classes, split, index),
         cell_type=cell_type(classes, index),
-        sha256=pixel_sha256(picture),
-        dtype=picture.dtype.name,
-        low=low,
-        high=high,
         instances=None if split == "unlabelled" else cells,
     )
 

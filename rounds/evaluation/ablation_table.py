@@ -17,7 +17,6 @@ import numpy as np
 
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.duration import duration
-from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import markdown_line
 from cellsemi.rounds.evaluation.metrics import ImageScore, image_values, paired_values
@@ -154,8 +153,7 @@ def pooled_interval(differences: Mapping[int, Mapping[str, float]], config: Prom
     values = np.array(
         [share * sum(found[image] / len(found) for found in differences.values() if image in found) for image in images]
     )
-    ends = bootstrap_interval(values, config.bootstrap, config.confidence, derive_seed(0, "ablation"))
-    return Interval(float(values.mean()), *ends)
+    return Interval.of(values, config.bootstrap, config.confidence, derive_seed(0, "ablation"))
 
 
 def _means(differences: Mapping[int, Mapping[str, float]]) -> dict[int, float]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
-from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.metrics import Floats, ImageScore, Summary, image_values, score_image, summarise
 from cellsemi.rounds.seeds import derive_seed
@@ -83,5 +82,4 @@ def common_classes(truth: Sequence[str], predicted: Sequence[str]) -> tuple[str,
 
 
 def _interval(values: Floats) -> Interval:
-    ends = bootstrap_interval(values, SAMPLES, CONFIDENCE, derive_seed(0, "comparison"))
-    return Interval(float(values.mean()), *ends)
+    return Interval.of(values, SAMPLES, CONFIDENCE, derive_seed(0, "comparison"))

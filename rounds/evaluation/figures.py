@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -27,6 +27,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values: Floats, samples: int, confidence: float, seed: int) -> Self:
+        """The mean of a value per image, and its interval from so many resamples of the images."""
+        return cls(float(values.mean()), *bootstrap_interval(values, samples, confidence, seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,7 @@ class Evaluated:
     def interval(self, values: Floats, purpose: str) -> Interval:
         """The mean of the images' values; each purpose has its own seed, so that all models are resampled alike."""
         drawn = derive_seed(self.seed, "interval", purpose)
-        ends = bootstrap_interval(values, self.config.bootstrap, self.config.confidence, drawn)
-        return Interval(float(values.mean()), *ends)
+        return Interval.of(values, self.config.bootstrap, self.config.confidence, drawn)
 
     def difference(self, other: Evaluation | None) -> Interval | None:
         """Test mAP minus that of another evaluation on the same images; None without one."""

@@ -129,8 +129,7 @@ def inspect(opened: Opened, limit: int | None, on_image: Callable[[int, int], No
         try:
             tally.add(item, item.load())
         except ImageError as error:
-            problem = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
-            tally.quarantined.append(Quarantined(item.image_id, item.split, error.path, problem))
+            tally.quarantined.append(Quarantined(item.image_id, item.split, error.path, error.described))
         on_image(done, len(items))
     return tally.result(opened, len(items)), examples(items, tally.cells_of)
 

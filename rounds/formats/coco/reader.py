@@ -7,7 +7,6 @@ What Label Studio and CVAT export is COCO as well. Lin et al. 2014, https://coco
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.coco.index import MAX_PIXELS, Id, ImageEntry, is_id, place_of, read_index
 from cellsemi.rounds.formats.coco.segmentation import PlaceOfCell, measure, to_rles
-from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched, split_extension
+from cellsemi.rounds.formats.shared.folder import Folder, check_fits, composed, searched, split_extension
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -92,7 +91,7 @@ class Coco:
             try:
                 path = self._folder.find_path(entry.file_name)
             except ImageError:  # `load` raises it again
-                key, image = (False, unicodedata.normalize("NFC", entry.file_name)), Listed(None, [])
+                key, image = (False, composed(entry.file_name)), Listed(None, [])
             else:
                 key, image = (True, path), Listed(path, [])
             found.setdefault(key, image).entries.append(i)
@@ -147,7 +146,7 @@ def _first_of_each(cells: Instances, entries: Sequence[Id]) -> list[int]:
 
 def _stand_in(entry: ImageEntry, taken: set[str]) -> str:
     """An id for an image without a file, which the run lists as one that cannot be used."""
-    name = PurePosixPath(unicodedata.normalize("NFC", entry.file_name.replace("\\", "/"))).name
+    name = PurePosixPath(composed(entry.file_name.replace("\\", "/"))).name
     stem = split_extension(name)[0].replace("..", "_").replace("\0", "_").strip() or "image"
     image_id = f"{stem} (image {entry.number})" if stem in taken else stem
     taken.add(image_id)

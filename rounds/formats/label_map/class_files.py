@@ -10,7 +10,6 @@ The classes are called class1, class2 ..; `data.class_map` names them. Cells of 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from cellsemi.rounds.formats.base import Item, Loaded, Part
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, split_word, with_unlabelled
-from cellsemi.rounds.formats.shared.folder import Folder, searched, split_extension
+from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan, below, parent
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
@@ -69,7 +68,7 @@ class ClassFiles:
         """Every folder, sorted by id; class and group are searched for in its path."""
         data, root = self._part.data, PurePosixPath(self._part.images)
         for path, files in sorted(self._folders.items()):
-            image_id = unicodedata.normalize("NFC", str(PurePosixPath(path).relative_to(root))).replace("/", "__")
+            image_id = composed(str(PurePosixPath(path).relative_to(root))).replace("/", "__")
             cell_type, group = searched(data.class_pattern, path), searched(data.group_pattern, path)
             load = partial(self.load, image_id, path, files)
             yield Item(image_id, self._part.split, path, load, cell_type, group)

@@ -12,7 +12,6 @@ kind. An image without an annotation file is not an empty image: it is an ImageE
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
-from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.paired.annotation import read_annotation_file
 from cellsemi.rounds.formats.registry import spec_of_extension
-from cellsemi.rounds.formats.shared.folder import Folder, searched, split_extension
+from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -115,12 +114,7 @@ class Paired:
         return Loaded(record.with_(instances=cells), classes)
 
     def _cells(self, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
-        content, extension = self._masks.read(path), split_extension(path)[1]
-        if extension in EXTENSIONS:
-            return cells_of_label_map(content, path, record, self._part.data.max_pixels), ()
-        read = spec_of_extension(extension).read_annotation
-        assert read is not None, "a format with extensions reads annotation files"
-        return read(content, path, record)
+        return read_annotation_file(self._masks, path, record, self._part.data.max_pixels)
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
         exact: defaultdict[FilePlace, list[str]] = defaultdict(list)
@@ -145,15 +139,11 @@ class Paired:
     def _wanted(self, path: str) -> FilePlace:
         """Where the annotation of an image is looked for."""
         place, data = _place(self._images, path), self._part.data
-        return place._replace(stem=place.stem.removesuffix(_composed(data.image_suffix)) + _composed(data.mask_suffix))
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+        return place._replace(stem=place.stem.removesuffix(composed(data.image_suffix)) + composed(data.mask_suffix))
 
 
 def _place(folder: Folder, path: str) -> FilePlace:
-    below = PurePosixPath(_composed(path)).relative_to(PurePosixPath(_composed(folder.name)))
+    below = PurePosixPath(composed(path)).relative_to(PurePosixPath(composed(folder.name)))
     return FilePlace(str(below.parent), split_extension(below.name)[0])
 
 
@@ -163,13 +153,13 @@ def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:
     inside = PurePosixPath(images.name) in PurePosixPath(masks.name).parents
     if inside:
         return both
-    return {path for path in both if suffix and _place(images, path).stem.endswith(_composed(suffix))}
+    return {path for path in both if suffix and _place(images, path).stem.endswith(composed(suffix))}
 
 
 def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[str], list[str], list[str]]:
     """The images among `paths`, those without the suffix, and what Cellpose wrote about another one of them."""
     places = {path: _place(folder, path) for path in paths}
-    named = {path: place for path, place in places.items() if place.stem.endswith(_composed(suffix))}
+    named = {path: place for path, place in places.items() if place.stem.endswith(composed(suffix))}
     there = set(named.values())
     output = {
         path

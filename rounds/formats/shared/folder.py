@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image, intensity_range, pixel_sha256
+from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image
+from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.schemas import ImageRecord
 
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
@@ -30,12 +31,12 @@ class Folder:
     def __init__(self, root: Path, name: str, setting: str, extensions: tuple[str, ...] = EXTENSIONS) -> None:
         self.root, self.name, self._setting = root, name, setting
         self.paths = _listing(root, name, setting, extensions)
-        self._by_path = {unicodedata.normalize("NFC", path): path for path in self.paths}
+        self._by_path = {composed(path): path for path in self.paths}
         self._by_name: defaultdict[str, list[str]] = defaultdict(list)
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
-        for composed, path in self._by_path.items():
-            self._by_name[PurePosixPath(composed).name].append(path)
-            self._by_stem[split_extension(PurePosixPath(composed).name)[0]].append(path)
+        for name_of, path in self._by_path.items():
+            self._by_name[PurePosixPath(name_of).name].append(path)
+            self._by_stem[split_extension(PurePosixPath(name_of).name)[0]].append(path)
 
     def ids(self) -> dict[str, str]:
         """Image id -> path: the name without extension, or with its folders where that is not distinct."""
@@ -47,12 +48,12 @@ class Folder:
 
     def id_of(self, path: str) -> str:
         """The image id of a path of this folder: one part of a path, in composed Unicode."""
-        composed = unicodedata.normalize("NFC", path)
-        stem = split_extension(PurePosixPath(composed).name)[0]
+        whole = composed(path)
+        stem = split_extension(PurePosixPath(whole).name)[0]
         same = self._by_stem[stem]
         if len(same) == 1:
             return stem
-        inside = composed if self.name in (".", "") else composed.removeprefix(f"{PurePosixPath(self.name)}/")
+        inside = whole if self.name in (".", "") else whole.removeprefix(f"{PurePosixPath(self.name)}/")
         stems = {split_extension(other)[0] for other in same}
         unique = split_extension(inside)[0] if len(stems) == len(same) else inside
         return unique.replace("/", "__")
@@ -63,7 +64,7 @@ class Folder:
         An id may carry the extension of its image; its mask may then have another (`alone` is False).
         ImageError when there is none, or more than one.
         """
-        name = unicodedata.normalize("NFC", image_id)
+        name = composed(image_id)
         found = list(self._by_stem.get(name, ()))
         stem, extension = split_extension(name)
         if extension:
@@ -77,7 +78,7 @@ class Folder:
         Folders that the file does not have here (`../media/a.png`, `C:\\a.png`) do not matter.
         ImageError when there is none, or more than one.
         """
-        wanted = unicodedata.normalize("NFC", path.replace("\\", "/"))
+        wanted = composed(path.replace("\\", "/"))
         for exact in (wanted, f"{PurePosixPath(self.name) / wanted}"):
             if exact in self._by_path:
                 return self._by_path[exact]
@@ -93,28 +94,17 @@ class Folder:
 
     def read(self, path: str) -> bytes:
         """The bytes of a file; ImageError when it cannot be read."""
-        try:
-            return (self.root / path).read_bytes()
-        except OSError as error:
-            raise ImageError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+        return read_image_file(self.root / path, path)
 
     def record(self, path: str, image_id: str, max_pixels: int) -> ImageRecord:
         """The record of an image of this folder, without cells; ImageError when it cannot be decoded."""
         content = self.read(path)
-        image = decode_image(content, path, max_pixels)
-        low, high = intensity_range(image)
-        return ImageRecord(
-            image_id=image_id,
-            height=image.shape[0],
-            width=image.shape[1],
-            split="",
-            image=content,
-            source=path,
-            sha256=pixel_sha256(image),
-            dtype=image.dtype.name,
-            low=low,
-            high=high,
-        )
+        return record_of(decode_image(content, path, max_pixels), image_id, path, "", content)
+
+
+def composed(text: str) -> str:
+    """The text with each letter and its accent as one character (NFC), as names are compared here."""
+    return unicodedata.normalize("NFC", text)
 
 
 def split_extension(name: str) -> tuple[str, str]:
@@ -143,7 +133,7 @@ def check_fits(path: str, what: str, height: int, width: int, record: ImageRecor
 
 def searched(pattern: str | None, path: str) -> str | None:
     """What the one group of a pattern finds in a path; None without a pattern or a find."""
-    found = re.search(pattern, unicodedata.normalize("NFC", path)) if pattern else None
+    found = re.search(pattern, composed(path)) if pattern else None
     return found[1] if found else None
 
 

@@ -102,6 +102,18 @@ def test_a_changed_image_gives_its_new_cells(here: Path, fake_models: None) -> N
     assert (before != after).any()
 
 
+def test_a_shard_that_a_killed_call_left_without_its_commit_is_not_read(here: Path, fake_models: None) -> None:
+    paths = small_run(here)
+    (file, *_) = write_images(paths, "unlabelled", here / "images")
+    predict(paths, file)
+    folder = here / "out" / "predictions"
+    (record,) = shards.read_folder(folder)
+    stale = record.with_(instances=Instances.empty(record.height, record.width))
+    shards.write_shard(folder / shards.part_name(7), [stale], "x")
+    assert record.instances is not None
+    assert predict(paths, file, formats=("coco",)).cells == len(record.instances) > 0
+
+
 def test_bad_images_are_listed_and_the_others_done(here: Path, fake_models: None) -> None:
     paths = small_run(here)
     write_images(paths, "test", here / "images", "{}[1].png")
