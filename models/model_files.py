@@ -42,7 +42,11 @@ class StartWeights(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """What a fit states of the model that it trained; `fingerprint` is that of its task."""
+    """What a fit states of the model that it trained; `fingerprint` is that of its task.
+
+    `started_from` are the weights from outside that it started from, or the first of its teachers did; `teacher_sha256`
+    is that of the weights of its teacher, None where it had none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +56,7 @@ class ModelFacts(BaseModel):
     fingerprint: str
     training: FitFigures
     started_from: StartWeights | None = None
+    teacher_sha256: str | None = None
 
     @property
     def kind(self) -> str:

@@ -94,8 +94,7 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
-        "rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
@@ -130,8 +129,7 @@ ALLOWED = {
         "models/model_files models/training"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/model_files models/training "
-        "models/weight_files"
+        "configs rounds/store models/base models/detector models/model_files models/training models/weight_files"
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
@@ -171,8 +169,7 @@ ALLOWED = {
         "orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
-        "rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",

@@ -63,7 +63,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 
     with compute_settings(task.training.threads):
         net, unused = _from_file(start, model.bsize, len(task.classes), task.seed)
-        from_teacher = start_from_teacher(net, task)
+        start_from_teacher(net, task)
         parameters = sum(parameter.numel() for parameter in net.parameters())
         loop = Loop(
             net,
@@ -78,7 +78,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         trained = loop.run(loss_of, progress)
     assert model.weights is not None  # the config refuses to be without
     started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
-    result = write_result(task, trained, parameters, from_teacher or started_from)
+    result = write_result(task, trained, parameters, started_from)
     loop.clear()
     return result
 

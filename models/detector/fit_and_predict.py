@@ -47,10 +47,10 @@ def fit_detector(
     """Train `net` by its `losses`, or go on from the checkpoint of the same task, into `task.out_dir`.
 
     `backbone` is the prefix of the weights that a first stage leaves frozen; `makers` draw the maps of extra
-    heads; `started_from` goes into the model file, unless the task names a teacher to start from.
+    heads; `started_from` goes into the model file.
     """
     device = pick_device(task.device)
-    started_from = start_from_teacher(net, task) or started_from
+    start_from_teacher(net, task)
     source = CropSource.of(task, config.augment, channels=3)
 
     def loss_of(_: nn.Module, step: int) -> LossParts:

@@ -38,7 +38,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     model = config_of(task.model, FlowUnetConfig)
     source = CropSource.of(task, model.augment)
     net = build(model.width, task.classes, task.seed)
-    started_from = start_from_teacher(net, task)
+    start_from_teacher(net, task)
 
     def loss_of(net: nn.Module, step: int) -> LossParts:
         batch = flow_batch(source(step), model.flow_target)
@@ -56,7 +56,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             device=device,
         )
         trained = loop.run(loss_of, progress)
-    result = write_result(task, trained, sum(p.numel() for p in net.parameters()), started_from)
+    result = write_result(task, trained, sum(p.numel() for p in net.parameters()))
     loop.clear()
     return result
 

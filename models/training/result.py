@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import save
 
 from cellsemi.models.base import FitResult, FitTask
-from cellsemi.models.model_files import FitFigures, ModelFacts, StartWeights, write_model_file
+from cellsemi.models.model_files import FitFigures, ModelFacts, StartWeights, read_model_file, write_model_file
 from cellsemi.models.training.loop import Trained
 from cellsemi.rounds.store import files
 
@@ -21,8 +21,12 @@ LOSS_FILE = "loss.parquet"
 def write_result(
     task: FitTask, trained: Trained, parameters: int, started_from: StartWeights | None = None
 ) -> FitResult:
-    """Write LOSS_FILE, the averaged weights, and MODEL_FILE."""
+    """Write LOSS_FILE, the averaged weights, and MODEL_FILE.
+
+    `started_from` are the weights from outside that the network was built with; those of a teacher took their place.
+    """
     folder = Path(task.out_dir)
+    teacher = None if task.teacher is None else read_model_file(Path(task.teacher))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([record.to_row() for record in trained.records]), buffer)
     files.write_bytes(folder / LOSS_FILE, buffer.getvalue())
@@ -40,7 +44,8 @@ def write_result(
         one_class_per_image=task.one_class_per_image,
         fingerprint=task.fingerprint,
         training=FitFigures(steps=task.steps, seed=task.seed, loss=result.loss, parameters=parameters),
-        started_from=started_from,
+        started_from=started_from if teacher is None else teacher.started_from,
+        teacher_sha256=None if teacher is None else teacher.weights_sha256,
     )
     write_model_file(folder, save(trained.weights), facts)
     return result

@@ -9,22 +9,19 @@ from torch import nn
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.models.base import FitTask
-from cellsemi.models.model_files import StartWeights, read_weights
-from cellsemi.rounds.store import files
+from cellsemi.models.model_files import read_weights
 
 
-def start_from_teacher(net: nn.Module, task: FitTask) -> StartWeights | None:
-    """Load the (averaged) weights of `task.teacher`, all of them; returns what the model file states of them.
+def start_from_teacher(net: nn.Module, task: FitTask) -> None:
+    """Load the (averaged) weights of `task.teacher`, all of them; without a teacher the network stays as it was built.
 
-    None when the task names no teacher: the network stays as it was built. The learning rate warms up anew. ModelError
-    when the teacher's weights are missing, altered, or those of another architecture.
+    The learning rate warms up anew. ModelError when the teacher's weights are missing, altered, or those of another
+    architecture.
     """
     if task.teacher is None:
-        return None
-    content = read_weights(Path(task.teacher))
+        return
     try:
-        net.load_state_dict(load_tensors(content))
+        net.load_state_dict(load_tensors(read_weights(Path(task.teacher))))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{task.teacher}: not the weights of the same network ({reason})") from None
-    return StartWeights(weights=f"teacher {Path(task.teacher).name}", sha256=files.sha256_bytes(content))

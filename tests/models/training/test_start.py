@@ -17,7 +17,8 @@ from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.flow_unet.family import FAMILY
-from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
+from cellsemi.models.model_files import MODEL_FILE, WEIGHTS_FILE, StartWeights, read_model_file, read_weights
+from cellsemi.rounds.store import files
 
 TRAINING = TrainingConfig(steps=4, batch=2, crop_px=48, precision="float32", threads=1)
 task_in = partial(pictures.task_in, model=FlowUnetConfig(name="m", width=6), training=TRAINING)
@@ -37,10 +38,19 @@ def test_a_student_begins_where_its_teacher_ended(tmp_path: Path) -> None:
     learnt = [name for name, value in weights.items() if value.is_floating_point() and "running" not in name]
     assert all(torch.allclose(student[name], weights[name], atol=1e-6) for name in learnt)
     assert not all(torch.allclose(anew[name], weights[name], atol=1e-2) for name in learnt)
-    stated = read_model_file(tmp_path / "student" / "out").started_from
-    assert stated is not None and stated.weights == "teacher out"
-    assert stated.sha256 == read_model_file(Path(teacher.out_dir)).weights_sha256
-    assert read_model_file(tmp_path / "anew" / "out").started_from is None
+    stated, alone = (read_model_file(tmp_path / name / "out") for name in ("student", "anew"))
+    assert stated.teacher_sha256 == read_model_file(Path(teacher.out_dir)).weights_sha256
+    assert alone.teacher_sha256 is None and stated.started_from is alone.started_from is None
+
+
+def test_weights_from_outside_stay_known_through_the_teachers(tmp_path: Path) -> None:
+    teacher, _ = fitted(tmp_path / "teacher")
+    about = Path(teacher.out_dir) / MODEL_FILE
+    outside = StartWeights(weights="cpsam.pth", sha256="a" * 64)
+    files.write_json(about, {**files.read_json(about), "started_from": outside.model_dump(mode="json")})
+    first, _ = fitted(tmp_path / "first", teacher=teacher.out_dir)
+    fitted(tmp_path / "second", teacher=first.out_dir)
+    assert read_model_file(tmp_path / "second" / "out").started_from == outside
 
 
 def test_the_teacher_is_part_of_what_a_fit_is(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.applied import records, small_run, write_images
+from helpers.campaigns import bring, config_at
 from helpers.terminal import invoke
 
 from cellsemi.configs.errors import ModelError, RunError, UsageError
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.orchestrator.apply.choose_model import choose_model, of_run
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
+from cellsemi.orchestrator.apply.exchange_files import FOLDER
 from cellsemi.orchestrator.apply.model_folder import CARD, CHECKSUMS, write_model_folder
 from cellsemi.orchestrator.apply.recipe import MEMBERS, RECIPE_FILE, TrainedModel
 from cellsemi.rounds.cells.instances import COLUMNS
@@ -110,6 +112,16 @@ def test_the_command_writes_a_folder_that_predict_uses(here: Path, fake_models: 
     found = invoke("predict", "images", "--model", "model", "--out", "out", "--format", "coco", "--json")
     assert found.exit_code == 0 and json.loads(found.stdout)["images"] == 5
     assert json.loads(found.stdout)["model"].endswith("of demo")
+
+
+def test_the_models_of_folds_are_handed_on(here: Path) -> None:
+    """With real networks: of one fold there is TorchScript, and no package that would state its figures."""
+    settings = ("models=[{kind: flow-unet, name: a, width: 4}]", "training.steps=10", "training.batch=2")
+    paths, _ = bring(config_at(here / "runs", "rounds.folds=2", *settings), 0)
+    done = invoke("model", "export", str(paths.root), "--out", "model")
+    assert done.exit_code == 0 and "No bioimage-io" in done.output, done.output
+    assert sorted(path.name for path in (here / "model" / FOLDER).iterdir()) == ["a.fold-0.pt", "a.fold-1.pt"]
+    assert len(TrainedModel.read(here / "model").recipe.members) == 2
 
 
 def test_the_command_takes_one_model_of_a_round(here: Path, fake_models: None) -> None:
