@@ -99,6 +99,21 @@ class FilterConfig(Section):
     min_samples: int = Field(
         40, ge=1, description="Classes with fewer validation predictions share one calibration curve."
     )
+    background: Literal["sure", "all"] = Field(
+        "sure",
+        description="What students learn as background of a pseudo-labelled image: only where all teachers are `sure` "
+        "that there is nothing (the rest leaves the loss), or `all` that no accepted or ignored mask covers.",
+    )
+    background_quantile: Fraction = Field(
+        0.02,
+        description="`sure`: a flow model is sure below the cell probability that this share of the pixels of "
+        "validation cells falls short of, in the class where it is the lowest. Of other models: outside of all masks.",
+    )
+    max_wrong_background: Fraction = Field(
+        0.3,
+        description="Images of a class are left out of the training set when more than this share of the pixels of "
+        "its validation cells, labelled as if they were unlabelled, would be taught as background.",
+    )
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
     )

@@ -149,6 +149,11 @@ class InferenceConfig(Section):
         description="Flow models: pixels above this probability belong to cells; `auto`: chosen for each trained model "
         "on the human labels that it did not learn from.",
     )
+    background_probability: Fraction | None = Field(
+        None,
+        description="Flow models, labelling: pixels with a smaller cell probability are surely background; null: "
+        "chosen for each model on validation images (`filter.background_quantile`).",
+    )
     flow_steps: int = Field(
         200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
     )

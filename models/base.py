@@ -90,7 +90,9 @@ class Predictor(Protocol):
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
 
-        Each image is first enlarged `scale` times; the masks have the size of the image itself.
+        Each image is first enlarged `scale` times; the masks have the size of the image itself. A flow model also
+        states where it is sure that there is nothing (`Instances.background`) when `inference.background_probability`
+        is given.
         """
         ...
 
@@ -98,8 +100,13 @@ class Predictor(Protocol):
 class ProbabilityPredictor(Predictor, Protocol):
     """A flow model: its masks depend on the threshold on the cell probability of a pixel."""
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell-probability threshold; the network runs once."""
+    def at_probabilities(
+        self, image: Image, probabilities: Sequence[float]
+    ) -> tuple[list[Instances], NDArray[np.float32]]:
+        """The cells of one image at each cell-probability threshold, and the probability (H, W).
+
+        The network runs once.
+        """
         ...
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.models import AugmentConfig
+from cellsemi.rounds.cells.instance_map import IGNORE
 
-IGNORE = -1  # map value of what must not be learned: ignored cells, and everything beyond the image
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
 BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels are 0.8 to 1.4
 GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid

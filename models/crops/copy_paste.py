@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.models import CopyPasteConfig
-from cellsemi.models.crops.augment import IGNORE
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 if TYPE_CHECKING:
     from cellsemi.models.crops.crop import Crop  # which pastes

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.normalise import Channels, normalise
-from cellsemi.models.crops.sampling import LABELS
-from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instance_map import LABELS, draw_instance_map
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -52,9 +50,8 @@ class Crop:
 def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Channels = 1) -> TrainingImage:
     """Decode a row and draw its instance map.
 
-    `human` and `accepted` cells are labels; where they overlap, the higher quality keeps the pixel.
-    `ignored` cells, grown by `ignore_dilation_px`, are IGNORE except where a label stands; `rejected`
-    cells are background. DataError for any other state, or when the row has no image or no annotation.
+    What each pixel teaches is that of `draw_instance_map`. DataError for cells in a state that is none of human,
+    accepted, ignored and rejected, or when the row has no image or no annotation.
     """
     cells = record.instances
     if record.image is None or cells is None:
@@ -63,9 +60,7 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     if unknown:
         raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, filter them first")
     labels = cells.in_state(*LABELS)
-    instance_map = masks.to_label_map(labels, order=np.argsort(-labels.quality, kind="stable"))
-    ignored = masks.union_map(cells.in_state("ignored"), ignore_dilation_px)
-    instance_map[ignored & (instance_map == 0)] = IGNORE
+    instance_map = draw_instance_map(cells, ignore_dilation_px)
     image = decode_image(record.image, record.image_id, max_pixels=record.height * record.width)
     pixels = normalise(image, channels)
     if pixels.shape[:2] != instance_map.shape:

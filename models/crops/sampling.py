@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.training import Balance
-from cellsemi.rounds.cells.instances import State
+from cellsemi.rounds.cells.instance_map import LABELS
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
-
-LABELS: tuple[State, ...] = ("human", "accepted")  # states of the cells that are learnt
 
 Names = Sequence[str | None]  # of images; None: unknown
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.detector.targets import DetectorTarget
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 IGNORED_SHARE = 0.5  # a box with more of its area IGNORE is not background
 SAMPLES = 2  # points per bin and axis of a sampled mask

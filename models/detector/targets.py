@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 MIN_SIDE_PX = 2  # what is left of a cell in a crop is ignored when its box is narrower,
 MIN_AREA_PX = 4  # or its area smaller

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.flow.targets import FlowTarget, flow_targets
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 
 @dataclass(frozen=True, slots=True)

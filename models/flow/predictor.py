@@ -14,6 +14,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
 from cellsemi.models.flow.view_average import mean_of_views
 from cellsemi.models.training.device import compute_settings
+from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
 
 Outputs = NDArray[np.float32]
@@ -29,13 +30,18 @@ class FlowPredictor(ABC):
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1]."""
         with compute_settings(self._inference.threads), torch.inference_mode():
-            return [self._cells(*self.outputs(image, scale), self._inference) for image in images]
+            return [self._predict(image, scale) for image in images]
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        """The cells of one image at each cell-probability threshold; the network runs once."""
+    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> tuple[list[Instances], Outputs]:
+        """The cells of one image at each cell-probability threshold, and the probability (H, W); see models.base."""
         with compute_settings(self._inference.threads), torch.inference_mode():
-            outputs = self.outputs(image)
-            return [self._cells(*outputs, self._inference.at_probability(p)) for p in probabilities]
+            mean, spread = self.outputs(image)
+            return [self._cells(mean, spread, self._inference.at_probability(p)) for p in probabilities], mean[0]
+
+    def _predict(self, image: Image, scale: float) -> Instances:
+        mean, spread = self.outputs(image, scale)
+        cells, below = self._cells(mean, spread, self._inference), self._inference.background_probability
+        return cells if below is None else cells.with_(background=rle.encode(mean[0] < below))
 
     def outputs(self, image: Image, scale: float = 1.0) -> tuple[Outputs, Outputs]:
         """Mean over scales and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""

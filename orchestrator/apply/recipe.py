@@ -18,7 +18,7 @@ from cellsemi.configs.errors import ModelError, RunError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.model_files import read_model_file
-from cellsemi.orchestrator.stages.choose_cell_probability import resolved
+from cellsemi.orchestrator.stages.choose_probabilities import resolved, without_background
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store import files
@@ -93,7 +93,8 @@ class TrainedModel:
         for fold in ensemble.folds:
             for name in ensemble.members:
                 folder = paths.model(ensemble.round, fold.member(name))
-                inference = resolved(read_fit(folder), config.inference_of(config.model_called(name, ensemble.round)))
+                stated = config.inference_of(config.model_called(name, ensemble.round))
+                inference = without_background(resolved(read_fit(folder), stated))
                 calibration = calibrations.get(name)
                 members.append(
                     MemberRecipe.model_validate(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import Fold, folds_of
@@ -31,8 +32,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         round=round,
         name=f"build {fold.member('the training set')}",
         output=out,
-        settings=context.read("data.shard_images"),
-        inputs=tuple(sources),
+        settings=context.read("data.shard_images", "data.classes"),
+        inputs=(*sources, *([paths.filter(round)] if round else [])),
         total=sum(read_manifest(folder).rows for folder in sources),
     )
 
@@ -40,9 +41,12 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         started = time.monotonic()
         counts = MergeCounts()
         pseudo: Iterable[ImageRecord] = ()
+        not_taught: set[int] = set()
         if round:
+            names = FilterFile.read(paths.filter(round)).not_taught
+            not_taught = {context.config.data.classes.index(name) for name in names}
             pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
-        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts)
+        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, not_taught)
         size = context.config.data.shard_images
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
         fingerprint = context.ledger.fingerprint(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.background import wrong_background
 from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, filter_cells
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
@@ -23,10 +25,11 @@ from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_unla
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
 
-# What the thresholds are chosen by; the other settings of `filter` are read when it is applied, or in training.
+# What the thresholds are chosen by, and what they then teach wrongly is measured with.
 CHOSEN_BY = (
     *("thresholds", "objective", "f_beta", "min_precision", "reject_below", "count_slack"),
     *("areas", "area_quantile", "area_slack", "quality", "min_samples"),
+    *("background", "ignore_dilation_px", "max_wrong_background", "weight_by_quality"),
 )
 
 
@@ -46,7 +49,7 @@ def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
         round=round,
         name="calibrate and choose thresholds",
         output=path,
-        settings=context.read(*(f"filter.{name}" for name in CHOSEN_BY), *OF_CELLS),
+        settings=context.read(*(f"filter.{name}" for name in CHOSEN_BY), "fusion.min_votes", *OF_CELLS),
         inputs=(*human, *predicted, *(each.images(paths) for each in sets)),
         total=sum(read_manifest(folder).rows for folder in predicted),
     )
@@ -57,10 +60,31 @@ def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
         calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
         drawn = (cells.in_state("human") for cells in cells_of(*human))
         thresholds = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
-        FilterFile.of(found, thresholds).write(path)
+        wrong = _wrong_background(config, round, calibrated, thresholds)
+        FilterFile.of(found, thresholds, wrong, config.filter.max_wrong_background).write(path)
         context.watcher.advance(len(pairs))
 
     do(context, step, work)
+
+
+def _wrong_background(
+    config: Config, round: int, calibrated: Sequence[tuple[Instances, Instances]], thresholds: Thresholds
+) -> dict[str, float]:
+    """What the validation images would teach wrongly if they were unlabelled."""
+    filtered = ((_filtered(config, thresholds, round, cells), truth) for cells, truth in calibrated)
+    return wrong_background(filtered, config.data.classes, config.filter.ignore_dilation_px)
+
+
+def _filtered(config: Config, thresholds: Thresholds, round: int, cells: Instances) -> Instances:
+    """The calibrated cells of an image with their states and reasons."""
+    return filter_cells(
+        cells,
+        thresholds,
+        config.fusion.min_votes,
+        config.data.classes,
+        round,
+        weight_by_quality=config.filter.weight_by_quality,
+    )
 
 
 def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> None:
@@ -112,15 +136,7 @@ class _Filter:
         return self._job.stage.commit(item, out, reasons=dict(sorted(reasons.items())))
 
     def _filter(self, cells: Instances) -> Instances:
-        config = self._job.config
-        return filter_cells(
-            self._quality.apply(cells),
-            self._thresholds,
-            config.fusion.min_votes,
-            config.data.classes,
-            self._job.round,
-            weight_by_quality=config.filter.weight_by_quality,
-        )
+        return _filtered(self._job.config, self._thresholds, self._job.round, self._quality.apply(cells))
 
 
 def pseudo_counts(context: Context, round: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.predictions import PredictionSet
+from cellsemi.rounds.store.predictions import PredictionSet, states_background
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
 
@@ -49,6 +49,7 @@ def _fuse(
             fusion=config.fusion,
             classes=config.data.classes,
             one_class_per_image=config.data.one_class_per_image,
+            background_dilation_px=config.filter.ignore_dilation_px if states_background(config, out) else None,
             name=title,
         )
 
@@ -57,7 +58,7 @@ def _fuse(
         round=at,
         name=title,
         output=out.folder(paths),
-        settings=context.read("fusion", *OF_CELLS),
+        settings=context.read("fusion", "filter.background", "filter.ignore_dilation_px", *OF_CELLS),
         inputs=(*(each.folder(paths) for each in members), *calibrated),
     )
     images = replace(members[0], model=out.model).images(paths)

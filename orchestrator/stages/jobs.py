@@ -7,7 +7,7 @@ files atomically under a name that depends only on the item, and returns a small
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.orchestrator.engine.protocol import Record, Worker
-from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice, choose
+from cellsemi.orchestrator.stages.choose_probabilities import OnValidation, choose
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.pseudo_labels.background import sure_background
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_codec import decode_image
@@ -110,13 +111,17 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class FuseJob:
-    """Fuses the masks of several models on the same images into one set."""
+    """Fuses the masks of several models on the same images into one set.
+
+    With a `background_dilation_px` the set says where all of them are sure that there is nothing (`sure_background`).
+    """
 
     stage: ShardStage
     members: tuple[Member, ...]
     fusion: FusionConfig
     classes: tuple[str, ...]
     one_class_per_image: bool
+    background_dilation_px: int | None
     name: str
     uses_device: bool = False
 
@@ -144,9 +149,15 @@ class _Fuser:
                 raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
             each = {member.name: self._calibrated(member, row) for member, row in zip(job.members, rows, strict=True)}
             cells = {name: found for name, found in each.items() if found is not None}
-            fused = fuse(cells, job.fusion, job.one_class_per_image) if cells else None
-            out.append(rows[0].with_(instances=fused))
+            out.append(rows[0].with_(instances=self._fused(cells) if cells else None))
         return job.stage.commit(item, out)
+
+    def _fused(self, cells: Mapping[str, Instances]) -> Instances:
+        job = self._job
+        fused = fuse(cells, job.fusion, job.one_class_per_image)
+        if job.background_dilation_px is None:
+            return fused
+        return fused.with_(background=sure_background(cells, job.background_dilation_px))
 
     def _calibrated(self, member: Member, row: ImageRecord) -> Instances | None:
         """The cells that a member predicted, with calibrated scores."""
@@ -162,7 +173,7 @@ class FitJob:
     """Train students; item i is task i, and `choices` i what is chosen for its model afterwards, if anything."""
 
     tasks: tuple[FitTask, ...]
-    choices: tuple[ProbabilityChoice | None, ...]
+    choices: tuple[OnValidation | None, ...]
     name: str
     uses_device: bool = True
 
@@ -181,5 +192,5 @@ class FitJob:
 
         record: Record = asdict(family(task.model.kind).fit(task, progress))
         if choice is not None:
-            record["cell_probability"] = choose(choice, folder).model_dump()
+            record |= asdict(choose(choice, folder))
         return {**record, "seconds": round(time.monotonic() - started, 2)}

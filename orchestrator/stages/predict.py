@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.orchestrator.engine.protocol import Failure, Record
-from cellsemi.orchestrator.stages.choose_cell_probability import resolved
+from cellsemi.orchestrator.stages.choose_probabilities import resolved, with_background, without_background
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.fuse import fuse_folds
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
-from cellsemi.rounds.store.predictions import UNLABELLED, VAL_AS_UNLABELLED, PredictionSet
+from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_if_unlabelled, states_background
 from cellsemi.rounds.store.steps import Step
 
 
@@ -33,7 +33,7 @@ def predict(context: Context, at: int, wanted: PredictionSet) -> None:
 def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
     config, paths = context.config, context.paths
     model = paths.model(wanted.round, wanted.member)
-    inference, as_if_unlabelled = _inference(context, wanted), _as_unlabelled(wanted)
+    inference = _inference(context, wanted)
 
     def make_job(stage: ShardStage) -> PredictJob:
         return PredictJob(
@@ -45,7 +45,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
             round=wanted.round + 1,
             scale=wanted.scale,
             name=wanted.title,
-            stated_classes=config.data.classes if as_if_unlabelled and config.data.one_class_per_image else (),
+            stated_classes=config.data.classes if as_if_unlabelled(wanted) and config.data.one_class_per_image else (),
         )
 
     def leave_out(stage: ShardStage, failure: Failure) -> Record:
@@ -59,7 +59,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
         round=at,
         name=wanted.title,
         output=wanted.folder(paths),
-        settings=context.read(_read_by(context, wanted), "data.max_pixels", *OF_CELLS),
+        settings=context.read(_read_by(context, wanted), "data.max_pixels", "filter.background", *OF_CELLS),
         inputs=(model,),
         parameters={"round": wanted.round, "model": wanted.member, "images": wanted.images_name, "scale": wanted.scale},
     )
@@ -68,21 +68,18 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
     _note_warnings(context, wanted)
 
 
-def _as_unlabelled(wanted: PredictionSet) -> bool:
-    return wanted.split in (UNLABELLED, VAL_AS_UNLABELLED)
-
-
 def _read_by(context: Context, wanted: PredictionSet) -> str:
     """The path of the inference settings that a prediction reads."""
     name = context.config.model_called(wanted.model, wanted.round).name
-    return f"models[{name}].{'unlabelled_inference' if _as_unlabelled(wanted) else 'inference'}"
+    return f"models[{name}].{'unlabelled_inference' if as_if_unlabelled(wanted) else 'inference'}"
 
 
 def _inference(context: Context, wanted: PredictionSet) -> InferenceConfig:
     config = context.config
-    settings = config.unlabelled_inference_of if _as_unlabelled(wanted) else config.inference_of
+    settings = config.unlabelled_inference_of if as_if_unlabelled(wanted) else config.inference_of
     fit = read_fit(context.paths.model(wanted.round, wanted.member))
-    return resolved(fit, settings(config.model_called(wanted.model, wanted.round)))
+    found = resolved(fit, settings(config.model_called(wanted.model, wanted.round)))
+    return with_background(fit, found) if states_background(config, wanted) else without_background(found)
 
 
 def _note_warnings(context: Context, wanted: PredictionSet) -> None:

@@ -12,7 +12,7 @@ from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE
 from cellsemi.orchestrator.engine.protocol import Failure, Record
-from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice
+from cellsemi.orchestrator.stages.choose_probabilities import OnValidation
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.rounds.seeds import derive_seed
@@ -122,7 +122,7 @@ def _step(context: Context, round: int, item: Fit) -> Step:
     settings += ["rounds.start"] if item.train_round else []
     inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
     if _choice(context, item) is not None:
-        settings += [f"models[{name}].inference", "data.max_pixels"]
+        settings += [f"models[{name}].inference", "data.max_pixels", "filter.background", "filter.background_quantile"]
         inputs.append(paths.split(item.fold.val))
     return Step(
         round=round,
@@ -195,13 +195,20 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     )
 
 
-def _choice(context: Context, item: Fit) -> ProbabilityChoice | None:
+def _choice(context: Context, item: Fit) -> OnValidation | None:
     """What is chosen on the human labels of the fold that the model leaves out; None where nothing is left open."""
     config, inference = context.config, context.config.inference_of(item.model)
-    if not item.model.has_cell_probability or inference.cell_probability != AUTO_PROBABILITY:
+    sure = config.filter.background == "sure" and inference.background_probability is None
+    if not item.model.has_cell_probability or (inference.cell_probability != AUTO_PROBABILITY and not sure):
         return None
-    images = context.paths.split(item.fold.val)
-    return ProbabilityChoice(str(images), inference, config.engine.device, config.data.max_pixels)
+    return OnValidation(
+        images=str(context.paths.split(item.fold.val)),
+        inference=inference,
+        classes=len(config.data.classes),
+        quantile=config.filter.background_quantile if sure else None,
+        device=config.engine.device,
+        max_pixels=config.data.max_pixels,
+    )
 
 
 def _part(fold: Fold) -> tuple[str, ...]:

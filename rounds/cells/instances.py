@@ -40,7 +40,8 @@ class Instances:
     `weight` float32 >= 0, its weight in a loss; `area` int64 in pixels; `votes` int32, teachers that saw
     it; `agreement` float32 in [0, 1], the mean pairwise mask IoU of what they saw (1 where there was one mask, and
     for human labels); `round` int32, the round whose teachers made it (0 for human labels); `state` and `reason`
-    N strings.
+    N strings. `background` is the mask (RLE of the whole image) of the pixels where the models are sure that there is
+    nothing; None: it was not asked for, or a person drew the cells, and all that no cell covers is background.
     Masks may overlap. Raises ValueError, stating expected and got, when the arrays do not fit.
     """
 
@@ -58,6 +59,7 @@ class Instances:
     rle: tuple[bytes, ...]
     state: tuple[State, ...]
     reason: tuple[str, ...]
+    background: bytes | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rle)
@@ -181,7 +183,7 @@ class Instances:
         tuples: dict[str, Any] = {
             name: tuple(v for p in parts for v in getattr(p, name)) for name in ("rle", "state", "reason")
         }
-        return cls(height=height, width=width, **arrays, **tuples)
+        return cls(height=height, width=width, background=None, **arrays, **tuples)
 
 
-COLUMNS = tuple(field.name for field in fields(Instances) if field.name not in ("height", "width"))
+COLUMNS = tuple(field.name for field in fields(Instances) if field.name not in ("height", "width", "background"))

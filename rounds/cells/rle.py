@@ -87,5 +87,5 @@ def decode(rle: bytes, height: int, width: int) -> Bitmap:
 
 def encode(mask: NDArray[Any]) -> bytes:
     """COCO-compressed RLE of a full (H, W) mask."""
-    height, width = mask.shape
-    return encode_crop(mask.astype(bool), 0, 0, height, width)
+    encoded: bytes = coco.encode(np.asfortranarray(mask.astype(bool).view(np.uint8)))["counts"]
+    return encoded

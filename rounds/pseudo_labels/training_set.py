@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
@@ -20,6 +22,9 @@ NO_CELL_FOUND = "no cell found"
 
 
 NO_CELL_ACCEPTED = "no cell accepted"
+
+
+CELLS_MISSED = "too many cells of its class are missed"
 
 
 @dataclass(slots=True)
@@ -43,13 +48,20 @@ class MergeCounts:
         )
 
 
-def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:
+def merge(
+    human: Iterable[ImageRecord],
+    pseudo: Iterable[ImageRecord],
+    counts: MergeCounts,
+    not_taught: Collection[int] = (),
+) -> Iterator[ImageRecord]:
     """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
 
     State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
     everything there is background, and the likeliest reason for an image without accepted cells is a teacher
-    that does not know them. `rejected` and `ignored` cells stay in the records for the trainer.
+    that does not know them. One whose accepted cells are mostly of a class in `not_taught` is left out as well: too
+    much of such cells would be taught as background. `rejected` and `ignored` cells stay in the records for the
+    trainer.
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
@@ -64,7 +76,7 @@ def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: M
             hashes[record.sha256] = record.image_id
     for record in pseudo:
         _refuse_overlap(record, ids, hashes)
-        reason = _check_pseudo(record)
+        reason = _check_pseudo(record, not_taught)
         if reason:
             counts.left_out[reason] += 1
             continue
@@ -98,7 +110,7 @@ def _human(record: ImageRecord, counts: MergeCounts) -> ImageRecord:
     return record
 
 
-def _check_pseudo(record: ImageRecord) -> str:
+def _check_pseudo(record: ImageRecord, not_taught: Collection[int]) -> str:
     """The reason to leave the record out, or an empty string."""
     _check(record, PSEUDO_SPLIT)
     if record.instances is None:
@@ -106,7 +118,10 @@ def _check_pseudo(record: ImageRecord) -> str:
     _check_states(record, record.instances, {"accepted", "ignored", "rejected"})
     if not len(record.instances):
         return NO_CELL_FOUND
-    return "" if "accepted" in record.instances.state else NO_CELL_ACCEPTED
+    accepted = record.instances.in_state("accepted")
+    if not len(accepted):
+        return NO_CELL_ACCEPTED
+    return CELLS_MISSED if int(np.bincount(accepted.class_id).argmax()) in not_taught else ""
 
 
 def _check(record: ImageRecord, split: str) -> None:

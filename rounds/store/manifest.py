@@ -89,6 +89,7 @@ class FitRecord(OnDisk):
     steps: int = 0
     loss: float | None = None
     cell_probability: ChosenProbability | None = None
+    background_probability: float | None = None  # a flow model is sure that pixels below it are no cell
     diverged: str | None = None
 
 

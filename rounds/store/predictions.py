@@ -73,6 +73,17 @@ def as_unlabelled(config: Config) -> str:
     return "val" if same_settings and not config.data.one_class_per_image else VAL_AS_UNLABELLED
 
 
+def as_if_unlabelled(wanted: PredictionSet) -> bool:
+    """Whether a set is predicted with the settings for unlabelled images."""
+    return wanted.split in (UNLABELLED, VAL_AS_UNLABELLED)
+
+
+def states_background(config: Config, wanted: PredictionSet) -> bool:
+    """Whether a set says where images are surely background: unlabelled ones, and those that measure how they fare."""
+    split = wanted.split
+    return config.filter.background == "sure" and wanted.scale == 1 and split in (UNLABELLED, as_unlabelled(config))
+
+
 def evaluated_sets(config: Config, round: int, model: str, split: str, scale: float = 1.0) -> tuple[PredictionSet, ...]:
     """The sets in which a model, or the ensemble, of a round is compared with human labels.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.cells.instances import COLUMNS, NUMERIC, Instances
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"cellsemi.schema_version"
 CONFIG_KEY = b"cellsemi.config_hash"
 
@@ -53,6 +53,7 @@ IMAGES = pa.schema(
         ("low", pa.float64()),  # grey values that networks see as 0 and 1: percentiles of this image
         ("high", pa.float64()),
         ("instances", pa.list_(CELL)),  # null: never annotated; empty: annotated, no cells
+        ("background", pa.binary()),  # RLE of where the models are sure that there is nothing; null: see Instances
     ]
 )
 
@@ -134,15 +135,16 @@ def to_row(record: ImageRecord) -> dict[str, object]:
         "low": record.low,
         "high": record.high,
         "instances": None if record.instances is None else _cells(record.instances),
+        "background": None if record.instances is None else record.instances.background,
     }
 
 
 def from_row(row: Mapping[str, Any]) -> ImageRecord:
     """The record of an Arrow row."""
     values = dict(row)
-    cells = values.pop("instances")
+    cells, background = values.pop("instances"), values.pop("background")
     height, width = values["height"], values["width"]
-    return ImageRecord(**values, instances=None if cells is None else _instances(cells, height, width))
+    return ImageRecord(**values, instances=None if cells is None else _instances(cells, height, width, background))
 
 
 def to_table(records: list[ImageRecord], config_hash: str) -> pa.Table:
@@ -168,7 +170,7 @@ def _cells(cells: Instances) -> list[dict[str, object]]:
     return [{name: columns[name][i] for name in COLUMNS} for i in range(len(cells))]
 
 
-def _instances(cells: Sequence[Mapping[str, Any]], height: int, width: int) -> Instances:
+def _instances(cells: Sequence[Mapping[str, Any]], height: int, width: int, background: bytes | None) -> Instances:
     arrays: dict[str, NDArray[Any]] = {
         name: np.array([cell[name] for cell in cells], dtype=dtype) for name, dtype in NUMERIC.items()
     }
@@ -179,5 +181,6 @@ def _instances(cells: Sequence[Mapping[str, Any]], height: int, width: int) -> I
         rle=tuple(cell["rle"] for cell in cells),
         state=tuple(cell["state"] for cell in cells),
         reason=tuple(cell["reason"] for cell in cells),
+        background=background,
         **arrays,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from helpers.model_folder import facts_of
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.errors import TrainingDiverged
@@ -49,8 +50,10 @@ class FakePredictor:
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         return [self._predict(np.asarray(image, np.float32)) for image in images]
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        return self.predict([image]) * len(probabilities)
+    def at_probabilities(
+        self, image: Image, probabilities: Sequence[float]
+    ) -> tuple[list[Instances], NDArray[np.float32]]:
+        return self.predict([image]) * len(probabilities), np.full(np.shape(image)[:2], 0.5, np.float32)
 
     def _predict(self, image: np.ndarray) -> Instances:
         rng = np.random.default_rng([self._seed, int(image.sum())])

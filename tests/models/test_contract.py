@@ -24,6 +24,7 @@ from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import model_files, registry
 from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
+from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
 
@@ -71,7 +72,13 @@ def test_cells_at_a_probability_are_those_of_the_setting(
         pytest.skip("a detector: its pixels have no limit to choose")
     image = picture(4)[0]
     probabilities = (0.05, 0.5, 0.6)
-    found = cast(ProbabilityPredictor, predictor).at_probabilities(image, probabilities)
+    found, pixels = cast(ProbabilityPredictor, predictor).at_probabilities(image, probabilities)
+    assert pixels.shape == image.shape[:2] and pixels.min() >= 0 and pixels.max() <= 1
+    sure = registry.load_predictor(
+        Path(task.out_dir), EAGER.model_copy(update={"background_probability": 0.4}), "cpu"
+    ).predict([image])[0]
+    assert sure.background is not None
+    assert np.array_equal(rle.decode(sure.background, *pixels.shape), pixels < np.float32(0.4))
     for probability, cells in zip(probabilities, found, strict=True):
         again = registry.load_predictor(Path(task.out_dir), EAGER.at_probability(probability), "cpu")
         (expected,) = again.predict([image])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.configs.models import AUGMENT_PRESETS, AugmentConfig
-from cellsemi.models.crops.augment import IGNORE, SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_scale
+from cellsemi.models.crops.augment import SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_scale
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 PLAIN = AugmentConfig(brightness=0, blur=0, noise=0)
 STILL = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, training_image
 from cellsemi.models.crops.source import CropSource
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import ImageRecord
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import roi_align
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.draw_masks import cells_in_boxes, paste_in_box
 from cellsemi.models.detector.loss import ignored_share, mask_truth, sample_instance_map
 from cellsemi.models.detector.targets import resized, target_of
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 
 def test_targets_are_the_cells_that_can_be_seen() -> None:

@@ -16,7 +16,6 @@ from helpers.detectron2_small import SMALL, make_small, small_settings, stock_ne
 from safetensors.torch import save_file
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import ignored_share, mask_truth
 from cellsemi.models.detector.targets import DetectorBatch, DetectorTarget, batch_of
@@ -25,6 +24,7 @@ from cellsemi.models.detectron2_maskrcnn.net import Network, build
 from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
 from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings
+from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.store import files
 
 CPU = torch.device("cpu")

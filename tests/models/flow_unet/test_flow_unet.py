@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import training_image
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
@@ -30,6 +29,7 @@ from cellsemi.models.flow_unet.family import FAMILY
 from cellsemi.models.flow_unet.net import STRIDE, build
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import LOSS_FILE
+from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map, iou_matrix, union_map
 from cellsemi.rounds.cells.rle import decode

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import (
     boundary_map,
     centre_map,
@@ -20,6 +19,7 @@ from cellsemi.models.torchvision_maskrcnn.centre_boundary import (
     map_loss,
     map_makers,
 )
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 MARKS = arrays(np.int32, (9, 12), elements=st.integers(-1, 3))
 

@@ -15,12 +15,12 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import roi_align
 
-from cellsemi.models.crops.augment import IGNORE
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import ignored_share
 from cellsemi.models.detector.targets import DetectorTarget, batch_of, target_of
 from cellsemi.models.torchvision_maskrcnn.loss import match
 from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn
+from cellsemi.rounds.cells.instance_map import IGNORE
 
 
 def as_torchvision(target: DetectorTarget) -> dict[str, torch.Tensor]:

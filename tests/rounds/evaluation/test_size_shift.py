@@ -12,6 +12,7 @@ from helpers.campaigns import bring, config_at
 from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, scores
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from cellsemi.configs.loading import build_config
 from cellsemi.models.base import Image
@@ -89,8 +90,10 @@ class Preferring:
         best = self._taste.get(int(np.asarray(images[0], np.int64).sum()), 1.0)
         return [cells.with_(score=cells.score if zoom == best else cells.score / 2)]
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
-        return self.predict([image]) * len(probabilities)
+    def at_probabilities(
+        self, image: Image, probabilities: Sequence[float]
+    ) -> tuple[list[Instances], NDArray[np.float32]]:
+        return self.predict([image]) * len(probabilities), np.full(np.shape(image)[:2], 0.5, np.float32)
 
 
 def test_a_campaign_evaluates_at_the_sizes_that_its_teachers_chose(

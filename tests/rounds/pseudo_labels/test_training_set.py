@@ -66,6 +66,17 @@ def test_pseudo_images_that_could_only_teach_background_are_left_out_and_counted
     assert counts.pseudo_images + sum(counts.left_out.values()) == len(pseudo)
 
 
+def test_images_of_a_class_whose_cells_are_missed_are_left_out_and_counted():
+    counts = MergeCounts()
+    pseudo = [
+        record("long", cells("accepted", "accepted", "accepted", class_id=[1, 1, 0])),
+        record("round", cells("accepted", "ignored", "ignored", class_id=[0, 1, 1])),
+        record("unsure", cells("ignored", class_id=[1])),
+    ]
+    assert [r.image_id for r in merge([human("h")], pseudo, counts, not_taught={1})] == ["h", "round"]
+    assert counts.left_out == {"too many cells of its class are missed": 1, "no cell accepted": 1}
+
+
 def test_merging_is_lazy():
     seen = []
 

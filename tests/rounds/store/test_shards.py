@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import schemas, shards
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -29,24 +29,28 @@ def some_cells(seed: int) -> Instances:
     scores = np.linspace(0, 1, n)
     return masks.from_label_map(
         labels, score=scores, state="ignored", reason="uncertain", class_id=2, round=3, agreement=0.25
-    )
+    ).with_(background=rle.encode(labels == 0) if seed % 2 else None)
 
 
 def same(a: Instances, b: Instances) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("height", "width", *schemas.COLUMNS))
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("height", "width", "background", *schemas.COLUMNS)
+    )
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
-    written = [record(0, some_cells(0)), record(1, None), record(2, Instances.empty(8, 9))]
-    written += [record(i, None) for i in range(3, 9)]
+    written = [record(0, some_cells(0)), record(1, None), record(2, Instances.empty(8, 9)), record(3, some_cells(1))]
+    written += [record(i, None) for i in range(4, 9)]
     commit = shards.write_shard(tmp_path / "part-00000.parquet", written, "abc")
-    assert commit.rows == 9 and commit.cells == len(written[0].instances or ())
+    assert commit.rows == 9 and commit.cells == sum(len(r.instances) for r in written if r.instances is not None)
     for found in (list(shards.read_folder(tmp_path)), list(shards.ShardSet([tmp_path / "part-00000.parquet"], 1))):
         assert [r.image_id for r in found] == [r.image_id for r in written]
         assert found[1].instances is None
         assert found[2].instances is not None and len(found[2].instances) == 0
-        assert found[0].instances is not None and written[0].instances is not None
-        assert same(found[0].instances, written[0].instances)
+        for place in (0, 3):
+            one, other = found[place].instances, written[place].instances
+            assert one is not None and other is not None and same(one, other)
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

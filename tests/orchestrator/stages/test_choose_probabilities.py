@@ -12,10 +12,12 @@ from helpers import fake_family
 from helpers.campaigns import bring, config_at
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.orchestrator.stages.choose_cell_probability import GRID, best_of
+from cellsemi.orchestrator.stages.choose_probabilities import BINS, GRID, _InsideCells, best_of
+from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import folds_of
@@ -41,10 +43,13 @@ class Knowing(fake_family.FakePredictor):
     at = 0.4
     loaded: ClassVar[list[Any]] = []
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> list[Instances]:
+    def at_probabilities(
+        self, image: Image, probabilities: Sequence[float]
+    ) -> tuple[list[Instances], NDArray[np.float32]]:
         cells = self.truth[int(np.asarray(image, np.int64).sum())]
         none = Instances.empty(cells.height, cells.width)
-        return [cells if abs(p - self.at) < 0.06 else none for p in probabilities]
+        found = [cells if abs(p - self.at) < 0.06 else none for p in probabilities]
+        return found, np.where(masks.to_label_map(cells) > 0, np.float32(0.3), np.float32(0.01))
 
 
 @pytest.fixture
@@ -79,7 +84,8 @@ def test_what_is_best_on_val_is_used_from_then_on(tmp_path: Path, knowing: type[
 
 def test_a_stated_probability_is_not_touched(tmp_path: Path, knowing: type[Knowing]) -> None:
     paths, _ = bring(config_at(tmp_path, "inference.cell_probability=0.55"), 0)
-    assert read_fit(paths.model(0, "unet-a")).cell_probability is None
+    fit = read_fit(paths.model(0, "unet-a"))
+    assert fit.cell_probability is None and fit.background_probability == pytest.approx(0.3)
     assert {probability for _, probability in knowing.loaded} == {0.55}
 
 
@@ -91,3 +97,40 @@ def test_each_fold_chooses_on_the_images_that_it_left_out(tmp_path: Path, knowin
         chosen = read_fit(paths.model(0, member)).cell_probability
         assert chosen is not None and chosen.chosen == 0.4
         assert read_manifest(paths.predictions(0, member, "val")).rows == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1, width=32)), min_size=1, max_size=60), st.floats(0, 0.9))
+def test_the_background_probability_is_the_quantile_of_the_class_that_is_the_least_sure(
+    pixels: list[tuple[int, float]], share: float
+) -> None:
+    inside = _InsideCells(2)
+    for number, probability in pixels:
+        inside.add(np.array([[probability]], np.float32), masks.from_label_map(np.ones((1, 1)), class_id=number))
+    each = []
+    for number in {number for number, _ in pixels}:
+        own = sorted(min(int(np.float32(p) * BINS), BINS - 1) for n, p in pixels if n == number)
+        each.append(next(bin for i, bin in enumerate(own) if (np.searchsorted(own, bin, "right")) / len(own) > share))
+    assert inside.quantile(share) == min(each) / BINS
+
+
+def test_without_a_cell_there_is_no_background_probability() -> None:
+    assert _InsideCells(2).quantile(0.02) is None
+
+
+def test_what_teaches_and_what_measures_it_states_its_background(tmp_path: Path, knowing: type[Knowing]) -> None:
+    paths, _ = bring(config_at(tmp_path), 1)
+    for split, stated in (("unlabelled", True), ("val-as-unlabelled", True), ("test", False)):
+        folder = paths.predictions(0, "ensemble", split)
+        if split == "val-as-unlabelled" and not folder.is_dir():
+            folder = paths.predictions(0, "ensemble", "val")
+        found = [record.instances for record in shards.read_folder(folder)]
+        assert found and all(cells is not None and (cells.background is not None) == stated for cells in found)
+    train = {r.split: r.instances for r in shards.read_folder(paths.train(1, "")) if r.instances is not None}
+    assert train["labelled"].background is None and train["unlabelled"].background is not None
+
+
+def test_where_all_is_background_nothing_is_stated(tmp_path: Path, knowing: type[Knowing]) -> None:
+    paths, _ = bring(config_at(tmp_path, "filter.background=all"), 1)
+    for record in shards.read_folder(paths.pseudo(1, "")):
+        assert record.instances is not None and record.instances.background is None
+    assert read_fit(paths.model(0, "unet-a")).background_probability is None
