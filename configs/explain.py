@@ -14,7 +14,14 @@ from pydantic_core import ErrorDetails
 from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.schema import Config
 
-ALTERNATIVES = ("dict[", "literal[", "function-", "int", "tuple[")  # pydantic's names for them in a path
+ALTERNATIVES = (
+    "constrained-",
+    "dict[",
+    "literal[",
+    "function-",
+    "int",
+    "tuple[",
+)  # pydantic's names for them in a path
 
 
 def explanations(details: Sequence[ErrorDetails]) -> Iterator[str]:

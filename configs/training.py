@@ -9,14 +9,24 @@ from pydantic import Field, field_validator, model_validator
 from cellsemi.configs.base import Fraction, Section
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
+AUTO_STEPS: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 
 
 class TrainingConfig(Section):
-    """How every student is trained; each round starts from scratch."""
+    """How every student is trained."""
 
-    steps: int = Field(300, ge=1, description="Optimiser steps per student and round.")
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Optimiser steps per student and round; `auto`: in round 0 the steps are doubled until that no "
+        "longer raises the validation mAP by `min_gain`, and later rounds take half of what was found.",
+    )
+    first_steps: int = Field(500, ge=1, description="`steps: auto`: the first number of steps that is tried.")
+    max_steps: int = Field(8000, ge=1, description="`steps: auto`: the most steps of a model in round 0.")
+    min_gain: Fraction = Field(
+        0.01, description="`steps: auto`: gain in validation mAP by twice as many steps that asks for still more."
+    )
     batch: int = Field(12, ge=1, description="Crops per step.")
     crop_px: int = Field(128, ge=32, multiple_of=16, description="Side of a training crop.")
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
@@ -44,7 +54,7 @@ class TrainingConfig(Section):
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
     grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
-    human_fraction: Fraction = Field(0.25, description="Share of crops from human-labelled images in rounds 1 and up.")
+    human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
     human_last: float = Field(
         0.17, ge=0, lt=1, description="The last share of the steps takes crops from human-labelled images only."
     )

@@ -44,6 +44,7 @@ FLOORS = {
         "flow detector",
         "cellpose_sam detectron2_maskrcnn flow_unet torchvision_maskrcnn",
         "registry",
+        "validation",
     ),
     "orchestrator": (
         "engine events",
@@ -143,6 +144,10 @@ ALLOWED = {
         "configs models/base models/detector models/model_files models/training models/weight_files"
     ),
     "models/training": "configs rounds/store models/base models/model_files",
+    "models/validation": (
+        "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/model_files "
+        "models/registry models/training"
+    ),
     "models/weight_files": "configs rounds/store",
     "orchestrator/ablation": (
         "configs rounds/evaluation rounds/store orchestrator/campaign orchestrator/engine orchestrator/events "
@@ -156,7 +161,7 @@ ALLOWED = {
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
         "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/model_files "
-        "models/registry orchestrator/engine orchestrator/events orchestrator/runs orchestrator/stages"
+        "models/registry models/validation orchestrator/engine orchestrator/events orchestrator/runs"
     ),
     "orchestrator/campaign": (
         "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
@@ -178,12 +183,12 @@ ALLOWED = {
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/shards rounds/pseudo_labels rounds/report rounds/store models/base models/model_files "
-        "models/registry models/weight_files orchestrator/events orchestrator/stages"
+        "models/registry models/validation models/weight_files orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels "
         "rounds/seeds rounds/store models/base models/inference models/model_files models/registry "
-        "models/weight_files orchestrator/engine orchestrator/events"
+        "models/validation models/weight_files orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "

@@ -18,7 +18,7 @@ from cellsemi.configs.errors import ModelError, RunError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.model_files import read_model_file
-from cellsemi.orchestrator.stages.choose_probabilities import resolved, without_background
+from cellsemi.models.validation.choose_probabilities import resolved, without_background
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store import files

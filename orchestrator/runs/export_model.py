@@ -11,8 +11,8 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Citation, ExportTask, Publication
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.registry import family
+from cellsemi.models.validation.choose_probabilities import resolved
 from cellsemi.orchestrator.runs.model_card import collect
-from cellsemi.orchestrator.stages.choose_probabilities import resolved
 from cellsemi.rounds.evaluation.ensemble import Ensemble, read_ensemble
 from cellsemi.rounds.report.model_card import body
 from cellsemi.rounds.store import shards

@@ -18,8 +18,9 @@ from cellsemi.models.base import FitTask
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
+from cellsemi.models.validation.choose_probabilities import OnValidation, choose
+from cellsemi.models.validation.find_steps import Search, fit_until_it_stops
 from cellsemi.orchestrator.engine.protocol import Record, Worker
-from cellsemi.orchestrator.stages.choose_probabilities import OnValidation, choose
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.background import sure_background
@@ -170,10 +171,15 @@ class _Fuser:
 
 @dataclass(frozen=True, slots=True)
 class FitJob:
-    """Train students; item i is task i, and `choices` i what is chosen for its model afterwards, if anything."""
+    """Train students: item i is task i.
+
+    Of its model, `choices` i is what is chosen afterwards, if anything, and `searches` i is there when the fit has to
+    find its steps.
+    """
 
     tasks: tuple[FitTask, ...]
     choices: tuple[OnValidation | None, ...]
+    searches: tuple[Search | None, ...]
     name: str
     uses_device: bool = True
 
@@ -183,14 +189,19 @@ class FitJob:
 
     def run(self, item: int) -> Record:
         """Train one student to its end."""
-        task, choice = self.tasks[item], self.choices[item]
+        task, choice, search = self.tasks[item], self.choices[item], self.searches[item]
         folder = Path(task.out_dir)
         started = time.monotonic()
 
         def progress(step: int, steps: int) -> None:
             files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-        record: Record = asdict(family(task.model.kind).fit(task, progress))
+        fit, found = family(task.model.kind).fit, None
+        if search is None:
+            result = fit(task, progress)
+        else:
+            result, found = fit_until_it_stops(fit, task, search, progress)
+        record: Record = {**asdict(result), "found_steps": found}
         if choice is not None:
             record |= asdict(choose(choice, folder))
         return {**record, "seconds": round(time.monotonic() - started, 2)}

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.validation.choose_probabilities import resolved, with_background, without_background
 from cellsemi.orchestrator.engine.protocol import Failure, Record
-from cellsemi.orchestrator.stages.choose_probabilities import resolved, with_background, without_background
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.fuse import fuse_folds
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
-from cellsemi.configs.training import AUTO_PROBABILITY
+from cellsemi.configs.training import AUTO_PROBABILITY, AUTO_STEPS
 from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE
+from cellsemi.models.validation.choose_probabilities import OnValidation
+from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
-from cellsemi.orchestrator.stages.choose_probabilities import OnValidation
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.rounds.seeds import derive_seed
@@ -22,6 +24,8 @@ from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit
 from cellsemi.rounds.store.run import CONTROL
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
+
+LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Fit:
     fold: Fold
     train_round: int  # the round whose training shards it learns from; 0 is human labels only
     seed_round: int
-    steps: int
+    steps: int | None  # None: as many as it takes (`training.steps: auto`)
     teacher: Path | None = None  # the trained folder that it starts from; None: from scratch
 
     @property
@@ -48,20 +52,12 @@ def students_of(context: Context, round: int, teachers_round: int | None = None)
     Each starts from the model of its name and fold in the round of the teachers, where there is one and the config says
     so; else from scratch.
     """
-    config = context.config
-    return [
-        Fit(
-            model.name,
-            model,
-            fold,
-            round,
-            round,
-            config.training_of(model).steps,
-            _teacher(context, fold.member(model.name), teachers_round),
-        )
-        for model in config.models_of(round)
-        for fold in folds_of(config)
-    ]
+    config, found = context.config, []
+    for model in config.models_of(round):
+        for fold in folds_of(config):
+            teacher = _teacher(context, fold.member(model.name), teachers_round)
+            found.append(Fit(model.name, model, fold, round, round, steps_of(context, round, model), teacher))
+    return found
 
 
 def _teacher(context: Context, member: str, teachers_round: int | None) -> Path | None:
@@ -72,9 +68,38 @@ def _teacher(context: Context, member: str, teachers_round: int | None) -> Path 
     return folder if (folder / MODEL_FILE).is_file() else None
 
 
+def steps_of(context: Context, round: int, model: ModelConfig) -> int | None:
+    """The steps for which a model is trained in a round; None: as many as it takes.
+
+    With `training.steps: auto` round 0 finds them (the most that a fold needs). Later on a student that starts from its
+    teacher takes LATER of them, one that starts from scratch all; one that was not in round 0 goes by the first of it.
+    """
+    stated = context.config.training_of(model).steps
+    if stated != AUTO_STEPS:
+        return stated
+    if round == 0:
+        return None
+    found = found_steps(context, model)
+    if found is not None:
+        return found if context.config.rounds.start == "scratch" else math.ceil(found * LATER)
+    first = context.config.models_of(0)[0]
+    found = found_steps(context, first)
+    return found if found is not None else steps_of(context, 0, first)
+
+
+def found_steps(context: Context, model: ModelConfig) -> int | None:
+    """The steps that the fits of a model in round 0 found to be enough; None where there are none."""
+    fits = [context.paths.model(0, fold.member(model.name)) for fold in folds_of(context.config)]
+    found = [read_fit(folder).found_steps for folder in fits if (folder / MANIFEST).is_file()]
+    return max((each.steps for each in found if each is not None), default=None)
+
+
 def first_steps(context: Context, round: int) -> int:
-    """The steps of the first student of a round, which the control copies."""
-    return context.config.training_of(context.config.models_of(round)[0]).steps
+    """The steps of the first student of a round, which the control copies; in round 0 once it is trained."""
+    first = context.config.models_of(round)[0]
+    found = steps_of(context, round, first)
+    found = found_steps(context, first) if found is None else found
+    return 0 if found is None else found
 
 
 def control_of(context: Context, round: int, steps: int) -> list[Fit]:
@@ -96,6 +121,10 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
         _train(context, title, [(steps[item.member], item) for item in fits if steps[item.member] in todo], finish)
 
     do_all(context, title, list(steps.values()), work)
+    for item in fits:
+        if found := read_fit(context.paths.model(round, item.member)).found_steps:
+            tried = ", ".join(f"{score:.3f} after {steps}" for steps, score in found.scores.items())
+            context.watcher.note(f"round {round}: {item.member} is trained for {found.steps} steps (val mAP {tried})")
     return _alive(context, round, fits)
 
 
@@ -121,7 +150,7 @@ def _step(context: Context, round: int, item: Fit) -> Step:
     settings = [f"models[{name}]", f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
     settings += ["rounds.start"] if item.train_round else []
     inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
-    if _choice(context, item) is not None:
+    if item.steps is None or _choice(context, item) is not None:
         settings += [f"models[{name}].inference", "data.max_pixels", "filter.background", "filter.background_quantile"]
         inputs.append(paths.split(item.fold.val))
     return Step(
@@ -136,15 +165,16 @@ def _step(context: Context, round: int, item: Fit) -> Step:
             "fold": item.fold.suffix,
             "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
         },
-        total=item.steps,
+        total=_most_steps(context, item),
         unit="steps",
     )
 
 
 def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finish: Finish) -> None:
-    ordered = sorted(todo, key=lambda pair: -pair[1].steps)  # longest first: the shortest total on few workers
+    ordered = sorted(todo, key=lambda pair: -pair[0].total)  # longest first: the shortest total on few workers
     tasks = tuple(_task(context, item, step.output) for step, item in ordered)
-    job = FitJob(tasks, tuple(_choice(context, item) for _, item in ordered), name=title)
+    choices = tuple(_choice(context, item) for _, item in ordered)
+    job = FitJob(tasks, choices, tuple(_search(context, item) for _, item in ordered), name=title)
 
     def tick() -> None:
         context.watcher.advance(sum(_steps_done(step) for step, _ in ordered))
@@ -188,7 +218,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round, item.fold.suffix))),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
-        steps=item.steps,
+        steps=_most_steps(context, item),
         device=config.engine.device,
         shared_dir=str(context.paths.precision),
         teacher=None if item.teacher is None else str(item.teacher),
@@ -201,14 +231,31 @@ def _choice(context: Context, item: Fit) -> OnValidation | None:
     sure = config.filter.background == "sure" and inference.background_probability is None
     if not item.model.has_cell_probability or (inference.cell_probability != AUTO_PROBABILITY and not sure):
         return None
+    return _on_validation(context, item, config.filter.background_quantile if sure else None)
+
+
+def _on_validation(context: Context, item: Fit, quantile: float | None) -> OnValidation:
+    config = context.config
     return OnValidation(
         images=str(context.paths.split(item.fold.val)),
-        inference=inference,
+        inference=config.inference_of(item.model),
         classes=len(config.data.classes),
-        quantile=config.filter.background_quantile if sure else None,
+        quantile=quantile,
         device=config.engine.device,
         max_pixels=config.data.max_pixels,
     )
+
+
+def _search(context: Context, item: Fit) -> Search | None:
+    """How a fit finds its steps; None where they are stated."""
+    if item.steps is not None:
+        return None
+    training = context.config.training_of(item.model)
+    return Search(training.first_steps, training.max_steps, training.min_gain, _on_validation(context, item, None))
+
+
+def _most_steps(context: Context, item: Fit) -> int:
+    return context.config.training_of(item.model).max_steps if item.steps is None else item.steps
 
 
 def _part(fold: Fold) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ class Instances:
             "agreement": agreement,
             "round": round,
         }
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: dict[str, Any] = {
             name: np.broadcast_to(np.asarray(value, dtype=NUMERIC[name]), (n,)).copy() for name, value in given.items()
         }
         return cls(

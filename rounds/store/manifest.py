@@ -80,8 +80,18 @@ class ChosenProbability(OnDisk):
     scores: dict[str, float]
 
 
+class FoundSteps(OnDisk):
+    """The steps after which longer training no longer helped, and the validation mAP after each number tried."""
+
+    steps: int
+    scores: dict[str, float]
+
+
 class FitRecord(OnDisk):
-    """A trained model, or why there is none: `diverged` says at which step."""
+    """A trained model, or why there is none: `diverged` says at which step.
+
+    `found_steps` is there for a fit that was to find how long it takes.
+    """
 
     fingerprint: str
     seconds: float
@@ -89,6 +99,7 @@ class FitRecord(OnDisk):
     steps: int = 0
     loss: float | None = None
     cell_probability: ChosenProbability | None = None
+    found_steps: FoundSteps | None = None
     background_probability: float | None = None  # a flow model is sure that pixels below it are no cell
     diverged: str | None = None
 

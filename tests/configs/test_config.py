@@ -92,7 +92,7 @@ def test_fixed_limits_survive_the_documented_file() -> None:
             {"filter": {"thresholds": {"cell": {"accept": 0.2, "reject": 0.1, "min_area": 3}}}},
             "filter.thresholds.cell.min_area: unknown key; did you mean 'filter.thresholds.cell.min_area_px'?",
         ),
-        ({"training": {"steps": 0}}, "training.steps: Input should be greater than or equal to 1 (got 0)"),
+        ({"training": {"steps": 0}}, "training.steps: Input should be greater than or equal to 1 or 'auto' (got 0)"),
         (
             {"filter": {"thresholds": {"cell": {"accept": 2, "reject": 0.1}}}},
             "filter.thresholds.cell.accept: Input should be less than or equal to 1 (got 2)",

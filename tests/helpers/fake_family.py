@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from helpers.model_folder import facts_of
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -20,6 +22,7 @@ from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Family, FitResult, FitTask, Image
 from cellsemi.models.model_files import read_weights, write_model_file
+from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
@@ -35,11 +38,18 @@ class FakeFamily:
         states = [state for record in records for state in (record.instances or Instances.empty(1, 1)).state]
         progress(task.steps, task.steps)
         learnt = {"seed": task.seed, "cells": states.count("human") + states.count("accepted")}
+        pq.write_table(pa.table({"step": range(1, task.steps + 1), "loss": [0.0] * task.steps}), _losses(task))
         write_model_file(Path(task.out_dir), json.dumps(learnt).encode(), facts_of(task.model, task.classes))
         return FitResult(parameters=1, steps=task.steps, loss=0.0, seconds=0.0, resumed_at=0)
 
     def load(self, folder: Path, inference: InferenceConfig, device: str) -> FakePredictor:
         return FakePredictor(json.loads(read_weights(folder))["seed"])
+
+
+def _losses(task: FitTask) -> Path:
+    path = Path(task.out_dir) / LOSS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 class FakePredictor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.orchestrator.stages.choose_probabilities import BINS, GRID, _InsideCells, best_of
+from cellsemi.models.validation.choose_probabilities import BINS, GRID, _InsideCells, best_of
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards

@@ -1,0 +1,138 @@
+"""Finds how long a model has to be trained: until twice as many steps no longer raise its score on validation images.
+
+A comparison with longer training on the human labels can only be won where longer training no longer helps, and how
+long that takes depends on the data. So with `training.steps: auto` a fit is done in parts: the first has
+`training.first_steps`, each later one starts from the weights of the one before and doubles the steps so far. The
+last part that raised the validation mAP by `training.min_gain` or more, or any later one that is better, is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cellsemi.configs.training import AUTO_PROBABILITY
+from cellsemi.models.base import FitResult, FitTask, Progress
+from cellsemi.models.model_files import ModelFacts, read_model_file, read_weights, write_model_file
+from cellsemi.models.registry import load_predictor
+from cellsemi.models.training.result import LOSS_FILE
+from cellsemi.models.validation.choose_probabilities import OnValidation, choose
+from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.evaluation.metrics import best_threshold
+from cellsemi.rounds.seeds import derive_seed
+from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.manifest import FoundSteps
+
+PARTS = "parts"  # folder of the parts, inside of that of the fit, until the fit is done
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The first number of steps to try, the most, and the gain in validation mAP that asks for more."""
+
+    first: int
+    most: int
+    min_gain: float
+    validation: OnValidation
+
+    def totals(self) -> list[int]:
+        """The numbers of steps that may be tried: doubled each time, the last one is `most`."""
+        found = [min(self.first, self.most)]
+        while found[-1] < self.most:
+            found.append(min(2 * found[-1], self.most))
+        return found
+
+
+Fit = Callable[[FitTask, Progress], FitResult]
+
+
+def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progress) -> tuple[FitResult, FoundSteps]:
+    """Train `task` in parts into its folder; returns the figures of all parts together, and the scores of each.
+
+    A call that was interrupted goes on where it was, as each part does. `task.steps` is not read.
+    """
+    folder = Path(task.out_dir)
+    done, scores, results, teacher = 0, dict[int, float](), list[FitResult](), task.teacher
+    for total in search.totals():
+        part = replace(
+            task,
+            out_dir=str(folder / PARTS / str(total)),
+            seed=derive_seed(task.seed, "part", total),
+            steps=total - done,
+            teacher=teacher,
+        )
+        results.append(_fit_once(fit, part, _later(progress, done, search.most)))
+        scores[total] = _validation_map(search.validation, Path(part.out_dir))
+        before = scores.get(done, 0.0)
+        done, teacher = total, part.out_dir
+        if len(scores) > 1 and scores[total] - before < search.min_gain:
+            break
+    kept = max(scores, key=lambda total: (round(scores[total], 9), -total))
+    used = results[: list(scores).index(kept) + 1]
+    _adopt(task, [folder / PARTS / str(total) for total in scores if total <= kept], kept)
+    shutil.rmtree(folder / PARTS)
+    result = replace(used[-1], steps=kept, seconds=sum(each.seconds for each in results))
+    return result, FoundSteps(steps=kept, scores={str(total): score for total, score in scores.items()})
+
+
+def _later(progress: Progress, done: int, most: int) -> Progress:
+    return lambda step, _: progress(done + step, most)
+
+
+def _fit_once(fit: Fit, part: FitTask, progress: Progress) -> FitResult:
+    """Fit a part, or take it as an interrupted call left it."""
+    path = Path(part.out_dir) / "result.json"
+    if path.is_file():
+        return FitResult(**files.read_json(path))
+    found = fit(part, progress)
+    files.write_json(path, {name: getattr(found, name) for name in FitResult.__dataclass_fields__})
+    return found
+
+
+def _validation_map(validation: OnValidation, model: Path) -> float:
+    """The mAP of a trained folder on the validation images, at the best score threshold."""
+    inference = validation.inference
+    if inference.cell_probability == AUTO_PROBABILITY and read_model_file(model).model.has_cell_probability:
+        chosen = choose(validation, model).cell_probability
+        assert chosen is not None  # it was asked for
+        inference = inference.at_probability(chosen.chosen)
+    predictor = load_predictor(model, inference, validation.device)
+    pairs = []
+    for record in shards.read_folder(Path(validation.images)):
+        assert record.image is not None and record.instances is not None
+        (found,) = predictor.predict([decode_image(record.image, record.image_id, validation.max_pixels)])
+        pairs.append(scorable(found, record.instances))
+    return best_threshold(pairs).map
+
+
+def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:
+    """Make the last of the parts the result of the fit, with the losses of all of them."""
+    folder, last, first = Path(task.out_dir), read_model_file(parts[-1]), read_model_file(parts[0])
+    tables, before = [], 0
+    for part in parts:
+        table = pq.read_table(part / LOSS_FILE)
+        place = table.schema.get_field_index("step")
+        tables.append(table.set_column(place, "step", pc.add(table["step"], before)))
+        before += table.num_rows
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), buffer)
+    files.write_bytes(folder / LOSS_FILE, buffer.getvalue().to_pybytes())
+    loss = float(np.mean(tables[-1]["loss"].to_numpy()[-max(1, tables[-1].num_rows // 10) :]))
+    facts = ModelFacts(
+        model=last.model,
+        classes=last.classes,
+        one_class_per_image=last.one_class_per_image,
+        fingerprint=task.fingerprint,
+        training=last.training.model_copy(update={"steps": steps, "seed": task.seed, "loss": loss}),
+        started_from=last.started_from,
+        teacher_sha256=first.teacher_sha256,
+    )
+    write_model_file(folder, read_weights(parts[-1]), facts)
