@@ -98,6 +98,15 @@ class ModelBase(Section):
         """Whether it predicts a cell probability for every pixel, so that a threshold on it is to be chosen."""
         return False
 
+    @property
+    def stride_px(self) -> int:
+        """The sides of a crop are multiples of it."""
+        return 1
+
+    def auto_cell_px(self, diameter_px: float) -> float | None:
+        """What `training.cell_px: auto` is for cells of this typical diameter; None: images as they are."""
+        return None
+
     def in_round(self, round: int) -> bool:
         """Whether it is trained in a round."""
         return self.first_round <= round and (self.last_round is None or round <= self.last_round)
@@ -122,6 +131,9 @@ class FlowUnetConfig(ModelBase):
 
     kind: Literal["flow-unet"] = Field("flow-unet", description="The model family.")
     width: int = Field(24, ge=4, le=64, description="Channels of the first level; the others are multiples of it.")
+    depth: int = Field(
+        4, ge=2, le=6, description="Levels; each halves the pixels. `training.crop_px`: a multiple of 2 to this power."
+    )
     flow_target: Literal["geodesic", "diffusion"] = Field(
         "geodesic",
         description=(
@@ -133,6 +145,11 @@ class FlowUnetConfig(ModelBase):
     def has_cell_probability(self) -> bool:
         """A flow model."""
         return True
+
+    @property
+    def stride_px(self) -> int:
+        """The first level has half of the pixels already."""
+        return int(2**self.depth)
 
 
 class WithWeights(ModelBase):

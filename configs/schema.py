@@ -118,6 +118,11 @@ class Config(Section):
                 raise ValueError(
                     f"fusion.min_votes is {self.fusion.min_votes} but there are {count} models in round {round}"
                 )
+        for model in self.models:
+            if (side := self.training_of(model).crop_px) % model.stride_px:
+                raise ValueError(
+                    f"training.crop_px is {side}, but {model.name} takes multiples of {model.stride_px} (depth)"
+                )
         if isinstance(self.filter.thresholds, dict) and set(self.filter.thresholds) != set(self.data.classes):
             raise ValueError(
                 f"filter.thresholds must name every class of data.classes {sorted(self.data.classes)}, "

@@ -10,6 +10,7 @@ from cellsemi.configs.base import Fraction, Section
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
+AUTO_CELL_PX: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 
@@ -29,6 +30,12 @@ class TrainingConfig(Section):
     )
     batch: int = Field(12, ge=1, description="Crops per step.")
     crop_px: int = Field(128, ge=32, multiple_of=16, description="Side of a training crop.")
+    cell_px: Annotated[float, Field(ge=4, le=512)] | Literal["auto"] | None = Field(
+        AUTO_CELL_PX,
+        description="Diameter in pixels at which the network sees the typical cell: crops and images are brought to it "
+        "by one factor per model, measured on the human labels that it learns from. null: images as they are. `auto`: "
+        "what the model's kind does best with (docs/models.md).",
+    )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
     lr: float = Field(4e-3, gt=0, description="Peak learning rate (of the heads, where a model has a backbone).")
     backbone_lr: float | None = Field(

@@ -41,6 +41,18 @@ class StartWeights(BaseModel):
     random: tuple[str, ...] = ()
 
 
+class CellSize(BaseModel):
+    """The typical cell of the human labels, and how many times images are enlarged before the network sees them.
+
+    `diameter_px` is the median diameter of those cells in pixels of their images; None where there were none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    diameter_px: float | None = None
+    scale: float = 1.0
+
+
 class ModelFacts(BaseModel):
     """What a fit states of the model that it trained; `fingerprint` is that of its task.
 
@@ -55,6 +67,7 @@ class ModelFacts(BaseModel):
     one_class_per_image: bool
     fingerprint: str
     training: FitFigures
+    cell_size: CellSize = CellSize()
     started_from: StartWeights | None = None
     teacher_sha256: str | None = None
 

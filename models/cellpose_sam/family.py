@@ -7,6 +7,9 @@ from pathlib import Path
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.model_files import read_model_file
+
+CELLPOSE_PX = 30.0  # Cellpose 4 enlarges an image by this over the `diameter` that `CellposeModel.eval` is given
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
@@ -28,6 +31,12 @@ def _export(task: ExportTask) -> list[str]:
     sentences = [f"CellposeModel(pretrained_model={str(task.out)!r}) opens it."]
     if left_out:
         sentences.append(f"Cellpose knows no classes: the class head ({len(left_out)} tensors) is left out.")
+    scale = read_model_file(task.folder).cell_size.scale
+    if scale != 1:
+        stated = f"diameter={CELLPOSE_PX / scale:.4g}"
+        sentences.append(
+            f"It learned from images at {scale:.4g} times their size; with {stated} `eval` predicts so, too."
+        )
     return sentences
 
 

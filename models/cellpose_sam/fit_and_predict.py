@@ -22,6 +22,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
+from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
@@ -53,7 +54,8 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     start = _start(model)
     # Without a class head there is nothing to train while the network is frozen.
     training = task.training if len(task.classes) > 1 else task.training.model_copy(update={"frozen_steps": 0})
-    source = CellposeCrops.of(task, model.augment, channels=3, crop_px=model.bsize)
+    size = cell_size_of(task)
+    source = CellposeCrops.of(task, model.augment, size, channels=3, crop_px=model.bsize)
 
     def loss_of(net: torch.nn.Module, step: int) -> LossParts:
         batch = flow_batch(source(step), "diffusion")
@@ -78,7 +80,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         trained = loop.run(loss_of, progress)
     assert model.weights is not None  # the config refuses to be without
     started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
-    result = write_result(task, trained, parameters, started_from)
+    result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result
 
@@ -93,7 +95,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> CellposePredi
     whole.load_state_dict(state)
     return CellposePredictor(
         whole,
-        inference,
+        inference.scaled(about.cell_size.scale),
         pick_device(device),
         bsize=model.bsize,
         flow_threshold=model.flow_threshold,

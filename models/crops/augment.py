@@ -71,15 +71,17 @@ def augment_crop(
     config: AugmentConfig,
     rng: np.random.Generator,
     sizes: CellSizes | None = None,
+    enlarge: float = 1.0,
 ) -> Augmented:
     """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance map.
 
     `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `instance_map` (H, W) holds 0, cells from 1 and IGNORE.
     Beyond the image the crop shows its mirror and is IGNORE. With probability `affine` the crop is
-    scaled (`draw_scale`, for which `sizes` is), shifted and rotated. The result depends on `rng` only.
+    scaled (`draw_scale`, for which `sizes` is), shifted and rotated. `enlarge` multiplies the scale of every
+    crop. The result depends on `rng` only.
     """
     moved = config.affine >= 1 or rng.random() < config.affine
-    scale = draw_scale(config, rng, sizes) if moved else 1.0
+    scale = enlarge * (draw_scale(config, rng, sizes) if moved else 1.0)
     if moved and config.translate:
         reach = config.translate * crop_px / scale
         centre = (centre[0] + rng.uniform(-reach, reach), centre[1] + rng.uniform(-reach, reach))

@@ -108,7 +108,7 @@ def _kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
     """Whether each row is human-labelled, and whether it is annotated."""
     human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for path in shards:
-        table = _columns(path, "split", "instances.list.element.class_id")
+        table = columns(path, "split", "instances.list.element.class_id")
         human.append(table["split"].to_numpy() == HUMAN_SPLIT)
         annotated.append(table["instances"].is_valid().to_numpy())
     return np.concatenate(human), np.concatenate(annotated)
@@ -120,13 +120,13 @@ def _levels(shards: Sequence[Path], balance: Balance, classes: Sequence[str]) ->
     if balance in ("class", "class-group"):
         levels.append([name for path in shards for name in _image_classes(path, classes)])
     if balance in ("group", "class-group"):
-        levels.append([name for path in shards for name in _columns(path, "group")["group"].to_pylist()])
+        levels.append([name for path in shards for name in columns(path, "group")["group"].to_pylist()])
     return levels
 
 
 def _image_classes(path: Path, classes: Sequence[str]) -> Names:
     """The class of each image: the stated one, else that of most learnt cells (of equals the first), else None."""
-    stated = _columns(path, "cell_type")["cell_type"].to_pylist()
+    stated = columns(path, "cell_type")["cell_type"].to_pylist()
     image, (class_id,) = learnt_cells(path, "class_id")
     counts = np.zeros((len(stated), len(classes)), np.int64)
     np.add.at(counts, (image, class_id), 1)
@@ -136,7 +136,7 @@ def _image_classes(path: Path, classes: Sequence[str]) -> Names:
 
 def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Of every cell of a shard that is learnt: the row of its image, rising, and the columns `names`."""
-    table = _columns(path, *(f"instances.list.element.{name}" for name in (*names, "state")))
+    table = columns(path, *(f"instances.list.element.{name}" for name in (*names, "state")))
     cells = table["instances"].combine_chunks()
     flat = pc.list_flatten(cells)
     learnt = pc.is_in(flat.field("state"), pa.array(LABELS)).to_numpy(zero_copy_only=False)
@@ -144,6 +144,7 @@ def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArr
     return image, [flat.field(name).to_numpy()[learnt] for name in names]
 
 
-def _columns(path: Path, *names: str) -> pa.Table:
+def columns(path: Path, *names: str) -> pa.Table:
+    """Some columns of a shard, dotted where they lie in another; no image is read."""
     with pq.ParquetFile(path) as file:
         return file.read(columns=list(names))

@@ -23,6 +23,7 @@ from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
 from cellsemi.models.crops.normalise import Channels
 from cellsemi.models.crops.sampling import ImageSampler, learnt_cells
+from cellsemi.models.model_files import CellSize
 from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
@@ -35,7 +36,8 @@ class CropSource:
     """Batches of crops from the annotated rows of some shards; an image is decoded when it is first sampled.
 
     Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
-    cells are read from the shards at the start, without the images.
+    cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
+    at which the network sees it, before the random scale.
     """
 
     def __init__(
@@ -52,20 +54,23 @@ class CropSource:
         human_from: float = math.inf,
         balance: Balance = "none",
         classes: Sequence[str] = (),
+        enlarge: float = 1.0,
     ) -> None:
         self._records = ShardSet(shards, cached_groups=4)
         self._sampler = ImageSampler(
             shards, human_fraction=human_fraction, human_from=human_from, balance=balance, classes=classes
         )
-        self._crop_px, self._batch, self._seed = crop_px, batch, seed
+        self._crop_px, self._batch, self._seed, self._enlarge = crop_px, batch, seed, enlarge
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
         self._sizes = _range_of_sizes(shards) if augment.size_aware else None
         self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
         self._cached_bytes = 0
 
     @classmethod
-    def of(cls, task: FitTask, augment: AugmentConfig, channels: Channels = 1, crop_px: int | None = None) -> Self:
-        """The crops that a task trains on, of side `crop_px` (None: that of the task)."""
+    def of(
+        cls, task: FitTask, augment: AugmentConfig, size: CellSize, channels: Channels = 1, crop_px: int | None = None
+    ) -> Self:
+        """The crops that a task trains on at a cell size, of side `crop_px` (None: that of the task)."""
         training = task.training
         return cls(
             [Path(path) for path in task.shards],
@@ -79,6 +84,7 @@ class CropSource:
             human_from=math.ceil(task.steps * (1 - training.human_last)),
             balance=training.balance,
             classes=task.classes,
+            enlarge=size.scale,
         )
 
     def __call__(self, step: int) -> list[Crop]:
@@ -103,6 +109,7 @@ class CropSource:
             config=self._augment,
             rng=rng,
             sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
+            enlarge=self._enlarge,
         )
         crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
         return crop, pasteable(

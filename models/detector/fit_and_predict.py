@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cellsemi.configs.models import DetectorConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
+from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.detector.detections import Detections
@@ -51,7 +52,8 @@ def fit_detector(
     """
     device = pick_device(task.device)
     start_from_teacher(net, task)
-    source = CropSource.of(task, config.augment, channels=3)
+    size = cell_size_of(task)
+    source = CropSource.of(task, config.augment, size, channels=3)
 
     def loss_of(_: nn.Module, step: int) -> LossParts:
         batch = batch_of(source(step), config.upscale, makers or {}, device)
@@ -71,7 +73,7 @@ def fit_detector(
         )
         trained = loop.run(loss_of, progress)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    result = write_result(task, trained, parameters, started_from)
+    result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result
 

@@ -8,6 +8,7 @@ from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
 from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
+from cellsemi.models.model_files import read_model_file
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
@@ -26,7 +27,13 @@ def _export(task: ExportTask) -> list[str]:
     from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
 
     export_detectron2(task.folder, task.out)
-    return ["Detectron2's DetectionCheckpointer opens it."]
+    sentences = ["Detectron2's DetectionCheckpointer opens it."]
+    scale = read_model_file(task.folder).cell_size.scale
+    if scale != 1:
+        sentences.append(
+            f"It learned from images at {scale:.4g} times their size: resize an image so before it predicts."
+        )
+    return sentences
 
 
 FAMILY = Family(

@@ -34,5 +34,11 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
     config = config_of(about.model, Detectron2Config)
     net = build(config, len(about.classes), seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
-    one_class = about.one_class_per_image
-    return DetectorPredictor(net, net.detect, config, inference, pick_device(device), one_class_per_image=one_class)
+    return DetectorPredictor(
+        net,
+        net.detect,
+        config,
+        inference.scaled(about.cell_size.scale),
+        pick_device(device),
+        one_class_per_image=about.one_class_per_image,
+    )

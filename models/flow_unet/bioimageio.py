@@ -20,7 +20,6 @@ from skimage.color import label2rgb
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image, Publication
 from cellsemi.models.crops.normalise import normalise
-from cellsemi.models.flow_unet.net import STRIDE
 from cellsemi.models.flow_unet.torchscript import packed, quiet
 from cellsemi.models.model_files import read_model_file
 from cellsemi.rounds.store import files
@@ -31,6 +30,7 @@ DESCRIPTION, WEIGHTS, README, COVER = "rdf.yaml", "model.pt", "README.md", "cove
 TEST_INPUT, TEST_OUTPUT = "test-input.npy", "test-output.npy"
 TAGS = ("instance-segmentation", "2d", "cells", "unet", "pytorch", "torchscript", "semi-supervised", "cellsemi")
 CHANNELS = {1: ["intensity"], 3: ["red", "green", "blue"]}
+MIN_PX = 16  # side of the smallest image that the description allows; the file fills any up to what it needs
 COVER_PX = 256  # side of each of its two halves
 DATE = (1980, 1, 1, 0, 0, 0)  # of the files in the archive, which needs one: when they were written says nothing
 
@@ -77,7 +77,7 @@ def description(publication: Publication, channels: int, parameters: int, conten
         "axes": [
             {"type": "batch"},
             {"type": "channel", "channel_names": CHANNELS[channels]},
-            *({"type": "space", "id": side, "size": {"min": STRIDE, "step": 1}} for side in "yx"),
+            *({"type": "space", "id": side, "size": {"min": MIN_PX, "step": 1}} for side in "yx"),
         ],
         "data": {"type": "float32"},
         "test_tensor": source(TEST_INPUT),

@@ -13,6 +13,7 @@ from torch import nn
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
+from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import flow_batch
@@ -21,7 +22,7 @@ from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import FlowTarget
-from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.flow_unet.net import build
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device
@@ -36,8 +37,9 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     """Train from scratch or from a teacher, or go on from the checkpoint of the same task, into `task.out_dir`."""
     folder, device = Path(task.out_dir), pick_device(task.device)
     model = config_of(task.model, FlowUnetConfig)
-    source = CropSource.of(task, model.augment)
-    net = build(model.width, task.classes, task.seed)
+    size = cell_size_of(task)
+    source = CropSource.of(task, model.augment, size)
+    net = build(model, task.classes, task.seed)
     start_from_teacher(net, task)
 
     def loss_of(net: nn.Module, step: int) -> LossParts:
@@ -56,7 +58,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             device=device,
         )
         trained = loop.run(loss_of, progress)
-    result = write_result(task, trained, sum(p.numel() for p in net.parameters()))
+    result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size)
     loop.clear()
     return result
 
@@ -65,12 +67,13 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> FlowUnetPredi
     """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
     about = read_model_file(folder)
     model = config_of(about.model, FlowUnetConfig)
-    net = build(model.width, about.classes, seed=0)
+    net = build(model, about.classes, seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
     return FlowUnetPredictor(
         net,
-        inference,
+        inference.scaled(about.cell_size.scale),
         pick_device(device),
+        stride=model.stride_px,
         target=model.flow_target,
         one_class_per_image=about.one_class_per_image,
     )
@@ -85,19 +88,20 @@ class FlowUnetPredictor(FlowPredictor):
         inference: InferenceConfig,
         device: torch.device,
         *,
+        stride: int,
         target: FlowTarget,
         one_class_per_image: bool,
     ) -> None:
         super().__init__(inference)
         self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._device = device
+        self._device, self._stride = device, stride
         self._target, self._one_class_per_image = target, one_class_per_image
 
     def _pixels(self, image: Image) -> NDArray[np.float32]:
         return normalise(image)
 
     def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        return run_tiled(pixels, self._forward, self._inference, STRIDE)
+        return run_tiled(pixels, self._forward, self._inference, self._stride)
 
     def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
         return cells_of(mean, spread, inference, self._target, self._one_class_per_image)

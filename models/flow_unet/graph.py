@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cellsemi.models.flow.scripted_recovery import recover
+from cellsemi.models.inference.scripted_resize import resized, scaled_side
 from cellsemi.models.inference.scripted_windows import window_starts, window_weight
 
 
@@ -17,8 +18,8 @@ class CellGraph(nn.Module):
     """(B, 1 or 3, H, W) images as they are stored, as float32 -> (B, 1, H, W) float32 label maps, 0 is background.
 
     `net` takes (1, 1, H, W) with sides that are multiples of `stride`, and returns raw outputs. Each image is
-    normalised by itself (crops.normalise). Once for each view it goes through the network in windows of at most
-    `tile` (height, width) pixels, `step` apart, which are blended.
+    normalised by itself (crops.normalise). At each of `scales` it goes through the network once for each view, in
+    windows of at most `tile` (height, width) pixels, `step` apart, which are blended.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class CellGraph(nn.Module):
         tile: tuple[int, int],
         step: tuple[int, int],
         views: list[str],
+        scales: list[float],
         threshold: float,
         steps: int,
         min_area_px: int,
@@ -42,6 +44,7 @@ class CellGraph(nn.Module):
         self.tile = tile
         self.step = step
         self.views = views
+        self.scales = scales
         self.threshold = threshold
         self.steps = steps
         self.min_area_px = min_area_px
@@ -58,10 +61,14 @@ class CellGraph(nn.Module):
     def labels_of(self, image: Tensor) -> Tensor:
         """int64 (H, W) label map of one (1 or 3, H, W) image."""
         pixels = normalised(image, self.luminance, self.percentiles, self.sample_px)
-        outputs = torch.zeros([3, pixels.shape[0], pixels.shape[1]], dtype=torch.float32, device=pixels.device)
-        for view in self.views:
-            outputs = outputs + flow_turned_back(self.tiled(turn(pixels[None], view)), view)
-        outputs = outputs / len(self.views)
+        height, width = pixels.shape[0], pixels.shape[1]
+        outputs = torch.zeros([3, height, width], dtype=torch.float32, device=pixels.device)
+        for scale in self.scales:
+            scaled = resized(pixels[None], scaled_side(height, scale), scaled_side(width, scale))
+            for view in self.views:
+                found = flow_turned_back(self.tiled(turn(scaled, view)), view)
+                outputs = outputs + resized(found, height, width)
+        outputs = outputs / (len(self.scales) * len(self.views))
         return recover(outputs[0], outputs[1:], self.threshold, self.steps, self.min_area_px)
 
     def tiled(self, pixels: Tensor) -> Tensor:

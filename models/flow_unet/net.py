@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 
-GROWTH = (1, 2, 4, 6)  # channels of the levels as multiples of the width
-STRIDE = 2 * 2 ** (len(GROWTH) - 1)  # sides of the input must be multiples of it
+GROWTH = (1, 2, 4, 6, 8, 10)  # channels of the levels as multiples of the width
 
 
 def conv3(inputs: int, outputs: int) -> nn.Sequential:
@@ -53,14 +53,14 @@ class Up(nn.Module):
 
 
 class FlowNet(nn.Module):
-    """(B, 1, H, W) normalised images, sides multiples of STRIDE -> (B, 3 + classes, H, W) raw outputs.
+    """(B, 1, H, W) normalised images, sides multiples of 2 ** depth -> (B, 3 + classes, H, W) raw outputs.
 
-    `class_channels` is 0 when there is one class: it needs no channel.
+    `depth` is the number of levels, up to six. `class_channels` is 0 when there is one class: it needs no channel.
     """
 
-    def __init__(self, width: int, class_channels: int) -> None:
+    def __init__(self, width: int, depth: int, class_channels: int) -> None:
         super().__init__()
-        channels = [width * factor for factor in GROWTH]
+        channels = [width * factor for factor in GROWTH[:depth]]
         before = [channels[0], *channels[:-1]]
         self.stem = nn.Sequential(conv3(4, channels[0]), nn.ReLU())
         self.encoder = nn.ModuleList(Residual(a, b) for a, b in zip(before, channels, strict=True))
@@ -80,9 +80,9 @@ class FlowNet(nn.Module):
         return functional.pixel_shuffle(self.head(x), 2)
 
 
-def build(width: int, classes: Sequence[str], seed: int) -> FlowNet:
+def build(model: FlowUnetConfig, classes: Sequence[str], seed: int) -> FlowNet:
     """A fresh network, the same for the same seed; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = FlowNet(width, len(classes) if len(classes) > 1 else 0)
+        net = FlowNet(model.width, model.depth, len(classes) if len(classes) > 1 else 0)
     return net

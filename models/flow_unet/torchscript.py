@@ -16,7 +16,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
 from cellsemi.models.flow_unet.graph import CellGraph
-from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.flow_unet.net import build
 from cellsemi.models.inference.windows import window_step
 from cellsemi.models.model_files import ModelFile, read_model_file, read_weights
 from cellsemi.rounds.store import files
@@ -44,7 +44,12 @@ def packed(folder: Path, inference: InferenceConfig) -> tuple[bytes, list[str]]:
     """The bytes of the TorchScript file of a trained folder, and how its predictions differ from our own."""
     about = read_model_file(folder)
     notes = differences(about, inference)
-    stated = {"classes": about.classes, "inference": inference.model_dump(mode="json"), "differs": notes}
+    stated = {
+        "classes": about.classes,
+        "cell_size": about.cell_size.model_dump(),
+        "inference": inference.model_dump(mode="json"),
+        "differs": notes,
+    }
     buffer = io.BytesIO()
     with quiet():
         # With ABOUT inside, the file alone says what it is.
@@ -57,11 +62,12 @@ def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule
     about = read_model_file(folder)
     if not isinstance(about.model, FlowUnetConfig):
         raise ModelError(f"{folder}: a model of the kind {about.kind}, not flow-unet")
-    net = build(about.model.width, about.classes, seed=0)
+    net = build(about.model, about.classes, seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
     net.eval()
-    ramp = torch.linspace(0, 1, 10 * STRIDE * STRIDE)
-    small, wide = ramp[: 2 * STRIDE * STRIDE].view(1, 1, 2 * STRIDE, STRIDE), ramp.view(1, 1, 2 * STRIDE, 5 * STRIDE)
+    side = about.model.stride_px
+    ramp = torch.linspace(0, 1, 10 * side * side)
+    small, wide = ramp[: 2 * side * side].view(1, 1, 2 * side, side), ramp.view(1, 1, 2 * side, 5 * side)
     with quiet(), torch.no_grad():
         # `check_inputs`: the trace must give the network's own outputs at another size too.
         traced = torch.jit.trace(net, small, check_inputs=[(wide,)])  # type: ignore[no-untyped-call]
@@ -69,10 +75,11 @@ def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule
         red, green, blue = LUMINANCE.tolist()
         graph = CellGraph(
             traced,
-            stride=STRIDE,
+            stride=side,
             tile=tile,
             step=step,
             views=list(inference.tta),
+            scales=list(inference.scaled(about.cell_size.scale).scales),
             threshold=inference.pixel_probability,
             steps=inference.flow_steps,
             min_area_px=inference.min_area_px,
@@ -103,10 +110,8 @@ def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
         )
     if len(about.classes) > 1:
         notes.append(f"The label map states no classes; the model knows {', '.join(about.classes)}.")
-    if inference.scales != (1.0,) or inference.scale_search:
-        notes.append(
-            "The image is predicted at its own size: inference.scales and inference.scale_search are left out."
-        )
+    if inference.scale_search:
+        notes.append("No scale is searched for: inference.scale_search is left out.")
     if inference.precision != "float32":
         notes.append(f"The arithmetic is float32, not {inference.precision}.")
     if inference.cell_probability == AUTO_PROBABILITY:

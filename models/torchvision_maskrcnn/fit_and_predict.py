@@ -43,7 +43,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         net,
         net.detect,
         config,
-        inference,
+        inference.scaled(about.cell_size.scale),
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
     )

@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 from safetensors.torch import save
 
 from cellsemi.models.base import FitResult, FitTask
-from cellsemi.models.model_files import FitFigures, ModelFacts, StartWeights, read_model_file, write_model_file
+from cellsemi.models.model_files import (
+    CellSize,
+    FitFigures,
+    ModelFacts,
+    StartWeights,
+    read_model_file,
+    write_model_file,
+)
 from cellsemi.models.training.loop import Trained
 from cellsemi.rounds.store import files
 
@@ -19,11 +26,12 @@ LOSS_FILE = "loss.parquet"
 
 
 def write_result(
-    task: FitTask, trained: Trained, parameters: int, started_from: StartWeights | None = None
+    task: FitTask, trained: Trained, parameters: int, cell_size: CellSize, started_from: StartWeights | None = None
 ) -> FitResult:
     """Write LOSS_FILE, the averaged weights, and MODEL_FILE.
 
-    `started_from` are the weights from outside that the network was built with; those of a teacher took their place.
+    `cell_size` is that of the crops (crops.cell_size). `started_from` are the weights from outside that the network was
+    built with; those of a teacher took their place.
     """
     folder = Path(task.out_dir)
     teacher = None if task.teacher is None else read_model_file(Path(task.teacher))
@@ -44,6 +52,7 @@ def write_result(
         one_class_per_image=task.one_class_per_image,
         fingerprint=task.fingerprint,
         training=FitFigures(steps=task.steps, seed=task.seed, loss=result.loss, parameters=parameters),
+        cell_size=cell_size,
         started_from=started_from if teacher is None else teacher.started_from,
         teacher_sha256=None if teacher is None else teacher.weights_sha256,
     )

@@ -126,13 +126,10 @@ def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:
     pq.write_table(pa.concat_tables(tables), buffer)
     files.write_bytes(folder / LOSS_FILE, buffer.getvalue().to_pybytes())
     loss = float(np.mean(tables[-1]["loss"].to_numpy()[-max(1, tables[-1].num_rows // 10) :]))
-    facts = ModelFacts(
-        model=last.model,
-        classes=last.classes,
-        one_class_per_image=last.one_class_per_image,
-        fingerprint=task.fingerprint,
-        training=last.training.model_copy(update={"steps": steps, "seed": task.seed, "loss": loss}),
-        started_from=last.started_from,
-        teacher_sha256=first.teacher_sha256,
-    )
+    changed = {
+        "fingerprint": task.fingerprint,
+        "training": last.training.model_copy(update={"steps": steps, "seed": task.seed, "loss": loss}),
+        "teacher_sha256": first.teacher_sha256,
+    }
+    facts = ModelFacts(**{name: getattr(last, name) for name in ModelFacts.model_fields} | changed)
     write_model_file(folder, read_weights(parts[-1]), facts)

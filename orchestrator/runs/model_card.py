@@ -86,6 +86,8 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
                 cell_probability=ensemble.cell_probabilities.get(name, stated)
                 if about.model.has_cell_probability
                 else None,
+                cell_diameter_px=about.cell_size.diameter_px,
+                scale=about.cell_size.scale,
             )
 
 

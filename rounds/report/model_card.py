@@ -36,7 +36,8 @@ class CardMember:
     """One trained model.
 
     `started_from` names the weights that it started from, None from scratch; `weights_licence` is what is known of
-    their licence. `cell_probability` is that of a flow model.
+    their licence. `cell_probability` is that of a flow model. `cell_diameter_px` is that of the typical cell of its
+    human labels, None where there were none, and `scale` what it enlarges images by.
     """
 
     name: str
@@ -46,6 +47,8 @@ class CardMember:
     started_from: str | None
     weights_licence: str
     cell_probability: float | None
+    cell_diameter_px: float | None
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +307,18 @@ def _lineage(facts: CardFacts) -> list[str]:
 def _chosen(facts: CardFacts) -> list[str]:
     inference = facts.inference
     rows = [
-        (each.name, each.kind, f"{each.parameters:,}", str(each.steps), _probability(each.cell_probability))
+        (
+            *(each.name, each.kind, f"{each.parameters:,}", str(each.steps), _probability(each.cell_probability)),
+            *("-" if each.cell_diameter_px is None else f"{each.cell_diameter_px:.1f} px", f"{each.scale:.3g}"),
+        )
         for each in facts.members
     ]
-    lines = [*table(("model", "family", "parameters", "steps", "cell probability"), rows), ""]
+    columns = ("model", "family", "parameters", "steps", "cell probability", "typical cell", "enlarged")
+    lines = [*table(columns, rows), ""]
+    lines.append(
+        "- Typical cell: the median diameter of the labelled cells that the model learned from. Enlarged: how many "
+        "times it resizes an image before its network sees it; the masks have the size of the image."
+    )
     lines.append(
         f"- Score threshold: {facts.score_threshold:.3f}, chosen on validation images. Cells below it are left out."
     )

@@ -107,6 +107,10 @@ def test_fixed_limits_survive_the_documented_file() -> None:
         ),
         ({"models": [{}]}, "models.0.name: Field required"),
         (
+            {"models": [{"name": "a", "depth": 5}], "training": {"crop_px": 112}},
+            "training.crop_px is 112, but a takes multiples of 32 (depth)",
+        ),
+        (
             {"inference": {"tta": ["flip"]}},
             "inference.tta.0: Input should be 'identity', 'flip_x', 'flip_y', 'rot90', 'rot180' or 'rot270' "
             "(got 'flip')",

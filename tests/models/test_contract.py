@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import ENTRIES, ONE_EACH, SIDE, ContractCase, learnt, losses, picture, prepared, record, task_of
+from helpers.model_folder import at_scale
 from helpers.pictures import quiet, row
 from numpy.typing import NDArray
 
@@ -200,6 +201,30 @@ def test_what_was_saved_predicts_the_same_when_loaded(
         registry.load_predictor(tmp_path, EAGER, "cpu")
     with pytest.raises(ModelError, match="no trained model"):
         registry.load_predictor(tmp_path / "nowhere", EAGER, "cpu")
+
+
+def test_a_model_predicts_at_the_size_of_its_crops(
+    trained: tuple[FitTask, FitResult], predictor: Predictor, tmp_path: Path
+) -> None:
+    """The scale of the model file is one on images, whatever the family: crops and images meet at one cell size."""
+    folder = Path(trained[0].out_dir)
+    about = model_files.read_model_file(folder)
+    assert about.cell_size.scale == 1 and about.cell_size.diameter_px == pytest.approx(14, abs=1)
+    image = picture(3)[0]
+    (own,), (enlarged,) = predictor.predict([image]), predictor.predict([image], 1.5)
+    (found,) = registry.load_predictor(at_scale(folder, tmp_path, 1.5), EAGER, "cpu").predict([image])
+    assert same(found, enlarged) and not same(found, own)
+
+
+def test_crops_are_brought_to_the_cell_size_asked(one_each: ContractCase, tmp_path: Path) -> None:
+    """A size twice that of the cells teaches what images twice as large do not: another loss at the first step."""
+    plain, twice = (
+        fit(one_each, tmp_path / name, [record(0), record(1)], training={"cell_px": cell_px})
+        for name, cell_px in (("plain", None), ("twice", 28.0))
+    )
+    sizes = [model_files.read_model_file(Path(task.out_dir)).cell_size for task in (plain, twice)]
+    assert sizes[0].scale == 1 and sizes[1].scale == pytest.approx(2, rel=0.08)
+    assert sizes[0].diameter_px == sizes[1].diameter_px and losses(plain)[0] != losses(twice)[0]
 
 
 def test_an_interrupted_fit_ends_with_the_same_weights(

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from cellpose import models as stock
-from helpers.model_folder import UNET, write_model
+from helpers.model_folder import UNET, at_scale, write_model
 from helpers.pictures import quiet
 from helpers.tiny_cellpose import SIDE, TRAINING, Tiny, discs, record, task_in
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.base import ExportTask
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.export import export_cellpose
 from cellsemi.models.cellpose_sam.family import FAMILY
@@ -101,6 +102,10 @@ def test_the_export_is_the_network_alone_and_can_be_started_from(trained: Path, 
     exported = torch.load(tmp_path / "cellpose.pth", weights_only=True)
     assert list(exported) != [] and set(exported) == set(Tiny(SIDE).state_dict())
     Tiny(SIDE).load_state_dict(exported)
+    write = FAMILY.exports["cellpose"].write
+    assert not any("diameter" in note for note in write(ExportTask(trained, tmp_path / "note.pth", InferenceConfig())))
+    halved = ExportTask(at_scale(trained, tmp_path / "half", 0.5), tmp_path / "note.pth", InferenceConfig())
+    assert any("diameter=60 " in note for note in write(halved))  # Cellpose resizes by 30 / diameter
     one = task_in(tmp_path, [record(0)], steps=1)
     assert isinstance(one.model, CellposeSamConfig)
     FAMILY.fit(replace(one, model=one.model.model_copy(update={"weights": str(tmp_path / "cellpose.pth")})), quiet)

@@ -26,6 +26,7 @@ from cellsemi.models.cellpose_sam.fit_and_predict import pretrained
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, cellpose_loss, cellpose_pixels
 from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.targets import diffusion_flows
+from cellsemi.models.model_files import CellSize
 
 REAL = parts.build_net
 
@@ -97,7 +98,7 @@ def test_images_are_scaled_as_cellpose_scales_them() -> None:
 def test_training_crops_are_scaled_by_their_whole_image(tmp_path: Path) -> None:
     task = task_in(tmp_path, [record(0)], training=TRAINING.model_copy(update={"batch": 12}))
     still = AugmentConfig(scale_min=1, scale_max=1, rotate=False, flip=False, brightness=0, blur=0, noise=0)
-    source = CellposeCrops.of(task, still, channels=3, crop_px=32)
+    source = CellposeCrops.of(task, still, CellSize(), channels=3, crop_px=32)
     whole = np.clip(cellpose_pixels(discs(0)[0]), 0, 1)
     compared = 0
     for crop in source(0):

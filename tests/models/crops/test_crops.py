@@ -24,6 +24,7 @@ from cellsemi.configs.training import Balance, TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.sampling import ImageSampler, chances
 from cellsemi.models.crops.source import CropSource
+from cellsemi.models.model_files import CellSize
 from cellsemi.models.registry import family
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards
@@ -42,7 +43,7 @@ def crops_of(
     folder: Path, records: list[ImageRecord], augment: AugmentConfig | None = None, **training: object
 ) -> CropSource:
     task = task_in(folder, records, training=TRAINING.model_copy(update=training))
-    return CropSource.of(task, augment or task.model.augment)
+    return CropSource.of(task, augment or task.model.augment, CellSize())
 
 
 def human_shares(source: CropSource) -> list[float]:

@@ -26,7 +26,8 @@ from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.flow_unet.family import FAMILY
-from cellsemi.models.flow_unet.net import STRIDE, build
+from cellsemi.models.flow_unet.net import build
+from cellsemi.models.model_files import CellSize
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells.instance_map import IGNORE
@@ -96,7 +97,7 @@ def test_rows_that_cannot_train_are_named(tmp_path: Path) -> None:
 def source_of(folder: Path, records: list[ImageRecord], human_fraction: float) -> Callable[[int], FlowBatch]:
     training = TRAINING.model_copy(update={"crop_px": 32, "batch": 50, "human_fraction": human_fraction})
     task = task_in(folder, records, training=training, ignore_dilation_px=0, seed=3)
-    source = CropSource.of(task, task.model.augment)
+    source = CropSource.of(task, task.model.augment, CellSize())
     return lambda step: flow_batch(source(step), "geodesic")
 
 
@@ -165,15 +166,18 @@ def test_normalising() -> None:
         normalise(np.zeros((3, 4, 5), np.uint8))
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_the_network_is_small_and_keeps_the_size(classes: int) -> None:
-    net = build(24, tuple("abc"[:classes]), 0)
-    again = build(24, tuple("abc"[:classes]), 0).state_dict()
+@pytest.mark.parametrize(("classes", "depth"), [(1, 4), (3, 4), (1, 2), (1, 5)])
+def test_the_network_is_small_and_keeps_the_size(classes: int, depth: int) -> None:
+    model = FlowUnetConfig(name="m", depth=depth)
+    net = build(model, tuple("abc"[:classes]), 0)
+    again = build(model, tuple("abc"[:classes]), 0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in net.state_dict().items())
     assert sum(p.numel() for p in net.parameters()) < 2_000_000
     channels = 3 + (classes if classes > 1 else 0)
-    raw = net(torch.zeros(2, 1, STRIDE, 3 * STRIDE))
-    assert raw.shape == (2, channels, STRIDE, 3 * STRIDE)
+    side = model.stride_px
+    assert side == 2**depth and len(net.encoder) == depth
+    raw = net(torch.zeros(2, 1, side, 3 * side))
+    assert raw.shape == (2, channels, side, 3 * side)
     out = activate(raw).detach()
     assert out[:, 0].min() >= 0 and out[:, 0].max() <= 1
     if classes > 1:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.model_folder import CELLPOSE, write_model
+from helpers.model_folder import CELLPOSE, at_scale, write_model
 from helpers.pictures import discs
 from numpy.typing import NDArray
 
@@ -67,6 +67,19 @@ def test_sizes_and_views(trained: Path, tmp_path: Path, views: tuple[View, ...])
     assert same_cells(trained, inference, images(), tmp_path / "m.pt") > 30
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.73, 1.6])
+def test_the_size_of_the_crops_and_the_scales_are_in_the_file(trained: Path, tmp_path: Path, scale: float) -> None:
+    at_scale(trained, tmp_path, scale)
+    inference = InferenceConfig(cell_probability=0.4, min_area_px=5, tta=("identity", "rot90"), tile_px=(72, 64))
+    assert same_cells(tmp_path, inference, images(), tmp_path / "m.pt") > 5
+    both = inference.model_copy(update={"scales": (1.0, 1.3)})
+    assert same_cells(tmp_path, both, images()[:3], tmp_path / "both.pt") > 5
+    extra = {ABOUT: ""}
+    with quiet():
+        torch.jit.load(tmp_path / "m.pt", _extra_files=extra)
+    assert json.loads(extra[ABOUT])["cell_size"] == {"diameter_px": None, "scale": scale}
+
+
 def test_windows(trained: Path, tmp_path: Path) -> None:
     inference = InferenceConfig(tile_px=(72, 64), overlap=0.4, tta=("identity", "rot90"))
     assert same_cells(trained, inference, images(), tmp_path / "m.pt") > 30
@@ -113,10 +126,10 @@ def test_images_of_a_batch_are_apart(trained: Path) -> None:
 
 def test_the_file_says_what_it_is_and_what_it_lacks(trained: Path, tmp_path: Path) -> None:
     grid = GridConfig(rows=4, columns=4, window_rows=2, window_columns=2)
-    inference = InferenceConfig(scales=(1.0, 2.0), grid=grid, precision="bfloat16", cell_probability=0.35)
+    inference = InferenceConfig(scale_search=(1.0, 2.0), grid=grid, precision="bfloat16", cell_probability=0.35)
     opens, *notes = to_torchscript(trained, inference, tmp_path / "m.pt")
     assert "torch.jit.load" in opens
-    for word in ("score", "grid", "classes", "scales", "float32"):
+    for word in ("score", "grid", "classes", "scale_search", "float32"):
         assert any(word in note for note in notes), word
     extra = {ABOUT: ""}
     with quiet():
