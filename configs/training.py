@@ -12,6 +12,7 @@ AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
 AUTO_CELL_PX: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
+Draw = Literal["even", "need"]
 View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 
 
@@ -72,6 +73,11 @@ class TrainingConfig(Section):
             "each class of images (`class`: the stated one, else that of most of its cells), each group, or each class "
             "and within it each group (`class-group`). Images of an unknown class or group keep their share."
         ),
+    )
+    pseudo_draw: Draw = Field(
+        "need",
+        description="Among the pseudo-labelled images: all equally likely (`even`, and then by `balance`), or those "
+        "more often whose cells are of classes and sizes that are rare among the human labels (`need`).",
     )
     threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

@@ -40,8 +40,8 @@ class ImageSampler:
 
     Where there are both kinds, `human_fraction` of the samples are human-labelled, and all of them from the step
     `human_from` on: training on pseudo-labels ends with human labels alone (Yalniz et al. 2019, arXiv 1905.00546).
-    Among its kind the chance of an image follows `balance` (`chances`). Row numbers count over all shards in
-    order. DataError when no row is annotated.
+    Among its kind the chance of an image follows `balance` (`chances`), that of a pseudo-labelled one times its value
+    in `pseudo_weights` (rows,). Row numbers count over all shards in order. DataError when no row is annotated.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class ImageSampler:
         human_from: float,
         balance: Balance,
         classes: Sequence[str],
+        pseudo_weights: NDArray[np.float64] | None = None,
     ) -> None:
-        human, annotated = _kinds(shards)
+        human, annotated = label_kinds(shards)
         if not annotated.any():
             raise DataError(f"{', '.join(str(path) for path in shards) or 'no shards'}: no annotated image to train on")
         levels = _levels(shards, balance, classes)
         self._human = _weighted_rows(np.flatnonzero(annotated & human), levels)
-        self._pseudo = _weighted_rows(np.flatnonzero(annotated & ~human), levels)
+        self._pseudo = _weighted_rows(np.flatnonzero(annotated & ~human), levels, pseudo_weights)
         self._human_fraction, self._human_from = human_fraction, human_from
 
     def sample(self, rng: np.random.Generator, step: int) -> int:
@@ -97,14 +98,17 @@ def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
     return found
 
 
-def _weighted_rows(rows: NDArray[np.int64], levels: Sequence[Names]) -> _WeightedRows | None:
+def _weighted_rows(
+    rows: NDArray[np.int64], levels: Sequence[Names], weights: NDArray[np.float64] | None = None
+) -> _WeightedRows | None:
     if not len(rows):
         return None
-    upto = np.cumsum(chances(len(rows), [[names[row] for row in rows] for names in levels]))
+    each = chances(len(rows), [[names[row] for row in rows] for names in levels])
+    upto = np.cumsum(each if weights is None else each * weights[rows])
     return _WeightedRows(rows, upto / upto[-1])
 
 
-def _kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def label_kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each row is human-labelled, and whether it is annotated."""
     human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for path in shards:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.models import AugmentConfig
-from cellsemi.configs.training import Balance
+from cellsemi.configs.training import Balance, Draw
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.augment import CellSizes, augment_crop
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
+from cellsemi.models.crops.need import needs
 from cellsemi.models.crops.normalise import Channels
 from cellsemi.models.crops.sampling import ImageSampler, learnt_cells
 from cellsemi.models.model_files import CellSize
@@ -54,11 +55,17 @@ class CropSource:
         human_from: float = math.inf,
         balance: Balance = "none",
         classes: Sequence[str] = (),
+        pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
     ) -> None:
         self._records = ShardSet(shards, cached_groups=4)
         self._sampler = ImageSampler(
-            shards, human_fraction=human_fraction, human_from=human_from, balance=balance, classes=classes
+            shards,
+            human_fraction=human_fraction,
+            human_from=human_from,
+            balance=balance,
+            classes=classes,
+            pseudo_weights=needs(shards) if pseudo_draw == "need" else None,
         )
         self._crop_px, self._batch, self._seed, self._enlarge = crop_px, batch, seed, enlarge
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
@@ -84,6 +91,7 @@ class CropSource:
             human_from=math.ceil(task.steps * (1 - training.human_last)),
             balance=training.balance,
             classes=task.classes,
+            pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
         )
 
