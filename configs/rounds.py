@@ -164,6 +164,12 @@ class RoundsConfig(Section):
         description="A student starts from the weights of the teacher of its name (`teacher`), with the learning rate "
         "warmed up anew, or from scratch; one without such a teacher starts from scratch.",
     )
+    curriculum: tuple[Fraction, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Share of the pseudo-labelled images that rounds 1, 2, .. learn from, the best labelled of each "
+        "class first; the last value holds for all later rounds. (0.5, 0.8, 1.0) leaves poor labels to later teachers.",
+    )
     drift_alarms: bool = Field(
         True, description="Compare the pseudo-labels with human labels and the round before; report when they drift."
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.rounds.pseudo_labels.curriculum import held_back, share_of_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
 from cellsemi.rounds.store import shards
@@ -32,7 +33,7 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         round=round,
         name=f"build {fold.member('the training set')}",
         output=out,
-        settings=context.read("data.shard_images", "data.classes"),
+        settings=context.read("data.shard_images", "data.classes", *(["rounds.curriculum"] if round else [])),
         inputs=(*sources, *([paths.filter(round)] if round else [])),
         total=sum(read_manifest(folder).rows for folder in sources),
     )
@@ -41,12 +42,14 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         started = time.monotonic()
         counts = MergeCounts()
         pseudo: Iterable[ImageRecord] = ()
-        not_taught: set[int] = set()
+        not_taught, late = set[int](), set[str]()
         if round:
+            share = share_of_round(context.config.rounds.curriculum, round)
+            late = held_back(shards.read_folder(sources[-1]), share) if share < 1 else late
             names = FilterFile.read(paths.filter(round)).not_taught
             not_taught = {context.config.data.classes.index(name) for name in names}
             pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
-        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, not_taught)
+        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, not_taught, late)
         size = context.config.data.shard_images
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
         fingerprint = context.ledger.fingerprint(step)

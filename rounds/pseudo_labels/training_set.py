@@ -24,6 +24,9 @@ NO_CELL_FOUND = "no cell found"
 NO_CELL_ACCEPTED = "no cell accepted"
 
 
+HELD_BACK = "labels too poor for this round"
+
+
 CELLS_MISSED = "too many cells of its class are missed"
 
 
@@ -53,6 +56,7 @@ def merge(
     pseudo: Iterable[ImageRecord],
     counts: MergeCounts,
     not_taught: Collection[int] = (),
+    held_back: Collection[str] = (),
 ) -> Iterator[ImageRecord]:
     """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
 
@@ -60,8 +64,8 @@ def merge(
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
     everything there is background, and the likeliest reason for an image without accepted cells is a teacher
     that does not know them. One whose accepted cells are mostly of a class in `not_taught` is left out as well: too
-    much of such cells would be taught as background. `rejected` and `ignored` cells stay in the records for the
-    trainer.
+    much of such cells would be taught as background; and so are the ids in `held_back`. `rejected` and `ignored` cells
+    stay in the records for the trainer.
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
@@ -76,7 +80,7 @@ def merge(
             hashes[record.sha256] = record.image_id
     for record in pseudo:
         _refuse_overlap(record, ids, hashes)
-        reason = _check_pseudo(record, not_taught)
+        reason = _check_pseudo(record, not_taught) or (HELD_BACK if record.image_id in held_back else "")
         if reason:
             counts.left_out[reason] += 1
             continue
