@@ -45,10 +45,11 @@ def needs(shards: Sequence[Path]) -> NDArray[np.float64]:
 
 
 def _size(area: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.floor(np.log(np.maximum(area, 1)) / np.log(SIZE_STEP))
+    size: NDArray[np.float64] = np.floor(np.log(np.maximum(area, 1)) / np.log(SIZE_STEP))
+    return size
 
 
 def _shares(kind: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The share of each kind among the chosen cells, smoothed."""
     counts = np.bincount(kind[chosen], minlength=int(kind.max()) + 1) + SMOOTHING
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum(), np.float64)

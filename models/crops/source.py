@@ -112,7 +112,7 @@ class CropSource:
         done = augment_crop(
             image.pixels,
             image.instance_map,
-            _draw_centre(image.instance_map, rng),
+            _draw_centre(image, rng),
             crop_px=self._crop_px,
             config=self._augment,
             rng=rng,
@@ -135,16 +135,18 @@ class CropSource:
         return self._cache[row]
 
 
-def _draw_centre(instance_map: NDArray[np.int32], rng: np.random.Generator) -> tuple[float, float]:
+def _draw_centre(image: TrainingImage, rng: np.random.Generator) -> tuple[float, float]:
     """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel."""
     chance, place, second = rng.random(3)
-    height, width = instance_map.shape
-    cells = int(instance_map.max(initial=0))
+    height, width = image.instance_map.shape
+    cells = len(image.cell_box)
     if cells and chance < ON_A_CELL:
-        rows, columns = np.nonzero(instance_map == 1 + int(place * cells))
-        if len(rows):  # a cell that others cover whole has no pixel
+        number = int(place * cells)
+        box = image.cell_box[number]
+        if box is not None:  # a cell that others cover whole has no pixel
+            rows, columns = np.nonzero(image.instance_map[box] == number + 1)
             pick = int(second * len(rows))
-            return float(rows[pick]), float(columns[pick])
+            return float(box[0].start + rows[pick]), float(box[1].start + columns[pick])
     return place * height, second * width
 
 

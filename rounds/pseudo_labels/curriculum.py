@@ -25,8 +25,8 @@ def share_of_round(shares: Sequence[float], round: int) -> float:
 def label_quality(cells: Instances) -> float:
     """How well an image is labelled, in [0, 1]: of the area that may be cell, what is accepted, by its quality.
 
-    What may be cell are the accepted and the ignored masks; of an image whose models state where they are sure that there
-    is nothing, all other pixels. 0 for an image without accepted cells.
+    What may be cell are the accepted and the ignored masks; of an image whose models state where they are sure that
+    there is nothing, all other pixels. 0 for an image without accepted cells.
     """
     accepted = cells.in_state("accepted")
     good = float((accepted.quality * accepted.area).sum())
