@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellsemi.configs.errors import DataError
+from cellsemi.models.crops.normalise import Channels, normalise
+from cellsemi.rounds.cells.instance_map import LABELS, draw_instance_map
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.schemas import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +27,60 @@ class TrainingImage:
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
     cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance map shows of each
     cell_box: Sequence[tuple[slice, ...] | None]  # (y, x) of the cells 1, 2, .. in the map; None: it shows nothing
+    typical_px: float | None  # see `typical_size`
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that this image takes."""
+        tables = (self.cell_class, self.cell_weight, self.cell_trust, self.cell_area)
+        return self.pixels.nbytes + self.instance_map.nbytes + sum(table.nbytes for table in tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One augmented crop of side P: the input of a network, and its target.
+
+    `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `instance_map` int32 (P, P) is 0, a cell's number or IGNORE;
+    `cell_class` int64 and `cell_weight` float32 are tables by that number.
+    """
+
+    pixels: NDArray[np.float32]
+    instance_map: NDArray[np.int32]
+    cell_class: NDArray[np.int64]
+    cell_weight: NDArray[np.float32]
+
+
+def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Channels = 1) -> TrainingImage:
+    """Decode a row and draw its instance map.
+
+    What each pixel teaches is that of `draw_instance_map`. DataError for cells in a state that is none of human,
+    accepted, ignored and rejected, or when the row has no image or no annotation.
+    """
+    cells = record.instances
+    if record.image is None or cells is None:
+        raise DataError(f"{record.image_id}: a training row needs an image and an annotation, make the shard anew")
+    unknown = set(cells.state) - {"human", "accepted", "ignored", "rejected"}
+    if unknown:
+        raise DataError(f"{record.image_id}: cells in the state {sorted(unknown)} cannot train, filter them first")
+    labels = cells.in_state(*LABELS)
+    instance_map = draw_instance_map(cells, ignore_dilation_px)
+    image = decode_image(record.image, record.image_id, max_pixels=record.height * record.width)
+    pixels = normalise(image, channels)
+    if pixels.shape[:2] != instance_map.shape:
+        raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {instance_map.shape}")
+    human = np.array([state == "human" for state in labels.state], bool)
+    return TrainingImage(
+        pixels=pixels,
+        instance_map=instance_map,
+        cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
+        cell_weight=np.concatenate([[1], labels.weight]).astype(np.float32),
+        cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
+        cell_area=np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(labels) + 1),
+        cell_box=ndimage.find_objects(np.maximum(instance_map, 0)),
+        typical_px=typical_size(labels.area),
+    )
+
+
+def typical_size(areas: NDArray[np.int64]) -> float | None:
+    """The size of the typical cell in pixels, the root of the median area; None without cells."""
+    return float(np.sqrt(np.median(areas))) if len(areas) else None
