@@ -38,6 +38,7 @@ DRAWN = ("labelled", "val")  # splits of DSB2018 that labelled images are drawn 
 NUCLEUS = ("nucleus",)
 NEURAL = ("shsy5y", "astro", "cort")
 GENERATED = GeneratedConfig(labelled=8, val=4, unlabelled=96, test=40)
+CROWDED = GeneratedConfig(labelled=9, val=9, unlabelled=200, test=36, densities=(1.6, 2.2))
 DATA_SEED = 0  # of the generated unlabelled and test images
 SHARD_IMAGES = 16
 
@@ -57,6 +58,7 @@ class Regime:
     val: Mapping[str, int] | None = None
     size: tuple[str, str] | None = None  # height, width as the manifest writes them
     modalities: tuple[str, ...] = ("fluorescence",)
+    generated: GeneratedConfig | None = None
 
 
 REGIMES: dict[str, Regime] = {
@@ -94,8 +96,20 @@ REGIMES: dict[str, Regime] = {
         ceiling="classes",
         classes=NEURAL,
         modalities=(),
+        generated=GENERATED,
     ),
 }
+
+MORE: dict[str, Regime] = {
+    "crowded": Regime(
+        f"generated cells of three classes, crowded and among more debris, {CROWDED.labelled} labelled to train and "
+        f"{CROWDED.val} for val, {CROWDED.unlabelled} unlabelled, {CROWDED.test} test",
+        ceiling="crowded",
+        classes=NEURAL,
+        modalities=(),
+        generated=CROWDED,
+    ),
+}  # of neurons.py
 
 
 # --- folders ------------------------------------------------------------------------------------------
@@ -108,37 +122,47 @@ def build(name: str, seed: int, out: Path, root: Path, images: int | None = None
     test images only, to try the script out. DataError when `out` holds another draw, ValueError for a development
     draw of generated cells.
     """
-    regime = REGIMES[name]
+    regime = called(name)
     if regime.modalities:
         rows = read_rows(root)
         drawn = draw_development(name, seed, rows, images) if development else draw(name, seed, rows, images)
-        _write_manifest(drawn, out, root)
+        write_manifest(drawn, out, root)
     elif development:
         raise ValueError(f"{name}: its cells are generated; take another seed for development")
     else:
-        _write_shards(_generated(seed, images), out, f"{name}, seed {seed}, images {images}")
+        _write_shards(_generated(regime, seed, images), regime, out, f"{name}, seed {seed}, images {images}")
 
 
 def build_all(ceiling: str, seed: int, out: Path, root: Path, images: int | None = None) -> None:
     """Write the data of line (e) into `out`: every image that is not test with its label. DataError as `build`."""
     regime = of_ceiling(ceiling)
     if regime.modalities:
-        _write_manifest(all_of(read_rows(root), regime.modalities, images), out, root)
+        write_manifest(all_of(read_rows(root), regime.modalities, images), out, root)
     else:
-        _write_shards(_with_labels(_generated(seed, images)), out, f"{ceiling}, all, seed {seed}, images {images}")
+        _write_shards(
+            _with_labels(regime, _generated(regime, seed, images)),
+            regime,
+            out,
+            f"{ceiling}, all, seed {seed}, images {images}",
+        )
+
+
+def called(name: str) -> Regime:
+    """The regime of a name."""
+    return REGIMES[name] if name in REGIMES else MORE[name]
 
 
 def of_ceiling(ceiling: str) -> Regime:
     """A regime with this ceiling: what its modalities and classes are."""
-    return next(regime for regime in REGIMES.values() if regime.ceiling == ceiling)
+    return next(regime for regime in [*REGIMES.values(), *MORE.values()] if regime.ceiling == ceiling)
 
 
 def hidden_truth(name: str, root: Path) -> dict[str, Instances]:
     """The cells of every unlabelled image, by id, which no run was given. `root`: DSB2018 itself."""
-    regime = REGIMES[name]
-    if not regime.modalities:
-        ids = synthetic.image_ids(GENERATED, "unlabelled")
-        return {key: synthetic.hidden_truth(GENERATED, regime.classes, DATA_SEED, key) for key in ids}
+    regime = called(name)
+    if config := regime.generated:
+        ids = synthetic.image_ids(config, "unlabelled")
+        return {key: synthetic.hidden_truth(config, regime.classes, DATA_SEED, key) for key in ids}
     data = LabelMaps(DataConfig(source="label-maps", root=str(root), classes=regime.classes))
     known = {row["id"] for row in read_rows(root) if row["modality"] in regime.modalities}
     unlabelled = [row for row in data.rows if row.split == "unlabelled" and row.image_id in known]
@@ -202,7 +226,8 @@ def _first(rows: Sequence[Row], images: int | None) -> list[Row]:
     return [row for split in SPLITS for row in [row for row in rows if row["split"] == split][:images]]
 
 
-def _write_manifest(rows: Sequence[Row], out: Path, root: Path) -> None:
+def write_manifest(rows: Sequence[Row], out: Path, root: Path) -> None:
+    """Write the manifest of a draw, beside links to the images and masks below `root`. DataError as `build`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -227,27 +252,30 @@ def _write_once(path: Path, text: str) -> bool:
 # --- generated cells ----------------------------------------------------------------------------------
 
 
-def _generated(seed: int, images: int | None) -> Iterator[ImageRecord]:
+def _generated(regime: Regime, seed: int, images: int | None) -> Iterator[ImageRecord]:
     """Labelled and val images of the seed; unlabelled and test images of DATA_SEED."""
+    config = regime.generated
+    assert config is not None
     for split in SPLITS:
         shared = split in ("unlabelled", "test")
-        count = len(synthetic.image_ids(GENERATED, split))
+        count = len(synthetic.image_ids(config, split))
         for index in range(min(count, images or count) if shared else count):
-            yield synthetic.make(GENERATED, NEURAL, DATA_SEED if shared else seed, split, index)
+            yield synthetic.make(config, regime.classes, DATA_SEED if shared else seed, split, index)
 
 
-def _with_labels(records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
+def _with_labels(regime: Regime, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
+    assert regime.generated is not None
     for record in records:
         if record.split == "unlabelled":
-            cells = synthetic.hidden_truth(GENERATED, NEURAL, DATA_SEED, record.image_id)
+            cells = synthetic.hidden_truth(regime.generated, regime.classes, DATA_SEED, record.image_id)
             yield record.with_(split="labelled", instances=cells)
         else:
             yield record
 
 
-def _write_shards(records: Iterator[ImageRecord], out: Path, what: str) -> None:
+def _write_shards(records: Iterator[ImageRecord], regime: Regime, out: Path, what: str) -> None:
     """Image shards of each split, and last the file that `data.source: shards` looks for."""
-    _write_once(out / "drawn.txt", f"{what}, {GENERATED!r}, schema {SCHEMA_VERSION}\n")
+    _write_once(out / "drawn.txt", f"{what}, {regime.generated!r}, schema {SCHEMA_VERSION}\n")
     if (out / IMPORT_FILE).is_file():
         return
     by_split: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}

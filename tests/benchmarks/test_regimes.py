@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_seed_of_generated_cells_draws_other_labels_and_the_same_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = GeneratedConfig(labelled=3, val=3, unlabelled=3, test=2, height_px=64, width_px=80)
-    monkeypatch.setattr(regimes, "GENERATED", tiny)
+    monkeypatch.setitem(regimes.REGIMES, "classes", replace(regimes.REGIMES["classes"], generated=tiny))
     monkeypatch.setattr("os.fsync", lambda handle: None)
     for seed in (0, 1):
         regimes.build("classes", seed, tmp_path / str(seed), tmp_path)

@@ -1,0 +1,328 @@
+"""Measures what the rounds gain where the human labels are used up; the table goes to neurons.md.
+
+    python benchmarks/neurons.py [--data usiigaci ...] [--seed 0 ...] [--n 1] [--out runs] [--set KEY=VALUE ...]
+
+A line is one run of the product, `cellsemi round --n N`: round 0 is trained until twice as many steps no longer help,
+the rounds and the control follow. *oracle* is a run on the same data with the true labels of the pool, for as many
+steps as the control: oracle - control is the headroom, what a perfect labeller could gain. A run that exists is
+continued or reused, so the script can be stopped and called again; `--table-only` writes what is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import DSB2018, describe, skip
+from neurons_data import SETS, build, hidden_truth
+from rounds_runs import Line
+
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.instance_map import draw_instance_map
+from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import overlap
+from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import read_fit
+from cellsemi.rounds.store.run import CONTROL
+
+HERE = Path(__file__).parent
+HEADROOM = 0.03  # from which on a share of it is worth stating
+# What makes a line affordable on two cores: one small network, small crops, at most so many steps.
+COMMON: Mapping[str, object] = {
+    "models": [{"kind": "flow-unet", "name": "unet", "width": 16}],
+    "training.steps": "auto",
+    "training.crop_px": 96,
+    "training.batch": 8,
+    "training.first_steps": 500,
+    "training.max_steps": 2000,
+    "training.precision": "bfloat16",
+    "inference.precision": "bfloat16",
+    "filter.ignore_dilation_px": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """How good the pseudo-labels of a round are, against the hidden labels at IoU > .5."""
+
+    precision: float
+    recall: float
+    merged: float  # share of the accepted masks that hold most of two true cells or more
+    wrong_background: float  # share of the pixels of true cells that are taught as background
+
+    @classmethod
+    def of(cls, folder: Path, truth: Mapping[str, Instances], dilation_px: int) -> Labels | None:
+        """Those of a folder of filtered shards; None when no image of it has hidden labels."""
+        counts: Counter[str] = Counter()
+        for record in shards.read_folder(folder):
+            if record.instances is None or record.image_id not in truth:
+                continue
+            human, accepted = truth[record.image_id], record.instances.in_state("accepted")
+            shared = overlap(accepted, human).intersection
+            union = accepted.area[:, None] + human.area[None, :] - shared
+            right = int((shared > 0.5 * union).sum())
+            inside = masks.to_label_map(human) > 0
+            taught = draw_instance_map(record.instances, dilation_px)
+            counts["right"] += right
+            counts["accepted"] += len(accepted)
+            counts["true"] += len(human)
+            counts["merged"] += int(((2 * shared > human.area[None, :]).sum(axis=1) > 1).sum())
+            counts["pixels"] += int(inside.sum())
+            counts["wrong"] += int((inside & (taught == 0)).sum())
+        if not counts["true"]:
+            return None
+        accepted_cells = max(counts["accepted"], 1)
+        return cls(
+            counts["right"] / accepted_cells,
+            counts["right"] / counts["true"],
+            counts["merged"] / accepted_cells,
+            counts["wrong"] / max(counts["pixels"], 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """The finished run of a set and seed, its oracle (None: not finished) and its pseudo-labels by round."""
+
+    seed: int
+    line: Line
+    oracle: float | None
+    labels: Mapping[int, Labels]
+
+    @property
+    def control(self) -> float:
+        assert self.line.control is not None
+        return self.line.control.test_map.value
+
+    @property
+    def steps(self) -> int:
+        """Steps of the control."""
+        assert self.line.control is not None
+        return read_fit(self.line.paths.model(self.line.control.round, CONTROL)).steps
+
+    @property
+    def curve(self) -> str:
+        """Validation mAP of round 0 by steps."""
+        found = read_fit(self.line.paths.model(0, self.line.config.models[0].name)).found_steps
+        return (
+            "stated" if found is None else ", ".join(f"{steps}: {score:.3f}" for steps, score in found.scores.items())
+        )
+
+    def student(self, round: int) -> float | None:
+        """Test mAP of the round."""
+        return self.line.map_of(round)
+
+
+def seed_of(name: str, seed: int, n: int, out: Path, shared: Path) -> Seed | None:
+    """What is finished of a set and seed; None when its run is not."""
+    line = Line.read(out / run_name(name, seed), n)
+    if line is None or line.control is None:
+        return None
+    oracle = Line.read(out / run_name(name, seed, oracle=True), 0)
+    truth = hidden_truth(name, shared)
+    dilation = line.config.filter.ignore_dilation_px
+    found = {
+        round: labels
+        for round in range(1, line.last + 1)
+        if (labels := Labels.of(line.paths.pseudo(round, ""), truth, dilation)) is not None
+    }
+    return Seed(seed, line, oracle.ensemble[0].test_map.value if oracle else None, found)
+
+
+def run_name(name: str, seed: int, *, oracle: bool = False) -> str:
+    """The folder of a run."""
+    return f"neurons-{name}-s{seed}{'-oracle' if oracle else ''}"
+
+
+# --- runs ---------------------------------------------------------------------------------------------
+
+
+def command(name: str, seed: int, out: Path, n: int, settings: Mapping[str, object], data: Path) -> list[str]:
+    """The call of a run; `data` is its folder, and the run is called as this is."""
+    values = {
+        **SETS[name].settings,
+        **COMMON,
+        "data.root": str(data),
+        "run.root": str(out),
+        "run.seed": seed,
+        **settings,
+    }
+    sets = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    options = ["--config", SETS[name].preset, "--run", data.name, "--engine", "inline"]
+    return ["cellsemi", "round", "--n", str(n), *options, *sets]
+
+
+def run(name: str, seed: int, n: int, out: Path, shared: Path, settings: Mapping[str, object]) -> None:
+    """The run of a set and seed, and its oracle, which needs the control's steps."""
+    data, every = (out / "data" / run_name(name, seed, oracle=oracle) for oracle in (False, True))
+    build(name, seed, data, shared)
+    _call(command(name, seed, out, n, settings, data), out / f"{data.name}.log")
+    found = Line.read(out / data.name, n)
+    assert found is not None and found.control is not None, f"{data.name} did not finish"
+    steps = read_fit(found.paths.model(found.control.round, CONTROL)).steps
+    build(name, seed, every, shared, all_labels=True)
+    own = {**settings, "training.steps": steps, "rounds.control": False}
+    _call(command(name, seed, out, 0, own, every), out / f"{every.name}.log")
+
+
+def _call(line: list[str], log: Path) -> None:
+    print("$", " ".join(line), flush=True)
+    with log.open("a", encoding="utf-8") as file:
+        subprocess.run(line, check=True, stdout=file, stderr=subprocess.STDOUT)
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def section(name: str, seeds: Sequence[Seed], n: int) -> str:
+    """The tables of a set."""
+    rounds = range(1, n + 1)
+    head = [
+        "seed",
+        "teacher",
+        *(f"round {r}" for r in rounds),
+        "control (steps)",
+        "delivered",
+        "oracle",
+        "headroom won",
+    ]
+    rows = [_row(seed, rounds) for seed in seeds]
+    rows.append(_mean_row(seeds, rounds))
+    labels = [
+        [str(seed.seed), str(round), *(f"{value:.3f}" for value in _values(found)), seed.curve if round == 1 else ""]
+        for seed in seeds
+        for round, found in seed.labels.items()
+    ]
+    label_head = ["seed", "round", "precision", "recall", "merged", "wrong background", "val mAP of round 0 by steps"]
+    return f"## {name}\n\n{SETS[name].says}.\n\n{_table(head, rows)}\n\n{_table(label_head, labels)}\n"
+
+
+def _values(labels: Labels) -> tuple[float, ...]:
+    return labels.precision, labels.recall, labels.merged, labels.wrong_background
+
+
+def _row(seed: Seed, rounds: Sequence[int]) -> list[str]:
+    line = seed.line
+    delivered = "control" if line.delivered.model == CONTROL else f"round {line.promoted}"
+    return [
+        str(seed.seed),
+        _figure(line.map_of(0)),
+        *(_figure(seed.student(round)) for round in rounds),
+        f"{seed.control:.3f} ({seed.steps})",
+        f"{line.delivered.test_map.value:.3f} ({delivered})",
+        _figure(seed.oracle),
+        _won(line.map_of(line.last), seed.control, seed.oracle),
+    ]
+
+
+def _mean_row(seeds: Sequence[Seed], rounds: Sequence[int]) -> list[str]:
+    students = {round: _mean([seed.student(round) for seed in seeds]) for round in rounds}
+    last = _mean([seed.line.map_of(seed.line.last) for seed in seeds])
+    control, oracle = _mean([seed.control for seed in seeds]), _mean([seed.oracle for seed in seeds])
+    return [
+        "mean",
+        _figure(_mean([seed.line.map_of(0) for seed in seeds])),
+        *(_figure(value) for value in students.values()),
+        _figure(control),
+        _figure(_mean([seed.line.delivered.test_map.value for seed in seeds])),
+        _figure(oracle),
+        _won(last, control, oracle),
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _won(student: float | None, control: float | None, oracle: float | None) -> str:
+    """The share of the headroom that the last student won; its size where it is too small for a share."""
+    if student is None or control is None or oracle is None:
+        return "-"
+    if oracle - control < HEADROOM:
+        return f"{student - control:+.3f} of {oracle - control:+.3f}"
+    return f"{(student - control) / (oracle - control):.0%} of {oracle - control:+.3f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def page(found: Mapping[str, Sequence[Seed]], n: int, settings: Sequence[str]) -> str:
+    """The whole page."""
+    common = "\n".join(f"* `{key}: {json.dumps(value)}`" for key, value in COMMON.items())
+    extra = "".join(f" --set '{setting}'" for setting in settings)
+    sections = "\n".join(section(name, seeds, n) for name, seeds in found.items() if seeds)
+    return f"""# What the rounds gain where longer training no longer helps
+
+{describe()}.
+
+`python benchmarks/neurons.py --n {n}{extra}`
+
+Figures are test mAP (Kaggle Sartorius), one network a round. *teacher*: round 0, trained until twice as many steps no
+longer raised the validation mAP by .01 (the second table has the curve). *control*: the same network on the human
+labels alone, for as many steps as the last student and its ancestors together. *delivered*: what the run recommends,
+decided on validation images. *oracle*: as many steps as the control with the true labels of the pool. *headroom won*:
+(last student - control) / (oracle - control), or the two differences where the headroom is below {HEADROOM}.
+Pseudo-labels are compared with hidden labels at IoU > .5; *merged* masks hold most of two true cells or more.
+
+All sets are for development: the method was chosen with such figures in sight, those of other seeds among them.
+
+{common}
+
+{sections}"""
+
+
+@click.command()
+@click.option("--data", "names", multiple=True, type=click.Choice(list(SETS)), default=tuple(SETS))
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2, 3, 4))
+@click.option("--n", type=click.IntRange(min=1), default=1, help="Rounds.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of data and runs.")
+@click.option("--shared", type=click.Path(path_type=Path), default=DSB2018.parent, help="Folder with the data sets.")
+@click.option("--set", "settings", multiple=True, help="One more setting for every run.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, help="Runs at once.")
+@click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "neurons.md")
+@click.option("--table-only", is_flag=True, help="Only write the table of the runs that are there.")
+def main(
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+    n: int,
+    out: Path,
+    shared: Path,
+    settings: tuple[str, ...],
+    jobs: int,
+    target: Path,
+    table_only: bool,
+) -> None:
+    """Run and tabulate."""
+    there = [name for name in names if (shared / SETS[name].folder).is_dir() or not SETS[name].folder]
+    if not there:
+        skip(f"{shared} holds none of the data sets")
+    own = {key: json.loads(value) for key, _, value in (setting.partition("=") for setting in settings)}
+    out = out.resolve()
+    if not table_only:
+        (out / "data").mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda pair: run(*pair, n, out, shared, own), [(d, s) for s in seeds for d in there]))
+    read = {name: [seed_of(name, seed, n, out, shared) for seed in seeds] for name in there}
+    found = {name: [seed for seed in of_set if seed] for name, of_set in read.items()}
+    if any(found.values()):
+        target.write_text(page(found, n, settings), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
