@@ -131,7 +131,8 @@ class RoundsConfig(Section):
         None,
         ge=2,
         description="Cross-validation: train every model once per fold of the labelled and val images, and evaluate it "
-        "on the fold that it never saw; null: one hold-out, the val images.",
+        "on the fold that it never saw. Folds keep groups and equal pixels whole and have equal parts of each class; "
+        "null: one hold-out, the val images.",
     )
     control: bool = Field(
         True,

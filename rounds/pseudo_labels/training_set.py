@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from cellsemi.configs.errors import DataError
@@ -14,12 +14,9 @@ from cellsemi.rounds.store.manifest import TrainingCounts
 from cellsemi.rounds.store.schemas import ImageRecord
 
 NOT_PREDICTED = "not predicted"
-
-
 NO_CELL_FOUND = "no cell found"
-
-
 NO_CELL_ACCEPTED = "no cell accepted"
+OF_JUDGED = "of a group or of pixels that evaluate the fold"
 
 
 @dataclass(slots=True)
@@ -43,13 +40,19 @@ class MergeCounts:
         )
 
 
-def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:
+def merge(
+    human: Iterable[ImageRecord],
+    pseudo: Iterable[ImageRecord],
+    counts: MergeCounts,
+    judged: Container[str] = (),
+) -> Iterator[ImageRecord]:
     """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
 
     State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
     everything there is background, and the likeliest reason for an image without accepted cells is a teacher
-    that does not know them. `rejected` and `ignored` cells stay in the records for the trainer.
+    that does not know them. `rejected` and `ignored` cells stay in the records for the trainer. Also
+    left out are the pseudo images whose ids are in `judged`: they are of the groups that evaluate who learns from this.
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
@@ -65,6 +68,8 @@ def merge(human: Iterable[ImageRecord], pseudo: Iterable[ImageRecord], counts: M
     for record in pseudo:
         _refuse_overlap(record, ids, hashes)
         reason = _check_pseudo(record)
+        if record.image_id in judged:
+            reason = OF_JUDGED
         if reason:
             counts.left_out[reason] += 1
             continue

@@ -66,6 +66,14 @@ def test_pseudo_images_that_could_only_teach_background_are_left_out_and_counted
     assert counts.pseudo_images + sum(counts.left_out.values()) == len(pseudo)
 
 
+def test_images_of_those_who_judge_are_left_out_and_counted_once():
+    counts = MergeCounts()
+    pseudo = [record("judged", cells("accepted")), record("also", None), record("good", cells("accepted"))]
+    assert [r.image_id for r in merge([], pseudo, counts, judged={"judged", "also"})] == ["good"]
+    assert counts.left_out == {"of a group or of pixels that evaluate the fold": 2}
+    assert counts.pseudo_images == 1 and counts.cells == {"accepted": 1}
+
+
 def test_merging_is_lazy():
     seen = []
 
