@@ -173,9 +173,9 @@ _ALL = (
     ),
     Part(
         "stopping",
-        "No further round after two in a row that were not promoted; off: all rounds are run.",
+        "No further round after one that was not promoted; off: all rounds are run.",
         "Prechelt 1998",
-        on={"rounds.stop_after": 2},
+        on={"rounds.stop_after": 1},
         off={"rounds.stop_after": None},
     ),
     Part(

@@ -112,7 +112,8 @@ class PromotionConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
-        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. A "
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. At the "
+        "t-th try since the last promotion 1 - (1 - p) / t is needed: chance is shared among the tries. A "
         "lower one gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation "
         "images seldom give.",
     )
@@ -136,14 +137,19 @@ class RoundsConfig(Section):
     )
     control: bool = Field(
         True,
-        description="Train a supervised control with as many steps as the last student and all its ancestors together.",
+        description="Train a supervised control with as many steps as the last student and all its ancestors together; "
+        "after refused rounds as many seeds of it as were tried, of which the best on val counts.",
     )
     ensemble: Literal["all", "greedy"] = Field(
         "all",
         description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
     )
     stop_after: int | None = Field(
-        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+        1,
+        ge=1,
+        description="No further round is run when this many in a row were not promoted, unless other models take part "
+        "in it: with the same teachers and models it differs in nothing but its seed. null: never stop. Each further "
+        "try needs a higher probability.",
     )
     start: Literal["teacher", "scratch"] = Field(
         "teacher",
