@@ -49,7 +49,7 @@ def probabilities(images: int, repeats: int, seed: int) -> NDArray[np.float64]:
 def promoted(found: NDArray[np.float64], asked: float, tries: int, shared: bool) -> float:
     """The share of runs that promote one of their first `tries`.
 
-    `shared`: each try needs what a run asks of it (needed_probability); else each needs `asked`, as if it were the first.
+    `shared`: each try needs what a run asks of it (needed_probability); else each needs `asked`, as the first does.
     """
     needed = [needed_probability(asked, at) if shared else asked for at in range(1, tries + 1)]
     return float((found[:, :tries] >= needed).any(axis=1).mean())

@@ -72,13 +72,6 @@ class FilterConfig(Section):
         description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
         "validation predictions are kept as there are labelled cells. Never above the accept threshold.",
     )
-    count_slack: float = Field(
-        1.5,
-        ge=1,
-        allow_inf_nan=False,
-        description="`auto`: thresholds that keep more than this many times the labelled cells of the class on "
-        "validation data, or fewer than one in this many, are not taken while there are others.",
-    )
     areas: Literal["always", "if-better", "never"] = Field(
         "if-better",
         description="`auto`: limits on the area; `if-better`: the smallest and the largest area each only where they "

@@ -25,7 +25,7 @@ from cellsemi.rounds.store.steps import Step
 
 # What the thresholds are chosen by; the other settings of `filter` are read when it is applied, or in training.
 CHOSEN_BY = (
-    *("thresholds", "objective", "f_beta", "min_precision", "reject_below", "count_slack"),
+    *("thresholds", "objective", "f_beta", "min_precision", "reject_below"),
     *("areas", "area_quantile", "area_slack", "quality", "min_samples"),
 )
 
