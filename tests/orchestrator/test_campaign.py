@@ -32,7 +32,8 @@ pytestmark = pytest.mark.usefixtures("fake_models")
 
 
 def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
-    paths, watcher = bring(config_at(tmp_path), 2)
+    always = ("rounds.promotion.min_probability=0", "rounds.promotion.class_margin=1")  # so one control is fair
+    paths, watcher = bring(config_at(tmp_path, *always), 2)
     rows = leaderboard.read(paths.leaderboard)
     models = [(row.round, row.model) for row in rows]
     each = ["unet-a", "unet-b", "ensemble"]
