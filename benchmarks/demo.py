@@ -26,7 +26,7 @@ from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.store.manifest import read_fit
-from cellsemi.rounds.store.run import CONTROL
+from cellsemi.rounds.store.run import is_control
 
 HERE = Path(__file__).parent
 N = 3
@@ -71,8 +71,8 @@ class Seed:
         """One line of the table."""
         line = self.line
         rounds = [line.map_of(round) for round in range(N + 1)]
-        steps = read_fit(line.paths.model(self.control.round, CONTROL)).steps
-        delivered = "control" if line.delivered.model == CONTROL else f"round {line.promoted}"
+        steps = read_fit(line.paths.model(self.control.round, self.control.model)).steps
+        delivered = "control" if is_control(line.delivered.model) else f"round {line.promoted}"
         return [
             str(self.seed),
             *("-" if value is None else f"{value:.3f}" for value in rounds),

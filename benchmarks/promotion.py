@@ -29,7 +29,7 @@ from cellsemi.rounds.evaluation.bootstrap import paired_probability
 from cellsemi.rounds.evaluation.evaluation_table import read_evaluations
 from cellsemi.rounds.evaluation.metrics import image_values
 from cellsemi.rounds.store import files, run, shards
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, is_control
 
 HERE = Path(__file__).parent
 COUNTS = (3, 5, 10)  # validation images
@@ -72,7 +72,7 @@ def read(folder: Path) -> list[Draw]:
         root = config.data.root
         for number in paths.finished_rounds():
             for found in read_evaluations(paths.evaluation(number), config.data.classes):
-                if found.split != "test" or found.model not in (ENSEMBLE, CONTROL):
+                if found.split != "test" or not (found.model == ENSEMBLE or is_control(found.model)):
                     continue
                 ids = [score.image_id for score in found.scores]
                 if root not in draws:

@@ -73,7 +73,7 @@ ABLATIONS: dict[str, dict[str, Off]] = {
         "limits chosen on val": Off({"filter.thresholds": {PER_CLASS: {"accept": 0.5, "reject": 0.1}}}),
         "area limits only where they pay": Off({"filter.areas": "always"}),
         "one teacher, not two fused": Off({}, more_teachers=1),
-        "ignore band": Off({"filter.reject_below": 1.0, "filter.count_slack": 1e6}),
+        "ignore band": Off({"filter.reject_below": 1.0}),
         "weights": Off({"filter.weight_by_quality": False}),
         "a quarter of human crops, not half": Off({"training.human_fraction": 0.5}),
         "last phase on human labels": Off({"training.human_last": 0.0}),

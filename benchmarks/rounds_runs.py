@@ -16,7 +16,7 @@ from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.metrics import ImageScore, paired_values
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.manifest import read_fit
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths, read_config
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, is_control, read_config
 
 SMALL_GAP = 0.01  # a gap from (b) to (e) below this is none that could be closed
 RESAMPLES, CONFIDENCE = 2000, 0.95
@@ -44,11 +44,13 @@ class Line:
         config = read_config(paths)
         rows = [row for row in leaderboard.read(paths.leaderboard) if row.round <= n]
         ensemble = {row.round: row for row in rows if row.model == ENSEMBLE}
-        ended = stop_reason([row.promoted for row in ensemble.values()], config.rounds.stop_after)
+        ended = stop_reason([row.promoted for row in ensemble.values()], config)
         if max(ensemble) < n and not ended:
             return None
-        controls = [row for row in rows if row.model == CONTROL]
-        return cls(paths, config, rows, ensemble, controls[-1] if controls else None)
+        controls = [row for row in rows if is_control(row.model)]
+        # Of the last round, and of several seeds the one that is best on val, the first of equal ones.
+        control = max(controls, key=lambda row: (row.round, row.val_map.value), default=None)
+        return cls(paths, config, rows, ensemble, control)
 
     @property
     def last(self) -> int:
@@ -110,7 +112,7 @@ class Seed:
     def b_steps(self) -> int | None:
         if not self.ours or not self.ours.control:
             return None
-        folder = self.ours.paths.model(self.ours.control.round, CONTROL)
+        folder = self.ours.paths.model(self.ours.control.round, self.ours.control.model)
         return read_fit(folder).steps
 
     @property
@@ -127,7 +129,7 @@ class Seed:
         if not self.ours or not self.ours.control:
             return None
         ours = self.ours.scores(self.ours.delivered.round, self.ours.delivered.model)
-        mine, control = paired_values(ours, self.ours.scores(self.ours.control.round, CONTROL))
+        mine, control = paired_values(ours, self.ours.scores(self.ours.control.round, self.ours.control.model))
         seed = derive_seed(self.seed, "benchmark", "rounds")
         return bootstrap_interval(mine - control, RESAMPLES, CONFIDENCE, seed)
 

@@ -13,7 +13,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import hits
 from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.run import CONTROL, RunPaths
+from cellsemi.rounds.store.run import RunPaths, is_control
 
 NONE = "-"
 
@@ -56,7 +56,7 @@ def _seed_line(seed: Seed, n: int) -> list[str]:
     delivered = seed.ours.delivered if seed.ours else None
     promoted = ""
     if delivered is not None:
-        promoted = " (control)" if delivered.model == CONTROL else f" (round {delivered.round})"
+        promoted = " (control)" if is_control(delivered.model) else f" (round {delivered.round})"
     interval = seed.over_b()
     ends = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
     a, b, c, d, e = (seed.value(letter) for letter in LETTERS)

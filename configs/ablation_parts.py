@@ -107,9 +107,8 @@ _ALL = (
         "ignore-band",
         "Pseudo-masks between the reject and the accept threshold leave the loss; off: they are background.",
         "LabelMatch, Chen et al. 2022",
-        on={"filter.reject_below": 0.1, "filter.count_slack": 1.5},
-        # Never above the accept threshold: no room between the two. The guard would then count accepted cells alone.
-        off={"filter.reject_below": 1.0, "filter.count_slack": 1e6},
+        on={"filter.reject_below": 0.1},
+        off={"filter.reject_below": 1.0},  # never above the accept threshold: no room between the two
         moot=_fixed_thresholds,
     ),
     Part(
@@ -173,9 +172,9 @@ _ALL = (
     ),
     Part(
         "stopping",
-        "No further round after two in a row that were not promoted; off: all rounds are run.",
+        "No further round after one that was not promoted; off: all rounds are run.",
         "Prechelt 1998",
-        on={"rounds.stop_after": 2},
+        on={"rounds.stop_after": 1},
         off={"rounds.stop_after": None},
     ),
     Part(

@@ -72,13 +72,6 @@ class FilterConfig(Section):
         description="Calibrated confidence below which a mask is background; `auto`: per class, where as many "
         "validation predictions are kept as there are labelled cells. Never above the accept threshold.",
     )
-    count_slack: float = Field(
-        1.5,
-        ge=1,
-        allow_inf_nan=False,
-        description="`auto`: thresholds that keep more than this many times the labelled cells of the class on "
-        "validation data, or fewer than one in this many, are not taken while there are others.",
-    )
     areas: Literal["always", "if-better", "never"] = Field(
         "if-better",
         description="`auto`: limits on the area; `if-better`: the smallest and the largest area each only where they "
@@ -127,7 +120,8 @@ class PromotionConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
-        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. A "
+        description="Paired-bootstrap probability that the round beats the best so far, needed to be promoted. At the "
+        "t-th try since the last promotion 1 - (1 - p) / t is needed: chance is shared among the tries. A "
         "lower one gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation "
         "images seldom give.",
     )
@@ -146,18 +140,24 @@ class RoundsConfig(Section):
         None,
         ge=2,
         description="Cross-validation: train every model once per fold of the labelled and val images, and evaluate it "
-        "on the fold that it never saw; null: one hold-out, the val images.",
+        "on the fold that it never saw. Folds keep groups and equal pixels whole and have equal parts of each class; "
+        "null: one hold-out, the val images.",
     )
     control: bool = Field(
         True,
-        description="Train a supervised control with as many steps as the last student and all its ancestors together.",
+        description="Train a supervised control with as many steps as the last student and all its ancestors together; "
+        "after refused rounds as many seeds of it as were tried, of which the best on val counts.",
     )
     ensemble: Literal["all", "greedy"] = Field(
         "all",
         description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
     )
     stop_after: int | None = Field(
-        2, ge=1, description="No further round is run when this many in a row were not promoted; null: never stop."
+        1,
+        ge=1,
+        description="No further round is run when this many in a row were not promoted, unless other models take part "
+        "in it: with the same teachers and models it differs in nothing but its seed. null: never stop. Each further "
+        "try needs a higher probability.",
     )
     start: Literal["teacher", "scratch"] = Field(
         "teacher",

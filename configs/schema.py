@@ -105,8 +105,9 @@ class Config(Section):
     def _parts_fit(self) -> Self:
         names = [model.name for model in self.models]
         reserved = {"ensemble", "control"}
-        if len(set(names)) != len(names) or reserved & set(names):
-            raise ValueError(f"models need distinct names other than {sorted(reserved)}, got {names}")
+        controls = [name for name in names if re.fullmatch(r"control-\d+", name)]
+        if len(set(names)) != len(names) or reserved & set(names) or controls:
+            raise ValueError(f"models need distinct names other than {sorted(reserved)} and control-2 .., got {names}")
         if clashing := [name for name in names if OF_A_FOLD.search(name)]:
             raise ValueError(f"a model's name must not end as the models of a fold do (.fold-0), got {clashing}")
         ends = [model.last_round + 1 for model in self.models if model.last_round is not None]

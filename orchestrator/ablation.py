@@ -86,7 +86,7 @@ def is_finished(planned: Planned, target: int) -> bool:
     """Whether the run has come to round `target`, or has ended before it by its own rule."""
     made = decisions(read_manifests(planned.paths))
     promoted = [decision.promoted for decision in made.values()]
-    ended = bool(promoted) and stop_reason(promoted, planned.config.rounds.stop_after) is not None
+    ended = bool(promoted) and stop_reason(promoted, planned.config) is not None
     return (len(made) > target or ended) and planned.paths.leaderboard.with_suffix(".parquet").is_file()
 
 

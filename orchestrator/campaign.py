@@ -30,6 +30,7 @@ from cellsemi.orchestrator.stages.measure_sizes import measure
 from cellsemi.orchestrator.stages.predict import predict
 from cellsemi.orchestrator.stages.promote import (
     RoundResult,
+    control_seeds,
     decide_control,
     decide_round,
     finish_round,
@@ -37,11 +38,11 @@ from cellsemi.orchestrator.stages.promote import (
     write_leaderboard,
 )
 from cellsemi.orchestrator.stages.read_images import check_models, read_images, who_decides_here
-from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
+from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
-from cellsemi.rounds.store.run import CONTROL, RunPaths
+from cellsemi.rounds.store.run import RunPaths, is_control
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
@@ -76,25 +77,25 @@ def play(context: Context, round: int, last: bool) -> None:
     if teachers is not None:
         label(context, round, teachers)
     build_training_sets(context, round)
-    control: list[Fit] = []
-    if teachers is not None and context.config.rounds.control:
-        control = control_of(context, round, teachers.steps + first_steps(context, round))
-    names = train(
-        context, round, students_of(context, round, teachers.round if teachers else None) + (control if last else [])
-    )
-    students = [name for name in names if name != CONTROL]
+    steps = teachers.steps + first_steps(context, round) if teachers and context.config.rounds.control else 0
+    beside = controls_of(context, round, steps, 1) if steps and last else []
+    names = train(context, round, students_of(context, round, teachers.round if teachers else None) + beside)
+    students = [name for name in names if not is_control(name)]
     candidate, why = form_ensemble(context, round, students)
     evaluate(context, round, names)
     decision = decide_round(context, round, candidate, teachers)
-    if control and not last and stopped(context, round, decision):
-        # That this round is the last one is known only now; its control is trained after its students.
-        names += train(context, round, control)
-        evaluate(context, round, names)
-    on_control = None
-    if teachers is not None and CONTROL in names:
-        on_control = decide_control(context, round, candidate if decision.promoted else teachers)
+    if steps and (last or stopped(context, round, decision)):
+        # That this round is the last one, and how many controls are fair, may be known only now.
+        controls = controls_of(context, round, steps, control_seeds(context, round, decision))
+        if missing := controls[len(beside) :]:
+            names += train(context, round, missing)
+            evaluate(context, round, names)
+    control, on_control = None, None
+    if teachers is not None and (controls_there := list(filter(is_control, names))):
+        standing_now = candidate if decision.promoted else teachers
+        control, on_control = decide_control(context, round, standing_now, controls_there)
         context.watcher.note(f"round {round}: control: {on_control.reason}")
-    finish_round(context, RoundResult(round, tuple(names), candidate, why, teachers, decision, on_control))
+    finish_round(context, RoundResult(round, tuple(names), candidate, why, teachers, decision, control, on_control))
     write_report(context.config, context.paths, round)
     context.watcher.note(f"round {round}: {decision.reason}")
 

@@ -24,7 +24,7 @@ from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.run import CONTROL, RunPaths, read_config
+from cellsemi.rounds.store.run import RunPaths, is_control, read_config
 
 RECIPE_FILE = "recipe.json"
 MEMBERS = "members"
@@ -50,7 +50,7 @@ class Recipe(OnDisk):
 
     run: str
     round: int
-    model: str  # ENSEMBLE or CONTROL
+    model: str  # ENSEMBLE or a control
     classes: tuple[str, ...]
     one_class_per_image: bool
     members: tuple[MemberRecipe, ...]
@@ -61,7 +61,7 @@ class Recipe(OnDisk):
     @property
     def title(self) -> str:
         """What it is, in words."""
-        what = "the supervised control" if self.model == CONTROL else f"the {self.model}"
+        what = "the supervised control" if is_control(self.model) else f"the {self.model}"
         return f"{what} of round {self.round} of {self.run}"
 
     def calibrations(self) -> dict[str, Calibration]:

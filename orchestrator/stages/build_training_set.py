@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from itertools import chain
 
 from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.orchestrator.stages.divide_folds import judged_images
 from cellsemi.rounds.pseudo_labels.curriculum import held_back, share_of_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
-from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
+from cellsemi.rounds.pseudo_labels.training_set import HELD_BACK, OF_JUDGED, MergeCounts, merge, with_images
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
@@ -19,7 +20,10 @@ from cellsemi.rounds.store.steps import Step
 
 
 def build_training_sets(context: Context, round: int) -> None:
-    """Human labels and, from round 1 on, the filtered pseudo-labels, into the round's training shards, per fold."""
+    """Human labels and, from round 1 on, the filtered pseudo-labels, into the round's training shards, per fold.
+
+    A fold leaves out the unlabelled images of the groups that evaluate it.
+    """
     for fold in folds_of(context.config):
         _build(context, round, fold)
 
@@ -28,13 +32,15 @@ def _build(context: Context, round: int, fold: Fold) -> None:
     paths = context.paths
     human = [paths.split(name) for name in fold.train]
     sources = human + ([paths.pseudo(round, fold.suffix)] if round else [])
+    # With folds, those who evaluate the fold, and the unlabelled images, say which of these it must not learn from.
+    placed = [paths.split(fold.val), paths.split(UNLABELLED)] if round and fold.suffix else []
     out = paths.train(round, fold.suffix)
     step = Step(
         round=round,
         name=f"build {fold.member('the training set')}",
         output=out,
         settings=context.read("data.shard_images", "data.classes", *(["rounds.curriculum"] if round else [])),
-        inputs=(*sources, *([paths.filter(round)] if round else [])),
+        inputs=(*sources, *placed, *([paths.filter(round)] if round else [])),
         total=sum(read_manifest(folder).rows for folder in sources),
     )
 
@@ -42,14 +48,16 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         started = time.monotonic()
         counts = MergeCounts()
         pseudo: Iterable[ImageRecord] = ()
-        not_taught, late = set[int](), set[str]()
+        not_taught, left_out = set[int](), dict[str, str]()
         if round:
             share = share_of_round(context.config.rounds.curriculum, round)
-            late = held_back(shards.read_folder(sources[-1]), share) if share < 1 else late
+            late = held_back(shards.read_folder(sources[-1]), share) if share < 1 else ()
+            left_out = dict.fromkeys(late, HELD_BACK)
             names = FilterFile.read(paths.filter(round)).not_taught
             not_taught = {context.config.data.classes.index(name) for name in names}
             pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
-        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, not_taught, late)
+            left_out |= dict.fromkeys(judged_images(context, fold), OF_JUDGED)
+        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, left_out, not_taught)
         size = context.config.data.shard_images
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
         fingerprint = context.ledger.fingerprint(step)

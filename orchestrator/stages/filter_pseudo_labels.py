@@ -27,7 +27,7 @@ from cellsemi.rounds.store.steps import Step
 
 # What the thresholds are chosen by, and what they then teach wrongly is measured with.
 CHOSEN_BY = (
-    *("thresholds", "objective", "f_beta", "min_precision", "reject_below", "count_slack"),
+    *("thresholds", "objective", "f_beta", "min_precision", "reject_below"),
     *("areas", "area_quantile", "area_slack", "quality", "min_samples"),
     *("background", "ignore_dilation_px", "max_wrong_background", "weight_by_quality"),
 )

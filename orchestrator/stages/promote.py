@@ -6,6 +6,7 @@ decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cellsemi.orchestrator.stages.context import Context, do
@@ -16,13 +17,16 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
-from cellsemi.rounds.evaluation.history import RoundManifest, decisions, read_manifests, standings
+from cellsemi.rounds.evaluation.figures import map_difference
+from cellsemi.rounds.evaluation.history import RoundManifest, decisions, read_manifests, seeds_tried, standings
 from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.evaluation.metrics import image_values
 from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
+from cellsemi.rounds.evaluation.verdict import AgainstControl
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
+from cellsemi.rounds.store.run import ENSEMBLE, is_control
 from cellsemi.rounds.store.steps import Step, forget_superseded
 
 
@@ -31,11 +35,12 @@ class RoundResult:
     """What a round came to: its models, its ensemble and why these students form it, its teachers, the decisions."""
 
     round: int
-    names: tuple[str, ...]  # of all its models that did not diverge, the control among them
+    names: tuple[str, ...]  # of all its models that did not diverge, controls among them
     ensemble: Ensemble
     why: str
     teachers: Ensemble | None
     decision: Decision
+    control: str | None  # the control that was compared; None where there is none
     on_control: Decision | None
 
 
@@ -43,15 +48,21 @@ def stopped(context: Context, before: int, decision: Decision | None = None) -> 
     """Why no further round is run after the rounds below `before` and one with `decision`; None: go on."""
     made = [each for number, each in decisions(read_manifests(context.paths)).items() if number < before]
     made += [decision] if decision else []
-    return stop_reason([each.promoted for each in made], context.config.rounds.stop_after)
+    return stop_reason([each.promoted for each in made], context.config)
 
 
 def compare(
-    context: Context, at: int, candidate: Ensemble, incumbent: Ensemble | None, word: str = "promoted"
+    context: Context,
+    at: int,
+    candidate: Ensemble,
+    incumbent: Ensemble | None,
+    *,
+    tries: int,
+    word: str = "promoted",
 ) -> Decision:
     """Whether the candidate beats the incumbent (None: there is none), at the cell sizes of the unlabelled images.
 
-    `at` is the round at work; both have been evaluated; `word` is what a winner is called.
+    `at` is the round at work; both have been evaluated; `tries` and `word` are those of `decide`.
     """
     config, paths = context.config, context.paths
     sized: list[Sized] = []
@@ -62,26 +73,40 @@ def compare(
     seed = derive_seed(config.run.seed, "promotion", at)
     known = None if incumbent is None else incumbent.evaluation(paths).scores
     new, rule = candidate.evaluation(paths).scores, config.rounds.promotion
-    return decide(new, known, config.data.classes, rule, seed, sized, word=word)
+    return decide(new, known, config.data.classes, rule, seed, sized, word=word, tries=tries)
 
 
 def decide_round(context: Context, round: int, candidate: Ensemble, teachers: Ensemble | None) -> Decision:
     """Compare the round's ensemble with its teachers on the validation images, at the sizes of the unlabelled ones.
 
-    The reason also says when the rounds end with this one.
+    Every round since the one that taught was a try to beat it. The reason also says when the rounds end with this one.
     """
-    decision = compare(context, round, candidate, teachers)
+    tries = 1 if teachers is None else round - teachers.round
+    decision = compare(context, round, candidate, teachers, tries=tries)
     end = stopped(context, round, decision)
     return replace(decision, reason=f"{decision.reason}; no further round is run: {end}") if end else decision
 
 
-def decide_control(context: Context, round: int, incumbent: Ensemble) -> Decision:
-    """Whether longer training on the human labels beats the best ensemble so far: then it is what is delivered.
+def control_seeds(context: Context, round: int, decision: Decision) -> int:
+    """How many seeds of the control are fair: as many as were tried until the ensemble that teaches from now on."""
+    made = read_manifests(context.paths)
+    before = {number: each for number, each in made.items() if number < round}
+    standing = round if decision.promoted else max(number for number, each in before.items() if each.decision.promoted)
+    return seeds_tried(before, standing)
+
+
+def decide_control(context: Context, round: int, incumbent: Ensemble, controls: Sequence[str]) -> tuple[str, Decision]:
+    """The best of the controls on val, and whether it beats the best ensemble so far: then it is what is delivered.
 
     It teaches nobody: the rounds go on from the ensembles.
     """
-    control = replace(new_ensemble(context.config, round, (CONTROL,), None), name=CONTROL)
-    return compare(context, round, control, incumbent, word="recommended")
+    candidates = [replace(new_ensemble(context.config, round, (name,), None), name=name) for name in controls]
+    best = max(candidates, key=lambda each: image_values(each.evaluation(context.paths).scores).mean())
+    decision = compare(context, round, best, incumbent, tries=len(controls), word="recommended")
+    if len(controls) > 1:
+        chosen = f"{decision.reason}; {best.name} is the best of {len(controls)} seeds on validation images"
+        decision = replace(decision, reason=chosen)
+    return best.name, decision
 
 
 def finish_round(context: Context, result: RoundResult) -> None:
@@ -120,23 +145,37 @@ def _manifest(context: Context, result: RoundResult) -> RoundManifest:
         steps=first_steps(context, result.round) + (result.teachers.steps if result.teachers else 0),
         decision=result.decision,
         control=result.on_control,
+        against_control=None if result.control is None else _against_control(context, result, result.control),
         seconds=seconds,
         rows=tuple(row.to_json() for row in rows_of(context, result, seconds)),
     )
 
 
+def _against_control(context: Context, result: RoundResult, name: str) -> AgainstControl:
+    """How the first model of the round that teaches from now on compares with the control of this one, on test."""
+    config, paths = context.config, context.paths
+    standing = result.round if result.decision.promoted or result.teachers is None else result.teachers.round
+    found = read_evaluations(paths.evaluation(standing), config.data.classes)
+    there = {evaluation.model for evaluation in found}
+    first = next(model.name for model in config.models_of(standing) if model.name in there)
+    control = find(read_evaluations(paths.evaluation(result.round), config.data.classes), name, "test")
+    difference = map_difference(find(found, first, "test"), control, config.rounds.promotion, config.run.seed)
+    return AgainstControl(standing, first, result.round, name, difference)
+
+
 def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
-    """The leaderboard rows of a round: its students, its ensemble, and the control when there is one."""
+    """The leaderboard rows of a round: its students, its ensemble, and the controls when there are any."""
     config, paths, round = context.config, context.paths, result.round
     found = read_evaluations(paths.evaluation(round), config.data.classes)
     first = config.models_of(round)[0].name
     before = read_evaluations(paths.evaluation(0), config.data.classes) if round else []
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
-    control = find(found, CONTROL, "test") if CONTROL in result.names else None
+    control = None if result.control is None else find(found, result.control, "test")
     teachers = {*result.ensemble.members, ENSEMBLE} if result.decision.promoted else set()
     rows = []
-    for model in [*(name for name in result.names if name != CONTROL), ENSEMBLE, *([CONTROL] if control else [])]:
+    students = [name for name in result.names if not is_control(name)]
+    for model in [*students, ENSEMBLE, *filter(is_control, result.names)]:
         baseline = leaderboard.baseline_name(model, first)
         rows.append(
             leaderboard.make_row(
@@ -157,7 +196,7 @@ def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
 
 def _counts_of(model: str, counts: dict[str, int]) -> dict[str, int]:
     """The pseudo-labels that a model learned from; the control and round 0 saw none."""
-    return {state: 0 if model == CONTROL else counts.get(state, 0) for state in ("accepted", "ignored", "rejected")}
+    return {state: 0 if is_control(model) else counts.get(state, 0) for state in ("accepted", "ignored", "rejected")}
 
 
 def _fit_seconds(context: Context, round: int, model: str) -> float:

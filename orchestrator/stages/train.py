@@ -21,7 +21,7 @@ from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit
-from cellsemi.rounds.store.run import CONTROL
+from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
 
@@ -102,10 +102,11 @@ def first_steps(context: Context, round: int) -> int:
     return 0 if found is None else found
 
 
-def control_of(context: Context, round: int, steps: int) -> list[Fit]:
-    """The supervised control of a round: its first model, human labels only, for as many steps."""
+def controls_of(context: Context, round: int, steps: int, seeds: int) -> list[Fit]:
+    """The supervised controls of a round, one for each seed: its first model, human labels only, for as many steps."""
     model = context.config.models_of(round)[0]
-    return [Fit(CONTROL, model, fold, 0, 0, steps) for fold in folds_of(context.config)]
+    folds = folds_of(context.config)
+    return [Fit(control_name(seed), model, fold, 0, seed, steps) for seed in range(seeds) for fold in folds]
 
 
 def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
@@ -137,7 +138,7 @@ def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
             context.watcher.note(f"round {round}: {item.name} is left out, its training diverged: {why}")
     names = list(dict.fromkeys(item.name for item in fits))
     alive = [name for name in names if name not in diverged]
-    if any(name != CONTROL for name in names) and not [name for name in alive if name != CONTROL]:
+    if not all(map(is_control, names)) and all(map(is_control, alive)):
         raise TrainingDiverged(
             f"round {round}: no student is left: " + "; ".join(f"{name}: {why}" for name, why in diverged.items())
         )

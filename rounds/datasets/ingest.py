@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def ingest(
     the same bytes; shards of an earlier try are removed. `on_image(split, done, of)` is called after each.
     An annotated image without a cell is kept and counted as empty. Labelled images that `data.labelled_limit` does
     not draw are left out of the run and counted, so that runs with different limits have the same unlabelled images;
-    or they become unlabelled, their labels hidden, where `data.limit_rest` says so. One that is drawn
+    or they become unlabelled, their labels hidden, where `data.limit_rest` says so, but for those with the pixels of an
+    image that is drawn: they are left out and counted. One that is drawn
     and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
@@ -49,14 +50,16 @@ def ingest(
     opened = open_data(config)
     if issues is not None:
         issues.check_listed(opened.items)
-    items, not_drawn = _draw(list(opened.items), config)
-    report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
+    items, rest = _draw(list(opened.items), config)
+    report = IngestReport(labelled_not_drawn=len(rest), notes=list(opened.notes))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
         path.unlink()
     kept: list[ImageRecord] = []
     for split in SPLITS:
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
         records = _load(chosen, config.data, issues, report, on_image)
+        if split == "unlabelled":
+            records = _without_twins(records, rest, kept, report)
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
@@ -70,8 +73,8 @@ def ingest(
     return report
 
 
-def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
-    """The items of the run and how many labelled ones were not drawn; the classes take turns."""
+def _draw(items: list[Item], config: Config) -> tuple[list[Item], frozenset[str]]:
+    """The items of the run, and the ids of the labelled ones that were not drawn; the classes take turns."""
     data = config.data
     labelled = [item for item in items if item.split == "labelled"]
     classes = [item.cell_type for item in labelled]
@@ -80,7 +83,22 @@ def _draw(items: list[Item], config: Config) -> tuple[list[Item], int]:
     kept = [item for item in items if item.split != "labelled" or item.image_id in drawn]
     if data.limit_rest == "unlabelled":
         kept += [replace(item, split="unlabelled") for item in rest]
-    return kept, len(rest)
+    return kept, frozenset(item.image_id for item in rest)
+
+
+def _without_twins(
+    records: Iterator[ImageRecord], hidden: Container[str], kept: Sequence[ImageRecord], report: IngestReport
+) -> Iterator[ImageRecord]:
+    """The unlabelled records without those of hidden labels that have the pixels of a labelled one, which is learnt.
+
+    An unlabelled image of the data set itself with such pixels stays, and the leak check refuses it.
+    """
+    labelled = {record.sha256 for record in kept if record.sha256}
+    for record in records:
+        if record.image_id in hidden and record.sha256 in labelled:
+            report.hidden_twins += 1
+        else:
+            yield record
 
 
 def _load(

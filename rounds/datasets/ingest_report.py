@@ -41,6 +41,7 @@ class IngestReport:
     label_issues: LabelIssueCounts | None = None  # what became of the rows of data.label_issues
     notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
     labelled_not_drawn: int = 0  # by data.labelled_limit; data.limit_rest says what became of them
+    hidden_twins: int = 0  # of these, left out of the unlabelled images: they have the pixels of one that was drawn
     shards: dict[str, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     seconds: float = 0.0
 
@@ -69,6 +70,8 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     if report.labelled_not_drawn:
         fate = "left out" if data.limit_rest == "leave out" else "unlabelled, their labels hidden"
         lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")
+    if report.hidden_twins:
+        lines.append(f"{report.hidden_twins} of these have the pixels of an image that is drawn, and are left out")
     for split in SPLITS:
         if report.duplicates[split]:
             lines.append(f"{report.duplicates[split]} {split} images repeat another one's pixels")

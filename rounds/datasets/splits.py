@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -118,15 +118,21 @@ def grouped_split(
 
 def _by_stratum(keys: Sequence[str], strata: Sequence[str | None], enough: int) -> list[list[str]]:
     """The groups of each stratum that has `enough` of them, then those of the others together."""
+    members = _members(keys, strata)
+    large = [each for each in members if len(each) >= enough]
+    rest = [key for each in members if len(each) < enough for key in each]
+    return [*large, *([rest] if rest else [])]
+
+
+def _members(keys: Sequence[str], strata: Sequence[str | None]) -> list[list[str]]:
+    """The groups of each stratum, by its name; a group is of the stratum that most of its images have."""
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for key, stratum in zip(keys, strata, strict=True):
         votes[key][stratum or ""] += 1
     members: defaultdict[str, list[str]] = defaultdict(list)
     for key, counted in votes.items():
         members[min(counted, key=lambda name: (-counted[name], name))].append(key)
-    large = [members[name] for name in sorted(members) if len(members[name]) >= enough]
-    rest = [key for name in sorted(members) if len(members[name]) < enough for key in members[name]]
-    return [*large, *([rest] if rest else [])]
+    return [members[name] for name in sorted(members)]
 
 
 def _place(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, placed: dict[str, str]) -> None:
@@ -141,22 +147,62 @@ def _place(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, 
         empty.pop(placed[key], None)
 
 
-def folds(groups: Sequence[str | None], k: int, seed: int) -> NDArray[np.int64]:
-    """The fold in 0..k-1 of every image, int64 (N,), such that no group is divided; None is its own group.
+def units(rows: Sequence[Placed]) -> list[str]:
+    """A key for every image; two images have one key when a chain of equal groups and equal pixels joins them.
 
-    The largest group goes first, each to the smallest fold, so that the folds are near in size.
+    What a model learns of one of them it knows of the others. An image without group or without sha256 is joined by
+    the other of the two, or stands alone. The key is the first name of its chain, whatever the order of `rows`.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:  # union-find with path halving (Tarjan and van Leeuwen 1984)
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    own = [f"image {row.image_id}" for row in rows]
+    for name, row in zip(own, rows, strict=True):
+        for other in _shared_names(row):
+            low, high = sorted((root(name), root(other)))
+            parent[high] = low
+    return [root(name) for name in own]
+
+
+def _shared_names(row: Placed) -> Iterator[str]:
+    """What an image may have in common with others."""
+    if row.group is not None:
+        yield f"group {row.group}"
+    if row.sha256:
+        yield f"pixels {row.sha256}"
+
+
+def folds(keys: Sequence[str], k: int, seed: int, strata: Sequence[str | None] | None = None) -> NDArray[np.int64]:
+    """The fold in 0..k-1 of every image, int64 (N,), such that images of one key (see `units`) stand in one fold.
+
+    Stratified by `strata` (such as classes): one stratum after another, the largest group of images first, each to the
+    fold with the fewest images of the stratum, of these to the smallest. So every stratum of k groups or more stands
+    in every fold. A group is of the stratum that most of its images have.
     Raises DataError when there are fewer groups than folds, ValueError when k < 2.
     """
     if k < 2:
         raise ValueError(f"expected k >= 2, got {k}")
-    keys, sizes = _sizes(groups)
+    sizes = Counter(keys)
     if len(sizes) < k:
-        raise DataError(f"{len(sizes)} groups cannot fill {k} folds; name groups more finely")
+        raise DataError(
+            f"{len(sizes)} groups of images cannot fill {k} folds (images of equal pixels are one group); "
+            "name groups more finely or lower rounds.folds"
+        )
     filled = [0] * k
     placed: dict[str, int] = {}
-    for key in sorted(sizes, key=lambda key: (-sizes[key], derive_seed(seed, "fold", key), key)):
-        placed[key] = filled.index(min(filled))
-        filled[placed[key]] += sizes[key]
+    for members in sorted(_members(keys, strata or [None] * len(keys)), key=lambda m: -sum(sizes[key] for key in m)):
+        of_stratum = [0] * k
+        for key in sorted(members, key=lambda key: (-sizes[key], derive_seed(seed, "fold", key), key)):
+            fold = min(range(k), key=lambda fold: (of_stratum[fold], filled[fold]))
+            placed[key] = fold
+            of_stratum[fold] += sizes[key]
+            filled[fold] += sizes[key]
     return np.array([placed[key] for key in keys], dtype=np.int64)
 
 

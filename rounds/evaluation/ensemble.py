@@ -45,7 +45,7 @@ class Ensemble:
     """
 
     round: int
-    name: str  # ENSEMBLE, or that of one model: CONTROL or a student
+    name: str  # ENSEMBLE, or that of one model: a control or a student
     members: tuple[str, ...]
     folds: tuple[Fold, ...]
     fusion: FusionConfig

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cellsemi.configs.schema import Config
 from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS
 
 
@@ -65,13 +66,17 @@ def _next(
     return found
 
 
-def stop_reason(promoted: Sequence[bool], stop_after: int | None) -> str | None:
+def stop_reason(promoted: Sequence[bool], config: Config) -> str | None:
     """Why no further round is run after rounds 0, 1 ... of which these were promoted; None: go on.
 
-    They end when the last `stop_after` were not promoted (patience, as in the early stopping of Prechelt 1998);
-    with None never.
+    They end when the last `rounds.stop_after` were not promoted (patience, as in the early stopping of Prechelt 1998);
+    with None never. After a refusal the teachers, and so the pseudo-labels, are the same: the next round would be
+    another try of the last one, with another seed, unless other models take part in it. Then it is run.
     """
-    if stop_after is None or len(promoted) < stop_after or any(promoted[-stop_after:]):
+    stop_after, next_round = config.rounds.stop_after, len(promoted)
+    if stop_after is None or next_round < stop_after or any(promoted[-stop_after:]):
+        return None
+    if next_round and config.models_of(next_round) != config.models_of(next_round - 1):
         return None
     rounds = "the last round was" if stop_after == 1 else f"the last {stop_after} rounds were"
-    return f"{rounds} not promoted (rounds.stop_after)"
+    return f"{rounds} not promoted (rounds.stop_after), and the next one would differ in nothing but its seed"

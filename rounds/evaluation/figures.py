@@ -55,15 +55,21 @@ class Evaluated:
 
     def interval(self, values: Floats, purpose: str) -> Interval:
         """The mean of the images' values; each purpose has its own seed, so that all models are resampled alike."""
-        drawn = derive_seed(self.seed, "interval", purpose)
-        return Interval.of(values, self.config.bootstrap, self.config.confidence, drawn)
+        return _interval(values, purpose, self.config, self.seed)
 
     def difference(self, other: Evaluation | None) -> Interval | None:
         """Test mAP minus that of another evaluation on the same images; None without one."""
-        if other is None:
-            return None
-        ours, theirs = paired_values(self.test.scores, other.scores)
-        return self.interval(ours - theirs, "test")
+        return None if other is None else map_difference(self.test, other, self.config, self.seed)
+
+
+def map_difference(ours: Evaluation, theirs: Evaluation, config: PromotionConfig, seed: int) -> Interval:
+    """The mean of one evaluation's test mAP minus the other's, image by image; ValueError when of other images."""
+    first, second = paired_values(ours.scores, theirs.scores)
+    return _interval(first - second, "test", config, seed)
+
+
+def _interval(values: Floats, purpose: str, config: PromotionConfig, seed: int) -> Interval:
+    return Interval.of(values, config.bootstrap, config.confidence, derive_seed(seed, "interval", purpose))
 
 
 @dataclass(frozen=True, slots=True)

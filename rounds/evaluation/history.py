@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
-from cellsemi.rounds.evaluation.verdict import verdict
+from cellsemi.rounds.evaluation.verdict import AgainstControl, verdict
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, RunPaths
+from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 
 
 class RoundManifest(OnDisk):
     """What a finished round came to, `round-NN/manifest.json`.
 
     `students` are the members of its ensemble, `steps` the optimiser steps behind the first of them with all its
-    ancestors; `control` is the decision on the control, None where there is none. `rows` are leaderboard rows.
+    ancestors; `control` is the decision on the control, `against_control` how what teaches after this round compares
+    with it on test, both None where there is none. `rows` are leaderboard rows.
     """
 
     round: int
@@ -26,6 +27,7 @@ class RoundManifest(OnDisk):
     steps: int
     decision: Decision
     control: Decision | None
+    against_control: AgainstControl | None
     seconds: float
     rows: tuple[dict[str, object], ...]
 
@@ -51,9 +53,14 @@ def delivered_by(manifests: Mapping[int, RoundManifest]) -> tuple[int, str]:
     for number, manifest in manifests.items():
         if manifest.decision.promoted:
             found = (number, ENSEMBLE)
-        if manifest.control and manifest.control.promoted:
-            found = (number, CONTROL)
+        if manifest.control and manifest.against_control and manifest.control.promoted:
+            found = (number, manifest.against_control.control)
     return found
+
+
+def seeds_tried(manifests: Mapping[int, RoundManifest], standing: int) -> int:
+    """How many seeds it took to come to the round `standing`: 1, and 1 for each refused round before it."""
+    return 1 + sum(not each.decision.promoted for number, each in manifests.items() if number < standing)
 
 
 def decisions(manifests: Mapping[int, RoundManifest]) -> dict[int, Decision]:
@@ -61,15 +68,26 @@ def decisions(manifests: Mapping[int, RoundManifest]) -> dict[int, Decision]:
     return {number: manifest.decision for number, manifest in manifests.items()}
 
 
+def last_comparison(manifests: Mapping[int, RoundManifest]) -> AgainstControl | None:
+    """The last comparison with a control; None where no round had one."""
+    found = [each.against_control for _, each in sorted(manifests.items()) if each.against_control is not None]
+    return found[-1] if found else None
+
+
 def standings(manifests: Mapping[int, RoundManifest], run: str) -> tuple[list[Row], str]:
-    """The leaderboard rows of some rounds of a run, what it recommends marked, and the verdict after these rounds."""
-    delivered = delivered_by(manifests)
+    """The leaderboard rows of some rounds of a run, and the verdict after these rounds.
+
+    What the run recommends is marked, and what teaches shows its difference to the control of the last round.
+    """
+    delivered, compared = delivered_by(manifests), last_comparison(manifests)
     found = [Row.from_json(values) for manifest in manifests.values() for values in manifest.rows]
-    return leaderboard.recommend(found, delivered), verdict(found, decisions(manifests), delivered, run)
+    if compared is not None:
+        at = (compared.round, compared.model)
+        found = [row.with_(vs_control=compared.difference) if (row.round, row.model) == at else row for row in found]
+    return leaderboard.recommend(found, delivered), verdict(found, decisions(manifests), compared, delivered, run)
 
 
 def read_verdict(paths: RunPaths) -> str:
     """The verdict of a run as it stands."""
-    manifests = read_manifests(paths)
-    rows = leaderboard.read(paths.leaderboard)
-    return verdict(rows, decisions(manifests), delivered_by(manifests), paths.name)
+    manifests, rows = read_manifests(paths), leaderboard.read(paths.leaderboard)
+    return verdict(rows, decisions(manifests), last_comparison(manifests), delivered_by(manifests), paths.name)

@@ -29,7 +29,7 @@ from cellsemi.rounds.evaluation.figures import (
 )
 from cellsemi.rounds.evaluation.metrics import summarise
 from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.run import CONTROL
+from cellsemi.rounds.store.run import is_control
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +39,10 @@ class Row:
     """One model of one round: a value for each of FIGURES, as an attribute of that name.
 
     `change` is test mAP against round 0 of the same name, on the same images; of `control` against round 0
-    of the model that it copies: same family, same labels, fewer steps. `vs_control` is that model's test
-    mAP of this round minus the control's, which had as many steps in total. None where there is nothing to
-    compare with.
+    of the model that it copies: same family, same labels, fewer steps. `vs_control` is the test
+    mAP of the first model of a round minus that of the control, for the round that trained the control and for the one
+    that teaches in the end; the control had as many steps in total as the first model of its round. None where there is
+    nothing to compare with.
     """
 
     if TYPE_CHECKING:  # what the code reads; FIGURES has all of them
@@ -140,7 +141,7 @@ def make_row(
 
 def baseline_name(model: str, first_model: str) -> str:
     """Whose round 0 a model is compared with: its own; the control copies the first model of the config."""
-    return first_model if model == CONTROL else model
+    return first_model if is_control(model) else model
 
 
 # --- text and files -----------------------------------------------------------------------------------
@@ -219,9 +220,9 @@ mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: boot
 below n = {ENOUGH_IMAGES}; they do not hold the chance of another training seed. val mAP is of the images that
 thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0 on
 the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
-with as many steps in total. decision: promoted models teach the next round; a control that won is recommended and
-teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. time: of training, of the ensemble
-that of the whole round.
+with as many steps in total as the last student. decision: promoted models teach the next round; a control that won is
+recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. time: of training, of
+the ensemble that of the whole round.
 """
 
 

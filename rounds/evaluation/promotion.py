@@ -33,6 +33,19 @@ class Sized:
     incumbent: Sequence[ImageScore]
 
 
+def needed_probability(min_probability: float, tries: int) -> float:
+    """The probability that the last of so many tries needs, at least `min_probability`.
+
+    So many tries at this probability are promoted by chance no more often than one at `min_probability` (Bonferroni).
+    The tries before it needed less, so that the chance of any promotion still grows with the tries, but more slowly:
+    benchmarks/retries.md.
+
+    >>> round(needed_probability(0.6, 1), 3), round(needed_probability(0.6, 2), 3), round(needed_probability(0.6, 4), 3)
+    (0.6, 0.8, 0.9)
+    """
+    return 1 - (1 - min_probability) / tries
+
+
 def decide(
     candidate: Sequence[ImageScore],
     incumbent: Sequence[ImageScore] | None,
@@ -42,13 +55,15 @@ def decide(
     sized: Sequence[Sized] = (),
     *,
     word: str = "promoted",
+    tries: int = 1,
 ) -> Decision:
     """Compare the ensemble of a round with the incumbent (None: there is none) on the validation images.
 
-    Promoted when the paired-bootstrap probability of a larger mAP is at least `min_probability`, and no
+    Promoted when the paired-bootstrap probability of a larger mAP is at least `needed_probability`, and no
     class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
-    `word` is what a winner is called: a control is recommended, since it teaches nobody.
+    `word` is what a winner is called: a control is recommended, since it teaches nobody. `tries` counts the candidates
+    that were compared with this incumbent, this one included.
     """
     if incumbent is None:
         return Decision(True, None, "promoted: the first round has no incumbent")
@@ -61,8 +76,10 @@ def decide(
         sizes = ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
         at = f" at the unlabelled images' cell sizes ({sizes})"
     probability = paired_probability(new, old, config.bootstrap, seed)
-    share = f"better in {probability:.1%} of {config.bootstrap} resamples, {config.min_probability:.1%} needed"
-    problems = [] if probability >= config.min_probability else ["not clearly better"]
+    needed = needed_probability(config.min_probability, tries)
+    share = f"better in {probability:.1%} of {config.bootstrap} resamples, {needed:.1%} needed"
+    share += f" at try {tries}, {config.min_probability:.1%} at the first" if tries > 1 else ""
+    problems = [] if probability >= needed else ["not clearly better"]
     for class_id, name in enumerate(classes):
         differences = class_differences(candidate, incumbent, class_id)
         fall = -float(differences.mean()) if len(differences) else 0.0

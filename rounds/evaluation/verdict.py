@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cellsemi.rounds.evaluation.enough_images import enough, too_few
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
-from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
+from cellsemi.rounds.store.run import ENSEMBLE, is_control
 
 
-def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str], run: str) -> str:
+@dataclass(frozen=True, slots=True)
+class AgainstControl:
+    """Test mAP of the first model of the round that teaches now, minus that of a control of the last round.
+
+    Where several controls were trained, `control` is the one that was best on validation images.
+    Where the last round was refused, the control had as many steps as the refused student: more than this model.
+    """
+
+    round: int
+    model: str
+    control_round: int
+    control: str
+    difference: Interval
+
+
+def verdict(
+    rows: Sequence[Row],
+    decisions: Mapping[int, Decision],
+    compared: AgainstControl | None,
+    delivered: tuple[int, str],
+    run: str,
+) -> str:
     """What to use of a run called `run`; then whether the rounds helped on test, and more than longer training would.
 
-    It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is named with its
+    It speaks of the last promoted ensemble, and of its first model beside the control (`compared`), which says nothing
+    where another round teaches by now. `decisions` are by round; a last round that was refused is named with its
     reason. `delivered` is the (round, model) to use. Of fewer than ENOUGH_IMAGES test images nothing is concluded.
     """
     ensembles = {row.round: row for row in rows if row.model == ENSEMBLE}
@@ -27,8 +50,8 @@ def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: t
         return f"{use} No round has been run yet: the supervised models of round 0 score {score} mAP on test."
     standing = max((row for row in ensembles.values() if row.promoted or row.round == 0), key=lambda row: row.round)
     shown = standing if standing.round else last
-    control = next((row for row in reversed(rows) if row.vs_control is not None), None)
-    sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
+    control = compared if compared is not None and compared.round == standing.round else None
+    sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control, shown)}"
     if last.round in decisions and not decisions[last.round].promoted:
         sentence += f"; round {last.round} was {decisions[last.round].reason}"
     return f"{use} {sentence}."
@@ -36,11 +59,11 @@ def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: t
 
 def _use(delivered: tuple[int, str], run: str) -> str:
     round, model = delivered
-    why = ": on validation images longer training on the human labels won" if model == CONTROL else ""
+    why = ": on validation images longer training on the human labels won" if is_control(model) else ""
     return f"Use the {model} of round {round} (cellsemi predict IMAGES --run {run} --out DIR){why}."
 
 
-def _headline(standing: Row, shown: Row, control: Row | None) -> str:
+def _headline(standing: Row, shown: Row, control: AgainstControl | None) -> str:
     if standing.round == 0:
         return "The rounds did not help, none was promoted"
     if not enough(shown.test_images):
@@ -57,7 +80,7 @@ def _headline(standing: Row, shown: Row, control: Row | None) -> str:
         1: "The rounds helped",
         0: "The rounds helped, but not measurably more than longer training on the human labels",
         -1: "The rounds helped less than longer training on the human labels alone",
-    }[_direction(control.vs_control)]
+    }[_direction(control.difference)]
 
 
 def _facts(row: Row) -> str:
@@ -69,12 +92,14 @@ def _facts(row: Row) -> str:
     )
 
 
-def _control_facts(row: Row | None) -> str:
-    if row is None or row.vs_control is None:
+def _control_facts(found: AgainstControl | None, row: Row) -> str:
+    """`row` is one on the same test images."""
+    if found is None:
         return "there is no supervised control of equal steps to compare with"
+    longer = "" if found.round == found.control_round else f" as the student of round {found.control_round} had"
     return (
-        f"against a supervised control of as many steps, {row.model} of round {row.round} differs by "
-        f"{_signed(row.vs_control, row)}"
+        f"against a supervised control of as many steps{longer}, {found.model} of round {found.round} differs by "
+        f"{_signed(found.difference, row)}"
     )
 
 

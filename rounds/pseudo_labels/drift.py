@@ -20,7 +20,7 @@ from scipy.stats import ks_2samp
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances, State
 
-CELLS_FACTOR = 2.0  # cells per image: this many times more or fewer
+CELLS_FACTOR = 1.5  # cells per image, accepted or accepted and ignored: this many times more or fewer
 SIZE_DISTANCE = 0.3  # of two distributions of area, 0 to 1
 SIZE_NOISE = 1.95  # distances that samples of one distribution have once in a thousand: this times sqrt(1/n + 1/m)
 SHARE_CHANGE = 0.2  # of a class among the cells, or of the accepted among all that were filtered
@@ -35,7 +35,8 @@ KEPT: tuple[State, ...] = ("human", "accepted")
 class Profile:
     """What some images hold: the areas in pixels of their human or accepted cells, int64, by class.
 
-    `filtered` counts the accepted, ignored and rejected cells, 0 for human labels. `ece` is the expected
+    `filtered` counts the accepted, ignored and rejected cells, `ignored` those of them that leave the loss, 0 for human
+    labels. `ece` is the expected
     calibration error of the teachers by class, of those with a curve of their own.
     """
 
@@ -43,6 +44,7 @@ class Profile:
     filtered: int
     areas: Mapping[str, NDArray[np.int64]]
     ece: Mapping[str, float]
+    ignored: int = 0
 
     @property
     def cells(self) -> int:
@@ -51,6 +53,11 @@ class Profile:
     @property
     def cells_per_image(self) -> float:
         return self.cells / self.images if self.images else 0.0
+
+    @property
+    def not_background_per_image(self) -> float:
+        """Accepted and ignored cells: all others are background to the students."""
+        return (self.cells + self.ignored) / self.images if self.images else 0.0
 
     @property
     def accepted_share(self) -> float | None:
@@ -75,6 +82,7 @@ class Profile:
         return {
             "images": self.images,
             "cells_per_image": self.cells_per_image,
+            "not_background_per_image": self.not_background_per_image,
             "accepted_share": self.accepted_share,
             "classes": classes,
         }
@@ -86,16 +94,18 @@ def profile(images: Iterable[Instances], classes: Sequence[str], calibration: Ca
     Ignored human cells do not count. The images are read one by one.
     """
     areas: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in classes}
-    count = filtered = 0
+    count = filtered = ignored = 0
     for cells in images:
         kept = cells.in_state(*KEPT)
         count += 1
-        filtered += len(cells) if calibration is not None else 0
+        if calibration is not None:
+            filtered += len(cells)
+            ignored += len(cells.in_state("ignored"))
         for class_id in np.unique(kept.class_id).tolist():
             areas[classes[class_id]].append(kept.area[kept.class_id == class_id])
     curves = {} if calibration is None else calibration.curves
     ece = {name: c.ece_after for name, c in curves.items() if c.kind == "own" and c.ece_after is not None}
-    return Profile(count, filtered, {name: np.concatenate(parts) for name, parts in areas.items()}, ece)
+    return Profile(count, filtered, {name: np.concatenate(parts) for name, parts in areas.items()}, ece, ignored)
 
 
 def alarms(now: Profile, reference: Profile, called: str) -> list[str]:
@@ -105,7 +115,7 @@ def alarms(now: Profile, reference: Profile, called: str) -> list[str]:
     """
     if not now.images or not reference.images:
         return []
-    if not now.cells:
+    if not now.cells:  # nothing else can be compared then
         return [f"no cell was accepted; {called} hold {reference.cells_per_image:.1f} per image"]
     found = _counts(now, reference, called)
     for name in now.areas:
@@ -134,12 +144,15 @@ def size_distance(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
 
 
 def _counts(now: Profile, reference: Profile, called: str) -> list[str]:
-    found = []
-    new, old = now.cells_per_image, reference.cells_per_image
-    if not old / CELLS_FACTOR <= new <= old * CELLS_FACTOR:
-        found.append(
-            f"{new:.1f} accepted cells per image, {called} hold {old:.1f}: more than a factor of {CELLS_FACTOR:g}"
-        )
+    compared = [("accepted", now.cells_per_image, reference.cells_per_image)]
+    if now.ignored or reference.ignored:
+        both = now.not_background_per_image, reference.not_background_per_image
+        compared.append(("accepted or ignored", *both))
+    found = [
+        f"{new:.1f} {what} cells per image, {called} hold {old:.1f}: more than a factor of {CELLS_FACTOR:g}"
+        for what, new, old in compared
+        if not old / CELLS_FACTOR <= new <= old * CELLS_FACTOR
+    ]
     if now.accepted_share is not None and reference.accepted_share is not None:
         change = now.accepted_share - reference.accepted_share
         if abs(change) > SHARE_CHANGE:

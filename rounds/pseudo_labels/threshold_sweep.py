@@ -7,7 +7,6 @@ cost one sort and one pass, not P evaluations. A match is always one within the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
 from cellsemi.rounds.evaluation.metrics import Tally
 
-EQUAL_OBJECTIVES = 1e-9  # objectives and counts closer than this are equal; sums of floats differ in the last digits
+EQUAL_OBJECTIVES = 1e-9  # objectives closer than this are equal; sums of floats differ in the last digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -55,8 +54,7 @@ class SweepResult:
     `below` is the highest confidence of a prediction that is not kept, 0 where there is none. `value` is the
     objective; `kept` predictions are accepted, of which `hit` are true cells at IoU > .5.
     `sure` is False when no confidence reaches `min_precision`. `counted` predictions have at least the reject
-    limit; `inside` says whether that is near enough to `truths`. `ruled_out` is the larger objective that the
-    guard of the count forbids, None when there is none.
+    limit.
     """
 
     accept: float
@@ -69,8 +67,6 @@ class SweepResult:
     truths: int
     sure: bool
     counted: int
-    inside: bool
-    ruled_out: float | None
 
 
 def collect(validation: Sequence[tuple[Instances, Instances]]) -> Samples:
@@ -112,9 +108,7 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     The reject threshold of a candidate is `reject_below`, or for `auto` the confidence whose count is nearest
     to the number of true cells (of equal ones the lower), but never above the candidate. The count is that of
     the predictions of any area with at least the reject threshold: those that the filter accepts or ignores there,
-    and the unsure specks. Guaranteed: while a candidate has a count from true cells / `count_slack` to true
-    cells x `count_slack`, one of these is taken; else one with the nearest count (by difference). Counts are of
-    these images; other images may hold more or fewer cells.
+    and the unsure specks. Counts are of these images; other images may hold more or fewer cells.
     """
     own = np.ones(len(samples.class_id), bool) if class_id is None else samples.class_id == class_id
     asked = np.ones(len(samples.true_class), bool) if class_id is None else samples.true_class == class_id
@@ -133,30 +127,21 @@ def sweep(samples: Samples, class_id: int | None, low: int, high: int | None, co
     accepts = quality[sure].astype(np.float64) if len(sure) else np.array([config.min_precision])
     places = sure + 1 if len(sure) else np.array([0])
     rejects = np.minimum(_reject(quality, last, truths, config), accepts)
-    counts = len(quality) - np.searchsorted(quality[::-1], rejects.astype(np.float32))
-    allowed, inside = _guard(counts, truths, config.count_slack)
     # Candidates fall, so the first of equal ones is the strictest.
-    best = int(np.flatnonzero(allowed & (values[places] >= values[places][allowed].max() - EQUAL_OBJECTIVES))[0])
-    place, value, most = places[best], float(values[places[best]]), float(values[places].max())
+    best = int(np.flatnonzero(values[places] >= values[places].max() - EQUAL_OBJECTIVES)[0])
+    place = places[best]
     return SweepResult(
         accept=float(accepts[best]),
         below=float(quality[place]) if place < len(quality) else 0.0,
         reject=float(rejects[best]),
-        value=value,
+        value=float(values[place]),
         kept=int(kept[place]),
         hit=int(hit[place]),
         predictions=len(quality),
         truths=truths,
         sure=len(sure) > 0,
-        counted=int(counts[best]),
-        inside=inside,
-        ruled_out=most if most > value + EQUAL_OBJECTIVES else None,
+        counted=len(quality) - int(np.searchsorted(quality[::-1], np.float32(rejects[best]))),
     )
-
-
-def count_band(truths: int, slack: float) -> tuple[int, int]:
-    """The smallest and the largest count that the guard allows."""
-    return math.ceil(truths / slack - EQUAL_OBJECTIVES), math.floor(truths * slack + EQUAL_OBJECTIVES)
 
 
 def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tuple[Ints, Ints, Ints]:
@@ -222,13 +207,3 @@ def _reject(quality: NDArray[np.float32], last: NDArray[np.intp], truths: int, c
         return 0.0
     away = np.abs(last + 1 - truths)
     return float(quality[last[np.flatnonzero(away == away.min())[-1]]])
-
-
-def _guard(counts: NDArray[np.intp], truths: int, slack: float) -> tuple[Bools, bool]:
-    """Which candidates may be taken, and whether their counts lie inside the band."""
-    low, high = count_band(truths, slack)
-    inside = (counts >= low) & (counts <= high)
-    if inside.any():
-        return inside, True
-    away = np.abs(counts - truths)
-    return away == away.min(), False

@@ -11,7 +11,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import AUTO, ClassThresholds, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.area_limits import AreaLimits, area_limits, areas_by_class
-from cellsemi.rounds.pseudo_labels.threshold_sweep import EQUAL_OBJECTIVES, SweepResult, collect, count_band, sweep
+from cellsemi.rounds.pseudo_labels.threshold_sweep import EQUAL_OBJECTIVES, SweepResult, collect, sweep
 
 Ends = tuple[int, int | None]  # the smallest and the largest area in pixels
 ANY: Ends = (0, None)
@@ -61,11 +61,8 @@ def choose_thresholds(
 ) -> Thresholds:
     """Fixed thresholds from the config, or chosen ones from (calibrated predictions, truth) and labelled cells.
 
-    `auto` takes the best accept and reject threshold of an exact sweep over the confidences of the predictions,
-    among those whose count of cells stays near the labelled count; `threshold_sweep.sweep` states what is
-    maximised and what is guaranteed. The guard of the count follows LabelMatch (Chen et al. 2022) and Noisy
-    Boundaries (Wang et al. 2022), which set thresholds by the labelled count per unlabelled image; here it is
-    that of the labelled validation images themselves, because the unlabelled images may hold other cells.
+    `auto` takes the best accept and reject threshold of an exact sweep over the confidences of the predictions;
+    `threshold_sweep.sweep` states what is maximised.
 
     Areas come from the quantiles of the cells of `labelled`, which people drew on training and validation
     images (`area_limits`). With `areas: always` both ends hold and the sweep keeps only what fits. With
@@ -160,18 +157,8 @@ def _accept_sentence(choice: SweepResult, config: FilterConfig, whose: str) -> s
 def _reject_sentence(choice: SweepResult, config: FilterConfig) -> str:
     if config.reject_below == AUTO and not choice.predictions:
         return "none rejected: there is no validation prediction to choose the threshold on"
-    sentence = f"rejected below {choice.reject:.2f}"
-    low, high = count_band(choice.truths, config.count_slack)
     kept = f", from where {choice.counted} cells are kept for {choice.truths} labelled ones"
-    wanted = f"{low} to {high} (count_slack {config.count_slack:g})"
-    if not choice.inside:
-        sentence += f"{kept}: no thresholds keep {wanted}, these are the nearest"
-    elif choice.ruled_out is not None or config.reject_below == AUTO:
-        sentence += kept
-    if choice.ruled_out is not None:
-        where = f"outside {wanted}" if choice.inside else "further off"
-        sentence += f"; {_objective(config)} {choice.ruled_out:.2f} was possible, but with a count {where}"
-    return sentence
+    return f"rejected below {choice.reject:.2f}{kept if config.reject_below == AUTO else ''}"
 
 
 def _objective(config: FilterConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,17 +16,10 @@ from cellsemi.rounds.store.manifest import TrainingCounts
 from cellsemi.rounds.store.schemas import ImageRecord
 
 NOT_PREDICTED = "not predicted"
-
-
 NO_CELL_FOUND = "no cell found"
-
-
 NO_CELL_ACCEPTED = "no cell accepted"
-
-
+OF_JUDGED = "of a group or of pixels that evaluate the fold"
 HELD_BACK = "labels too poor for this round"
-
-
 CELLS_MISSED = "too many cells of its class are missed"
 
 
@@ -55,8 +48,8 @@ def merge(
     human: Iterable[ImageRecord],
     pseudo: Iterable[ImageRecord],
     counts: MergeCounts,
+    left_out: Mapping[str, str] | None = None,
     not_taught: Collection[int] = (),
-    held_back: Collection[str] = (),
 ) -> Iterator[ImageRecord]:
     """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
 
@@ -64,8 +57,8 @@ def merge(
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
     everything there is background, and the likeliest reason for an image without accepted cells is a teacher
     that does not know them. One whose accepted cells are mostly of a class in `not_taught` is left out as well: too
-    much of such cells would be taught as background; and so are the ids in `held_back`. `rejected` and `ignored` cells
-    stay in the records for the trainer.
+    much of such cells would be taught as background; and so are the ids in `left_out`, for the reason stated there.
+    `rejected` and `ignored` cells stay in the records for the trainer.
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
@@ -80,7 +73,7 @@ def merge(
             hashes[record.sha256] = record.image_id
     for record in pseudo:
         _refuse_overlap(record, ids, hashes)
-        reason = _check_pseudo(record, not_taught) or (HELD_BACK if record.image_id in held_back else "")
+        reason = (left_out or {}).get(record.image_id) or _check_pseudo(record, not_taught)
         if reason:
             counts.left_out[reason] += 1
             continue

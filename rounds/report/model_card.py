@@ -19,7 +19,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.report.round_report import table
-from cellsemi.rounds.store.run import CONTROL
+from cellsemi.rounds.store.run import is_control
 
 LIBRARY = "cellsemi"
 TASK = "image-segmentation"
@@ -378,7 +378,7 @@ def _taught(facts: CardFacts) -> list[CardRound]:
     """The rounds whose pseudo-labels are behind the model: its own, its teachers', theirs and so on; oldest first."""
     by_round = {each.round: each for each in facts.rounds}
     found: list[CardRound] = []
-    at = None if facts.row.model == CONTROL else facts.round
+    at = None if is_control(facts.row.model) else facts.round
     while at:
         found.insert(0, by_round[at])
         at = by_round[at].teachers_round

@@ -128,7 +128,7 @@ def _help(facts: Facts) -> Iterator[str]:
     if facts.teachers_round is not None:
         yield "- change: test mAP against round 0 on the same images."
     if any(row.vs_control is not None for row in facts.rows):
-        yield "- vs control: test mAP against human labels alone with as many steps in total."
+        yield "- vs control: test mAP against human labels alone with as many steps in total as the last student."
     if facts.on_control is not None:
         yield f"- The control, compared with the best ensemble so far: {_sentence(facts.on_control.reason)}"
     yield ""

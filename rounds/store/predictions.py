@@ -23,7 +23,7 @@ class PredictionSet:
     """
 
     round: int
-    model: str  # the name of a model, ENSEMBLE or CONTROL
+    model: str  # the name of a model, ENSEMBLE or a control
     fold: Fold | None
     split: str  # val, test, UNLABELLED or VAL_AS_UNLABELLED
     scale: float = 1.0

@@ -30,7 +30,17 @@ SPLITS = ("labelled", "unlabelled", "val", "test")
 ENSEMBLE = "ensemble"
 
 
-CONTROL = "control"
+CONTROL = "control"  # the first of a round; others, of other seeds, are control-2 and so on
+
+
+def control_name(seed: int) -> str:
+    """The name of the control of a seed, from 0 on."""
+    return CONTROL if seed == 0 else f"{CONTROL}-{seed + 1}"
+
+
+def is_control(model: str) -> bool:
+    """Whether a model is a control, by its name."""
+    return re.fullmatch(rf"{CONTROL}(-\d+)?", model) is not None
 
 
 VERSIONED = (

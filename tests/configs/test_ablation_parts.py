@@ -69,7 +69,7 @@ def test_a_part_is_switched_the_other_way(name: str, settings: list[str], to: st
 def test_a_switch_says_what_it_changes() -> None:
     made = switch(demo(), PARTS["ema"])
     assert made.settings == ("training.ema=0.0",) and made.changes == ("training.ema: 0.99 -> 0.0",)
-    assert switch(demo(), PARTS["stopping"]).settings == ("rounds.stop_after=2",)
+    assert switch(demo(), PARTS["stopping"]).settings == ("rounds.stop_after=1",)
     strong = switch(demo(), PARTS["augment"])
     assert strong.settings == ("models[].augment=strong",)
     assert "models.1.augment.elastic: 0.3 -> 0.2" in strong.changes

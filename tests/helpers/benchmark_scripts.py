@@ -31,6 +31,7 @@ def script(name: str) -> ModuleType:
 
 rounds = script("rounds")
 promotion = script("promotion")
+retries = script("retries")
 # What rounds.py imports beside itself, by the names that it has there.
 regimes, rounds_plan, rounds_runs, rounds_table = (
     sys.modules[name] for name in ("regimes", "rounds_plan", "rounds_runs", "rounds_table")

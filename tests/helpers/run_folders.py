@@ -36,6 +36,7 @@ def finish_first_round(paths: RunPaths, round: int = 0) -> None:
         steps=1,
         decision=Decision(True, None, "the baseline"),
         control=None,
+        against_control=None,
         seconds=1.0,
         rows=(),
     ).write(paths.round_manifest(round))

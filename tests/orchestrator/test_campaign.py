@@ -32,7 +32,8 @@ pytestmark = pytest.mark.usefixtures("fake_models")
 
 
 def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
-    paths, watcher = bring(config_at(tmp_path), 2)
+    always = ("rounds.promotion.min_probability=0", "rounds.promotion.class_margin=1")  # so one control is fair
+    paths, watcher = bring(config_at(tmp_path, *always), 2)
     rows = leaderboard.read(paths.leaderboard)
     models = [(row.round, row.model) for row in rows]
     each = ["unet-a", "unet-b", "ensemble"]
@@ -100,7 +101,10 @@ def test_rounds_that_are_not_promoted_end_the_run_with_a_control(tmp_path: Path)
     config = config_at(tmp_path, *NEVER, "rounds.stop_after=2")
     paths, watcher = bring(config, 4)
     assert paths.finished_rounds() == [0, 1, 2]
-    end = "the last 2 rounds were not promoted (rounds.stop_after)"
+    end = (
+        "the last 2 rounds were not promoted (rounds.stop_after), and the next one would differ in nothing but its seed"
+    )
+    assert "100.0% needed at try 2, 100.0% at the first" in read_manifests(paths)[2].decision.reason
     assert any(note.endswith(f"no further round is run: {end}") for note in watcher.notes)
     assert f"rounds from 3 on are not run: {end}" in watcher.notes
     assert f"no further round is run: {end}" in read_verdict(paths)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.campaigns import bring, config_at, tables
+from PIL import Image
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.schema import Config
@@ -16,9 +18,10 @@ from cellsemi.orchestrator.runs.label_issues import judged_split
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.pseudo_labels.training_set import OF_JUDGED
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import folds_of
-from cellsemi.rounds.store.manifest import read_fit
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.run import RunPaths
 
 LIMITS = "{accept: 0.02, reject: 0.01}"
@@ -143,6 +146,60 @@ def test_pseudo_labels_of_folds_are_not_one_set(folded: tuple[RunPaths, Config])
 def test_more_folds_than_groups_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot fill 99 folds"):
         bring(config_at(tmp_path, "rounds.folds=99"), 0)
+
+
+# id, split, well, class, and whose pixels it has. Well 3 is of labelled and unlabelled images; u5 has the pixels of u0,
+# so that wells 0 and 4 are one; l2 and l6, of other wells, are one picture.
+PLATES = """
+l0 labelled w0 shsy5y l0    l1 labelled w1 shsy5y l1    l2 labelled w2 shsy5y l2    l3 labelled w3 astro l3
+l4 labelled w4 astro l4     l5 labelled w5 astro l5     l6 labelled w6 shsy5y l2    l7 labelled w3 astro l7
+v0 val w7 shsy5y v0         v1 val w8 astro v1          t0 test w9 shsy5y t0        t1 test w10 astro t1
+u0 unlabelled w0 shsy5y u0  u1 unlabelled w1 shsy5y u1  u2 unlabelled w3 astro u2   u3 unlabelled w5 astro u3
+u4 unlabelled w11 astro u4  u5 unlabelled w4 astro u0   u6 unlabelled w12 astro u4
+"""
+
+
+def plates(folder: Path) -> Path:
+    """A data set on disk in the wells of PLATES."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    lines = ["id,split,well,kind"]
+    words = PLATES.split()
+    for name, split, well, kind, pixels in zip(*(words[column::5] for column in range(5)), strict=True):
+        rng = np.random.default_rng(ord(pixels[0]) * 16 + int(pixels[1]))
+        image, labels = rng.normal(100, 4, (48, 56)), np.zeros((48, 56), np.uint16)
+        for cell in range(1, 5):
+            y, x = 12 * ((cell - 1) // 2) + rng.integers(2, 6), 24 * (cell % 2) + rng.integers(2, 14)
+            labels[y : y + 6, x : x + 6], image[y : y + 6, x : x + 6] = cell, 200
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(labels).save(folder / "masks" / f"{name}.png")
+        lines.append(f"{name},{split},{well},{kind}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_no_group_and_no_pixels_are_both_learnt_and_judged(tmp_path: Path) -> None:
+    data = ("data.source=label-maps", f"data.root={plates(tmp_path / 'plates')}", "data.group_column=well")
+    more = ("data.class_column=kind", "data.classes=[shsy5y, astro]", "rounds.stop_after=null")
+    limits = f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}}}"
+    config = config_at(tmp_path, *SETTINGS, *data, *more, limits)
+    paths, watcher = bring(config, 2)
+    left: dict[str, int] = {}
+    for fold in folds_of(config):
+        judged = list(shards.read_folder(paths.split(fold.val)))
+        assert {record.cell_type for record in judged} == {"shsy5y", "astro"}, "each fold has of each class"
+        wells, pixels = {r.group for r in judged}, {r.sha256 for r in judged}
+        for round in (0, 1, 2):
+            learnt = list(shards.read_folder(paths.train(round, fold.suffix)))
+            assert not wells & {r.group for r in learnt} and not pixels & {r.sha256 for r in learnt}
+        counts = read_manifest(paths.train(1, fold.suffix)).merged
+        assert counts is not None
+        left[fold.val] = counts.left_out.get(OF_JUDGED, 0)
+        taught = {r.image_id for r in learnt if r.split == "unlabelled"}
+        assert {"u4", "u6"} <= taught, "images of wells without labels teach every fold"
+        assert not {"l0", "l4"} & {r.image_id for r in judged} or {"l0", "l4"} <= {r.image_id for r in judged}
+    assert sum(left.values()) == 5, "each of u0, u1, u2, u3, u5 is left out of the one fold that its well evaluates"
+    assert any(f"({OF_JUDGED})" in note for note in watcher.notes)
 
 
 def test_without_folds_there_is_one_hold_out() -> None:

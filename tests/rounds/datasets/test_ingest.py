@@ -16,7 +16,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config, RunConfig
 from cellsemi.rounds.datasets import synthetic
 from cellsemi.rounds.datasets.ingest import ingest
-from cellsemi.rounds.datasets.ingest_report import IngestReport
+from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.shards import read_folder, read_shard, shard_paths
@@ -185,6 +185,24 @@ def test_labelled_images_that_are_not_drawn_are_in_no_split(tmp_path: Path) -> N
     assert drawn[1] < drawn[3]
     with pytest.raises(DataError, match="labelled_limit is 5, but there are 4"):
         ingest(config(root, labelled_limit=5), tmp_path / "x", "x", quiet)
+
+
+def test_a_hidden_image_with_the_pixels_of_a_drawn_one_is_left_out_and_counted(tmp_path: Path) -> None:
+    """im00 .. im03 are labelled and two of them are one picture: the draw may part them."""
+    root = build(tmp_path / "d")
+    (root / "images" / "im01.png").write_bytes((root / "images" / "im00.png").read_bytes())
+    twins, parted = {"im00", "im01"}, 0
+    for limit in (1, 2, 3):
+        out = tmp_path / str(limit)
+        report = ingest(config(root, labelled_limit=limit, limit_rest="unlabelled"), out, "x", quiet)
+        drawn, hidden = set(ids(out, "labelled")), set(ids(out, "unlabelled"))
+        one = len(drawn & twins) == 1
+        assert report.hidden_twins == one and report.images["unlabelled"] == 5 + 4 - limit - one
+        assert drawn | hidden == {f"im{i:02d}" for i in range(9)} - (twins - drawn if one else set())
+        parted += one
+        said = "1 of these have the pixels of an image that is drawn, and are left out"
+        assert (said in sentences(report, config(root, labelled_limit=limit, limit_rest="unlabelled").data)) == one
+    assert parted, "this seed parts them"
 
 
 def test_classes_of_images_become_the_classes_of_their_cells(tmp_path: Path) -> None:

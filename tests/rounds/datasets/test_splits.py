@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, folds, grouped_split, leak_check
+from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, folds, grouped_split, leak_check, units
 from cellsemi.rounds.store.schemas import ImageRecord
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -118,27 +120,81 @@ def test_shares_must_make_a_whole(fractions: dict[str, float]) -> None:
         grouped_split(["x", "y"], fractions, 0)
 
 
+classed = st.lists(st.tuples(st.sampled_from("abcdefghijkl"), st.sampled_from("xyz")), min_size=1, max_size=60)
+
+
 @patient
-@given(st.lists(names, min_size=1, max_size=60), st.integers(2, 4), st.integers(0, 3))
-def test_folds_keep_groups_whole_and_are_near_in_size(groups: list[str | None], k: int, seed: int) -> None:
-    sizes = Counter(g if g else i for i, g in enumerate(groups))
+@given(classed, st.integers(2, 4), st.integers(0, 3))
+def test_folds_keep_groups_whole_and_are_near_in_size(images: list[tuple[str, str]], k: int, seed: int) -> None:
+    keys, classes = [key for key, _ in images], [kind for _, kind in images]
+    sizes = Counter(keys)
     if len(sizes) < k:
         with pytest.raises(DataError, match=f"cannot fill {k} folds"):
-            folds(groups, k, seed)
+            folds(keys, k, seed, classes)
         return
-    found = folds(groups, k, seed)
+    found = folds(keys, k, seed, classes)
+    assert set(found.tolist()) == set(range(k)), "no fold is empty"
+    assert len(set(zip(keys, found.tolist(), strict=True))) == len(sizes)
+    alone = Counter(folds(keys, k, seed).tolist())
+    assert max(alone.values()) - min(alone.values()) <= max(sizes.values())
+
+
+@patient
+@given(st.lists(st.sampled_from("xyz"), min_size=4, max_size=60), st.integers(2, 4), st.integers(0, 3))
+def test_folds_of_single_images_have_each_class_in_equal_parts(classes: list[str], k: int, seed: int) -> None:
+    found = folds([f"image {i}" for i in range(len(classes))], k, seed, classes)
     filled = Counter(found.tolist())
-    assert set(filled) == set(range(k))
-    assert max(filled.values()) - min(filled.values()) <= max(sizes.values())
-    assert len({(g, f) for g, f in zip(groups, found, strict=True) if g}) == len({g for g in groups if g})
+    assert max(filled.values()) - min(filled.values()) <= 1
+    for kind in set(classes):
+        there = Counter(fold for fold, other in zip(found.tolist(), classes, strict=True) if other == kind)
+        counts = [there[fold] for fold in range(k)]
+        assert max(counts) - min(counts) <= 1
 
 
-def test_folds_of_single_images_are_balanced_and_drawn_by_the_seed() -> None:
-    found = folds([None] * 11, 3, 0)
-    assert sorted(Counter(found.tolist()).values()) == [3, 4, 4]
-    assert found.tolist() != folds([None] * 11, 3, 1).tolist()
+def test_every_class_of_enough_groups_stands_in_every_fold() -> None:
+    """Three wells of each class, one of them large: by size alone the fold of the large one would get nothing else."""
+    sizes = {"a1": 6, "a2": 1, "a3": 1, "b1": 2, "b2": 2, "b3": 2}
+    keys = [name for name, count in sizes.items() for _ in range(count)]
+    for seed in range(20):
+        found = folds(keys, 3, seed, [key[0] for key in keys])
+        for kind in "ab":
+            assert {fold for key, fold in zip(keys, found.tolist(), strict=True) if key[0] == kind} == {0, 1, 2}
+
+
+def test_folds_are_drawn_by_the_seed() -> None:
+    keys = [f"image {i}" for i in range(11)]
+    assert folds(keys, 3, 0).tolist() != folds(keys, 3, 1).tolist()
+    assert sorted(Counter(folds(keys, 3, 0).tolist()).values()) == [3, 4, 4]
     with pytest.raises(ValueError, match="k >= 2"):
-        folds([None] * 3, 1, 0)
+        folds(keys, 1, 0)
+
+
+placed = st.lists(
+    st.tuples(st.one_of(st.none(), st.integers(0, 9)), st.one_of(st.just(""), st.integers(0, 9).map(str))), max_size=25
+)
+
+
+@patient
+@given(placed, st.randoms(use_true_random=False))
+def test_units_are_the_connected_components_of_groups_and_pixels(images, random) -> None:  # type: ignore[no-untyped-def]
+    """Against scipy's components of the graph in which two images with a group or pixels in common are joined."""
+    rows = [
+        ImageRecord(f"i{n}", 1, 1, "labelled", group=None if g is None else f"g{g}", sha256=p)
+        for n, (g, p) in enumerate(images)
+    ]
+    if not rows:
+        assert units(rows) == []
+        return
+    joined = [
+        [(a.group is not None and a.group == b.group) or (bool(a.sha256) and a.sha256 == b.sha256) for b in rows]
+        for a in rows
+    ]
+    _, expected = connected_components(np.array(joined), directed=False)
+    found = units(rows)
+    assert len(set(zip(found, expected.tolist(), strict=True))) == len(set(found)) == len(set(expected.tolist()))
+    shuffled = random.sample(rows, len(rows))
+    again = dict(zip((row.image_id for row in shuffled), units(shuffled), strict=True))
+    assert found == [again[row.image_id] for row in rows], "whatever the order"
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), min_size=3, max_size=60), st.integers(0, 3))

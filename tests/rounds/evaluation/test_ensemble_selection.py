@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellsemi.configs.rounds import RoundsConfig
+from cellsemi.configs.schema import Config
 from cellsemi.rounds.evaluation.ensemble_selection import everyone, greedy, stop_reason
 
 NAMES = ("a", "b", "c", "d")
@@ -89,6 +91,16 @@ def test_everyone_keeps_the_order() -> None:
     ],
 )
 def test_rounds_end_after_enough_refusals_in_a_row(promoted: str, stop_after: int | None, stops: bool) -> None:
-    reason = stop_reason([each == "1" for each in promoted], stop_after)
+    reason = stop_reason([each == "1" for each in promoted], Config(rounds=RoundsConfig(stop_after=stop_after)))
     assert (reason is not None) == stops
     assert reason is None or "rounds.stop_after" in reason
+
+
+def test_after_a_refusal_a_round_of_other_models_is_run() -> None:
+    """A larger student from round 2 on: round 2 is no repetition of round 1, round 3 one of round 2."""
+    models = [{"name": "small", "last_round": 1}, {"name": "large", "first_round": 2, "width": 48}]
+    config = Config.model_validate({"models": models})
+    assert config.rounds.stop_after == 1
+    assert stop_reason([True, False], config) is None
+    assert "the next one would differ in nothing but its seed" in str(stop_reason([True, False, False], config))
+    assert stop_reason([True, False, True], config) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 
@@ -15,10 +16,10 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
-from cellsemi.rounds.evaluation.figures import FIGURES, Figure
+from cellsemi.rounds.evaluation.figures import FIGURES, Figure, map_difference
 from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, column_name, display_rows, make_row, recommend
-from cellsemi.rounds.evaluation.promotion import Decision, decide
-from cellsemi.rounds.evaluation.verdict import verdict
+from cellsemi.rounds.evaluation.promotion import Decision, decide, needed_probability
+from cellsemi.rounds.evaluation.verdict import AgainstControl, verdict
 from cellsemi.rounds.store.run import RunPaths
 
 COUNTS = {"accepted": 5, "ignored": 3, "rejected": 2}
@@ -69,7 +70,7 @@ def test_rows_are_repeatable_and_images_must_fit():
 
 
 def test_the_control_is_compared_with_the_model_that_it_copies():
-    assert baseline_name("control", "unet-a") == "unet-a"
+    assert baseline_name("control", "unet-a") == baseline_name("control-2", "unet-a") == "unet-a"
     assert baseline_name("ensemble", "unet-a") == "ensemble"
     assert baseline_name("unet-b", "unet-a") == "unet-b"
 
@@ -118,6 +119,21 @@ def test_a_gain_within_noise_is_not_promoted_unless_asked():
     assert decide(candidate, best, ("astro",), lax, 0).promoted
 
 
+def test_each_further_try_needs_more():
+    """So many tries at what the last one needs come to no more chance than one at the first: 1 - p is shared."""
+    candidate, best = scores([9, 2, 8, 3, 6]), scores([5, 5, 5, 5, 5])
+    found = [
+        decide(candidate, best, CLASSES, PromotionConfig(bootstrap=500, class_margin=1), 0, tries=t) for t in (1, 2)
+    ]
+    assert 0.6 < found[0].probability == found[1].probability < 0.8
+    assert [each.promoted for each in found] == [True, False]
+    assert "60.0% needed)" in f"{found[0].reason})" and found[1].reason.startswith("not promoted: not clearly better")
+    assert "80.0% needed at try 2, 60.0% at the first" in found[1].reason
+    for tries, asked in itertools.product(range(1, 6), (0.0, 0.5, 0.6, 0.95, 1.0)):
+        needed = needed_probability(asked, tries)
+        assert tries * (1 - needed) == pytest.approx(1 - asked) and needed >= asked - 1e-12
+
+
 def test_a_winner_is_called_by_its_word():
     assert decide(scores(HIGH), scores(LOW), CLASSES, CONFIG, 0, word="recommended").reason.startswith("recommended: ")
     assert decide(scores(LOW), scores(HIGH), CLASSES, CONFIG, 0, word="recommended").reason.startswith(
@@ -148,64 +164,76 @@ USE = "Use the ensemble of round 0 (cellsemi predict IMAGES --run mine --out DIR
 REFUSED = {1: Decision(False, 0.3, "not promoted: not clearly better")}
 
 
-def with_control(control):
-    return row(HIGH, round=1, model="unet-a", baseline=LOW, control=control, promoted=False)
+def against(control, round=1, control_round=1):
+    """The first model of a round, whose test scores are HIGH, beside a control."""
+    of = evaluation(control, model="control", round=control_round)
+    difference = map_difference(evaluation(HIGH, round=round, model="unet-a"), of, CONFIG, 3)
+    return AgainstControl(round, "unet-a", control_round, "control", difference)
+
+
+WON = [BASE, row(HIGH, round=1, baseline=LOW)]
 
 
 @pytest.mark.parametrize(
-    ("rows", "opening"),
+    ("rows", "compared", "opening"),
     [
-        ([], "Nothing has been evaluated yet."),
-        (
-            [BASE],
-            "No round has been run yet: the supervised models of round 0 score 0.500 (95 % interval 0.4",
-        ),
-        (
-            [BASE, row(HIGH, round=1, baseline=LOW)],
-            "The rounds helped, but nothing here tells it from longer training:",
-        ),
-        (
-            [BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)],
-            "The rounds helped: test mAP 0.500 in round 0",
-        ),
-        (
-            [BASE, row(HIGH, round=1, baseline=LOW), with_control(HIGH)],
-            "The rounds helped, but not measurably more than longer training on the human labels:",
-        ),
-        (
-            [BASE, row(HIGH, round=1, baseline=LOW), with_control([9] * 20)],
-            "The rounds helped less than longer training on the human labels alone:",
-        ),
-        ([BASE, row(MIXED, round=1, baseline=LOW)], "The rounds did not help measurably:"),
-        ([BASE, row(LOW, round=1, baseline=HIGH)], "The rounds did harm, although validation promoted them:"),
+        ([], None, "Nothing has been evaluated yet."),
+        ([BASE], None, "No round has been run yet: the supervised models of round 0 score 0.500 (95 % interval 0.4"),
+        (WON, None, "The rounds helped, but nothing here tells it from longer training:"),
+        (WON, against(LOW), "The rounds helped: test mAP 0.500 in round 0"),
+        (WON, against(HIGH), "The rounds helped, but not measurably more than longer training on the human labels:"),
+        (WON, against([9] * 20), "The rounds helped less than longer training on the human labels alone:"),
+        ([BASE, row(MIXED, round=1, baseline=LOW)], None, "The rounds did not help measurably:"),
+        ([BASE, row(LOW, round=1, baseline=HIGH)], None, "The rounds did harm, although validation promoted them:"),
     ],
 )
-def test_the_verdict_says_what_the_rows_say(rows, opening):
-    assert verdict(rows, {}, HELD, "mine").removeprefix(USE + " ").startswith(opening)
+def test_the_verdict_says_what_the_rows_say(rows, compared, opening):
+    assert verdict(rows, {}, compared, HELD, "mine").removeprefix(USE + " ").startswith(opening)
 
 
 def test_the_verdict_names_a_refused_round_and_speaks_of_the_standing_one():
-    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, HELD, "mine")
+    none = verdict([BASE, row(HIGH, round=1, baseline=LOW, promoted=False)], REFUSED, None, HELD, "mine")
     assert none.startswith(
         f"{USE} The rounds did not help, none was promoted: test mAP 0.500 in round 0, 0.700 in round 1"
     )
     assert none.endswith("; round 1 was not promoted: not clearly better.")
-    rows = [BASE, row(HIGH, round=1, baseline=LOW), row(LOW, round=2, baseline=LOW, promoted=False)]
-    found = verdict(rows, {2: Decision(False, 0.1, "not promoted: not clearly better")}, HELD, "mine")
+    rows = [*WON, row(LOW, round=2, baseline=LOW, promoted=False)]
+    found = verdict(rows, LOST, None, HELD, "mine")
     assert "0.700 in round 1, a change of +0.200 (95 % interval +0.200 to +0.200, n = 20)" in found
     assert "there is no supervised control of equal steps to compare with; round 2 was not promoted" in found
 
 
+LOST = {2: Decision(False, 0.1, "not promoted: not clearly better")}
+
+
+def test_the_verdict_compares_the_standing_round_and_not_the_refused_one_with_the_control():
+    """The student of round 2 was refused and is worse than the control; that of round 1, which stands, is better."""
+    refused = [
+        row(LOW, round=2, baseline=LOW, promoted=False),
+        row(LOW, round=2, model="unet-a", baseline=LOW, control=MIXED, promoted=False),
+    ]
+    found = verdict([*WON, *refused], LOST, against(LOW, control_round=2), HELD, "mine")
+    assert found.removeprefix(USE + " ").startswith("The rounds helped: ")
+    assert (
+        "against a supervised control of as many steps as the student of round 2 had, unet-a of round 1 differs by "
+        "+0.200 (95 % in" in found
+    )
+
+
+def test_a_comparison_of_a_round_that_teaches_no_more_says_nothing():
+    rows = [*WON, row(MIXED, round=2, baseline=LOW)]
+    assert "there is no supervised control of equal steps" in verdict(rows, {}, against(LOW), HELD, "mine")
+
+
 def test_the_verdict_states_the_control():
-    found = verdict([BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)], {}, HELD, "mine")
+    found = verdict(WON, {}, against(LOW), HELD, "mine")
     assert "against a supervised control of as many steps, unet-a of round 1 differs by +0.200 (95 % in" in found
 
 
 def test_the_verdict_says_first_what_to_use():
-    rows = [BASE, row(HIGH, round=1, baseline=LOW), with_control(LOW)]
-    found = verdict(rows, {}, (1, "ensemble"), "mine")
+    found = verdict(WON, {}, against(LOW), (1, "ensemble"), "mine")
     assert found.startswith("Use the ensemble of round 1 (cellsemi predict IMAGES --run mine --out DIR). The rounds ")
-    found = verdict(rows, {}, (1, "control"), "mine")
+    found = verdict(WON, {}, against(LOW), (1, "control"), "mine")
     won = "on validation images longer training on the human labels won"
     assert found.startswith(f"Use the control of round 1 (cellsemi predict IMAGES --run mine --out DIR): {won}. The")
 
@@ -213,10 +241,10 @@ def test_the_verdict_says_first_what_to_use():
 @pytest.mark.parametrize(("images", "words"), [(1, "1 test image is"), (7, "7 test images are")])
 def test_nothing_is_concluded_from_a_few_test_images(images, words):
     rows = [row(LOW[:images]), row(HIGH[:images], round=1, baseline=LOW[:images])]
-    found = verdict(rows, {}, HELD, "mine")
+    found = verdict(rows, {}, None, HELD, "mine")
     assert f"{words} too few to tell whether the rounds helped: test mAP 0." in found
     assert f"a change of +0.200 (n = {images}: too few)" in found and "interval" not in found
-    assert re.search(rf"score 0\.\d+ \(n = {images}: too few\) mAP on test", verdict(rows[:1], {}, HELD, "mine"))
+    assert re.search(rf"score 0\.\d+ \(n = {images}: too few\) mAP on test", verdict(rows[:1], {}, None, HELD, "mine"))
 
 
 # --- tables -------------------------------------------------------------------------------------------

@@ -32,10 +32,11 @@ def made(
     images: int = 10,
     filtered: int = 0,
     ece: dict[str, float] | None = None,
+    ignored: int = 0,
     **areas: np.ndarray,
 ) -> Profile:
     held = {name: np.asarray(areas.get(name, []), np.int64) for name in CLASSES}
-    return Profile(images, filtered, held, ece or {})
+    return Profile(images, filtered, held, ece or {}, ignored)
 
 
 def sizes(n: int, low: int = 100, high: int = 200) -> np.ndarray:
@@ -73,12 +74,13 @@ def test_a_profile_of_screened_cells_knows_the_accepted_share_and_the_errors_of_
     cells = image([9, 4, 7, 8], [0, 1, 1, 0], ["accepted", "ignored", "rejected", "accepted"])
     found = profile([cells], CLASSES, Calibration({"round": own, "long": pooled}))
     assert found.accepted_share == 0.5 and found.share("round") == 1.0
+    assert (found.filtered, found.ignored, found.not_background_per_image) == (4, 1, 3.0)
     assert found.ece == {"round": 0.2}
 
 
 def test_a_profile_is_plain_json() -> None:
     content = json.loads(json.dumps(made(2, 6, {"round": 0.1}, round=sizes(3, 1, 3)).to_json()))
-    assert content["cells_per_image"] == 1.5 and content["accepted_share"] == 0.5
+    assert content["cells_per_image"] == content["not_background_per_image"] == 1.5 and content["accepted_share"] == 0.5
     assert content["classes"]["round"]["area_quantiles_px"] == np.quantile([1, 2, 3], drift.QUANTILES).tolist()
     assert content["classes"]["long"] == {"cells": 0, "share": 0.0, "area_quantiles_px": None, "ece": None}
 
@@ -105,9 +107,28 @@ def test_what_changed_is_said_with_both_figures(now: Profile, words: str) -> Non
 
 
 def test_a_change_at_the_limit_is_no_alarm() -> None:
-    reference = made(10, round=sizes(60), long=sizes(20))
-    assert alarms(made(5, round=sizes(60), long=sizes(20)), reference, HUMAN) == []
-    assert alarms(made(20, round=sizes(60), long=sizes(20)), reference, HUMAN) == []
+    reference = made(12, round=sizes(60), long=sizes(20))
+    assert alarms(made(8, round=sizes(60), long=sizes(20)), reference, HUMAN) == []
+    assert alarms(made(18, round=sizes(60), long=sizes(20)), reference, HUMAN) == []
+
+
+@pytest.mark.parametrize(
+    ("accepted", "ignored", "expected"),
+    [
+        (10, 0, []),
+        (5, 5, ["5.0 accepted cells"]),  # the rest is unsure, and not taught as background
+        (5, 1, ["5.0 accepted cells", "6.0 accepted or ignored cells"]),  # four of ten are taught as background
+        (10, 6, ["16.0 accepted or ignored cells"]),  # as many again as people would draw
+        (16, 0, ["16.0 accepted cells"]),
+    ],
+)
+def test_accepted_and_ignored_cells_are_counted_against_the_labelled_ones(
+    accepted: int, ignored: int, expected: list[str]
+) -> None:
+    """Per image of 10 labelled cells; beyond 15 and below 6.7 it is said."""
+    now = made(10, 200, ignored=10 * ignored, round=sizes(10 * accepted))
+    found = alarms(now, made(5, round=sizes(50)), HUMAN)
+    assert found == [f"{words} per image, {HUMAN} hold 10.0: more than a factor of 1.5" for words in expected]
 
 
 def test_few_cells_of_another_size_may_be_chance() -> None:

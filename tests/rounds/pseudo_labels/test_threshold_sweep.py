@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.threshold_sweep import collect, count_band, sweep
+from cellsemi.rounds.pseudo_labels.threshold_sweep import collect, sweep
 
 SIDE = 16
 OBJECTIVES = ["f-beta", "map"]
@@ -89,13 +89,9 @@ def reference(images: list[Image], low: int, high: int, config: FilterConfig) ->
     for accept in [c for c in confidences if c >= floor] or [floor]:
         kept = [([c for c in p if c[5] >= accept and low <= c[2] * c[3] <= high], t) for p, t in images]
         reject = best_reject(accept)
-        tried.append((accept, reject, objective(kept, config), count(reject)))
-    slack = Fraction(config.count_slack)
-    inside = [entry for entry in tried if truths / slack <= entry[3] <= truths * slack]
-    nearest = min(abs(entry[3] - truths) for entry in tried)
-    allowed = inside or [entry for entry in tried if abs(entry[3] - truths) == nearest]
-    top = max(entry[2] for entry in allowed)
-    accept, reject, value, _ = max(entry for entry in allowed if entry[2] > top - 1e-9)
+        tried.append((accept, reject, objective(kept, config)))
+    top = max(entry[2] for entry in tried)
+    accept, reject, value = max(entry for entry in tried if entry[2] > top - 1e-9)
     return accept / 10, reject / 10, value
 
 
@@ -104,13 +100,12 @@ def reference(images: list[Image], low: int, high: int, config: FilterConfig) ->
     st.sampled_from([(None, 0, 99), (0, 0, 99), (1, 10, 20), (None, 12, 16), (0, 16, 99)]),
     st.sampled_from(OBJECTIVES),
     st.sampled_from([0.1, 0.4, 1.0, "auto"]),
-    st.sampled_from([1.0, 1.5, 3.0]),
     st.sampled_from([0.0, 0.3, 0.5]),
 )
 @settings(max_examples=300, deadline=None)
-def test_the_sweep_finds_what_trying_everything_finds(images, what, goal, reject_below, slack, floor):
+def test_the_sweep_finds_what_trying_everything_finds(images, what, goal, reject_below, floor):
     class_id, low, high = what
-    config = FilterConfig(objective=goal, reject_below=reject_below, count_slack=slack, min_precision=floor, f_beta=0.7)
+    config = FilterConfig(objective=goal, reject_below=reject_below, min_precision=floor, f_beta=0.7)
     choice = sweep(collect(pairs(images)), class_id, low, high, config)
     wanted = [0, 1] if class_id is None else [class_id]
     own = [tuple([c for c in cells if c[4] in wanted] for cells in image) for image in images]
@@ -140,7 +135,7 @@ EXACT: Cell = (2, 2, 4, 4, 0, 7, 7)
 
 def test_a_prediction_that_lost_its_better_rival_becomes_the_hit():
     samples = collect(pairs([([RIVAL, EXACT], [TRUE])]))
-    config = FilterConfig(count_slack=2)
+    config = FilterConfig()
     both, alone = sweep(samples, 0, 0, None, config), sweep(samples, 0, 0, 20, config)
     assert (both.accept, both.kept, both.hit) == (pytest.approx(0.9), 1, 1)
     assert (alone.accept, alone.kept, alone.hit, alone.value) == (pytest.approx(0.7), 1, 1, 1.0)
@@ -156,9 +151,9 @@ def test_the_map_objective_sees_how_well_a_mask_fits_and_f_beta_does_not():
 def test_an_image_without_the_class_scores_one_until_something_is_kept_on_it():
     ghost: Cell = (9, 9, 4, 4, 0, 6, 6)
     samples = collect(pairs([([EXACT], [TRUE]), ([ghost], [])]))
-    choice = sweep(samples, 0, 0, None, FilterConfig(objective="map", count_slack=2))
+    choice = sweep(samples, 0, 0, None, FilterConfig(objective="map"))
     assert (choice.accept, choice.value) == (pytest.approx(0.7), 1.0)
-    below = sweep(samples, 0, 17, None, FilterConfig(objective="map", count_slack=2))
+    below = sweep(samples, 0, 17, None, FilterConfig(objective="map"))
     assert (below.kept, below.value) == (0, 0.5)  # nothing fits: the empty image alone is right
 
 
@@ -170,37 +165,12 @@ def row(*qualities: int) -> list[Cell]:
 def test_auto_rejects_where_as_many_are_kept_as_were_labelled():
     predicted = row(9, 9, 8, 6, 4, 3, 2)
     choice = sweep(collect(pairs([(predicted, row(0, 0, 0, 0, 0))])), 0, 0, None, FilterConfig(reject_below="auto"))
-    assert (choice.reject, choice.counted, choice.inside) == (pytest.approx(0.4), 5, True)
+    assert (choice.reject, choice.counted) == (pytest.approx(0.4), 5)
     assert choice.accept == pytest.approx(0.6)
 
 
 def test_of_equally_near_counts_auto_takes_the_lower_confidence():
     predicted = row(9, 8, 8)  # 1 or 3 for 2 labelled cells
-    config = FilterConfig(reject_below="auto", count_slack=2)
+    config = FilterConfig(reject_below="auto")
     choice = sweep(collect(pairs([(predicted, row(0, 0))])), 0, 0, None, config)
     assert (choice.reject, choice.counted) == (pytest.approx(0.8), 3)
-
-
-def test_the_guard_prefers_a_worse_pair_with_the_right_count():
-    # The two best are right; so strict a limit rejects the rest and keeps 2 cells of 6.
-    truth = [*row(*[0] * 2), *[(x, 12, 3, 3, 0, 0, 0) for x in (0, 3, 6, 9)]]
-    samples = collect(pairs([(row(9, 9, 6, 6, 6), truth)]))
-    strict = FilterConfig(reject_below=1.0, count_slack=100)
-    free, guarded = sweep(samples, 0, 0, None, strict), sweep(samples, 0, 0, None, FilterConfig(reject_below=1.0))
-    assert (free.accept, free.ruled_out) == (pytest.approx(0.9), None)
-    assert (guarded.accept, guarded.counted, guarded.inside) == (pytest.approx(0.6), 5, True)
-    assert guarded.ruled_out == pytest.approx(free.value)
-    assert guarded.value < free.value
-
-
-def test_with_no_count_inside_the_nearest_is_taken():
-    samples = collect(pairs([(row(9, 9, 9, 6, 6), row(0))]))
-    choice = sweep(samples, 0, 0, None, FilterConfig(reject_below=1.0))
-    assert (choice.accept, choice.counted, choice.inside) == (pytest.approx(0.9), 3, False)
-
-
-@pytest.mark.parametrize(
-    ("truths", "slack", "band"), [(0, 1.5, (0, 0)), (30, 1.5, (20, 45)), (7, 1.0, (7, 7)), (20, 1.15, (18, 23))]
-)
-def test_the_band_of_counts(truths, slack, band):
-    assert count_band(truths, slack) == band

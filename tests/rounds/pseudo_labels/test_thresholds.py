@@ -139,7 +139,7 @@ def specks(n_cells, n_specks, large=0):
     return everything, everything.select(np.arange(n_cells))
 
 
-AREAS = {"area_quantile": 0.0, "area_slack": 1.5, "min_samples": 1, "count_slack": 3.0}
+AREAS = {"area_quantile": 0.0, "area_slack": 1.5, "min_samples": 1}
 
 
 @pytest.mark.parametrize(
@@ -182,30 +182,18 @@ def test_a_thin_class_tries_its_areas_on_the_predictions_of_all():
 
 def test_the_reason_names_the_objective():
     pair = image([0.9, 0.6], [True, False])
-    limit = choose_thresholds([pair], [], ["c"], FilterConfig(objective="map", min_samples=1, count_slack=2)).by_class[
-        "c"
-    ]
+    limit = choose_thresholds([pair], [], ["c"], FilterConfig(objective="map", min_samples=1)).by_class["c"]
     assert "accepted from 0.75: largest mAP (1.00; precision 1.00, recall 1.00) on 2" in limit.why
 
 
-def test_the_reason_tells_what_the_guard_of_the_count_did():
-    def reason(pair, **settings):
-        return choose_thresholds([pair], [], ["c"], FilterConfig(min_samples=1, **settings)).by_class["c"].why
-
-    many = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
-    assert (
-        "; rejected below 0.10, from where 4 cells are kept for 2 labelled ones: no thresholds keep 2 to 3 ("
-        in reason(many)
+def test_the_reason_tells_how_many_cells_an_automatic_rejection_keeps():
+    pair = image([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
+    auto, fixed = (
+        choose_thresholds([pair], [], ["c"], FilterConfig(min_samples=1, reject_below=below)).by_class["c"].why
+        for below in ("auto", 0.1)
     )
-    assert "; rejected below 0.80, from where 2 cells are kept for 2 labelled ones; any" in reason(
-        many, reject_below="auto"
-    )
-    few = image([0.9, 0.9, 0.6, 0.6], [True, True, False, False], missed=3)
-    assert reason(few, reject_below=1.0).count("F0.5") == 2
-    assert "for 5 labelled ones; F0.5 0.77 was possible, but with a count outside 4 to 7 (count_slack 1.5); any" in (
-        reason(few, reject_below=1.0)
-    )
-    assert "F0.5" not in reason(few).partition(";")[2]
+    assert "; rejected below 0.80, from where 2 cells are kept for 2 labelled ones; any" in auto
+    assert "; rejected below 0.10; any" in fixed
 
 
 def test_auto_rejects_nothing_without_predictions():

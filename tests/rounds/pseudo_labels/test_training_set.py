@@ -8,7 +8,7 @@ import pytest
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.training_set import MergeCounts, merge, with_images
+from cellsemi.rounds.pseudo_labels.training_set import OF_JUDGED, MergeCounts, merge, with_images
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -75,6 +75,16 @@ def test_images_of_a_class_whose_cells_are_missed_are_left_out_and_counted():
     ]
     assert [r.image_id for r in merge([human("h")], pseudo, counts, not_taught={1})] == ["h", "round"]
     assert counts.left_out == {"too many cells of its class are missed": 1, "no cell accepted": 1}
+
+
+def test_images_that_are_named_are_left_out_and_counted_once():
+    counts = MergeCounts()
+    pseudo = [record("judged", cells("accepted")), record("also", None), record("good", cells("accepted"))]
+    assert [r.image_id for r in merge([], pseudo, counts, left_out=dict.fromkeys(("judged", "also"), OF_JUDGED))] == [
+        "good"
+    ]
+    assert counts.left_out == {"of a group or of pixels that evaluate the fold": 2}
+    assert counts.pseudo_images == 1 and counts.cells == {"accepted": 1}
 
 
 def test_merging_is_lazy():
