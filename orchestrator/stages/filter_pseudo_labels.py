@@ -18,7 +18,7 @@ from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
-from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of
+from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_unlabelled, evaluated_sets
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
@@ -52,11 +52,10 @@ def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
     )
 
     def work() -> None:
-        pairs = all_pairs([each.pair(paths) for each in sets])
-        found = fit_quality(pairs, config.data.classes, config.filter)
-        calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
+        pairs, groups = grouped_pairs([each.pair(paths) for each in sets])
+        found, unseen = fit_quality(pairs, config.data.classes, config.filter, groups)
         drawn = (cells.in_state("human") for cells in cells_of(*human))
-        thresholds = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
+        thresholds = choose_thresholds(unseen, drawn, config.data.classes, config.filter)
         FilterFile.of(found, thresholds).write(path)
         context.watcher.advance(len(pairs))
 
