@@ -26,7 +26,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, from_crops
 from cellsemi.rounds.cells.matching import hits
 from cellsemi.rounds.cells.rle import Bitmap
-from cellsemi.rounds.datasets.synthetic import SHAPES, make
+from cellsemi.rounds.datasets.synthetic import SHAPES, make, well
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.pseudo_labels.iou_regressor import Regressor
 from cellsemi.rounds.pseudo_labels.mask_features import FEATURES, Floats, features
@@ -162,7 +162,8 @@ def measure(seed: int) -> Measured:
     values["AUC score"] = float(roc_auc_score(right, score))
     values["AUC of merges score"] = float(roc_auc_score(right[judged], score[judged]))
     config = FilterConfig(quality="regressed")
-    quality, unseen = fit_quality(validation, CLASSES, config)
+    wells = [well(CLASSES, "labelled", index) for index in range(IMAGES)]
+    quality, unseen = fit_quality(validation, CLASSES, config, wells)
     seen = [(quality.apply(predicted), truth) for predicted, truth in validation]
     tested = [(quality.apply(predicted), truth) for predicted, truth in fresh]
     for name, pairs in (("seen", seen), ("unseen", unseen)):
@@ -202,7 +203,7 @@ def table(measured: Sequence[Measured]) -> str:
     ]
     honest = [
         (name, *(of(f"{when} {key} {where}") for key in ("precision", "F0.5") for when in ("stated", "fresh")))
-        for name, where in (("trees that saw the image", "seen"), ("trees of other folds", "unseen"))
+        for name, where in (("trees that saw the image", "seen"), ("trees of other wells", "unseen"))
     ]
     return "\n".join(
         [
