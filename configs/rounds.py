@@ -30,7 +30,12 @@ class FusionConfig(Section):
         True,
         description="With several models: calibrate the scores of each on val, per class, before they are fused.",
     )
-    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the filter.")
+    min_votes: int = Field(
+        1,
+        ge=1,
+        description="Clusters with fewer teachers do not train: they are background where their quality is low, else "
+        "they leave the loss. Of fewer teachers that are left all must agree.",
+    )
 
 
 class ClassThresholds(Section):

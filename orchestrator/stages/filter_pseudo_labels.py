@@ -12,6 +12,7 @@ from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, filter_cells
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
@@ -62,10 +63,20 @@ def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
     do(context, step, work)
 
 
-def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> None:
-    """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards."""
+def filter_pseudo_labels(context: Context, round: int, teachers: Ensemble) -> None:
+    """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards.
+
+    Where fewer teachers are left than `fusion.min_votes`, since the others diverged, as many votes are asked for as
+    there are teachers, and the watcher is told: with the votes of the config no mask could train.
+    """
     config, paths = context.config, context.paths
     chosen = paths.filter(round)
+    min_votes = min(config.fusion.min_votes, len(teachers.members))
+    if min_votes < config.fusion.min_votes:
+        context.watcher.note(
+            f"round {round}: fusion.min_votes is {config.fusion.min_votes}, but of the teachers only "
+            f"{', '.join(teachers.members)} {'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this round"
+        )
     for fold in folds_of(config):
         step = Step(
             round=round,
@@ -73,9 +84,14 @@ def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> N
             output=paths.pseudo(round, fold.suffix),
             settings=context.read("fusion.min_votes", "filter.weight_by_quality", *OF_CELLS),
             inputs=(chosen,),
+            parameters={"min_votes": min_votes},
         )
-        source = PredictionSet(teachers_round, ENSEMBLE, fold, UNLABELLED).folder(paths)
-        over_shards(context, ShardWork(step, source, lambda stage: FilterJob(stage, str(chosen), config, round)))
+        source = PredictionSet(teachers.round, ENSEMBLE, fold, UNLABELLED).folder(paths)
+
+        def make_job(stage: ShardStage) -> FilterJob:
+            return FilterJob(stage, str(chosen), config, round, min_votes)
+
+        over_shards(context, ShardWork(step, source, make_job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,7 @@ class FilterJob:
     chosen: str  # path of filter.json
     config: Config
     round: int
+    min_votes: int
     name: str = "filter pseudo-labels"
     uses_device: bool = False
 
@@ -115,7 +132,7 @@ class _Filter:
         return filter_cells(
             self._quality.apply(cells),
             self._thresholds,
-            config.fusion.min_votes,
+            self._job.min_votes,
             config.data.classes,
             self._job.round,
             weight_by_quality=config.filter.weight_by_quality,
