@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +47,7 @@ Pair = tuple[Instances, Instances]
 Mask = tuple[Bitmap, str]  # bool (H, W), and what it is in SURE
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Figures of one seed, by name."""
-
-    values: dict[str, float]
+Measured = dict[str, float]  # the figures of one seed, by name
 
 
 def simulate(count: int, seed: int) -> list[Pair]:
@@ -145,7 +140,7 @@ def merged(predicted: Instances, truth: Instances) -> np.ndarray:
 def measure(seed: int) -> Measured:
     """Fit on IMAGES images, and compare what is stated there with FRESH others."""
     validation, fresh = simulate(IMAGES, seed), simulate(FRESH, 1000 + seed)
-    values = {}
+    values: Measured = {}
     right = np.concatenate([hits(predicted, truth) for predicted, truth in fresh])
     is_merged = np.concatenate([merged(predicted, truth) for predicted, truth in fresh])
     values["share merged"] = float(is_merged.mean())
@@ -171,7 +166,7 @@ def measure(seed: int) -> Measured:
         limits = [thresholds.by_class[each].accept for each in CLASSES]
         values |= {f"stated {key} {name}": value for key, value in _kept(pairs, limits).items()}
         values |= {f"fresh {key} {name}": value for key, value in _kept(tested, limits).items()}
-    return Measured(values)
+    return values
 
 
 def _rows(pairs: Sequence[Pair]) -> Floats:
@@ -220,7 +215,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 def _mean_of(measured: Sequence[Measured]) -> Callable[[str], str]:
     def text(name: str) -> str:
-        values = [each.values[name] for each in measured]
+        values = [each[name] for each in measured]
         return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
     return text
@@ -229,7 +224,7 @@ def _mean_of(measured: Sequence[Measured]) -> Callable[[str], str]:
 def main() -> None:
     """Measure and write the tables."""
     measured = [measure(seed) for seed in range(SEEDS)]
-    right, merges = (100 * np.mean([each.values[f"share {name}"] for each in measured]) for name in ("right", "merged"))
+    right, merges = (100 * np.mean([each[f"share {name}"] for each in measured]) for name in ("right", "merged"))
     text = f"""# The quality of pseudo-labels: how sharp, how honest
 
 {describe()}. Written by `benchmarks/quality.py`: two simulated teachers on generated cells, fused;

@@ -99,7 +99,8 @@ class FilterConfig(Section):
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
-        "that trees predict from score, shape and neighbours.",
+        "that trees predict from score, shape and neighbours (benchmarks/quality.md); thresholds are chosen on what "
+        "trees of other images say.",
     )
     min_samples: int = Field(
         40, ge=1, description="Classes with fewer validation predictions share one calibration curve."

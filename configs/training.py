@@ -136,8 +136,8 @@ class InferenceConfig(Section):
         (),
         description=(
             "Scales that are tried on each image, times `scales`; the cells of the scale that finds most cell, "
-            "surely, are kept. For magnifications that the labelled images lack; in `unlabelled_inference` for the unlabelled "
-            "images alone."
+            "surely, are kept. For magnifications that the labelled images lack; in `unlabelled_inference` for the "
+            "unlabelled images alone."
         ),
     )
     tta_iou: Fraction = Field(

@@ -9,9 +9,11 @@ scale is worth the F0.5 (Van Rijsbergen 1979) that its scores promise, pixel by 
 
 A scale expects the sum of score x area of its cells, each pixel counted once, at the best score that holds it. One sure
 cell where another scale finds twenty has hardly any recall; a carpet of doubtful masks has little precision, which
-F0.5 weighs more. Areas are of the image itself, so that they compare between scales. Cellpose asks a person for the diameter, or a
-second network (Stringer et al. 2021). Several scales for labelling alone are data distillation (Radosavovic et al.
-2018), which averages them; with sizes that lie far apart only one of them is right.
+F0.5 weighs more. Areas are of the image itself, so that they compare between scales.
+
+Cellpose asks a person for the diameter, or a second network (Stringer et al. 2021). Several scales for labelling alone
+are data distillation (Radosavovic et al. 2018), which averages them; with sizes that lie far apart only one of them is
+right.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from numpy.typing import NDArray
 from cellsemi.models.base import Image, Predictor
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import to_label_map
-
 
 BETA = 0.5  # a scale that is wrong where it is sure does more harm than one that misses cells
 

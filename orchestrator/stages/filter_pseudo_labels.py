@@ -75,7 +75,8 @@ def filter_pseudo_labels(context: Context, round: int, teachers: Ensemble) -> No
     if min_votes < config.fusion.min_votes:
         context.watcher.note(
             f"round {round}: fusion.min_votes is {config.fusion.min_votes}, but of the teachers only "
-            f"{', '.join(teachers.members)} {'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this round"
+            f"{', '.join(teachers.members)} {'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this "
+            "round"
         )
     for fold in folds_of(config):
         step = Step(

@@ -103,9 +103,7 @@ def test_a_clump_under_two_better_cells_leaves_the_loss():
     assert found.state == ("accepted", "accepted", "ignored")  # .42 of it in each, .83 in both
     assert found.reason[2] == "duplicate"
     # The better clump stays, and both cells in it leave the loss.
-    found = filter_cells(
-        Instances.concat(60, 60, [cells, clump.with_(quality=0.95)]), LIMITS_OF_ANY_AREA, 1, ("a",), 1
-    )
+    found = filter_cells(Instances.concat(60, 60, [cells, clump.with_(quality=0.95)]), LIMITS_OF_ANY_AREA, 1, ("a",), 1)
     assert found.state == ("ignored", "ignored", "accepted")
 
 
