@@ -108,7 +108,10 @@ class FilterConfig(Section):
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
     )
-    weight_by_quality: bool = Field(True, description="Accepted masks weigh their calibrated confidence in the loss.")
+    weight_by_quality: bool = Field(
+        True,
+        description="Accepted masks weigh their calibrated confidence in the loss, and the background of their image its mean.",
+    )
 
 
 class PromotionConfig(Section):
