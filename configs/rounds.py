@@ -110,8 +110,8 @@ class FilterConfig(Section):
     )
     weight_by_quality: bool = Field(
         True,
-        description="Accepted masks weigh their calibrated confidence in the loss, and the background of their image the "
-        "mean of it.",
+        description="Accepted masks weigh their calibrated confidence in the loss, and the background of their image "
+        "the mean of it.",
     )
 
 
