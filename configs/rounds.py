@@ -30,7 +30,12 @@ class FusionConfig(Section):
         True,
         description="With several models: calibrate the scores of each on val, per class, before they are fused.",
     )
-    min_votes: int = Field(1, ge=1, description="Clusters with fewer teachers are marked, and rejected by the filter.")
+    min_votes: int = Field(
+        1,
+        ge=1,
+        description="Clusters with fewer teachers do not train: they are background where their quality is low, else "
+        "they leave the loss. Of fewer teachers that are left all must agree.",
+    )
 
 
 class ClassThresholds(Section):
@@ -87,7 +92,8 @@ class FilterConfig(Section):
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
-        "that trees predict from score, shape and neighbours.",
+        "that trees predict from score, shape and neighbours (benchmarks/quality.md); thresholds are chosen on what "
+        "trees of other images say.",
     )
     min_samples: int = Field(
         40, ge=1, description="Classes with fewer validation predictions share one calibration curve."
@@ -110,7 +116,11 @@ class FilterConfig(Section):
     ignore_dilation_px: int = Field(
         2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
     )
-    weight_by_quality: bool = Field(True, description="Accepted masks weigh their calibrated confidence in the loss.")
+    weight_by_quality: bool = Field(
+        True,
+        description="Accepted masks weigh their calibrated confidence in the loss, and the background of their image "
+        "the mean of it.",
+    )
 
 
 class PromotionConfig(Section):

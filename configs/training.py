@@ -158,9 +158,9 @@ class InferenceConfig(Section):
     scale_search: tuple[float, ...] = Field(
         (),
         description=(
-            "Scales that are tried on each image, times `scales`; the cells of the scale at which they score best "
-            "are kept. For magnifications that the labelled images lack; in `unlabelled_inference` for the unlabelled "
-            "images alone."
+            "Scales that are tried on each image, times `scales`; the cells of the scale that finds most cell, "
+            "surely, are kept. For magnifications that the labelled images lack; in `unlabelled_inference` for the "
+            "unlabelled images alone."
         ),
     )
     tta_iou: Fraction = Field(

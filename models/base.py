@@ -82,8 +82,17 @@ class FitResult:
     resumed_at: int  # step of the checkpoint that was continued; 0 for a fresh start
 
 
+NOT_FINITE = (
+    "the network's output for an image is not finite in some pixels: they count as no cell, and an unlabelled image is "
+    "left out as not predicted"
+)
+
+
 class Predictor(Protocol):
-    """A loaded model. `warnings` counts what a person must know, a sentence each: a cap that was reached."""
+    """A loaded model. `warnings` counts what a person must know, a sentence each: a cap that was reached.
+
+    NOT_FINITE is counted for each image of whose outputs a part could not be used.
+    """
 
     warnings: Counter[str]
 

@@ -138,7 +138,7 @@ def label(context: Context, round: int, teachers: Ensemble) -> None:
     for split in splits:
         # The round that trained the teachers has fused its predictions of val already.
         fuse_members(context, round, teachers if split == "val" else calibrated, split)
-    set_thresholds(context, round, teachers.round)
-    filter_pseudo_labels(context, round, teachers.round)
+    set_thresholds(context, round, teachers)
+    filter_pseudo_labels(context, round, teachers)
     if context.config.rounds.drift_alarms:
         check_drift(context, round)

@@ -12,6 +12,7 @@ from scipy import ndimage
 from cellsemi.configs.errors import DataError
 from cellsemi.models.crops.normalise import Channels, normalise
 from cellsemi.rounds.cells.instance_map import LABELS, draw_instance_map
+from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -23,7 +24,7 @@ class TrainingImage:
     pixels: NDArray[np.float32]
     instance_map: NDArray[np.int32]
     cell_class: NDArray[np.int64]  # (cells + 1,), by the number in `instance_map`: 0..cells
-    cell_weight: NDArray[np.float32]  # (cells + 1,); background weighs 1
+    cell_weight: NDArray[np.float32]  # (cells + 1,); the first is that of the background, see `background_weight`
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
     cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance map shows of each
     cell_box: Sequence[tuple[slice, ...] | None]  # (y, x) of the cells 1, 2, .. in the map; None: it shows nothing
@@ -41,7 +42,7 @@ class Crop:
     """One augmented crop of side P: the input of a network, and its target.
 
     `pixels` float32 (P, P) or (P, P, 3) in [0, 1]; `instance_map` int32 (P, P) is 0, a cell's number or IGNORE;
-    `cell_class` int64 and `cell_weight` float32 are tables by that number.
+    `cell_class` int64 and `cell_weight` float32 are tables by that number, 0 being the background.
     """
 
     pixels: NDArray[np.float32]
@@ -73,12 +74,24 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
         pixels=pixels,
         instance_map=instance_map,
         cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
-        cell_weight=np.concatenate([[1], labels.weight]).astype(np.float32),
+        cell_weight=np.concatenate([[background_weight(record)], labels.weight]).astype(np.float32),
         cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
         cell_area=np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(labels) + 1),
         cell_box=ndimage.find_objects(np.maximum(instance_map, 0)),
         typical_px=typical_size(labels.area),
     )
+
+
+def background_weight(record: ImageRecord) -> float:
+    """What a background pixel of an image weighs: 1 where people drew, else the mean weight of its accepted cells.
+
+    What teachers call background is as sure as what they call cell: they are the same decision, pixel by pixel. A 1
+    beside cells that weigh their quality would teach that there are fewer cells. 1 without an accepted cell.
+    """
+    if record.split == HUMAN_SPLIT or record.instances is None:
+        return 1.0
+    accepted = record.instances.in_state("accepted")
+    return float(accepted.weight.mean()) if len(accepted) else 1.0
 
 
 def typical_size(areas: NDArray[np.int64]) -> float | None:

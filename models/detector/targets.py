@@ -31,7 +31,7 @@ class DetectorTarget:
 
     boxes: Tensor  # (n + 1, 4) float32, x0, y0, x1, y1, half-open; row 0 is zero
     labels: Tensor  # (n + 1,) int64: class + 1, 0 for the background
-    weights: Tensor  # (n + 1,) float32; the background weighs 1
+    weights: Tensor  # (n + 1,) float32; the first is that of the background
     instance_map: Tensor  # (P, P) int32: 0, a cell's number, or IGNORE
     ignored_sum: Tensor  # (P + 1, P + 1) int64: IGNORE pixels above and left of each corner
 

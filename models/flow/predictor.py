@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Image
+from cellsemi.models.base import NOT_FINITE, Image
 from cellsemi.models.flow.view_average import mean_of_views
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
 
 Outputs = NDArray[np.float32]
+BROKEN_PIXEL = "a pixel of the network's output is not finite"
 
 
 class FlowPredictor(ABC):
@@ -44,8 +45,17 @@ class FlowPredictor(ABC):
         return cells if below is None else cells.with_(background=rle.encode(mean[0] < below))
 
     def outputs(self, image: Image, scale: float = 1.0) -> tuple[Outputs, Outputs]:
-        """Mean over scales and views of the activated outputs (C, H, W), and spread (H, W) of the probability."""
-        return mean_of_views(self._pixels(image), self._inference.scaled(scale), self._tiled)
+        """Mean over scales and views of the activated outputs (C, H, W), and spread (H, W) of the probability.
+
+        A pixel that is not finite in one of them is 0 in all, so no cell, and `warnings` counts it and the image.
+        """
+        mean, spread = mean_of_views(self._pixels(image), self._inference.scaled(scale), self._tiled)
+        broken = ~(np.isfinite(mean).all(axis=0) & np.isfinite(spread))
+        if broken.any():
+            self.warnings[NOT_FINITE] += 1
+            self.warnings[BROKEN_PIXEL] += int(broken.sum())
+            mean, spread = np.where(broken, np.float32(0), mean), np.where(broken, np.float32(0), spread)
+        return mean, spread
 
     @abstractmethod
     def _pixels(self, image: Image) -> Outputs:

@@ -38,7 +38,8 @@ def mean_of_views(
             squared = squared + outputs[0].astype(np.float64) ** 2
     n = len(inference.scales) * len(inference.tta)
     mean = (total / np.float32(n)).astype(np.float32)
-    variance = np.maximum(squared / n - mean[0].astype(np.float64) ** 2, 0)
+    with np.errstate(invalid="ignore"):  # an output that is not finite stays so; the predictor looks for it
+        variance = np.maximum(squared / n - mean[0].astype(np.float64) ** 2, 0)
     return mean, np.sqrt(variance).astype(np.float32)
 
 

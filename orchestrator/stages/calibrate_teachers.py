@@ -12,7 +12,7 @@ from pathlib import Path
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.rounds.calibration.calibration import calibrate
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile
-from cellsemi.rounds.store.prediction_pairs import all_pairs
+from cellsemi.rounds.store.prediction_pairs import grouped_pairs
 from cellsemi.rounds.store.predictions import PredictionSet, evaluated_sets, pairs_of
 from cellsemi.rounds.store.steps import Step
 
@@ -41,7 +41,8 @@ def calibrate_teachers(context: Context, at: int, names: Sequence[str], on: Pred
     def work() -> None:
         members = {}
         for name, folders in pairs.items():
-            members[name] = calibrate(all_pairs(folders), config.data.classes, config.filter.min_samples).to_json()
+            found, groups = grouped_pairs(folders)
+            members[name] = calibrate(found, config.data.classes, config.filter.min_samples, groups).to_json()
             context.watcher.advance(len(members))
         CalibrationFile(split=on.split, members=members).write(output)
 

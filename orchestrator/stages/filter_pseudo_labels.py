@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.pseudo_labels.background import wrong_background
 from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, filter_cells
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
@@ -20,7 +20,7 @@ from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
-from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of
+from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_unlabelled, evaluated_sets
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
@@ -33,64 +33,67 @@ CHOSEN_BY = (
 )
 
 
-def set_thresholds(context: Context, round: int, teachers_round: int) -> None:
+def set_thresholds(context: Context, round: int, teachers: Ensemble) -> None:
     """Calibrate the teachers' fused predictions on out-of-sample images and choose thresholds per class: filter.json.
 
     The teachers never trained on these images, and predict them as they predict unlabelled ones; test images are not
     opened here.
     """
     config, paths = context.config, context.paths
-    sets = evaluated_sets(config, teachers_round, ENSEMBLE, as_unlabelled(config))
+    sets = evaluated_sets(config, teachers.round, ENSEMBLE, as_unlabelled(config))
     # A few training images may lack a size that the unlabelled ones have: every human cell that is not test counts.
     human = [paths.split(name) for name in folds_of(config)[0].human]
     predicted = [each.folder(paths) for each in sets]
-    path = paths.filter(round)
+    path, min_votes = paths.filter(round), _min_votes(config, teachers)
     step = Step(
         round=round,
         name="calibrate and choose thresholds",
         output=path,
         settings=context.read(*(f"filter.{name}" for name in CHOSEN_BY), "fusion.min_votes", *OF_CELLS),
         inputs=(*human, *predicted, *(each.images(paths) for each in sets)),
+        parameters={"min_votes": min_votes},
         total=sum(read_manifest(folder).rows for folder in predicted),
     )
 
     def work() -> None:
-        pairs = all_pairs([each.pair(paths) for each in sets])
-        found = fit_quality(pairs, config.data.classes, config.filter)
-        calibrated = [(found.apply(cells), truth) for cells, truth in pairs]
+        pairs, groups = grouped_pairs([each.pair(paths) for each in sets])
+        found, unseen = fit_quality(pairs, config.data.classes, config.filter, groups)
         drawn = (cells.in_state("human") for cells in cells_of(*human))
-        thresholds = choose_thresholds(calibrated, drawn, config.data.classes, config.filter)
-        wrong = _wrong_background(config, round, calibrated, thresholds)
+        thresholds = choose_thresholds(unseen, drawn, config.data.classes, config.filter)
+        filtered = [(_filtered(config, thresholds, round, cells, min_votes), truth) for cells, truth in unseen]
+        wrong = wrong_background(filtered, config.data.classes, config.filter.ignore_dilation_px)
         FilterFile.of(found, thresholds, wrong, config.filter.max_wrong_background).write(path)
         context.watcher.advance(len(pairs))
 
     do(context, step, work)
 
 
-def _wrong_background(
-    config: Config, round: int, calibrated: Sequence[tuple[Instances, Instances]], thresholds: Thresholds
-) -> dict[str, float]:
-    """What the validation images would teach wrongly if they were unlabelled."""
-    filtered = ((_filtered(config, thresholds, round, cells), truth) for cells, truth in calibrated)
-    return wrong_background(filtered, config.data.classes, config.filter.ignore_dilation_px)
-
-
-def _filtered(config: Config, thresholds: Thresholds, round: int, cells: Instances) -> Instances:
+def _filtered(config: Config, thresholds: Thresholds, round: int, cells: Instances, min_votes: int) -> Instances:
     """The calibrated cells of an image with their states and reasons."""
-    return filter_cells(
-        cells,
-        thresholds,
-        config.fusion.min_votes,
-        config.data.classes,
-        round,
-        weight_by_quality=config.filter.weight_by_quality,
-    )
+    weighted = config.filter.weight_by_quality
+    return filter_cells(cells, thresholds, min_votes, config.data.classes, round, weight_by_quality=weighted)
 
 
-def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> None:
-    """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards."""
+def _min_votes(config: Config, teachers: Ensemble) -> int:
+    """The votes that a mask needs: no more than there are teachers."""
+    return min(config.fusion.min_votes, len(teachers.members))
+
+
+def filter_pseudo_labels(context: Context, round: int, teachers: Ensemble) -> None:
+    """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards.
+
+    Where fewer teachers are left than `fusion.min_votes`, since the others diverged, as many votes are asked for as
+    there are teachers, and the watcher is told: with the votes of the config no mask could train.
+    """
     config, paths = context.config, context.paths
     chosen = paths.filter(round)
+    min_votes = _min_votes(config, teachers)
+    if min_votes < config.fusion.min_votes:
+        context.watcher.note(
+            f"round {round}: fusion.min_votes is {config.fusion.min_votes}, but of the teachers only "
+            f"{', '.join(teachers.members)} {'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this "
+            "round"
+        )
     for fold in folds_of(config):
         step = Step(
             round=round,
@@ -98,9 +101,14 @@ def filter_pseudo_labels(context: Context, round: int, teachers_round: int) -> N
             output=paths.pseudo(round, fold.suffix),
             settings=context.read("fusion.min_votes", "filter.weight_by_quality", *OF_CELLS),
             inputs=(chosen,),
+            parameters={"min_votes": min_votes},
         )
-        source = PredictionSet(teachers_round, ENSEMBLE, fold, UNLABELLED).folder(paths)
-        over_shards(context, ShardWork(step, source, lambda stage: FilterJob(stage, str(chosen), config, round)))
+        source = PredictionSet(teachers.round, ENSEMBLE, fold, UNLABELLED).folder(paths)
+
+        def make_job(stage: ShardStage) -> FilterJob:
+            return FilterJob(stage, str(chosen), config, round, min_votes)
+
+        over_shards(context, ShardWork(step, source, make_job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,7 @@ class FilterJob:
     chosen: str  # path of filter.json
     config: Config
     round: int
+    min_votes: int
     name: str = "filter pseudo-labels"
     uses_device: bool = False
 
@@ -136,7 +145,8 @@ class _Filter:
         return self._job.stage.commit(item, out, reasons=dict(sorted(reasons.items())))
 
     def _filter(self, cells: Instances) -> Instances:
-        return _filtered(self._job.config, self._thresholds, self._job.round, self._quality.apply(cells))
+        job = self._job
+        return _filtered(job.config, self._thresholds, job.round, self._quality.apply(cells), job.min_votes)
 
 
 def pseudo_counts(context: Context, round: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitTask
+from cellsemi.models.base import NOT_FINITE, FitTask
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
@@ -58,7 +58,9 @@ class PredictJob:
     """Predicts every image of a folder of shards with one model.
 
     With `stated_classes`, the names of all classes, the cells of an image get the class that the data set states for
-    it, as file names do, in the place of the class that the model predicts.
+    it, as file names do, in the place of the class that the model predicts. With `leave_out_broken` an image for which
+    the model's output was not finite stays in the table without cells, as not predicted: what lies in the broken part
+    must not become background.
     """
 
     stage: ShardStage
@@ -70,6 +72,7 @@ class PredictJob:
     scale: float  # images are enlarged so many times; masks are of their own size
     name: str
     stated_classes: tuple[str, ...] = ()
+    leave_out_broken: bool = False
     uses_device: bool = True
 
     def start(self) -> Worker:
@@ -88,7 +91,11 @@ class _Predictor:
         for record in job.stage.records(item):
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
+            broken_before = self._predictor.warnings[NOT_FINITE]
             (found,) = self._predictor.predict([image], job.scale)
+            if job.leave_out_broken and self._predictor.warnings[NOT_FINITE] > broken_before:
+                out.append(record.with_(image=None, instances=None))
+                continue
             if job.stated_classes and record.cell_type is not None:
                 found = found.with_(class_id=job.stated_classes.index(record.cell_type))
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))

@@ -81,6 +81,7 @@ def leaderboard_json(paths: RunPaths) -> dict[str, object]:
 
 def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
     """The verdict, the table as wide as the terminal allows, and where the files are. What to use is in green."""
+    from cellsemi.rounds.evaluation.figures import CHOSEN_ON
     from cellsemi.rounds.evaluation.leaderboard import display_rows
 
     console = console or Console(highlight=False)
@@ -96,6 +97,10 @@ def print_leaderboard(paths: RunPaths, console: Console | None = None) -> None:
     console.print(f"\n[bold]{escape(paths.name)}[/bold]")
     console.print(made)
     console.print(f"Brackets: {rows[0].confidence:.0%} bootstrap intervals over n images.")
+    if chosen_on := [name.partition(" (")[0] for name in shown if CHOSEN_ON in name]:
+        console.print(
+            f"{', '.join(chosen_on)}: thresholds, promotion and rank were chosen on these images; it flatters."
+        )
     if missing:
         console.print(f"Not shown at this width: {', '.join(missing)}.")
     names = ", ".join(paths.leaderboard.with_suffix(suffix).name for suffix in SUFFIXES)

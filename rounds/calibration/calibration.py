@@ -101,15 +101,19 @@ class Calibration:
 
 
 def calibrate(
-    validation: Sequence[tuple[Instances, Instances]], classes: Sequence[str], min_samples: int
+    validation: Sequence[tuple[Instances, Instances]],
+    classes: Sequence[str],
+    min_samples: int,
+    groups: Sequence[str] | None = None,
 ) -> Calibration:
     """Fit on (fused predictions, truth) of validation images.
 
     A prediction is right when it is a true cell of its class at IoU > .5, each cell counted once
     (matching.hits). Isotonic curves need `min_samples` predictions, of the class (`own`) or of all (`pooled`). With
-    predictions on a single image none can be left out: then `rate` is taken; without any, `identity`.
+    predictions on a single image none can be left out: then `rate` is taken; without any, `identity`. `groups` names
+    the group (well, plate, sample) of each image: those of one are left out together (`units_of`).
     """
-    data = _collect(validation)
+    data = _collect(validation, groups)
     kinds = _best_kinds(data, len(classes), min_samples)
     fitted = _fit_kinds(data, kinds)
     held_out = _held_out_quality(data, kinds)
@@ -129,22 +133,34 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Samples:
-    """All validation predictions: class, score, whether right, and the index of the image."""
+    """All validation predictions: class, score, whether right, and the index of the image or its group."""
 
     class_id: NDArray[np.int32]
     score: Floats
     hit: NDArray[np.bool_]
-    image: NDArray[np.int64]
+    unit: NDArray[np.int64]
 
     def where(self, index: NDArray[np.bool_]) -> _Samples:
-        return _Samples(self.class_id[index], self.score[index], self.hit[index], self.image[index])
+        return _Samples(self.class_id[index], self.score[index], self.hit[index], self.unit[index])
 
 
 Knots = tuple[tuple[float, ...], tuple[float, ...], Kind]
 IDENTITY: Knots = ((0.0, 1.0), (0.0, 1.0), "identity")
 
 
-def _collect(validation: Sequence[tuple[Instances, Instances]]) -> _Samples:
+def units_of(validation: Sequence[tuple[Instances, Instances]], groups: Sequence[str] | None) -> NDArray[np.int64]:
+    """What is left out together, int64 (images,): a number per group, in the order in which they come first.
+
+    A number per image where there are no groups, or where all predictions are of one: then nothing is left to fit on.
+    """
+    if groups is not None:
+        place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+        if len({name for name, (predicted, _) in zip(groups, validation, strict=True) if len(predicted)}) > 1:
+            return np.array([place[name] for name in groups], np.int64)
+    return np.arange(len(validation))
+
+
+def _collect(validation: Sequence[tuple[Instances, Instances]], groups: Sequence[str] | None) -> _Samples:
     predictions = [predicted for predicted, _ in validation]
     if not predictions:
         return _Samples(np.zeros(0, np.int32), np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int64))
@@ -152,7 +168,7 @@ def _collect(validation: Sequence[tuple[Instances, Instances]]) -> _Samples:
         class_id=np.concatenate([p.class_id for p in predictions]),
         score=np.concatenate([p.score for p in predictions]).astype(np.float64),
         hit=np.concatenate([hits(predicted, truth) for predicted, truth in validation]),
-        image=np.repeat(np.arange(len(predictions)), [len(p) for p in predictions]),
+        unit=np.repeat(units_of(validation, groups), [len(p) for p in predictions]),
     )
 
 
@@ -184,7 +200,7 @@ def _rate(data: _Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _best_kinds(data: _Samples, n_classes: int, min_samples: int) -> list[Kind]:
     """The kind of curve of each class with the smallest loss on images left out; of equal ones the plainest."""
-    several, enough = len(np.unique(data.image)) > 1, len(data.score) >= min_samples
+    several, enough = len(np.unique(data.unit)) > 1, len(data.score) >= min_samples
     found: list[Kind] = []
     for class_id in range(n_classes):
         own = data.class_id == class_id
@@ -239,7 +255,7 @@ def _apply(curves: Sequence[Curve], class_id: NDArray[np.int32], score: NDArray[
 
 def _held_out_quality(data: _Samples, kinds: Sequence[Kind]) -> Floats | None:
     """Quality of each sample from curves fitted on the images of the other folds; None for a single image."""
-    if len(np.unique(data.image)) < 2:
+    if len(np.unique(data.unit)) < 2:
         return None
     quality = np.zeros(len(data.score))
     for class_id, kind in enumerate(kinds):
@@ -249,7 +265,7 @@ def _held_out_quality(data: _Samples, kinds: Sequence[Kind]) -> Floats | None:
 
 def _held_out(data: _Samples, class_id: int, kind: Kind) -> Floats:
     """Quality of each sample of a class, from its curve fitted on the images of the other folds."""
-    fold = np.unique(data.image, return_inverse=True)[1] % FOLDS
+    fold = np.unique(data.unit, return_inverse=True)[1] % FOLDS
     own = data.class_id == class_id
     quality = np.zeros(len(data.score))
     for k in np.unique(fold[own]):

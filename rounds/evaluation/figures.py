@@ -17,6 +17,7 @@ from cellsemi.rounds.seeds import derive_seed
 
 CLASS_MAP = "test_class_map"  # the one figure with a value per class
 DECISION = "recommended"  # its column also says what was promoted: what teaches
+CHOSEN_ON = "chosen on"  # the note of a figure of images that something was chosen on
 NOTHING = "-"  # shown where there is no value
 
 
@@ -124,7 +125,7 @@ FIGURES: list[Figure] = [
         _decimals,
         place=3,
         images="val_images",
-        note="chosen on",
+        note=CHOSEN_ON,
     ),
     Figure("test_images", _INT, lambda e: len(e.test.scores)),
     Figure(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.cells.matching import overlap
+from cellsemi.rounds.cells.masks import crops
 from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds
 
 LOW_CONFIDENCE = "low confidence"
@@ -41,13 +41,15 @@ def filter_cells(
 
     1. larger than the class allows: **ignored**, `too large`, however unsure. Such a mask is mostly a clump
        of cells or a cell with its neighbours: as background it would erase them.
-    2. fewer teachers than `min_votes`: **rejected**, `too few votes`.
+    2. fewer teachers than `min_votes`: `too few votes`, **rejected** with a quality below `reject`, else **ignored**:
+       what one teacher is sure of may be a cell that the others miss, and must not be learned as background.
     3. quality below `reject`: **rejected**, `low confidence`.
     4. smaller than the class allows: **ignored** when the quality is at least `accept` (the teachers are
        sure and the threshold may be wrong), else **rejected**; `too small`. A speck costs little as background.
     5. quality below `accept`: **ignored**, `uncertain`.
-    6. more than .6 of it inside one better accepted mask: **ignored**, `duplicate`. Better is more quality,
-       then score, then area. Other overlaps stay in the table; the trainer resolves them.
+    6. more than .6 of it inside better accepted masks, together: **ignored**, `duplicate`. Better is more quality,
+       then score, then area. So is a clump that lies under two better cells: what is left of it is no cell. Other
+       overlaps stay in the table; the trainer resolves them.
     7. else **accepted**, with its quality as weight, or 1 without `weight_by_quality`; all others weigh 0.
 
     ValueError when a class id has no name or a class no thresholds.
@@ -97,7 +99,7 @@ def _verdict(cells: Instances, i: int, limit: ChosenThresholds, min_votes: int) 
     if limit.max_area_px is not None and area > limit.max_area_px:
         return "ignored", TOO_LARGE
     if cells.votes[i] < min_votes:
-        return "rejected", TOO_FEW_VOTES
+        return ("ignored" if quality >= limit.reject else "rejected"), TOO_FEW_VOTES
     if quality < limit.reject:
         return "rejected", LOW_CONFIDENCE
     if area < limit.min_area_px:
@@ -108,12 +110,15 @@ def _verdict(cells: Instances, i: int, limit: ChosenThresholds, min_votes: int) 
 
 
 def _duplicates(cells: Instances) -> NDArray[np.intp]:
-    """Indices of cells with more than .6 of their area inside one better cell that is itself no duplicate."""
-    shared = overlap(cells, cells).intersection
-    inside = 5 * shared > 3 * cells.area[:, None]
-    order = np.lexsort((-cells.area, -cells.score, -cells.quality))
-    kept: list[int] = []
+    """Indices of cells with more than .6 of their area under better cells that are themselves no duplicates."""
+    taken = np.zeros((cells.height, cells.width), bool)
+    bitmaps = crops(cells)
     found: list[int] = []
-    for i in order.tolist():
-        (found if inside[i, kept].any() else kept).append(i)
+    for i in np.lexsort((-cells.area, -cells.score, -cells.quality)).tolist():
+        crop, x, y = bitmaps[i]
+        under = taken[y : y + crop.shape[0], x : x + crop.shape[1]]
+        if 5 * int((under & crop).sum()) > 3 * int(cells.area[i]):
+            found.append(i)
+        else:
+            under |= crop
     return np.array(sorted(found), dtype=np.intp)

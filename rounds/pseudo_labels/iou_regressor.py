@@ -1,7 +1,7 @@
 """Predicts how well a mask fits its cell, from its features: a regression of its IoU.
 
 A score is the confidence that there is a cell, less how well it is drawn; Mask Scoring R-CNN (Huang et
-al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from a dozen
+al. 2019) predicts the IoU of a mask in a branch of the network. Here small boosted trees do so from fifteen
 numbers (`mask_features`), for any model: the few validation images of a run are enough for these.
 """
 
@@ -31,7 +31,7 @@ MOST_CATEGORIES = 255  # that scikit-learn takes; with more, class ids are taken
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regressor:
-    """Boosted trees, with the samples they were fitted on: `features` float64 (N, 12), `iou` float64 (N,)."""
+    """Boosted trees, with the samples they were fitted on: `features` float64 (N, 15), `iou` float64 (N,)."""
 
     features: Floats
     iou: Floats
@@ -92,14 +92,16 @@ def _one_thread() -> AbstractContextManager[Any]:
     return limits
 
 
-def out_of_fold(features: Floats, iou: Floats, image: NDArray[np.int64]) -> Floats:
-    """Predicted IoU of each sample, float64 (N,), by trees fitted on the images of the other folds.
+def out_of_fold(features: Floats, iou: Floats, group: NDArray[np.int64]) -> Floats:
+    """Predicted IoU of each sample, float64 (N,), by trees fitted on the samples of the other folds.
 
-    `image` int64 (N,) says of which image a sample is; there must be at least five.
+    `group` int64 (N,) says of which image, or group of images, a sample is; no group is divided. There must be at least
+    two; with fewer than five each is a fold of its own.
     """
     from sklearn.model_selection import GroupKFold
 
     predicted = np.zeros(len(iou))
-    for inside, outside in GroupKFold(FOLDS).split(features, groups=image):
+    folds = min(FOLDS, len(np.unique(group)))
+    for inside, outside in GroupKFold(folds).split(features, groups=group):
         predicted[outside] = Regressor.fit(features[inside], iou[inside])(features[outside])
     return predicted

@@ -3,7 +3,9 @@
 `calibrated`: the score, calibrated (`calibrate`; Zadrozny and Elkan 2002). `regressed`: first the IoU of the mask
 is predicted from its score, its shape and its neighbours (`iou_regressor`; after Huang et al. 2019, "Mask Scoring
 R-CNN"), then the prediction is calibrated in the same way; so a quality means the same with both. The predicted
-IoUs that are calibrated come from trees that never saw their image; unlabelled images use trees fitted on all.
+IoUs that are calibrated, and those that the thresholds are chosen by, come from trees that saw neither the image nor
+another of its group; unlabelled images use trees fitted on all. Trees judge what they were fitted on too well, and
+thresholds chosen by that judgement promise more than they keep (benchmarks/quality.md).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import FilterConfig
-from cellsemi.rounds.calibration.calibration import FOLDS, Calibration, calibrate
+from cellsemi.rounds.calibration.calibration import FOLDS, Calibration, calibrate, units_of
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import iou_matrix
 from cellsemi.rounds.cells.matching import hits
@@ -69,29 +71,46 @@ class Quality:
         return [*self.notes, *self.calibration.report()]
 
 
-def fit_quality(validation: Pairs, classes: Sequence[str], config: FilterConfig) -> Quality:
+def fit_quality(
+    validation: Pairs, classes: Sequence[str], config: FilterConfig, groups: Sequence[str] | None = None
+) -> tuple[Quality, list[tuple[Instances, Instances]]]:
     """Fit on (fused predictions, truth) of images that the teachers never trained on, as `config.quality` says.
+
+    Returns the quality, and the same pairs with `quality` set as on an image that nothing was fitted on: thresholds are
+    to be chosen on these. A curve of the score is the same on all images; the IoU of `regressed` is predicted by trees
+    of other folds. `groups` names the group of each image; no fold divides one (`calibration.units_of`).
 
     `regressed` needs 200 predictions (`config.min_samples` where that is more) on five images; with fewer the score
     is calibrated, and the report says so.
     """
-    by_score = calibrate(validation, classes, config.min_samples)
+    by_score = calibrate(validation, classes, config.min_samples, groups)
     if config.quality == "calibrated":
-        return Quality(by_score)
+        return _by_score(validation, by_score)
     seen = [(predicted, truth) for predicted, truth in validation if len(predicted)]
     count = sum(len(predicted) for predicted, _ in seen)
     enough = max(MIN_SAMPLES, config.min_samples)
     if count < enough or len(seen) < MIN_IMAGES:
         why = f"{count} validation predictions on {len(seen)} images, expected {enough} on {MIN_IMAGES} or more"
-        return Quality(by_score, notes=(f"quality is that of the score, nothing was regressed: {why}",))
+        return _by_score(validation, by_score, f"quality is that of the score, nothing was regressed: {why}")
     rows = np.concatenate([features(predicted) for predicted, _ in seen])
     iou = np.concatenate([best_iou(predicted, truth) for predicted, truth in seen])
-    ends = np.cumsum([len(predicted) for predicted, _ in seen])
-    image = np.repeat(np.arange(len(seen)), np.diff(ends, prepend=0))
-    guessed = np.split(out_of_fold(rows, iou, image), ends[:-1])
-    judged = [(predicted.with_(score=own), truth) for (predicted, truth), own in zip(seen, guessed, strict=True)]
-    by_iou = calibrate(judged, classes, config.min_samples)
-    return Quality(by_iou, Regressor.fit(rows, iou), (_compared(seen, guessed, by_score, by_iou),))
+    counts = [len(predicted) for predicted, _ in validation]
+    guessed = out_of_fold(rows, iou, np.repeat(units_of(validation, groups), counts))
+    each = np.split(guessed, np.cumsum(counts)[:-1])
+    judged = [(predicted.with_(score=own), truth) for (predicted, truth), own in zip(validation, each, strict=True)]
+    by_iou = calibrate(judged, classes, config.min_samples, groups)
+    quality = Quality(by_iou, Regressor.fit(rows, iou), (_compared(seen, guessed, by_score, by_iou),))
+    unseen = [
+        (predicted.with_(quality=by_iou.apply(by_trees).quality), truth)
+        for (predicted, truth), (by_trees, _) in zip(validation, judged, strict=True)
+    ]
+    return quality, unseen
+
+
+def _by_score(
+    validation: Pairs, calibration: Calibration, *notes: str
+) -> tuple[Quality, list[tuple[Instances, Instances]]]:
+    return Quality(calibration, notes=notes), [(calibration.apply(cells), truth) for cells, truth in validation]
 
 
 def best_iou(predicted: Instances, truth: Instances) -> Floats:
@@ -101,13 +120,13 @@ def best_iou(predicted: Instances, truth: Instances) -> Floats:
     return best
 
 
-def _compared(seen: Pairs, guessed: Sequence[Floats], by_score: Calibration, by_iou: Calibration) -> str:
+def _compared(seen: Pairs, guessed: Floats, by_score: Calibration, by_iou: Calibration) -> str:
     hit = np.concatenate([hits(predicted, truth) for predicted, truth in seen])
     score = np.concatenate([predicted.score for predicted, _ in seen])
     return (
         f"quality from the IoU that trees predict, fitted on {len(hit)} validation predictions on {len(seen)} images; "
         f"on images left out: area under the ROC curve {_auc(hit, score)} by the score, "
-        f"{_auc(hit, np.concatenate(guessed))} by the predicted IoU; calibration error {_error(by_score)} with the "
+        f"{_auc(hit, guessed)} by the predicted IoU; calibration error {_error(by_score)} with the "
         f"score, {_error(by_iou)} with the predicted IoU; below, the predicted IoU as it is -> calibrated"
     )
 

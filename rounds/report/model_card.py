@@ -16,7 +16,7 @@ import yaml
 from cellsemi.configs.data import GENERATED
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.rounds.evaluation.figures import Interval
+from cellsemi.rounds.evaluation.figures import CHOSEN_ON, Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.report.round_report import table
 from cellsemi.rounds.store.run import is_control
@@ -154,7 +154,9 @@ def _results(facts: CardFacts) -> Iterator[dict[str, Any]]:
     test = {"f1": ("F1 at IoU > .5", row.f1), "precision": ("precision at IoU > .5", row.precision50)}
     test |= {"recall": ("recall at IoU > .5", row.recall50)}
     for split, interval, more in (("validation", row.val_map, {}), ("test", row.test_map, test)):
-        figures = {"mAP": ("mAP, mean over IoU .50 to .95 and over images (Kaggle Sartorius)", interval.value), **more}
+        how = "" if split == "test" else "; thresholds and the round were chosen on these images"
+        words = f"mAP, mean over IoU .50 to .95 and over images (Kaggle Sartorius){how}"
+        figures = {"mAP": (words, interval.value), **more}
         yield {
             "task": {"type": TASK, "name": "cell instance segmentation"},
             "dataset": {"type": _slug(facts.data.name), "name": facts.data.name, "split": split},
@@ -251,7 +253,7 @@ def _metrics(facts: CardFacts) -> list[str]:
     row = facts.row
     at_50 = (row.f1, row.precision50, row.recall50)
     rows = [
-        ("validation", str(row.val_images), _interval(row.val_map), "-", "-", "-"),
+        (f"validation ({CHOSEN_ON})", str(row.val_images), _interval(row.val_map), "-", "-", "-"),
         ("test", str(row.test_images), _interval(row.test_map), *(f"{value:.3f}" for value in at_50)),
     ]
     lines = [
@@ -325,7 +327,7 @@ def _chosen(facts: CardFacts) -> list[str]:
     if fusion := facts.fusion:
         lines.append(
             f"- Fusion: `{fusion.method}`; masks of different models with an IoU of at least {fusion.iou:g} are one "
-            f"cell, found by {fusion.min_votes} or more models. Scores are "
+            "cell. Scores are "
             + ("calibrated per model before they are fused." if facts.calibrated else "fused as they are.")
         )
     lines.append(

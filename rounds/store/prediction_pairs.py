@@ -9,6 +9,7 @@ from pathlib import Path
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.schemas import ImageRecord
 
 
 def cells_of(*folders: Path) -> Iterator[Instances]:
@@ -22,10 +23,15 @@ def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Insta
 
     What people marked to be ignored is neither missed nor found wrongly (`scorable`).
     """
+    for known, cells, true in _rows(predicted, truth):
+        yield known.image_id, cells, true
+
+
+def _rows(predicted: Path, truth: Path) -> Iterator[tuple[ImageRecord, Instances, Instances]]:
     for found, known in zip(shards.read_folder(predicted), shards.read_folder(truth), strict=True):
         if found.image_id != known.image_id or found.instances is None or known.instances is None:
             raise ValueError(f"{predicted}: expected cells of {known.image_id!r}, got {found.image_id!r}")
-        yield known.image_id, *scorable(found.instances, known.instances)
+        yield known, *scorable(found.instances, known.instances)
 
 
 def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Instances]]:
@@ -37,3 +43,9 @@ def scored_pairs(predicted: Path, truth: Path) -> Iterator[tuple[Instances, Inst
 def all_pairs(folders: Iterable[tuple[Path, Path]]) -> list[tuple[Instances, Instances]]:
     """`scored_pairs` of several (predictions, images) folders, one after the other."""
     return [pair for folder in folders for pair in scored_pairs(*folder)]
+
+
+def grouped_pairs(folders: Iterable[tuple[Path, Path]]) -> tuple[list[tuple[Instances, Instances]], list[str]]:
+    """`all_pairs`, and the group of each image; an image without one is its own."""
+    rows = [row for folder in folders for row in _rows(*folder)]
+    return [(cells, true) for _, cells, true in rows], [known.group or known.image_id for known, _, _ in rows]

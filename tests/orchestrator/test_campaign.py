@@ -254,6 +254,20 @@ def test_a_student_that_diverges_is_left_out_and_said(tmp_path: Path) -> None:
     assert "unet-b" not in names and names.count("unet-a") == 2
 
 
+def test_where_fewer_teachers_are_left_than_votes_asked_for_all_of_them_must_agree_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    paths, watcher = bring(config_at(tmp_path, f"training.lr={DIVERGES + 1}", "fusion.min_votes=2"), 1)
+    sentence = "round 1: fusion.min_votes is 2, but of the teachers only unet-a is left: 1 asked for in this round"
+    assert sentence in watcher.notes
+    accepted = {row.model: row.accepted for row in leaderboard.read(paths.leaderboard) if row.round == 1}
+    assert accepted["unet-a"] > 0
+    asked_for_one, watcher = bring(config_at(tmp_path / "one", f"training.lr={DIVERGES + 1}"), 1)
+    assert not any("min_votes" in note for note in watcher.notes)
+    rows = leaderboard.read(asked_for_one.leaderboard)
+    assert {row.model: row.accepted for row in rows if row.round == 1} == accepted
+
+
 def test_no_student_left_is_an_error_that_names_the_step(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"no student is left(.|\n)*loss is nan"):
         bring(config_at(tmp_path, f"training.lr={DIVERGES}"), 1)

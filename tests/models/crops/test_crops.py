@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import pictures
 from helpers.contract import ONE_EACH, ContractCase, prepared, task_of
 from helpers.contract import record as small_record
@@ -22,8 +23,11 @@ from cellsemi.configs.errors import ImageError
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig, FlowUnetConfig
 from cellsemi.configs.training import Balance, TrainingConfig
 from cellsemi.models.base import FitTask
+from cellsemi.models.crops.crop import training_image
 from cellsemi.models.crops.sampling import ImageSampler, chances
 from cellsemi.models.crops.source import CropSource
+from cellsemi.models.detector.targets import batch_of
+from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.model_files import CellSize
 from cellsemi.models.registry import family
 from cellsemi.rounds.cells.instances import Instances
@@ -92,6 +96,34 @@ def test_no_family_opens_a_pseudo_labelled_image_in_the_last_steps(tmp_path: Pat
         assert family(entry.kind).fit(task(1), quiet).steps == 1
         with pytest.raises(ImageError, match="im1"):
             family(entry.kind).fit(task(0), quiet)
+
+
+def test_background_weighs_what_the_accepted_cells_of_its_image_weigh() -> None:
+    cells = pseudo(1).instances
+    assert cells is not None
+    weights = np.linspace(0.3, 0.9, len(cells))
+    states = ["accepted"] * (len(cells) - 1) + ["ignored"]
+    labelled_by_teachers = replace(pseudo(1), instances=cells.with_(weight=weights, state=states))
+    image = training_image(labelled_by_teachers, 0)
+    assert image.cell_weight[0] == pytest.approx(weights[:-1].mean())
+    assert image.cell_weight[1:] == pytest.approx(weights[:-1])
+    assert training_image(record(1), 0).cell_weight[0] == 1
+    unweighted = replace(pseudo(1), instances=cells.with_(weight=1.0))  # filter.weight_by_quality: false
+    assert training_image(unweighted, 0).cell_weight[0] == 1
+    none = replace(pseudo(1), instances=cells.with_(state="ignored"))
+    assert training_image(none, 0).cell_weight[0] == 1
+
+
+def test_every_family_takes_the_weight_of_the_background(tmp_path: Path) -> None:
+    (crop,) = crops_of(tmp_path, [pseudo(1)], batch=1)(0)
+    background = crop.instance_map == 0
+    assert background.any()
+    weight = flow_batch([crop], "geodesic").weight[0]
+    assert (weight[background] == 0.5).all()
+    colour = replace(crop, pixels=np.repeat(crop.pixels[..., None], 3, axis=2))
+    detector = batch_of([colour], 1.0, {}, torch.device("cpu"))
+    assert detector.targets[0].weights[0] == 0.5
+    assert (detector.weight[0].numpy()[detector.targets[0].instance_map.numpy() == 0] == 0.5).all()
 
 
 # --- balance ------------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ from helpers.campaigns import bring, config_at
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.models.inference.scale_search import ScaleSearch, mean_score
+from cellsemi.models.inference.scale_search import ScaleSearch, expected_cell_px, mean_score, worths
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.datasets.synthetic import make
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.predictions import as_unlabelled
 
@@ -65,6 +67,80 @@ def test_surety_is_the_mean_score_of_the_pixels(cells: list[tuple[float, int]]) 
 def test_an_image_without_cells_at_any_scale_is_empty() -> None:
     assert len(ScaleSearch(AtHome(), (0.5, 1.0)).predict([np.zeros((8, 8), np.uint8)])[0]) == 0
     assert mean_score(Instances.empty(3, 3)) == 0
+
+
+class KnowsSizes:
+    """It knows the sizes of generated cells at magnification 1, and errs at others as networks do.
+
+    A cell is found where its size at the scale is near a known one, with a score that falls with the distance. So at
+    every scale the odd cell fits, and is scored high. What is enlarged too far is found in noise as well.
+    """
+
+    def __init__(self, truth: Instances, typical_px: float, noise: float) -> None:
+        self.warnings: Counter[str] = Counter()
+        self._truth, self._typical_px, self._noise = truth, typical_px, noise
+
+    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
+        octaves = np.abs(np.log2(np.sqrt(self._truth.area) * scale / self._typical_px))
+        near = octaves < 0.5
+        found = self._truth.select(near).with_(score=0.95 - 0.5 * octaves[near], state="predicted")
+        if scale > 1 and self._noise:
+            square = np.ones((9, 9), bool)
+            places = [(square, x, y) for x in range(0, 240, 10) for y in range(0, 180, 10)]
+            carpet = masks.from_crops(found.height, found.width, places, score=self._noise, state="predicted")
+            found = Instances.concat(found.height, found.width, [found, carpet])
+        return [found for _ in images]
+
+
+def generated(magnification: float, count: int) -> list[Instances]:
+    config = GeneratedConfig(labelled=1, unlabelled=1, val=count, test=1, magnifications=(magnification,))
+    cells = [make(config, ("shsy5y",), 0, "val", index).instances for index in range(count)]
+    return [each for each in cells if each is not None]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.35])
+def test_generated_cells_of_any_magnification_are_brought_to_the_known_size(noise: float) -> None:
+    known = [float(np.median(np.sqrt(cells.area))) for cells in generated(1.0, 12)]
+    typical_px, scales = float(np.median(known)), (0.5, 1.0, 2.0)
+    right = Counter[str]()
+    for magnification in (0.5, 1.0, 2.0):
+        for truth in generated(magnification, 12):
+            image = np.zeros((truth.height, truth.width), np.uint8)
+            predictor = KnowsSizes(truth, typical_px, noise)
+            search = ScaleSearch(predictor, scales)
+            search.predict([image])
+            (chosen,) = search.chosen
+            each = [predictor.predict([image], scale)[0] for scale in scales]
+            by_mean_score = scales[int(np.argmax([mean_score(cells) for cells in each]))]
+            right["chosen"] += chosen == 1 / magnification
+            right["by mean score"] += by_mean_score == 1 / magnification
+    assert right["chosen"] >= 35  # of 36: one well's cells are as small as those of the next magnification
+    assert right["by mean score"] < 33  # what the search went by before: a scale at which one odd cell fits wins
+
+
+def test_what_a_scale_is_worth_counts_what_it_finds() -> None:
+    def squares(*boxes: tuple[int, int, int, float]) -> Instances:
+        crops = [(np.ones((side, side), bool), x, y) for x, y, side, _ in boxes]
+        return masks.from_crops(40, 40, crops, score=[score for *_, score in boxes], state="predicted")
+
+    sure_of_one = squares((0, 0, 4, 0.95))
+    finds_four = squares(*[(x, y, 4, 0.8) for x in (0, 20) for y in (0, 20)])
+    carpet = squares((0, 0, 12, 0.4), (20, 0, 12, 0.4))
+    none = Instances.empty(40, 40)
+    candidates = [none, sure_of_one, finds_four, carpet]
+    expected = [0.0, 16 * 0.95, 64 * 0.8, 288 * 0.4]
+    assert [expected_cell_px(cells) for cells in candidates] == pytest.approx(expected)
+    recall = [value / expected[3] for value in expected]
+    by_hand = [1.25 * p * r / (0.25 * p + r) for p, r in zip((0.95, 0.8, 0.4), recall[1:], strict=True)]
+    assert worths(candidates).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
+    assert int(np.argmax(worths(candidates))) == 2
+    assert worths([none, none]).tolist() == [0.0, 0.0]
+
+
+def test_a_pixel_of_several_masks_is_expected_once() -> None:
+    crops = [(np.ones((4, 4), bool), 0, 0), (np.ones((4, 4), bool), 2, 0)]
+    cells = masks.from_crops(9, 9, crops, score=[0.5, 1.0], state="predicted")
+    assert expected_cell_px(cells) == pytest.approx(16 * 1.0 + 8 * 0.5)
 
 
 def test_searched_scales_multiply_the_averaged_ones() -> None:

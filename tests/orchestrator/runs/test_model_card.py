@@ -83,6 +83,9 @@ def test_the_header_states_licence_library_and_figures(paths: RunPaths) -> None:
         "validation",
         "test",
     ]
+    names = [result["metrics"][0]["name"] for result in index["results"]]
+    assert ["chosen on these images" in name for name in names] == [True, False]
+    assert "| validation (chosen on) |" in text and "| test |" in text
 
 
 def test_hugging_face_reads_the_header(paths: RunPaths) -> None:

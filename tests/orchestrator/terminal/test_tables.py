@@ -191,6 +191,8 @@ def test_the_leaderboard_fits_the_terminal(here: Path, width: int, columns: int)
     assert ".451 (.411, .491)" in said or width < 100
     assert ("+.011 (-.004, +.026)" in said) == (width >= 80)
     assert ("chosen on" in head) == ("val mAP" in shown)
+    sentence = "val mAP: thresholds, promotion and rank were chosen on these images; it flatters."
+    assert (sentence in said) == ("val mAP" in shown)
 
 
 def test_columns_are_chosen_by_what_they_tell() -> None:

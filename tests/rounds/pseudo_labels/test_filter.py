@@ -16,6 +16,7 @@ from cellsemi.rounds.pseudo_labels.filter import REASONS, count_reasons, count_s
 from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds
 
 LIMITS = Thresholds({"a": ChosenThresholds(0.6, 0.2, 20, 150, ""), "b": ChosenThresholds(0.9, 0.1, 0, None, "")})
+LIMITS_OF_ANY_AREA = Thresholds({"a": ChosenThresholds(0.6, 0.2, 0, None, "")})
 CLASSES = ("a", "b")
 
 
@@ -38,7 +39,9 @@ def verdict(quality, side=6, votes=2, class_id=0, min_votes=1):
         (("ignored", "uncertain", 0), {"quality": 0.5}),
         (("ignored", "uncertain", 0), {"quality": 0.2000001}),
         (("rejected", "low confidence", 0), {"quality": 0.19}),
-        (("rejected", "too few votes", 0), {"quality": 0.99, "votes": 1, "min_votes": 2}),
+        (("ignored", "too few votes", 0), {"quality": 0.99, "votes": 1, "min_votes": 2}),  # a cell, perhaps
+        (("ignored", "too few votes", 0), {"quality": 0.2000001, "votes": 1, "min_votes": 2}),
+        (("rejected", "too few votes", 0), {"quality": 0.19, "votes": 1, "min_votes": 2}),
         (("rejected", "too small", 0), {"quality": 0.5, "side": 4}),
         (("ignored", "too small", 0), {"quality": 0.7, "side": 4}),
         (("rejected", "low confidence", 0), {"quality": 0.1, "side": 4}),
@@ -91,6 +94,17 @@ def test_a_duplicate_hides_nothing_and_what_is_not_accepted_is_no_rival():
     assert filter_cells(chain, LIMITS, 1, CLASSES, 1).state == ("accepted", "ignored", "accepted")
     uncertain_first = squares((0, 0, 10), (1, 0, 10), quality=[0.5, 0.7])
     assert filter_cells(uncertain_first, LIMITS, 1, CLASSES, 1).state == ("ignored", "accepted")
+
+
+def test_a_clump_under_two_better_cells_leaves_the_loss():
+    cells = squares((0, 0, 10), (10, 0, 10), quality=[0.9, 0.9], score=0.5)
+    clump = from_crops(60, 60, [(np.ones((10, 24), bool), 0, 0)], quality=0.8, score=0.5)
+    found = filter_cells(Instances.concat(60, 60, [cells, clump]), LIMITS_OF_ANY_AREA, 1, ("a",), 1)
+    assert found.state == ("accepted", "accepted", "ignored")  # .42 of it in each, .83 in both
+    assert found.reason[2] == "duplicate"
+    # The better clump stays, and both cells in it leave the loss.
+    found = filter_cells(Instances.concat(60, 60, [cells, clump.with_(quality=0.95)]), LIMITS_OF_ANY_AREA, 1, ("a",), 1)
+    assert found.state == ("ignored", "ignored", "accepted")
 
 
 def test_ties_in_quality_go_to_the_score_then_to_the_area():
@@ -157,7 +171,10 @@ def test_what_holds_for_any_cells(drawn, min_votes, random):
     )
     bitmaps = [decode(r, 60, 60) for r in found.rle]
     accepted = [i for i, state in enumerate(found.state) if state == "accepted"]
-    for i in accepted:
+    key = list(zip(cells.quality.tolist(), cells.score.tolist(), strict=True))
+    for i, reason in enumerate(found.reason):
+        under = np.zeros((60, 60), bool)
         for j in accepted:
-            if i != j and (cells.quality[i], cells.score[i]) > (cells.quality[j], cells.score[j]):
-                assert (bitmaps[i] & bitmaps[j]).sum() * 10 <= 6 * bitmaps[j].sum()
+            under |= bitmaps[j] & (key[j] > key[i])
+        if reason in ("", "duplicate"):
+            assert ((under & bitmaps[i]).sum() * 10 > 6 * bitmaps[i].sum()) == (reason == "duplicate")

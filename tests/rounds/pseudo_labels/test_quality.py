@@ -176,7 +176,7 @@ def test_more_classes_than_categories_are_no_error() -> None:
 def test_where_shape_tells_and_the_score_does_not_the_quality_tells_right_from_wrong() -> None:
     validation = images(8)
     found = {
-        name: fit_quality(validation, ["cell"], FilterConfig(quality=name)) for name in ("calibrated", "regressed")
+        name: fit_quality(validation, ["cell"], FilterConfig(quality=name))[0] for name in ("calibrated", "regressed")
     }
     fresh = images(4, first=100)
     right = np.concatenate([best_iou(predicted, truth) > 0.5 for predicted, truth in fresh])
@@ -214,7 +214,7 @@ def auc(right: np.ndarray, confidence: np.ndarray) -> float:
 
 def test_calibrated_is_the_calibration_of_the_score() -> None:
     validation = images(6)
-    found = fit_quality(validation, ["cell"], CALIBRATED)
+    found = fit_quality(validation, ["cell"], CALIBRATED)[0]
     expected = calibrate(validation, ["cell"], CALIBRATED.min_samples)
     assert (found.calibration, found.regressor) == (expected, None)
     assert found.report() == expected.report()
@@ -233,7 +233,7 @@ def test_calibrated_is_the_calibration_of_the_score() -> None:
 def test_with_too_little_to_learn_from_the_score_is_calibrated(
     validation: list[Pair], config: FilterConfig, sentence: str
 ) -> None:
-    found = fit_quality(validation, ["cell"], config)
+    found = fit_quality(validation, ["cell"], config)[0]
     assert found.regressor is None
     assert found.calibration == calibrate(validation, ["cell"], config.min_samples)
     assert "nothing was regressed" in found.report()[0] and sentence in found.report()[0]
@@ -242,14 +242,14 @@ def test_with_too_little_to_learn_from_the_score_is_calibrated(
 
 def test_images_without_predictions_are_not_counted() -> None:
     empty = (Instances.empty(SIZE, SIZE), image(0)[1])
-    assert fit_quality([*images(4), empty], ["cell"], REGRESSED).regressor is None
-    assert fit_quality([empty, *images(5)], ["cell"], REGRESSED).regressor is not None
+    assert fit_quality([*images(4), empty], ["cell"], REGRESSED)[0].regressor is None
+    assert fit_quality([empty, *images(5)], ["cell"], REGRESSED)[0].regressor is not None
     assert 5 * len(SPOTS) >= MIN_SAMPLES
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_predictions_that_are_all_right_or_nearly_all_wrong_are_no_error(share: float) -> None:
-    found = fit_quality(images(5, share=share), ["cell"], REGRESSED)
+    found = fit_quality(images(5, share=share), ["cell"], REGRESSED)[0]
     assert ("undefined" in found.report()[0]) == (share == 0.0)
     quality = found.apply(image(99, share=share)[0]).quality
     assert (quality > 0.9).all() if share == 0 else (quality < 0.5).all()
@@ -258,7 +258,7 @@ def test_predictions_that_are_all_right_or_nearly_all_wrong_are_no_error(share: 
 def test_classes_are_told_apart_and_a_class_without_predictions_takes_the_common_curve() -> None:
     # The same mask is right in class 0 and wrong in class 1, whose cells were drawn as class 0.
     validation = [*images(5, share=0.0), *((p.with_(class_id=1), t) for p, t in images(5, share=0.0, first=5))]
-    found = fit_quality(validation, ["a", "b", "c"], REGRESSED)
+    found = fit_quality(validation, ["a", "b", "c"], REGRESSED)[0]
     assert found.calibration.curves["c"].kind == "pooled"
     cells = image(50, share=0.0)[0]
     quality = [float(found.apply(cells.with_(class_id=c)).quality.mean()) for c in range(3)]
@@ -267,7 +267,7 @@ def test_classes_are_told_apart_and_a_class_without_predictions_takes_the_common
 
 @pytest.mark.parametrize("config", [CALIBRATED, REGRESSED])
 def test_apply_sets_quality_and_nothing_else(config: FilterConfig) -> None:
-    found = fit_quality(images(5), ["cell"], config)
+    found = fit_quality(images(5), ["cell"], config)[0]
     cells = image(9)[0]
     after = found.apply(cells)
     assert not (after.quality == cells.quality).all()
@@ -280,7 +280,7 @@ def test_apply_sets_quality_and_nothing_else(config: FilterConfig) -> None:
 
 
 def test_what_is_read_from_a_file_says_the_same_to_the_last_bit() -> None:
-    found = fit_quality(images(5), ["b", "a"], REGRESSED)
+    found = fit_quality(images(5), ["b", "a"], REGRESSED)[0]
     text = json.dumps(found.to_json(), sort_keys=True, allow_nan=False)
     again = Quality.from_json(json.loads(text), ["b", "a"])
     assert json.dumps(again.to_json(), sort_keys=True) == text
@@ -290,7 +290,7 @@ def test_what_is_read_from_a_file_says_the_same_to_the_last_bit() -> None:
 
 
 def test_the_same_images_give_the_same_file() -> None:
-    first, second = (json.dumps(fit_quality(images(5), ["cell"], REGRESSED).to_json()) for _ in range(2))
+    first, second = (json.dumps(fit_quality(images(5), ["cell"], REGRESSED)[0].to_json()) for _ in range(2))
     assert first == second
 
 
@@ -313,7 +313,7 @@ DAMAGE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Any]:
-    return fit_quality(images(5), ["cell"], REGRESSED).to_json()
+    return fit_quality(images(5), ["cell"], REGRESSED)[0].to_json()
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
