@@ -38,6 +38,10 @@ class AugmentConfig(Section):
     flip: bool = Field(True, description="Flip along both axes.")
     brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
     brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
+    gamma: Fraction = Field(0.0, description="Probability of a gamma curve, which lifts or lowers the middle greys.")
+    invert: Fraction = Field(
+        0.0, description="Probability that a crop is inverted, dark for bright; cells pasted into it are, too."
+    )
     blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
     noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
     elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")

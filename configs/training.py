@@ -87,6 +87,9 @@ class UnlabelledInferenceConfig(Section):
     scale_search: tuple[float, ...] | None = Field(
         None, description="Scales of which the best is kept for each image; null: as in `inference`."
     )
+    polarity_search: bool | None = Field(
+        None, description="Also try each image inverted, and keep the better; null: as in `inference`."
+    )
 
     @field_validator("scales", "scale_search")
     @classmethod
@@ -147,6 +150,13 @@ class InferenceConfig(Section):
             "images alone."
         ),
     )
+    polarity_search: bool = Field(
+        False,
+        description=(
+            "Also try each image inverted, dark for bright, at each scale that is tried; the better is kept. For "
+            "images of another contrast than the labelled ones; `augment.invert` teaches it instead."
+        ),
+    )
     tta_iou: Fraction = Field(
         0.5, description="Detectors: detections of different views with at least this IoU are one cell."
     )
@@ -183,6 +193,15 @@ class InferenceConfig(Section):
     def scaled(self, scale: float) -> Self:
         """The same for images that are first enlarged `scale` times."""
         return self.model_copy(update={"scales": tuple(own * scale for own in self.scales)})
+
+    @property
+    def searches(self) -> bool:
+        """Whether each image is predicted in several ways, of which the best is kept."""
+        return bool(self.scale_search) or self.polarity_search
+
+    def without_search(self) -> Self:
+        """The same without a search: each image is predicted once, as it is."""
+        return self.model_copy(update={"scale_search": (), "polarity_search": False})
 
     @property
     def pixel_probability(self) -> float:

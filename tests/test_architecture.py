@@ -123,7 +123,7 @@ ALLOWED = {
         "configs rounds/cells rounds/seeds rounds/store models/base models/crops models/flow models/inference "
         "models/model_files models/training models/weight_files"
     ),
-    "models/crops": "configs rounds/cells rounds/store models/base",
+    "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
         "configs rounds/cells rounds/pseudo_labels rounds/seeds models/base models/crops models/inference "
         "models/model_files models/training"

@@ -45,8 +45,7 @@ def choose(choice: ProbabilityChoice, model: Path) -> ChosenProbability:
     the score of a cell; the mean of each three neighbours is compared, since few images make it jump. Of equal ones
     the nearest to .5.
     """
-    inference = choice.inference.model_copy(update={"scale_search": ()})
-    predictor = cast(ProbabilityPredictor, load_predictor(model, inference, choice.device))
+    predictor = cast(ProbabilityPredictor, load_predictor(model, choice.inference.without_search(), choice.device))
     scores, images = np.zeros((len(GRID), len(LIMITS))), 0
     for record in shards.read_folder(Path(choice.images)):
         assert record.image is not None and record.instances is not None
