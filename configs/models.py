@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from cellsemi.configs.base import Fraction, Section, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
+FLOW_UNET_CELL_PX = 40.0  # the largest typical cell that flow-unet is shown by `training.cell_px: auto`
+
 
 class CopyPasteConfig(Section):
     """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are pasted."""
@@ -149,6 +151,10 @@ class FlowUnetConfig(ModelBase):
     def has_cell_probability(self) -> bool:
         """A flow model."""
         return True
+
+    def auto_cell_px(self, diameter_px: float) -> float | None:
+        """Large cells are shrunk to FLOW_UNET_CELL_PX, others stay as they are (benchmarks/cell_size.md)."""
+        return FLOW_UNET_CELL_PX if diameter_px > FLOW_UNET_CELL_PX else None
 
     @property
     def stride_px(self) -> int:

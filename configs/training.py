@@ -24,7 +24,7 @@ class TrainingConfig(Section):
         AUTO_CELL_PX,
         description="Diameter in pixels at which the network sees the typical cell: crops and images are brought to it "
         "by one factor per model, measured on the human labels that it learns from. null: images as they are. `auto`: "
-        "what the model's kind does best with (docs/models.md).",
+        "at most 40 for `flow-unet`, so that large cells are shrunk; null for other kinds.",
     )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
     lr: float = Field(4e-3, gt=0, description="Peak learning rate (of the heads, where a model has a backbone).")
