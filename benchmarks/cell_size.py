@@ -34,7 +34,7 @@ from cellsemi.rounds.store.image_codec import decode_image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import regimes
-from machine import DSB2018, describe
+from machine import DSB2018, describe, skip
 
 HERE = Path(__file__).parent
 SPLITS = ("labelled", "val", "test")
@@ -71,6 +71,8 @@ def main(
     if few:
         regimes.build("few", 0, work / "few-data", root, development=True)
         folders["few (DSB2018, development draw 0)"] = str(work / "few-data")
+    if not folders:
+        skip("no data set is named: --data NAME=FOLDER or --few")
     for name, folder in folders.items():
         images = work / name.split()[0]
         if not (images / "test").is_dir():
