@@ -15,9 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import FlowUnetConfig
@@ -25,7 +25,7 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.base import FitTask, Predictor
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.registry import family, load_predictor
-from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice, choose
+from cellsemi.models.validation.choose_probabilities import choose
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.metrics import best_threshold, score_image, summarise
 from cellsemi.rounds.formats.label_map.reader import LabelMaps
@@ -34,14 +34,17 @@ from cellsemi.rounds.store.image_codec import decode_image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import regimes
-from machine import DSB2018
+from machine import DSB2018, describe, skip
 
 HERE = Path(__file__).parent
 SPLITS = ("labelled", "val", "test")
 CLASSES = ("cell",)
 MAX_PIXELS = 1 << 24
 INFERENCE = InferenceConfig(tta=("identity",), precision="bfloat16")
-HEADER = ("data", "cell_px", "measured px", "scale", "val mAP", "test mAP", "test F1", "fit s", "predict s/image")
+HEADER = [
+    *("data", "crop px", "steps", "seed", "labelled cells px", "cell_px", "seen px", "val mAP", "test mAP", "test F1"),
+    *("images", "fit s", "predict s/image"),
+]
 
 
 @click.command()
@@ -68,6 +71,8 @@ def main(
     if few:
         regimes.build("few", 0, work / "few-data", root, development=True)
         folders["few (DSB2018, development draw 0)"] = str(work / "few-data")
+    if not folders:
+        skip("no data set is named: --data NAME=FOLDER or --few")
     for name, folder in folders.items():
         images = work / name.split()[0]
         if not (images / "test").is_dir():
@@ -104,8 +109,10 @@ def measure(images: Path, folder: Path, training: TrainingConfig, seed: int) -> 
     started = time.process_time()
     family(model.kind).fit(task, lambda step, steps: None)
     fitted = time.process_time() - started
-    probability = choose(ProbabilityChoice(str(images / "val"), INFERENCE, "cpu", MAX_PIXELS), folder).chosen
-    predictor = load_predictor(folder, INFERENCE.at_probability(probability), "cpu")
+    on_val = OnValidation(str(images / "val"), INFERENCE, len(CLASSES), None, "cpu", MAX_PIXELS)
+    chosen = choose(on_val, folder).cell_probability
+    assert chosen is not None
+    predictor = load_predictor(folder, INFERENCE.at_probability(chosen.chosen), "cpu")
     started = time.process_time()
     pairs = {split: list(predicted(predictor, images / split)) for split in ("val", "test")}
     seconds = (time.process_time() - started) / sum(map(len, pairs.values()))
@@ -144,9 +151,39 @@ def _records(root: Path, split: str) -> Iterator[shards.ImageRecord]:
             yield data.load(row).record.with_(split=split)
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """Cell_size.md of the figures of some models."""
-    return str(np.array(rows))
+def table(rows: list[dict[str, Any]]) -> str:
+    """What cell_size.md says of the figures of some models."""
+    ordered = sorted(
+        rows, key=lambda row: (row["data"], row["crop_px"], row["seed"], row["scale"] * row["diameter_px"])
+    )
+    lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in ordered)]
+    return f"""# At which size a flow U-Net sees cells best
+
+{describe()}.
+
+`training.cell_px` brings the typical cell to so many pixels, by one factor for all images of a model. **seen px**: the
+diameter that the network sees; `as is` is `cell_px: null`. Width 24, bfloat16, one view; crops, steps and seed are
+those of the row. Cell probability and score threshold are chosen on val; **images** are those of val and test. Seconds
+are of the processor, one thread.
+Written by `benchmarks/cell_size.py`; other programs may have used the machine.
+
+{chr(10).join("| " + " | ".join(line) + " |" for line in lines)}
+"""
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    asked = "as is" if row["cell_px"] is None else f"{row['cell_px']:g}"
+    return [
+        row["data"],
+        *(str(row[name]) for name in ("crop_px", "steps", "seed")),
+        f"{row['diameter_px']:.1f}",
+        asked,
+        f"{row['scale'] * row['diameter_px']:.1f}",
+        *(f"{row[name]:.3f}" for name in ("val", "test", "f1")),
+        "/".join(map(str, row["images"])),
+        f"{row['fit_s']:.0f}",
+        f"{row['predict_s']:.2f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def _command(preset: str, out: Path) -> list[str]:
 
 def _row(data: str, paths: RunPaths, views: tuple[View, ...], out: Path) -> list[str]:
     folder = paths.model(0, MODEL)
-    inference = inference_of(folder, paths).model_copy(update={"tta": views, "scale_search": ()})
+    inference = inference_of(folder, paths).without_search().model_copy(update={"tta": views})
     file = out / "exchange.pt"
     to_torchscript(folder, inference, file)
     found = _compare(paths, folder, inference, file, model_of(paths, folder).score_threshold or 0.0)

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from cellsemi.configs.base import Fraction, Section, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
+FLOW_UNET_CELL_PX = 40.0  # the largest typical cell that flow-unet is shown by `training.cell_px: auto`
+
 
 class CopyPasteConfig(Section):
     """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are pasted."""
@@ -38,6 +40,10 @@ class AugmentConfig(Section):
     flip: bool = Field(True, description="Flip along both axes.")
     brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
     brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
+    gamma: Fraction = Field(0.0, description="Probability of a gamma curve, which lifts or lowers the middle greys.")
+    invert: Fraction = Field(
+        0.0, description="Probability that a crop is inverted, dark for bright; cells pasted into it are, too."
+    )
     blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
     noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
     elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
@@ -145,6 +151,10 @@ class FlowUnetConfig(ModelBase):
     def has_cell_probability(self) -> bool:
         """A flow model."""
         return True
+
+    def auto_cell_px(self, diameter_px: float) -> float | None:
+        """Large cells are shrunk to FLOW_UNET_CELL_PX, others stay as they are (benchmarks/cell_size.md)."""
+        return FLOW_UNET_CELL_PX if diameter_px > FLOW_UNET_CELL_PX else None
 
     @property
     def stride_px(self) -> int:

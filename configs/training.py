@@ -35,7 +35,7 @@ class TrainingConfig(Section):
         AUTO_CELL_PX,
         description="Diameter in pixels at which the network sees the typical cell: crops and images are brought to it "
         "by one factor per model, measured on the human labels that it learns from. null: images as they are. `auto`: "
-        "what the model's kind does best with (docs/models.md).",
+        "at most 40 for `flow-unet`, so that large cells are shrunk; null for other kinds.",
     )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
     lr: float = Field(4e-3, gt=0, description="Peak learning rate (of the heads, where a model has a backbone).")
@@ -103,6 +103,9 @@ class UnlabelledInferenceConfig(Section):
     scale_search: tuple[float, ...] | None = Field(
         None, description="Scales of which the best is kept for each image; null: as in `inference`."
     )
+    polarity_search: bool | None = Field(
+        None, description="Also try each image inverted, and keep the better; null: as in `inference`."
+    )
 
     @field_validator("scales", "scale_search")
     @classmethod
@@ -163,6 +166,13 @@ class InferenceConfig(Section):
             "unlabelled images alone."
         ),
     )
+    polarity_search: bool = Field(
+        False,
+        description=(
+            "Also try each image inverted, dark for bright, at each scale that is tried; the better is kept. For "
+            "images of another contrast than the labelled ones; `augment.invert` teaches it instead."
+        ),
+    )
     tta_iou: Fraction = Field(
         0.5, description="Detectors: detections of different views with at least this IoU are one cell."
     )
@@ -204,6 +214,15 @@ class InferenceConfig(Section):
     def scaled(self, scale: float) -> Self:
         """The same for images that are first enlarged `scale` times."""
         return self.model_copy(update={"scales": tuple(own * scale for own in self.scales)})
+
+    @property
+    def searches(self) -> bool:
+        """Whether each image is predicted in several ways, of which the best is kept."""
+        return bool(self.scale_search) or self.polarity_search
+
+    def without_search(self) -> Self:
+        """The same without a search: each image is predicted once, as it is."""
+        return self.model_copy(update={"scale_search": (), "polarity_search": False})
 
     @property
     def pixel_probability(self) -> float:

@@ -14,7 +14,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Family, Predictor
-from cellsemi.models.inference.scale_search import ScaleSearch
+from cellsemi.models.inference.scale_search import BOTH, ScaleSearch
 from cellsemi.models.model_files import read_model_file
 
 FAMILIES: dict[str, str] = {kind: f"cellsemi.models.{kind.replace('-', '_')}.family" for kind in MODEL_KINDS}
@@ -46,7 +46,9 @@ def family(kind: str) -> Family:
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     """The predictor of a trained folder, whatever its family."""
     predictor = family(read_model_file(folder).kind).load(folder, inference, device)
-    return ScaleSearch(predictor, inference.scale_search) if inference.scale_search else predictor
+    if not inference.searches:
+        return predictor
+    return ScaleSearch(predictor, inference.scale_search or (1.0,), BOTH if inference.polarity_search else BOTH[:1])
 
 
 def _imported(kind: str) -> Family:

@@ -21,6 +21,7 @@ from cellsemi.rounds.cells.instance_map import IGNORE
 
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]
 BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels are 0.8 to 1.4
+GAMMA_PERCENT = (60, 165)  # 100 leaves the crop as it is; evenly drawn
 GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid
 SIZE_MARGIN = 1.25  # a size-aware scale goes this far beyond the sizes of the data: they may be all alike
 
@@ -72,13 +73,14 @@ def augment_crop(
     rng: np.random.Generator,
     sizes: CellSizes | None = None,
     enlarge: float = 1.0,
+    invert: bool = False,
 ) -> Augmented:
     """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance map.
 
     `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `instance_map` (H, W) holds 0, cells from 1 and IGNORE.
     Beyond the image the crop shows its mirror and is IGNORE. With probability `affine` the crop is
     scaled (`draw_scale`, for which `sizes` is), shifted and rotated. `enlarge` multiplies the scale of every
-    crop. The result depends on `rng` only.
+    crop, `invert` exchanges dark and bright first. The result depends on `rng` only.
     """
     moved = config.affine >= 1 or rng.random() < config.affine
     scale = enlarge * (draw_scale(config, rng, sizes) if moved else 1.0)
@@ -88,6 +90,7 @@ def augment_crop(
     rotate = moved and config.rotate
     side = math.ceil(crop_px * math.sqrt(2)) if rotate else crop_px
     window, window_map = cut_window(image, instance_map, centre, side, scale)
+    window = inverted(window) if invert else window
     pipeline = _pipeline(config, crop_px, rotate)
     pipeline.set_random_seed(int(rng.integers(2**31)))
     # OpenCV turns float32, not int32; a float32 holds the number of every cell exactly up to 2^24.
@@ -119,6 +122,11 @@ def cut_window(
     return resized, window_map
 
 
+def inverted(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels (H, W) or (H, W, C) in [0, 1] with dark and bright exchanged; a channel of zeros is empty and stays so."""
+    return np.where(pixels.any(axis=(0, 1)), 1 - pixels, pixels)
+
+
 def _mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Index into an axis that is continued by its mirror image, without end."""
     folded = index % (2 * length)
@@ -141,6 +149,8 @@ def _pipeline(config: AugmentConfig, crop_px: int, rotate: bool) -> Any:
     if config.brightness > 0 and config.brightness_probability > 0:
         limits = (-config.brightness, config.brightness)
         steps.append(albumentations.RandomBrightnessContrast(limits, limits, p=config.brightness_probability))
+    if config.gamma > 0:
+        steps.append(albumentations.RandomGamma(gamma_limit=GAMMA_PERCENT, p=config.gamma))
     if config.blur > 0:
         steps.append(albumentations.GaussianBlur(sigma_limit=BLUR_SIGMA_PX, p=config.blur))
     if config.noise > 0:

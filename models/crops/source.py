@@ -100,13 +100,15 @@ class CropSource:
         return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in range(self._batch)]
 
     def _crop(self, rng: np.random.Generator, step: int) -> Crop:
-        crop, _ = self._sampled(rng, step)
+        # One draw for both crops: a cell that is pasted looks as those around it do.
+        invert = self._augment.invert > 0 and rng.random() < self._augment.invert
+        crop, _ = self._sampled(rng, step, invert)
         config = self._augment.copy_paste
         if config.probability > 0 and rng.random() < config.probability:
-            crop = paste(crop, *self._sampled(rng, step), config, rng)
+            crop = paste(crop, *self._sampled(rng, step, invert), config, rng)
         return crop
 
-    def _sampled(self, rng: np.random.Generator, step: int) -> tuple[Crop, NDArray[np.bool_]]:
+    def _sampled(self, rng: np.random.Generator, step: int, invert: bool) -> tuple[Crop, NDArray[np.bool_]]:
         """A crop of a sampled image, and which of its cells may be pasted into another."""
         image = self._image(self._sampler.sample(rng, step))
         done = augment_crop(
@@ -118,6 +120,7 @@ class CropSource:
             rng=rng,
             sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
             enlarge=self._enlarge,
+            invert=invert,
         )
         crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
         return crop, pasteable(

@@ -110,8 +110,8 @@ def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
         )
     if len(about.classes) > 1:
         notes.append(f"The label map states no classes; the model knows {', '.join(about.classes)}.")
-    if inference.scale_search:
-        notes.append("No scale is searched for: inference.scale_search is left out.")
+    if inference.searches:
+        notes.append("Each image is predicted once: inference.scale_search and polarity_search are left out.")
     if inference.precision != "float32":
         notes.append(f"The arithmetic is float32, not {inference.precision}.")
     if inference.cell_probability == AUTO_PROBABILITY:

@@ -14,12 +14,16 @@ F0.5 weighs more. Areas are of the image itself, so that they compare between sc
 Cellpose asks a person for the diameter, or a second network (Stringer et al. 2021). Several scales for labelling alone
 are data distillation (Radosavovic et al. 2018), which averages them; with sizes that lie far apart only one of them is
 right.
+
+Contrast is searched in the same way: images in which cells are dark where those of the labels are bright are tried
+inverted as well.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,30 +34,40 @@ from cellsemi.rounds.cells.masks import to_label_map
 
 BETA = 0.5  # a scale that is wrong where it is sure does more harm than one that misses cells
 
+Polarity = Literal["as-is", "inverted"]
+BOTH: tuple[Polarity, ...] = ("as-is", "inverted")
+
 
 class ScaleSearch:
-    """A predictor that keeps, for each image, the best of some scales; see models.base.Predictor."""
+    """A predictor that keeps, for each image, the best of some scales and polarities; see models.base.Predictor."""
 
-    def __init__(self, predictor: Predictor, scales: Sequence[float]) -> None:
-        self._predictor, self._scales = predictor, tuple(scales)
+    def __init__(
+        self, predictor: Predictor, scales: Sequence[float], polarities: Sequence[Polarity] = ("as-is",)
+    ) -> None:
+        self._predictor = predictor
+        self._tried = [(scale, polarity) for polarity in polarities for scale in scales]
         self.warnings = predictor.warnings
-        self.chosen: Counter[float] = Counter()  # images by the scale at which they were kept
+        self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
 
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
-        """The cells of each image at the scale that is worth most (`worths`); of equal ones the scale listed first."""
-        predicted = [self._predictor.predict(images, scale * each) for each in self._scales]
+        """The cells of each image at the scale and polarity that are worth most (`worths`).
+
+        Of equal ones the image as it is before inverted, then the scale that is listed first.
+        """
+        shown = {polarity: [_seen(image, polarity) for image in images] for _, polarity in self._tried}
+        predicted = [self._predictor.predict(shown[polarity], scale * each) for each, polarity in self._tried]
         found = []
         for candidates in zip(*predicted, strict=True):
             best = int(np.argmax(worths(candidates)))
-            self.chosen[self._scales[best]] += 1
+            self.chosen[self._tried[best]] += 1
             found.append(candidates[best])
         return found
 
 
 def worths(candidates: Sequence[Instances]) -> NDArray[np.float64]:
-    """float64 (S,) in [0, 1]: what the cells of one image are worth that were found at each of S scales.
+    """float64 (S,) in [0, 1]: what the cells of one image are worth that were found in each of S ways.
 
-    The F0.5 of the mean score of the cells, weighted by area, and of the share of the most cell pixels that a scale
+    The F0.5 of the mean score of the cells, weighted by area, and of the share of the most cell pixels that any of them
     expects; 0 without cells.
     """
     precision = np.array([mean_score(cells) for cells in candidates])
@@ -67,6 +81,24 @@ def expected_cell_px(cells: Instances) -> float:
     """How many pixels are expected to be cell: each counts the score of the best scored cell that holds it."""
     labels = to_label_map(cells)
     return float(np.concatenate([[0.0], cells.score])[labels].sum())
+
+
+def _seen(image: Image, polarity: Polarity) -> Image:
+    return image if polarity == "as-is" else inverted(image)
+
+
+def inverted(image: Image) -> Image:
+    """An image with dark and bright exchanged: what is x becomes low + high - x, in the same dtype.
+
+    The range is that of the dtype for integers, so that all is exact, else that of the image; what is not finite is 0.
+    A network sees an image by its own range (crops.normalise), so that an inverted image inverted is the image to it.
+    """
+    if image.dtype.kind in "ui":
+        whole: Image = np.invert(image)  # every bit: the largest value minus the pixel
+        return whole
+    pixels: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    exchanged: NDArray[np.float32] = pixels.min() + pixels.max() - pixels
+    return exchanged
 
 
 def mean_score(cells: Instances) -> float:

@@ -74,8 +74,7 @@ def choose(choice: OnValidation, model: Path) -> Chosen:
     The background probability is the one that the share `quantile` of the pixels of human cells falls short of, in the
     class of cells where it is the lowest.
     """
-    inference = choice.inference.model_copy(update={"scale_search": ()})
-    predictor = cast(ProbabilityPredictor, load_predictor(model, inference, choice.device))
+    predictor = cast(ProbabilityPredictor, load_predictor(model, choice.inference.without_search(), choice.device))
     scores, images, inside = np.zeros((len(choice.grid), len(LIMITS))), 0, _InsideCells(choice.classes)
     for record in shards.read_folder(Path(choice.images)):
         assert record.image is not None and record.instances is not None

@@ -133,6 +133,7 @@ class TrainedModel:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when its predictions would: the recipe, and the sha256 of each member's weights."""
-        weights = [read_model_file(self.folder(member.name)).weights_sha256 for member in self.recipe.members]
-        return files.sha256_json([self.recipe.model_dump(mode="json", exclude={"run"}), weights])
+        """Changes when its predictions would: the recipe, and each member's weights (their sha256) and scale."""
+        about = [read_model_file(self.folder(member.name)) for member in self.recipe.members]
+        members = [[member.weights_sha256, member.cell_size.scale] for member in about]
+        return files.sha256_json([self.recipe.model_dump(mode="json", exclude={"run"}), members])

@@ -7,6 +7,7 @@ files atomically under a name that depends only on the item, and returns a small
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,11 +102,15 @@ class _Predictor:
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
         warnings = dict(self._predictor.warnings)
         self._predictor.warnings.clear()
-        scales: dict[str, int] = {}
+        scales: Counter[str] = Counter()
+        inverted: Counter[str] = Counter()
         if isinstance(self._predictor, ScaleSearch):
-            scales = {f"{scale:g}": count for scale, count in sorted(self._predictor.chosen.items())}
+            for (scale, polarity), count in sorted(self._predictor.chosen.items()):
+                scales[f"{scale:g}"] += count
+                if polarity == "inverted":
+                    inverted[f"{scale:g}"] += count
             self._predictor.chosen.clear()
-        return job.stage.commit(item, out, warnings=warnings, scales=scales)
+        return job.stage.commit(item, out, warnings=warnings, scales=dict(scales), inverted=dict(inverted))
 
 
 @dataclass(frozen=True, slots=True)

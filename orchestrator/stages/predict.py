@@ -85,7 +85,10 @@ def _inference(context: Context, wanted: PredictionSet) -> InferenceConfig:
 
 def _note_warnings(context: Context, wanted: PredictionSet) -> None:
     warnings: Counter[str] = Counter()
-    for shard in read_manifest(wanted.folder(context.paths)).shards:
+    shards = read_manifest(wanted.folder(context.paths)).shards
+    for shard in shards:
         warnings += Counter(shard.warnings)
+    if inverted := sum(sum(shard.inverted.values()) for shard in shards):
+        context.watcher.note(f"{wanted.member} on {wanted.images_name}: {inverted} images were predicted inverted")
     for sentence, times in sorted(warnings.items()):
         context.watcher.note(f"{wanted.member} on {wanted.images_name}, {times} times: {sentence}")

@@ -11,7 +11,7 @@ from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import AUTO_PROBABILITY, AUTO_STEPS
 from cellsemi.models.base import FitTask
-from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE
+from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE, read_model_file
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
@@ -188,6 +188,7 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             FitRecord(fingerprint=context.ledger.fingerprint(ordered[item][0]), **kept),
             finish,
         )
+        _note_cell_size(context, ordered[item][0].output, ordered[item][1].member)
         tick()
 
     outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
@@ -201,6 +202,14 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
         raise failed(title, others)
     if len(outcome.done) + len(outcome.failed) != len(tasks):
         raise EngineError(f"{title}: the engine returned {len(outcome.done)} of {len(tasks)} models")
+
+
+def _note_cell_size(context: Context, model: Path, member: str) -> None:
+    """Say at which size the network sees images, where that is not their own (training.cell_px)."""
+    size = read_model_file(model).cell_size
+    if size.scale != 1 and size.diameter_px is not None:
+        seen = f"sees images at {size.scale:.3g} times their size, their cells of {size.diameter_px:.3g} px"
+        context.watcher.note(f"{member} {seen} at {size.diameter_px * size.scale:.3g} px")
 
 
 def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> None:

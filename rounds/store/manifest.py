@@ -21,11 +21,13 @@ class CommittedShard(Shard):
     """One shard of a step's output.
 
     `warnings` counts what the model of a prediction reported, `scales` the images by the scale that a search kept,
-    `reasons` the pseudo-labels by state and reason. `given_up` says why its images could not be predicted.
+    `inverted` those of them that it kept inverted, by scale, `reasons` the pseudo-labels by state and reason.
+    `given_up` says why its images could not be predicted.
     """
 
     warnings: dict[str, int] = Field(default_factory=dict)
     scales: dict[str, int] = Field(default_factory=dict)
+    inverted: dict[str, int] = Field(default_factory=dict)
     reasons: dict[str, int] = Field(default_factory=dict)
     given_up: str | None = None
 

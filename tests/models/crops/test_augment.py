@@ -206,3 +206,35 @@ def test_the_sartorius_preset_is_the_list_of_its_team() -> None:
     assert preset.rotate and preset.flip and preset.elastic + preset.grid == 0.2
     assert (preset.elastic_alpha_px, preset.elastic_sigma_px) == (50, 2.5)
     assert (preset.brightness, preset.brightness_probability, preset.blur, preset.noise) == (0.2, 0.3, 0.25, 0)
+
+
+def test_a_gamma_curve_keeps_the_order_of_greys_and_the_ends() -> None:
+    config = STILL.model_copy(update={"gamma": 1.0})
+    image, _ = scene()
+    plain = crop(STILL, 0)[0]
+    lifted = []
+    for seed in range(20):
+        pixels, _ = crop(config, seed)
+        order = np.argsort(plain, axis=None, kind="stable")
+        assert (np.diff(pixels.ravel()[order]) >= -1e-6).all() and pixels[plain == 0].max() == 0
+        middle = plain[(plain > 0.3) & (plain < 0.6)]
+        found = np.log(pixels[(plain > 0.3) & (plain < 0.6)]) / np.log(middle)  # the exponent, the same everywhere
+        assert np.ptp(found) < 1e-3 and 0.6 <= found.mean() <= 1.65
+        lifted.append(found.mean() < 1)
+    assert any(lifted) and not all(lifted) and image.max() < 1
+
+
+def test_an_inverted_crop_is_the_other_one_turned_to_its_negative() -> None:
+    image, instance_map = scene()
+    colour = np.stack([image, np.zeros_like(image), 1 - image], -1)
+    for pixels in (image, colour):
+        seen = [
+            augment_crop(
+                pixels, instance_map, (60, 70), crop_px=64, config=STILL, rng=np.random.default_rng(1), invert=invert
+            )
+            for invert in (False, True)
+        ]
+        assert np.array_equal(seen[0].instance_map, seen[1].instance_map)
+        one, other = (each.pixels if each.pixels.ndim == 2 else each.pixels[..., [0, 2]] for each in seen)
+        np.testing.assert_allclose(other, 1 - one, atol=1e-6)
+    assert not seen[1].pixels[..., 1].any()  # an empty channel stays empty

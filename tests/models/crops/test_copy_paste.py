@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from cellsemi.configs.models import AugmentConfig, CopyPasteConfig
 from cellsemi.models.crops.copy_paste import paste, pasteable
@@ -187,9 +188,30 @@ def test_the_share_of_crops_with_pasted_cells_is_as_asked(tmp_path: Path) -> Non
     assert all(np.array_equal(a.instance_map, b.instance_map) for a, b in zip(plain, off, strict=True))
 
 
+def test_pasted_cells_are_inverted_with_the_crop(tmp_path: Path) -> None:
+    """Cells are bright on dark ground, or all of them dark on bright ground; as often as asked."""
+    records = [record("a", 16), record("b", 2)]
+    augment = pasting().model_copy(update={"invert": 0.3})
+    dark = []
+    for crop in source_of(tmp_path, records, augment, batch=200)(1):
+        inner = _eroded(crop.instance_map > 0)
+        outer = _eroded(crop.instance_map == 0)
+        if inner.any() and outer.any():
+            assert np.ptp(crop.pixels[inner]) < 0.01 and np.ptp(crop.pixels[outer]) < 0.01
+            dark.append(crop.pixels[inner].mean() < crop.pixels[outer].mean())
+    assert np.mean(dark) == pytest.approx(0.3, abs=0.1)
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = ndimage.binary_erosion(mask, iterations=2)
+    return found
+
+
 def test_crops_are_a_function_of_seed_step_and_place(tmp_path: Path) -> None:
     records = [record("a", 12), record("b", 7, "unlabelled", state="accepted", quality=0.95)]
-    augment = AugmentConfig(copy_paste=CopyPasteConfig(probability=0.5), elastic=0.3, grid=0.3, size_aware=True)
+    augment = AugmentConfig(
+        copy_paste=CopyPasteConfig(probability=0.5), elastic=0.3, grid=0.3, size_aware=True, invert=0.5, gamma=0.5
+    )
     one, other = (source_of(tmp_path, records, augment, channels=channels) for channels in (3, 3))
     other(5)
     for a, b in zip(one(2), other(2), strict=True):

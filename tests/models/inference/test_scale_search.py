@@ -17,12 +17,23 @@ from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Image
-from cellsemi.models.inference.scale_search import ScaleSearch, expected_cell_px, mean_score, worths
+from cellsemi.models.crops.normalise import normalise
+from cellsemi.models.inference.scale_search import (
+    BOTH,
+    ScaleSearch,
+    expected_cell_px,
+    inverted,
+    mean_score,
+    worths,
+)
+from cellsemi.orchestrator.stages import jobs
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.synthetic import make
+from cellsemi.rounds.store.image_codec import grey, to_png
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.predictions import as_unlabelled
+from cellsemi.rounds.store.schemas import ImageRecord
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -53,6 +64,63 @@ def test_each_image_is_predicted_at_the_scale_that_scores_best(radius: int, best
     (expected,) = AtHome().predict([disc(radius)], best)
     assert found.score.tolist() == expected.score.tolist()
     assert found.score[0] > 0.9
+
+
+@given(seed=st.integers(0, 99), dtype=st.sampled_from([np.uint8, np.uint16, np.float32]), colour=st.booleans())
+def test_networks_see_an_image_that_is_inverted_back_as_itself(seed: int, dtype: type, colour: bool) -> None:
+    """And of a negative they see what is brighter darker, or as dark where the ends of the range are cut off."""
+    largest = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    light = np.random.default_rng(seed).random((20, 30, 3) if colour else (20, 30)) * largest
+    image: Image = light.astype(dtype)
+    other = inverted(image)
+    assert other.dtype == image.dtype and other.shape == image.shape
+    np.testing.assert_allclose(normalise(inverted(other)), normalise(image), atol=1e-5)
+    order = np.argsort(grey(image), axis=None)
+    assert (np.diff(normalise(other).ravel()[order]) <= 1e-5).all() and np.ptp(normalise(other)) == 1
+
+
+def test_pixels_that_are_no_numbers_are_zero_when_inverted() -> None:
+    broken = np.array([[np.nan, 1.0], [3.0, np.inf]], np.float32)
+    assert inverted(broken).tolist() == [[3, 2], [0, 3]]
+
+
+def test_an_image_of_the_other_contrast_is_predicted_inverted_and_counted() -> None:
+    """The stand-in knows bright cells of 12 pixels: it takes the ground of a negative for one large cell."""
+    bright = disc(6) * np.uint8(255)
+    search = ScaleSearch(AtHome(), (1.0, 0.5), BOTH)
+    found = search.predict([bright, inverted(bright), inverted(disc(12) * np.uint8(255))])
+    (expected,) = AtHome().predict([bright])
+    assert [len(cells) for cells in found] == [1, 1, 1]
+    assert found[0].area[0] == found[1].area[0] == expected.area[0] and found[2].area[0] > 400
+    assert search.chosen == Counter({(1.0, "as-is"): 1, (1.0, "inverted"): 1, (0.5, "inverted"): 1})
+    plain = ScaleSearch(AtHome(), (1.0,))
+    assert plain.predict([inverted(bright)])[0].area[0] > 8000 and plain.chosen == Counter({(1.0, "as-is"): 1})
+
+
+def test_a_shard_says_at_which_scale_and_polarity_its_images_were_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "load_predictor", lambda *_: ScaleSearch(AtHome(), (1.0, 0.5), BOTH))
+    monkeypatch.setattr(jobs.ShardStage, "commit", lambda self, item, records, **more: more)
+    small, large = disc(6) * np.uint8(255), disc(12) * np.uint8(255)
+    pictures = [small, inverted(small), inverted(large), large]
+    rows = [ImageRecord(str(i), 96, 96, "unlabelled", to_png(each)) for i, each in enumerate(pictures)]
+    monkeypatch.setattr(jobs.ShardStage, "records", lambda self, item: iter(rows))
+    stage = jobs.ShardStage(str(tmp_path), str(tmp_path), "", "")
+    job = jobs.PredictJob(stage, "m", InferenceConfig(), "cpu", 10**6, 1, 1.0, "predict")
+    worker = job.start()
+    assert worker.run(0) == {"warnings": {}, "scales": {"1": 2, "0.5": 2}, "inverted": {"1": 1, "0.5": 1}}
+    assert worker.run(0)["scales"] == {"1": 2, "0.5": 2}  # counted anew
+
+
+def test_of_equal_candidates_an_image_stays_as_it_is() -> None:
+    search = ScaleSearch(AtHome(), (0.5, 1.0), BOTH)
+    search.predict([np.zeros((8, 8), np.uint8)])  # inverted it is one cell, which scores little
+    half = np.zeros((8, 8), np.uint8)
+    half[:4] = 255
+    search.chosen.clear()
+    search.predict([half])
+    assert search.chosen == Counter({(1.0, "as-is"): 1})
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 99)), min_size=1, max_size=9))
@@ -155,6 +223,9 @@ def test_labelling_differs_only_in_what_it_names() -> None:
     )
     assert as_unlabelled(config) == "val-as-unlabelled"
     assert as_unlabelled(build_config({}, "test")) == "val"
+    both = build_config({"unlabelled_inference": {"polarity_search": True}}, "test")
+    assert both.unlabelled_inference_of(both.models[0]).searches and as_unlabelled(both) == "val-as-unlabelled"
+    assert not both.unlabelled_inference_of(both.models[0]).without_search().searches
     with pytest.raises(ConfigError, match="expected scales"):
         build_config({"unlabelled_inference": {"scale_search": [0.01]}}, "test")
 
