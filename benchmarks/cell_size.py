@@ -25,7 +25,7 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.base import FitTask, Predictor
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.registry import family, load_predictor
-from cellsemi.models.validation.choose_probabilities import choose
+from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.metrics import best_threshold, score_image, summarise
 from cellsemi.rounds.formats.label_map.reader import LabelMaps
