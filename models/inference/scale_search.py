@@ -15,14 +15,15 @@ Cellpose asks a person for the diameter, or a second network (Stringer et al. 20
 are data distillation (Radosavovic et al. 2018), which averages them; with sizes that lie far apart only one of them is
 right.
 
-Contrast is searched in the same way: images in which cells are dark where those of the labels are bright are tried
-inverted as well.
+Contrast is searched in a like way: images in which cells are dark where those of the labels are bright are tried
+inverted as well. There the expected cells are counted and not their pixels: the ground of a negative, taken for one
+cell, has most of the pixels.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,33 +46,37 @@ class ScaleSearch:
         self, predictor: Predictor, scales: Sequence[float], polarities: Sequence[Polarity] = ("as-is",)
     ) -> None:
         self._predictor = predictor
-        self._tried = [(scale, polarity) for polarity in polarities for scale in scales]
+        self._scales, self._polarities = tuple(scales), tuple(polarities)
         self.warnings = predictor.warnings
         self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
 
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
-        """The cells of each image at the scale and polarity that are worth most (`worths`).
+        """The cells of each image at the scale that is worth most by pixels, in the polarity that is by cells.
 
-        Of equal ones the image as it is before inverted, then the scale that is listed first.
+        See `worths`. Of equal ones the image as it is before inverted, and the scale that is listed first.
         """
-        shown = {polarity: [_seen(image, polarity) for image in images] for _, polarity in self._tried}
-        predicted = [self._predictor.predict(shown[polarity], scale * each) for each, polarity in self._tried]
         found = []
-        for candidates in zip(*predicted, strict=True):
-            best = int(np.argmax(worths(candidates)))
-            self.chosen[self._tried[best]] += 1
-            found.append(candidates[best])
+        for image in images:
+            best = [self._best_scale(_seen(image, polarity), scale) for polarity in self._polarities]
+            place = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
+            self.chosen[best[place][0], self._polarities[place]] += 1
+            found.append(best[place][1])
         return found
 
+    def _best_scale(self, image: Image, scale: float) -> tuple[float, Instances]:
+        candidates = [self._predictor.predict([image], scale * each)[0] for each in self._scales]
+        place = int(np.argmax(worths(candidates, expected_cell_px)))
+        return self._scales[place], candidates[place]
 
-def worths(candidates: Sequence[Instances]) -> NDArray[np.float64]:
+
+def worths(candidates: Sequence[Instances], expects: Callable[[Instances], float]) -> NDArray[np.float64]:
     """float64 (S,) in [0, 1]: what the cells of one image are worth that were found in each of S ways.
 
-    The F0.5 of the mean score of the cells, weighted by area, and of the share of the most cell pixels that any of them
-    expects; 0 without cells.
+    The F0.5 of the mean score of the cells, weighted by area, and of what they expect to find, over the most that any
+    of them expects; 0 without cells.
     """
     precision = np.array([mean_score(cells) for cells in candidates])
-    expected = np.array([expected_cell_px(cells) for cells in candidates])
+    expected = np.array([expects(cells) for cells in candidates])
     recall = expected / max(expected.max(initial=0.0), 1e-9)
     found: NDArray[np.float64] = (1 + BETA**2) * precision * recall / np.maximum(BETA**2 * precision + recall, 1e-9)
     return found
@@ -81,6 +86,11 @@ def expected_cell_px(cells: Instances) -> float:
     """How many pixels are expected to be cell: each counts the score of the best scored cell that holds it."""
     labels = to_label_map(cells)
     return float(np.concatenate([[0.0], cells.score])[labels].sum())
+
+
+def expected_cells(cells: Instances) -> float:
+    """How many cells are expected to be right."""
+    return float(cells.score.sum())
 
 
 def _seen(image: Image, polarity: Polarity) -> Image:

@@ -177,7 +177,7 @@ def test_generated_cells_of_any_magnification_are_brought_to_the_known_size(nois
             predictor = KnowsSizes(truth, typical_px, noise)
             search = ScaleSearch(predictor, scales)
             search.predict([image])
-            (chosen,) = search.chosen
+            ((chosen, _),) = search.chosen
             each = [predictor.predict([image], scale)[0] for scale in scales]
             by_mean_score = scales[int(np.argmax([mean_score(cells) for cells in each]))]
             right["chosen"] += chosen == 1 / magnification
@@ -200,9 +200,9 @@ def test_what_a_scale_is_worth_counts_what_it_finds() -> None:
     assert [expected_cell_px(cells) for cells in candidates] == pytest.approx(expected)
     recall = [value / expected[3] for value in expected]
     by_hand = [1.25 * p * r / (0.25 * p + r) for p, r in zip((0.95, 0.8, 0.4), recall[1:], strict=True)]
-    assert worths(candidates).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
-    assert int(np.argmax(worths(candidates))) == 2
-    assert worths([none, none]).tolist() == [0.0, 0.0]
+    assert worths(candidates, expected_cell_px).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
+    assert int(np.argmax(worths(candidates, expected_cell_px))) == 2
+    assert worths([none, none], expected_cell_px).tolist() == [0.0, 0.0]
 
 
 def test_a_pixel_of_several_masks_is_expected_once() -> None:
