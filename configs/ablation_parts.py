@@ -151,10 +151,24 @@ _ALL = (
     ),
     Part(
         "human-fraction",
-        "A quarter of the crops of a student comes from human labels; off: half.",
+        "The better the pseudo-labels do on validation images, the fewer crops are human, down to half; off: half.",
         "the ratio of labelled to unlabelled in a batch, FixMatch, Sohn et al. 2020",
-        on={"training.human_fraction": 0.25},
+        on={"training.human_fraction": AUTO},
         off={"training.human_fraction": 0.5},
+    ),
+    Part(
+        "sure-background",
+        "Unlabelled images teach background only where all teachers are sure; off: wherever no mask lies.",
+        "Inconsistency Masks, Vorndran and Roeck 2024",
+        on={"filter.background": "sure"},
+        off={"filter.background": "all"},
+    ),
+    Part(
+        "draw-by-need",
+        "Pseudo-labelled images of what the human labels lack are drawn more often; off: all equally.",
+        "weighting by the ratio of densities, Shimodaira 2000",
+        on={"training.pseudo_draw": "need"},
+        off={"training.pseudo_draw": "even"},
     ),
     Part(
         "human-last",

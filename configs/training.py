@@ -10,6 +10,8 @@ from cellsemi.configs.base import Fraction, Section
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
+AUTO_HUMAN: Literal["auto"] = "auto"
+MOST_PSEUDO = 0.5  # share of the crops that pseudo-labels without fault may have
 AUTO_CELL_PX: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
 Draw = Literal["even", "need"]
@@ -62,7 +64,11 @@ class TrainingConfig(Section):
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
     grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
-    human_fraction: Fraction = Field(0.5, description="Share of crops from human-labelled images in rounds 1 and up.")
+    human_fraction: Fraction | Literal["auto"] = Field(
+        "auto",
+        description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of the "
+        "accepted masks on validation images labelled as if they were unlabelled, so that at least half are human.",
+    )
     human_last: float = Field(
         0.17, ge=0, lt=1, description="The last share of the steps takes crops from human-labelled images only."
     )
@@ -84,6 +90,10 @@ class TrainingConfig(Section):
         "auto",
         description="`auto`: what is clearly faster on this hardware, measured once and kept by the run.",
     )
+
+    def human_share(self, label_score: float) -> float:
+        """`human_fraction`, for pseudo-labels of an F1 in [0, 1] where it is to follow them."""
+        return 1 - MOST_PSEUDO * label_score if self.human_fraction == AUTO_HUMAN else self.human_fraction
 
     @field_validator("decay_at")
     @classmethod

@@ -46,6 +46,7 @@ class FitTask:
     steps: int
     device: str
     shared_dir: str | None = None  # of the run: what its fits must agree on, such as the precision
+    human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
 
     @property
@@ -66,6 +67,7 @@ class FitTask:
                 [files.sha256_bytes(Path(path).read_bytes()) for path in self.shards],
                 self.seed,
                 self.steps,
+                self.human_fraction,
                 *([] if self.teacher is None else [read_model_file(Path(self.teacher)).weights_sha256]),
             ]
         )

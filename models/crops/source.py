@@ -83,7 +83,7 @@ class CropSource:
             [Path(path) for path in task.shards],
             crop_px=crop_px or training.crop_px,
             batch=training.batch,
-            human_fraction=training.human_fraction,
+            human_fraction=task.human_fraction,
             ignore_dilation_px=task.ignore_dilation_px,
             augment=augment,
             seed=task.seed,

@@ -13,7 +13,7 @@ from cellsemi.orchestrator.stages.jobs import ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.ensemble import Ensemble
-from cellsemi.rounds.pseudo_labels.background import wrong_background
+from cellsemi.rounds.pseudo_labels.background import label_score, wrong_background
 from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, filter_cells
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
@@ -62,7 +62,8 @@ def set_thresholds(context: Context, round: int, teachers: Ensemble) -> None:
         thresholds = choose_thresholds(unseen, drawn, config.data.classes, config.filter)
         filtered = [(_filtered(config, thresholds, round, cells, min_votes), truth) for cells, truth in unseen]
         wrong = wrong_background(filtered, config.data.classes, config.filter.ignore_dilation_px)
-        FilterFile.of(found, thresholds, wrong, config.filter.max_wrong_background).write(path)
+        limit = config.filter.max_wrong_background
+        FilterFile.of(found, thresholds, wrong, limit, label_score(filtered)).write(path)
         context.watcher.advance(len(pairs))
 
     do(context, step, work)

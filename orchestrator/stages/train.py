@@ -17,6 +17,7 @@ from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
+from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
@@ -163,6 +164,7 @@ def _step(context: Context, round: int, item: Fit) -> Step:
         parameters={
             "steps": item.steps,
             "seed_round": item.seed_round,
+            "human_fraction": _human_fraction(context, item),
             "fold": item.fold.suffix,
             "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
         },
@@ -231,8 +233,17 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         steps=_most_steps(context, item),
         device=config.engine.device,
         shared_dir=str(context.paths.precision),
+        human_fraction=_human_fraction(context, item),
         teacher=None if item.teacher is None else str(item.teacher),
     )
+
+
+def _human_fraction(context: Context, item: Fit) -> float:
+    """The share of human crops; pseudo-labels that validation images speak for get more of the others."""
+    if not item.train_round:
+        return 1.0
+    label_score = FilterFile.read(context.paths.filter(item.train_round)).label_score
+    return round(context.config.training_of(item.model).human_share(label_score), 3)
 
 
 def _choice(context: Context, item: Fit) -> OnValidation | None:

@@ -15,6 +15,7 @@ import numpy as np
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instance_map import draw_instance_map
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import hits, scorable
 
 
 def sure_background(per_teacher: Mapping[str, Instances], dilation_px: int) -> bytes:
@@ -32,6 +33,19 @@ def _sure(cells: Instances, dilation_px: int) -> rle.Bitmap:
     if cells.background is None:
         return ~masks.union_map(cells, dilation_px)
     return rle.decode(cells.background, cells.height, cells.width)
+
+
+def label_score(pairs: Iterable[tuple[Instances, Instances]]) -> float:
+    """F1 in [0, 1] of the accepted masks, with their class, at IoU > .5 on (filtered, truth) of validation images.
+
+    0 where no mask is accepted or there is no human cell.
+    """
+    right = accepted = true = 0
+    for filtered, truth in pairs:
+        cells, human = scorable(filtered.in_state("accepted"), truth)
+        right += int(hits(cells, human).sum())
+        accepted, true = accepted + len(cells), true + len(human)
+    return 2 * right / (accepted + true) if accepted and true else 0.0
 
 
 def wrong_background(

@@ -14,8 +14,8 @@ class FilterFile(OnDisk):
 
     `calibration`, `regressor` and `notes` are those of `Quality.to_json`, `thresholds` those of
     `Thresholds.to_json`. `wrong_background` is the share of the pixels of validation cells that would be taught as
-    background, by class; images of the classes in `not_taught`, where it is above the limit, train nobody. `report`
-    says all this in sentences.
+    background, by class; images of the classes in `not_taught`, where it is above the limit, train nobody.
+    `label_score` is the F1 of the accepted masks on validation images. `report` says all this in sentences.
     """
 
     calibration: dict[str, object]
@@ -24,11 +24,17 @@ class FilterFile(OnDisk):
     thresholds: dict[str, object]
     wrong_background: dict[str, float]
     not_taught: tuple[str, ...]
+    label_score: float
     report: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, quality: Quality, thresholds: Thresholds, wrong_background: Mapping[str, float], limit: float
+        cls,
+        quality: Quality,
+        thresholds: Thresholds,
+        wrong_background: Mapping[str, float],
+        limit: float,
+        label_score: float,
     ) -> FilterFile:
         """The file of what was fitted, chosen and measured; `limit` is that on the wrong background."""
         above = tuple(name for name, share in wrong_background.items() if share > limit)
@@ -37,7 +43,13 @@ class FilterFile(OnDisk):
             thresholds=thresholds.to_json(),
             wrong_background=dict(wrong_background),
             not_taught=above,
-            report=(*quality.report(), *thresholds.report(), *_background_report(wrong_background, above, limit)),
+            label_score=label_score,
+            report=(
+                *quality.report(),
+                *thresholds.report(),
+                f"accepted masks on validation images: F1 {label_score:.2f} at IoU > .5",
+                *_background_report(wrong_background, above, limit),
+            ),
         )
 
 

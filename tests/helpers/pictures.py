@@ -100,6 +100,7 @@ def task_in(
         seed=0,
         steps=steps or training.steps,
         device="cpu",
+        human_fraction=training.human_share(1.0),
     )
     return replace(task, **changes)
 

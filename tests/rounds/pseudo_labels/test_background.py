@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from cellsemi.configs.training import TrainingConfig
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instance_map import IGNORE, draw_instance_map
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.pseudo_labels.background import sure_background, wrong_background
+from cellsemi.rounds.pseudo_labels.background import label_score, sure_background, wrong_background
 
 H, W = 7, 9
 MAPS = arrays(np.int32, (H, W), elements=st.integers(0, 3))
@@ -96,3 +97,25 @@ def test_an_immature_teacher_teaches_true_cells_as_background_and_is_measured() 
     assert wrong_background([(found, human)], ("cell",), 2) == {"cell": pytest.approx(64 / 80)}
     unsure = found.with_(background=rle.encode(truth == 0))
     assert wrong_background([(unsure, human)], ("cell",), 2) == {"cell": 0}
+
+
+def test_the_score_of_the_labels_is_the_f1_of_what_is_accepted() -> None:
+    truth = np.zeros((20, 20), np.int32)
+    truth[2:6, 2:6], truth[10:14, 10:14], truth[2:6, 12:16] = 1, 2, 3
+    human = cells(truth, "human", class_id=[0, 1, 0])
+    found = truth.copy()
+    found[16:18, 16:18] = 4  # nothing is there
+    given: list[State] = ["accepted", "accepted", "rejected", "accepted"]
+    filtered = cells(found, score=0.5, class_id=[0, 0, 0, 0]).with_(state=given)
+    right = 1  # the first; the second is of another class, the third was rejected
+    assert label_score([(filtered, human)]) == pytest.approx(2 * right / (3 + 3))
+    assert label_score([(filtered, human), (cells(truth, "accepted", class_id=[0, 1, 0]), human)]) == pytest.approx(
+        8 / 12
+    )
+    assert label_score([(cells(truth, "ignored"), human)]) == 0 == label_score([])
+
+
+def test_better_labels_get_more_of_the_crops() -> None:
+    auto = TrainingConfig()
+    assert [auto.human_share(score) for score in (0.0, 0.5, 1.0)] == [1.0, 0.75, 0.5]
+    assert TrainingConfig(human_fraction=0.25).human_share(0.9) == 0.25
