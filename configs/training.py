@@ -66,8 +66,8 @@ class TrainingConfig(Section):
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
     human_fraction: Fraction | Literal["auto"] = Field(
         "auto",
-        description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of the "
-        "accepted masks on validation images labelled as if they were unlabelled, so that at least half are human.",
+        description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of "
+        "the accepted masks on validation images labelled as if they were unlabelled, so that at least half are human.",
     )
     human_last: float = Field(
         0.17, ge=0, lt=1, description="The last share of the steps takes crops from human-labelled images only."
