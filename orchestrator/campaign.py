@@ -23,7 +23,7 @@ from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
 from cellsemi.orchestrator.stages.check_drift import check_drift
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
-from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate
+from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
 from cellsemi.orchestrator.stages.filter_pseudo_labels import filter_pseudo_labels, set_thresholds
 from cellsemi.orchestrator.stages.fuse import fuse_members
 from cellsemi.orchestrator.stages.measure_sizes import measure
@@ -36,7 +36,12 @@ from cellsemi.orchestrator.stages.promote import (
     stopped,
     write_leaderboard,
 )
-from cellsemi.orchestrator.stages.read_images import check_models, read_images, who_decides_here
+from cellsemi.orchestrator.stages.read_images import (
+    bring_code,
+    check_models,
+    read_images,
+    who_decides_here,
+)
 from cellsemi.orchestrator.stages.train import Fit, control_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store.lock import driver_lock
@@ -53,6 +58,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     finished = len(paths.finished_rounds())
     if finished <= n:
         check_models(config)
+        bring_code(context)
         read_images(context)
         watcher.note(who_decides_here(context))
         divide_folds(context)
@@ -110,6 +116,7 @@ def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
 
 def form_ensemble(context: Context, round: int, students: list[str]) -> tuple[Ensemble, str]:
     """Calibrate the students and fuse those that form the round's ensemble; returns it, and why these."""
+    students = with_val(context, round, students)
     on = PredictionSet(round, students[0], None, "val")
     calibration = calibrate_teachers(context, round, students, on, context.paths.calibration(round))
     chosen = choose_members(context, round, students, calibration)

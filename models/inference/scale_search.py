@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cellsemi.models.base import Image, Predictor
+from cellsemi.models.base import Image, Predictor, predict_named
 from cellsemi.rounds.cells.instances import Instances
 
 
@@ -26,9 +26,9 @@ class ScaleSearch:
         self.warnings = predictor.warnings
         self.chosen: Counter[float] = Counter()  # images by the scale at which they were kept
 
-    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
         """The cells of each image at the scale at which they score best; of equal ones the scale listed first."""
-        predicted = [self._predictor.predict(images, scale * each) for each in self._scales]
+        predicted = [predict_named(self._predictor, images, image_ids, scale * each) for each in self._scales]
         found = []
         for candidates in zip(*predicted, strict=True):
             best = max(range(len(self._scales)), key=lambda i: mean_score(candidates[i]))

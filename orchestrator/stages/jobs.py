@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitTask
+from cellsemi.models.base import FitResult, FitTask, Progress, predict_named
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
@@ -86,7 +87,7 @@ class _Predictor:
         for record in job.stage.records(item):
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
-            (found,) = self._predictor.predict([image], job.scale)
+            (found,) = predict_named(self._predictor, [image], [record.image_id], job.scale)
             if job.stated_classes and record.cell_type is not None:
                 found = found.with_(class_id=job.stated_classes.index(record.cell_type))
             out.append(record.with_(image=None, instances=found.with_(round=job.round)))
@@ -134,8 +135,10 @@ class _Fuser:
             if member.calibration is not None
         }
 
+        self._recalls = {name: found.recalls for name, found in self._calibrations.items()}
+
     def run(self, item: int) -> Record:
-        """Fuse shard `item`."""
+        """Fuse shard `item`. A teacher that lacks an image has no say there; fewer than `min_votes` cannot judge it."""
         job = self._job
         readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
         out = []
@@ -144,7 +147,8 @@ class _Fuser:
                 raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
             each = {member.name: self._calibrated(member, row) for member, row in zip(job.members, rows, strict=True)}
             cells = {name: found for name, found in each.items() if found is not None}
-            fused = fuse(cells, job.fusion, job.one_class_per_image) if cells else None
+            enough = len(cells) >= (job.fusion.min_votes if len(job.members) > 1 else 1)
+            fused = fuse(cells, job.fusion, job.one_class_per_image, self._recalls) if enough else None
             out.append(rows[0].with_(instances=fused))
         return job.stage.commit(item, out)
 
@@ -155,6 +159,16 @@ class _Fuser:
             return None
         found = self._calibrations.get(member.name)
         return cells if found is None else found.as_scores(cells)
+
+
+def _made(task: FitTask, progress: Progress) -> FitResult:
+    """Train the model of a task, or take it as it is; ModelError when its family has nothing to take."""
+    found = family(task.model.kind)
+    if task.model.trains:
+        return found.fit(task, progress)
+    if found.take is None:
+        raise ModelError(f"{task.model.name}: a {task.model.kind} has no weights to teach with as they are")
+    return found.take(task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +193,7 @@ class FitJob:
         def progress(step: int, steps: int) -> None:
             files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-        record: Record = asdict(family(task.model.kind).fit(task, progress))
+        record: Record = asdict(_made(task, progress))
         if choice is not None:
             record["cell_probability"] = choose(choice, folder).model_dump()
         return {**record, "seconds": round(time.monotonic() - started, 2)}

@@ -15,10 +15,11 @@ from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.choose_cell_probability import ProbabilityChoice
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
+from cellsemi.orchestrator.stages.read_images import code_of
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit
+from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit, read_manifest
 from cellsemi.rounds.store.run import CONTROL
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
@@ -43,10 +44,10 @@ class Fit:
 
 
 def students_of(context: Context, round: int, teachers_round: int | None = None) -> list[Fit]:
-    """The students of a round: every model that takes part, in every fold.
+    """The models of a round in every fold: its students, and those that take part without training (no steps).
 
-    Each starts from the model of its name and fold in the round of the teachers, where there is one and the config says
-    so; else from scratch.
+    Each student starts from the model of its name and fold in the round of the teachers, where there is one and the
+    config says so; else from scratch.
     """
     config = context.config
     return [
@@ -56,8 +57,8 @@ def students_of(context: Context, round: int, teachers_round: int | None = None)
             fold,
             round,
             round,
-            config.training_of(model).steps,
-            _teacher(context, fold.member(model.name), teachers_round),
+            config.training_of(model).steps if model.trains else 0,
+            _teacher(context, fold.member(model.name), teachers_round) if model.trains else None,
         )
         for model in config.models_of(round)
         for fold in folds_of(config)
@@ -73,13 +74,22 @@ def _teacher(context: Context, member: str, teachers_round: int | None) -> Path 
 
 
 def first_steps(context: Context, round: int) -> int:
-    """The steps of the first student of a round, which the control copies."""
-    return context.config.training_of(context.config.models_of(round)[0]).steps
+    """The steps of the first student of a round, which the control copies; 0 where teachers alone take part."""
+    students = context.config.students_of(round)
+    return context.config.training_of(students[0]).steps if students else 0
 
 
 def control_of(context: Context, round: int, steps: int) -> list[Fit]:
-    """The supervised control of a round: its first model, human labels only, for as many steps."""
-    model = context.config.models_of(round)[0]
+    """The supervised control of a round: its first student, human labels only, for as many steps.
+
+    Without human training images there is none.
+    """
+    trains_on = read_manifest(context.paths.train(0, folds_of(context.config)[0].suffix)).rows
+    if not trains_on:
+        if round == 1:
+            context.watcher.note(f"round {round}: no control can be trained: there are no human training images")
+        return []
+    model = context.config.students_of(round)[0]
     return [Fit(CONTROL, model, fold, 0, 0, steps) for fold in folds_of(context.config)]
 
 
@@ -89,7 +99,11 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     A student whose training diverges is recorded, noted and left out of the round. TrainingDiverged when there are
     students among `fits` and none is left. What failed for another reason is tried again by the next call.
     """
-    title = "train " + ", ".join(item.member for item in fits)
+    title = "; ".join(
+        f"{verb} {', '.join(names)}"
+        for verb, trains in (("train", True), ("take", False))
+        if (names := [item.member for item in fits if item.model.trains == trains])
+    )
     steps = {item.member: _step(context, round, item) for item in fits}
 
     def work(todo: Sequence[Step], finish: Finish) -> None:
@@ -118,15 +132,17 @@ def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
 def _step(context: Context, round: int, item: Fit) -> Step:
     """The step that trains one model in one fold."""
     name, paths = item.model.name, context.paths
-    settings = [f"models[{name}]", f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
-    settings += ["rounds.start"] if item.train_round else []
-    inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
+    settings, inputs = [f"models[{name}]"], []
+    if item.model.trains:
+        settings += [f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
+        settings += ["rounds.start"] if item.train_round else []
+        inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
     if _choice(context, item) is not None:
         settings += [f"models[{name}].inference", "data.max_pixels"]
         inputs.append(paths.split(item.fold.val))
     return Step(
         round=round,
-        name=f"train {item.member}",
+        name=f"{'train' if item.model.trains else 'take'} {item.member}",
         output=paths.model(round, item.member),
         settings=context.read(*settings, *OF_CELLS),
         inputs=tuple(inputs),
@@ -136,8 +152,8 @@ def _step(context: Context, round: int, item: Fit) -> Step:
             "fold": item.fold.suffix,
             "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
         },
-        total=item.steps,
-        unit="steps",
+        total=item.steps or 1,
+        unit="steps" if item.model.trains else "models",
     )
 
 
@@ -185,13 +201,16 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
-        shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round, item.fold.suffix))),
+        shards=tuple(
+            map(str, shard_paths(context.paths.train(item.train_round, item.fold.suffix)) if item.steps else ())
+        ),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=item.steps,
         device=config.engine.device,
         shared_dir=str(context.paths.precision),
         teacher=None if item.teacher is None else str(item.teacher),
+        code=None if (code := code_of(context, item.model)) is None else str(code),
     )
 
 
