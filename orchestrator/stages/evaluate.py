@@ -168,7 +168,8 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     def work() -> None:
         found: list[Evaluation] = []
         for count, model in enumerate(models, start=1):
-            threshold = best_threshold(all_pairs(pairs[model, "val"])).value
+            on_val = all_pairs(pairs[model, "val"])
+            threshold = best_threshold(on_val).value if on_val else 0.0
             found += [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
             context.watcher.advance(count)
         write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)

@@ -10,22 +10,28 @@ from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE
 
+NOTHING_PREDICTS = "no model predicts new images yet: the teachers of round 0 are masks of another tool"
 
-def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str], run: str) -> str:
+
+def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: tuple[int, str] | None, run: str) -> str:
     """What to use of a run called `run`; then whether the rounds helped on test, and more than longer training would.
 
     It speaks of the last promoted ensemble. `decisions` are by round; a last round that was refused is named with its
-    reason. `delivered` is the (round, model) to use. Of fewer than ENOUGH_IMAGES test images nothing is concluded.
+    reason. `delivered` is the (round, model) to use, None where none predicts new images. Of fewer than ENOUGH_IMAGES
+    test images nothing is concluded.
     """
     ensembles = {row.round: row for row in rows if row.model == ENSEMBLE}
     if not ensembles:
         return "Nothing has been evaluated yet."
     last = ensembles[max(ensembles)]
-    use = _use(delivered, run)
-    if last.round == 0:
-        score = f"{last.test_map.value:.3f} ({_ends(last.test_map, last, '.3f')})"
-        return f"{use} No round has been run yet: the supervised models of round 0 score {score} mAP on test."
     standing = max((row for row in ensembles.values() if row.promoted or row.round == 0), key=lambda row: row.round)
+    use = _use(delivered, run, standing.round)
+    if last.round == 0:
+        who = "the teachers" if delivered is None else "the supervised models"
+        score = "on no test image"
+        if last.test_map is not None:
+            score = f"{last.test_map.value:.3f} ({_ends(last.test_map, last, '.3f')}) mAP on test"
+        return f"{use} No round has been run yet: {who} of round 0 score {score}."
     shown = standing if standing.round else last
     control = next((row for row in reversed(rows) if row.vs_control is not None), None)
     sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
@@ -34,9 +40,13 @@ def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: t
     return f"{use} {sentence}."
 
 
-def _use(delivered: tuple[int, str], run: str) -> str:
+def _use(delivered: tuple[int, str] | None, run: str, standing: int) -> str:
+    if delivered is None:
+        return f"{NOTHING_PREDICTS[0].upper()}{NOTHING_PREDICTS[1:]}."
     round, model = delivered
     why = ": on validation images longer training on the human labels won" if model == CONTROL else ""
+    if model == ENSEMBLE and round > standing:
+        why = ": on validation images the masks of its teachers are not beaten, but they predict no new image"
     return f"Use the {model} of round {round} (cellsemi predict IMAGES --run {run} --out DIR){why}."
 
 
@@ -61,7 +71,8 @@ def _headline(standing: Row, shown: Row, control: Row | None) -> str:
 
 
 def _facts(row: Row) -> str:
-    assert row.change is not None, "rounds after 0 are compared with round 0"
+    if row.test_map is None or row.change is None:
+        return "the teachers have masks of no test image to compare with"
     before = row.test_map.value - row.change.value
     return (
         f"test mAP {before:.3f} in round 0, {row.test_map.value:.3f} in round {row.round}, "
