@@ -86,8 +86,7 @@ class MaskDataset:
     """The annotated images of a data set, by id, then by their pixels."""
 
     def __init__(self, data: DataConfig, ids: Iterable[str]) -> None:
-        items = [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
-        self._by_id = {composed(item.image_id): item for item in items}
+        self._by_id = {composed(item.image_id): item for item in _annotated(data)}
         asked = {composed(image_id) for image_id in ids}
         self._others = [item for image_id, item in self._by_id.items() if image_id not in asked]
 
@@ -137,13 +136,21 @@ def mask_source(path: Path, ids: Sequence[str], recognise: Callable[[Path], Data
             return None
     try:
         source = recognise(path)
-        list_data(source, 0, must_draw=False)
+        _annotated(source)
     except DataError as error:
         raise DataError(
             f"{path}: no masks of these images: no file is called as one of them ({', '.join(ids[:3])} ..), with or "
             f"without {', '.join(ENDINGS)}; and as a data set: {error}"
         ) from None
     return source
+
+
+def _annotated(data: DataConfig) -> list[Item]:
+    """The annotated images of a data set; a folder of images without labels beside them may be listed in it, too."""
+    if isinstance(data.images, dict):
+        images = {split: place for split, place in data.images.items() if split != "unlabelled"}
+        data = data.model_copy(update={"images": images or "."})
+    return [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
 
 
 def _belongs_to(path: str) -> tuple[str, int]:
