@@ -1,4 +1,4 @@
-"""The recipes of docs/teachers.md, whole: the tool's script, the config, a round. Tools that are not here have stand-ins."""
+"""The recipes of docs/teachers.md, whole: the tool's script, the config, a round. Tools have stand-ins."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_recipe_is_complete(name: str, furnished: Path) -> None:
     else:
         exec(compile(script, GUIDE, "exec"), {})  # noqa: S102 - our own guide
     models = json.dumps(models_of(name)).replace('"CLASS"', json.dumps(classes[0]))
-    sets = [f"models={models}", "filter.min_precision=0", "filter.thresholds=" + json.dumps(
-        {each: {"accept": 0.0, "reject": 0.0} for each in classes}), "engine.min_free_mb=0", "training.steps=3"]  # fmt: skip
+    limits = json.dumps({each: {"accept": 0.0, "reject": 0.0} for each in classes})
+    sets = [f"models={models}", f"filter.thresholds={limits}", "engine.min_free_mb=0", "training.steps=3"]
     flags = [word for setting in sets for word in ("--set", setting)]
     done = invoke("round", "--n", "1", "--engine", "inline", "--run", name, *flags)
     assert done.exit_code == 0, f"{done.output}\n{done.exception}"

@@ -51,7 +51,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         if round and not counts.human_images + counts.pseudo_images:
             raise RunError(
                 f"round {round}: nothing to learn from: no human training image, and no cell of the teachers passed "
-                f"the filter ({context.paths.filter(round)} says why); lower filter.min_precision, or label a few images"
+                f"the filter ({context.paths.filter(round)} says why); lower filter.min_precision, or label a few "
+                "images"
             )
         if counts.left_out:
             reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))

@@ -61,8 +61,10 @@ def test_an_earlier_model_teaches_as_it_is(kind: str, tmp_path: Path) -> None:
             files.write_bytes(exported / name, (Path(task.out_dir) / name).read_bytes())
         out = taken(task, tmp_path / "out", as_teacher(task.model, weights=str(tmp_path / "export"), name="t"))
         about = read_model_file(out)
-        assert about.model.name == "t" and about.class_ids == (0, 1) and about.started_from == (
-            read_model_file(Path(task.out_dir)).started_from
+        assert (
+            about.model.name == "t"
+            and about.class_ids == (0, 1)
+            and about.started_from == (read_model_file(Path(task.out_dir)).started_from)
         )
         assert read_weights(out) == read_weights(Path(task.out_dir))
         expected, same = found(Path(task.out_dir)), found(out)
@@ -110,8 +112,8 @@ def test_stock_cellpose_teaches_its_one_class(tmp_path: Path) -> None:
         out = taken(task, tmp_path / "out", as_teacher(task.model), ("cell",))
         assert found(out).rle == expected.predict([picture(4)[0]])[0].rle
         image = picture(4)[0]
-        predictor = load_predictor(taken(task, tmp_path / "b", as_teacher(task.model, class_map={"*": "b"}), ("a", "b")),
-                                   EAGER, "cpu")  # fmt: skip
+        named = taken(task, tmp_path / "b", as_teacher(task.model, class_map={"*": "b"}), ("a", "b"))
+        predictor = load_predictor(named, EAGER, "cpu")
         assert isinstance(predictor.warnings, dict) and hasattr(predictor, "at_probabilities")
         every: ProbabilityPredictor = predictor
         for cells, plain in zip(

@@ -94,7 +94,10 @@ def test_an_image_that_the_masks_lack_is_missing_and_not_empty(tmp_path: Path) -
 
 def test_a_teacher_that_finds_nothing_on_validation_is_left_out_and_named(tmp_path: Path) -> None:
     known = truth(config_at(tmp_path, *ONE))
-    good, blind = write_masks(tmp_path / "good", known.values()), write_masks(tmp_path / "blind", known.values(), nothing)
+    good, blind = (
+        write_masks(tmp_path / "good", known.values()),
+        write_masks(tmp_path / "blind", known.values(), nothing),
+    )
     paths, watcher = bring(config_at(tmp_path, *ONE, with_masks(good, blind)), 0)
     manifest = read_manifests(paths)[0]
     assert manifest.students == ("good",) and "all students but blind, with a precision" in manifest.why_these_students
@@ -133,7 +136,7 @@ def test_masks_and_a_trained_teacher_teach_together_in_round_1(tmp_path: Path) -
 
 
 def test_wrong_folders_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tool: folder .*absent: there is no such file or folder"):
+    with pytest.raises(ModelError, match=r"tool: folder .*absent: there is no such file or folder"):
         bring(config_at(tmp_path, *ONE, with_masks(tmp_path / "absent").replace("name: absent", "name: tool")), 0)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
