@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 USIIGACI = HERE.parents[1] / "shared" / "data" / "usiigaci"  # where a checkout may have it
 SHARE = 0.3  # of the cells that are spoiled
 WAYS = ("dropped", "moved", "merged", "speck")
-STEPS = 400
+STEPS = 500
 Labels = NDArray[np.int32]
 
 
@@ -128,7 +128,6 @@ def command(folder: Path, out: Path, seed: int, settings: Sequence[str]) -> list
         f"{{kind: flow-unet, name: student, first_round: 1}}]"
     )
     pairs = [
-        "data.source=label-maps",
         f"data.root={folder}",
         "data.classes=[cell]",
         models,
@@ -141,7 +140,8 @@ def command(folder: Path, out: Path, seed: int, settings: Sequence[str]) -> list
         *settings,
     ]
     sets = [part for pair in pairs for part in ("--set", pair)]
-    return ["cellsemi", "round", "--n", "1", "--run", run_name(seed), "--engine", "inline", *sets]
+    options = ["--config", "label-maps", "--run", run_name(seed), "--engine", "inline"]
+    return ["cellsemi", "round", "--n", "1", *options, *sets]
 
 
 def run_name(seed: int) -> str:
@@ -187,7 +187,7 @@ def cells_of(seed: int, out: Path) -> list[str] | None:
     given = of_the_pool(paths, hidden, paths.predictions(0, "folder", "unlabelled"), "predicted")
     passed = of_the_pool(paths, hidden, paths.pseudo(1), "accepted")
     rows = {(row.round, row.model): row for row in leaderboard.read(paths.leaderboard)}
-    teacher, student = rows[0, "folder"], rows[1, "student"]
+    teacher, student = rows[0, "folder"], rows[1, "ensemble"]
     return [
         str(seed),
         *(f"{each.precision:.3f} / {each.recall:.3f} ({each.found})" for each in (given, passed)),

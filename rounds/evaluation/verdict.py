@@ -34,7 +34,9 @@ def verdict(rows: Sequence[Row], decisions: Mapping[int, Decision], delivered: t
         return f"{use} No round has been run yet: {who} of round 0 score {score}."
     shown = standing if standing.round else last
     control = next((row for row in reversed(rows) if row.vs_control is not None), None)
-    sentence = f"{_headline(standing, shown, control)}: {_facts(shown)}; {_control_facts(control)}"
+    masks = delivered is not None and delivered[0] > standing.round and delivered[1] == ENSEMBLE
+    headline = "No student beats the masks that taught it" if masks else _headline(standing, shown, control)
+    sentence = f"{headline}: {_facts(shown)}; {_control_facts(control)}"
     if last.round in decisions and not decisions[last.round].promoted:
         sentence += f"; round {last.round} was {decisions[last.round].reason}"
     return f"{use} {sentence}."
