@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import fake_family
+from helpers.applied import write_images
 from helpers.campaigns import bring, config_at
 from helpers.teacher_masks import every_other, nothing, truth, write_masks
+from helpers.terminal import invoke
 
 from cellsemi.configs.errors import DataError, ModelError, RunError
+from cellsemi.models.base import FitResult, FitTask
+from cellsemi.models.given import take_folder
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import delivered
 from cellsemi.rounds.evaluation.history import delivered_model, read_manifests, read_verdict
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import read_manifest
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.steps import read_steps
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -28,6 +35,12 @@ STUDENT = "{kind: flow-unet, name: student, first_round: 1, training: {steps: 5}
 def with_masks(*folders: Path, more: str = "") -> str:
     masks = [f"{{kind: masks, name: {folder.name}, folder: '{folder}'}}" for folder in folders]
     return f"models=[{', '.join([*masks, STUDENT, *([more] if more else [])])}]"
+
+
+def take(task: FitTask) -> FitResult:
+    found = take_folder(task, task.model)  # type: ignore[arg-type]
+    assert found is not None
+    return found
 
 
 def cells(paths: RunPaths, model: str, split: str) -> dict[str, int | None]:
@@ -142,3 +155,39 @@ def test_wrong_folders_are_refused_before_anything_is_read(tmp_path: Path) -> No
     foreign.mkdir()
     with pytest.raises(DataError, match="no masks of these images"):
         bring(config_at(tmp_path / "b", *ONE, with_masks(foreign)), 0)
+
+
+def test_what_an_earlier_run_predicts_is_such_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label maps of `cellsemi predict`; the images have other names there, and are known by their pixels."""
+    monkeypatch.chdir(tmp_path)
+    first, _ = bring(config_at(tmp_path / "first", *ONE), 0)
+    images = tmp_path / "images"
+    for split in ("unlabelled", "val", "test"):
+        write_images(first, split, images, "copy-of-{}.png")
+    done = invoke("predict", str(images), "--run", str(first.root), "--out", "found", "--min-score", "0",
+                  "--format", "label-maps")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "found" / "label-maps"
+    second, _ = bring(config_at(tmp_path / "second", *ONE, with_masks(folder)), 0)
+    for split in ("val", "test"):
+        before, after = cells(first, "ensemble", split), cells(second, folder.name, split)
+        assert before.keys() == after.keys() and None not in after.values()
+        assert sum(map(int, after.values())) > 0
+
+
+def test_a_run_s_model_teaches_as_it_is_and_starts_no_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_family, "FAMILY", replace(fake_family.FAMILY, take=take))
+    first, _ = bring(config_at(tmp_path / "first", *ONE), 0)
+    weights = first.model(0, "unet-b")
+    given = f"{{kind: flow-unet, name: unet-b, weights: '{weights}', train: false}}"
+    settings = [f"models=[{given}, {STUDENT}]", "filter.thresholds={cell: {accept: 0, reject: 0}}"]
+    second, watcher = bring(config_at(tmp_path / "second", *ONE, *settings), 1)
+    row, same = (next(row for row in leaderboard.read(paths.leaderboard) if (row.round, row.model) == (0, "unet-b"))
+                 for paths in (first, second))  # fmt: skip
+    assert (same.val_map, same.test_map, same.val_threshold) == (row.val_map, row.test_map, row.val_threshold)
+    assert read_manifests(second)[0].steps == 0 and "0: take unet-b" in watcher.begun
+    student = next(record for record in read_steps(second) if record.name == "train student")
+    assert student.parameters["starts_from"] is None
+    control = read_fit(second.model(1, "control"))
+    assert control.steps == 5, "there are human training images: as many steps as the student and its ancestors"
+    assert delivered(second).members in {("unet-b",), ("student",), ("control",)}
