@@ -35,7 +35,7 @@ def test_thirty_per_cent_are_spoiled_in_the_stated_ways() -> None:
         right = hits(found.with_(score=1.0), truth)
         exact = sum(((spoiled == number) == (labels == number)).all() for number in range(1, 21))
         # Two dropped, two moved, two that are one now; one of these may be among the others, or moved onto a neighbour.
-        assert 12 <= exact <= 15 and 12 <= right.sum() <= 15
+        assert 12 <= exact <= 15 and 12 <= right.sum() <= 16
         assert len(found) in (18, 19) and (found.area < 40).sum() == 1
     assert (
         external.spoiled(labels, np.random.default_rng(1)) == external.spoiled(labels, np.random.default_rng(1))
