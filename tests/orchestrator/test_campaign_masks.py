@@ -17,6 +17,7 @@ from helpers.terminal import invoke
 from cellsemi.configs.errors import DataError, ModelError, RunError
 from cellsemi.models.base import FitResult, FitTask
 from cellsemi.models.given import take_folder
+from cellsemi.rounds.datasets.teacher_masks import MISSING
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import delivered
 from cellsemi.rounds.evaluation.history import delivered_model, read_manifests, read_verdict
@@ -96,7 +97,7 @@ def test_an_image_that_the_masks_lack_is_missing_and_not_empty(tmp_path: Path) -
             assert set(cells(paths, "blind", split).values()) == {0}, "it has looked there and found nothing"
         fused = cells(paths, "ensemble", split)
         assert {i for i, count in fused.items() if count is None} == lacking & set(fused)
-    assert f"tool on val, 1 times: {'no masks of the image: it is missing there, not empty'}" in watcher.notes
+    assert f"tool on val, 1 times: {MISSING}" in watcher.notes
     rows = {(row.round, row.model): row for row in leaderboard.read(paths.leaderboard)}
     assert (rows[0, "tool"].val_images, rows[0, "tool"].test_images) == (7, 2)
     assert rows[0, "tool"].test_map.value == pytest.approx(1, abs=OVERLAP)
@@ -191,3 +192,18 @@ def test_a_run_s_model_teaches_as_it_is_and_starts_no_student(tmp_path: Path, mo
     control = read_fit(second.model(1, "control"))
     assert control.steps == 5, "there are human training images: as many steps as the student and its ancestors"
     assert delivered(second).members in {("unet-b",), ("student",), ("control",)}
+
+
+def test_masks_of_no_test_image_have_no_test_score_and_the_verdict_says_so(tmp_path: Path) -> None:
+    known = truth(config_at(tmp_path, *ONE))
+    folder = write_masks(tmp_path / "tool", (r for r in known.values() if r.split != "test"), every_other)
+    config = config_at(tmp_path, *ONE, with_masks(folder))
+    paths, watcher = bring(config, 0)
+    assert "the teachers of round 0 score on no test image" in read_verdict(paths)
+    assert f"tool on test, 3 times: {MISSING}" in watcher.notes
+    paths, _ = bring(config, 1)
+    rows = {(row.round, row.model): row for row in leaderboard.read(paths.leaderboard)}
+    assert rows[0, "ensemble"].test_map is None and rows[0, "ensemble"].f1 is None
+    assert rows[1, "ensemble"].test_map is not None and rows[1, "ensemble"].change is None
+    assert "the teachers have masks of no test image to compare with" in read_verdict(paths)
+    assert invoke("leaderboard", str(paths.root)).exit_code == 0 and invoke("report", str(paths.root)).exit_code == 0
