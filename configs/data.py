@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -20,6 +21,14 @@ Place = str | dict[Split, str]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
+
+
+def class_called(name: str, class_map: Mapping[str, str], classes: Sequence[str]) -> str | None:
+    """The class of a run, or IGNORE, that a foreign class name stands for; None when nothing says it.
+
+    A name is looked up in `class_map`, then in `classes`, then under EVERY_OTHER in `class_map`.
+    """
+    return class_map.get(name) or (name if name in classes else class_map.get(EVERY_OTHER))
 
 
 class GeneratedConfig(Section):
@@ -143,7 +152,9 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="Draws val and test; apart from run.seed, so that seeds share a test.")
     labelled_limit: int | None = Field(
-        None, ge=1, description="Train on this many labelled images, drawn by `run.seed`; null takes all."
+        None,
+        ge=0,
+        description="Train on this many labelled images, drawn by `run.seed`; null takes all; 0 with teachers alone.",
     )
     limit_rest: Literal["leave out", "unlabelled"] = Field(
         "leave out",
@@ -221,6 +232,8 @@ class DataConfig(Section):
             raise ValueError("data.val_fraction and data.test_fraction leave nothing to learn from")
         for name in ("images", "masks", "annotations"):
             place = getattr(self, name)
-            if isinstance(place, dict) and "labelled" not in place:
-                raise ValueError(f"data.{name} names no `labelled`, which every run learns from")
+            if isinstance(place, dict) and "labelled" not in place and not {"val", "test"} <= place.keys():
+                raise ValueError(
+                    f"data.{name} names no `labelled`; without it `val` and `test` need places of their own"
+                )
         return self

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from cellsemi.configs.base import Fraction, Section, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
@@ -82,6 +82,21 @@ AUGMENT_PRESETS: dict[str, AugmentConfig] = {
 }
 
 
+_CLASS_MAP = (
+    "to `data.classes`, or to `ignore` (left out); by name, or by number from 0 where they have none; `*`: all others."
+)
+
+
+def _with_text_keys(value: object) -> object:
+    """A table whose keys are text: YAML reads 0 as a number."""
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def _in_round_0(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a teacher that is not trained: it takes part in its first round, unless it says more."""
+    return {"last_round": data.get("first_round", 0), **data}
+
+
 class ModelBase(Section):
     """The settings of every entry of `models`."""
 
@@ -113,8 +128,13 @@ class ModelBase(Section):
         """What `training.cell_px: auto` is for cells of this typical diameter; None: images as they are."""
         return None
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is trained; one that is not is a teacher as it is (docs/teachers.md), and has no student."""
+        return True
+
     def in_round(self, round: int) -> bool:
-        """Whether it is trained in a round."""
+        """Whether it takes part in a round."""
         return self.first_round <= round and (self.last_round is None or round <= self.last_round)
 
     @field_validator("name")
@@ -132,7 +152,50 @@ class ModelBase(Section):
         return value
 
 
-class FlowUnetConfig(ModelBase):
+class WithWeights(ModelBase):
+    """A model that may start from given weights, and never from others; or that teaches with them as they are."""
+
+    weights: str | None = Field(
+        None,
+        description="File of weights to start from, or a name of `cellsemi weights add`; with `train: false` also a "
+        "folder of `cellsemi model export`.",
+    )
+    weights_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Hex sha256 of that file; refused when it is another."
+    )
+    train: bool = Field(
+        True,
+        description="`false`: it teaches with its `weights` as they are, in round 0 unless `last_round` is more.",
+    )
+    class_map: dict[str, str] = Field(
+        default_factory=dict, description=f"`train: false`: the classes of `weights` {_CLASS_MAP}"
+    )
+
+    @property
+    def trains(self) -> bool:
+        """As `train` says."""
+        return self.train
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained_teaches_first(cls, data: Any) -> Any:
+        return _in_round_0(data) if isinstance(data, dict) and data.get("train") is False else data
+
+    @field_validator("class_map", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: object) -> object:
+        return _with_text_keys(value)
+
+    @model_validator(mode="after")
+    def _untrained_has_weights(self) -> Self:
+        if not self.train and self.weights is None:
+            raise ValueError("`train: false` needs `weights`: a file, or a folder of `cellsemi model export`")
+        if self.train and self.class_map:
+            raise ValueError("class_map is read with `train: false` only: a model that trains learns data.classes")
+        return self
+
+
+class FlowUnetConfig(WithWeights):
     """`flow-unet`: the compact flow-field U-Net, trained from scratch."""
 
     kind: Literal["flow-unet"] = Field("flow-unet", description="The model family.")
@@ -147,6 +210,12 @@ class FlowUnetConfig(ModelBase):
         ),
     )
 
+    @model_validator(mode="after")
+    def _trains_from_scratch(self) -> Self:
+        if self.train and self.weights is not None:
+            raise ValueError("flow-unet is trained from scratch: `weights` goes with `train: false`")
+        return self
+
     @property
     def has_cell_probability(self) -> bool:
         """A flow model."""
@@ -160,15 +229,6 @@ class FlowUnetConfig(ModelBase):
     def stride_px(self) -> int:
         """The first level has half of the pixels already."""
         return int(2**self.depth)
-
-
-class WithWeights(ModelBase):
-    """A model that may start from given weights, and never from others."""
-
-    weights: str | None = Field(None, description="File of weights to start from, or a name of `cellsemi weights add`.")
-    weights_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Hex sha256 of that file; refused when it is another."
-    )
 
 
 class DetectorConfig(WithWeights):
@@ -240,8 +300,68 @@ class CellposeSamConfig(WithWeights):
         return True
 
 
+class MasksConfig(ModelBase):
+    """`masks`: masks that another tool has written, as a teacher; it is not trained and predicts no other image."""
+
+    kind: Literal["masks"] = Field("masks", description="The model family.")
+    folder: str = Field(
+        description="Folder of annotation files named after their images, or a data set of any format that is read."
+    )
+    scores: str | None = Field(
+        None,
+        description="CSV with the columns `image_id`, `cell` (from 1, in the order of the file) and `score` (0 to 1); "
+        "null: all masks weigh the same.",
+    )
+    class_map: dict[str, str] = Field(default_factory=dict, description=f"Classes of the masks {_CLASS_MAP}")
+
+    @property
+    def trains(self) -> bool:
+        """Never."""
+        return False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teaches_first(cls, data: Any) -> Any:
+        return _in_round_0(data) if isinstance(data, dict) else data
+
+    @field_validator("class_map", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: object) -> object:
+        return _with_text_keys(value)
+
+
+class PythonConfig(ModelBase):
+    """`python`: a family of your own, from a module or an installed package (docs/teachers.md)."""
+
+    kind: Literal["python"] = Field("python", description="The model family.")
+    family: str = Field(description="`my_module:FAMILY`, or the name of an entry point of the group `cellsemi.models`.")
+    folder: str | None = Field(
+        None,
+        description="Folder of the module; the run keeps a copy of the module. null: it is installed on every node.",
+    )
+    settings: dict[str, JsonValue] = Field(default_factory=dict, description="Whatever the family reads.")
+    train: bool = Field(True, description="`false`: it teaches as it is, in round 0 unless `last_round` says more.")
+
+    @property
+    def trains(self) -> bool:
+        """As `train` says."""
+        return self.train
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained_teaches_first(cls, data: Any) -> Any:
+        return _in_round_0(data) if isinstance(data, dict) and data.get("train") is False else data
+
+    @model_validator(mode="after")
+    def _family_is_named(self) -> Self:
+        if self.folder is not None and ":" not in self.family:
+            raise ValueError(f"family {self.family!r} names no module: with a folder it is `my_module:FAMILY`")
+        return self
+
+
 ModelConfig = Annotated[
-    FlowUnetConfig | MaskRcnnConfig | Detectron2Config | CellposeSamConfig, Field(discriminator="kind")
+    FlowUnetConfig | MaskRcnnConfig | Detectron2Config | CellposeSamConfig | MasksConfig | PythonConfig,
+    Field(discriminator="kind"),
 ]
 
 # The kinds in the order of the union. The family of a kind is the folder models/KIND, with _ for -.

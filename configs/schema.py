@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.base import Section, checked_name
-from cellsemi.configs.data import DataConfig
+from cellsemi.configs.data import IGNORE, DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
@@ -70,15 +70,19 @@ class Config(Section):
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
 
     def models_of(self, round: int) -> tuple[ModelConfig, ...]:
-        """The models that are trained in a round."""
+        """The models that take part in a round: its students, and teachers that are not trained."""
         return tuple(model for model in self.models if model.in_round(round))
 
-    def model_called(self, name: str, round: int) -> ModelConfig:
-        """The settings of a model by its name; any other name, such as the control's, is the first model of the round.
+    def students_of(self, round: int) -> tuple[ModelConfig, ...]:
+        """The models that are trained in a round; none in round 0 where others teach it."""
+        return tuple(model for model in self.models_of(round) if model.trains)
 
-        That is the model which the control of a round copies.
+    def model_called(self, name: str, round: int) -> ModelConfig:
+        """The settings of a model by its name; any other name, such as the control's, is the first student of the
+        round, which the control of a round copies.
         """
-        return next((model for model in self.models if model.name == name), self.models_of(round)[0])
+        named = next((model for model in self.models if model.name == name), None)
+        return named or self.students_of(round)[0]
 
     def training_of(self, model: ModelBase) -> TrainingConfig:
         """The training settings of one of the models."""
@@ -111,10 +115,12 @@ class Config(Section):
         if clashing := [name for name in names if OF_A_FOLD.search(name)]:
             raise ValueError(f"a model's name must not end as the models of a fold do (.fold-0), got {clashing}")
         ends = [model.last_round + 1 for model in self.models if model.last_round is not None]
-        for round in sorted({0, *ends}):
+        for round in sorted({0, 1, *ends}):
             count = len(self.models_of(round))
             if not count:
                 raise ValueError(f"no model takes part in round {round} (first_round, last_round)")
+            if round and not self.students_of(round):
+                raise ValueError(f"no model is trained in round {round}: teachers need a student (`first_round: 1`)")
             if self.fusion.min_votes > count:
                 raise ValueError(
                     f"fusion.min_votes is {self.fusion.min_votes} but there are {count} models in round {round}"
@@ -123,6 +129,11 @@ class Config(Section):
             if (side := self.training_of(model).crop_px) % model.stride_px:
                 raise ValueError(
                     f"training.crop_px is {side}, but {model.name} takes multiples of {model.stride_px} (depth)"
+                )
+            mapped = set(getattr(model, "class_map", {}).values()) - {*self.data.classes, IGNORE}
+            if mapped:
+                raise ValueError(
+                    f"class_map of {model.name} leads to {sorted(mapped)}, expected {[*self.data.classes, IGNORE]}"
                 )
         if isinstance(self.filter.thresholds, dict) and set(self.filter.thresholds) != set(self.data.classes):
             raise ValueError(

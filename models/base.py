@@ -6,15 +6,18 @@ imports no framework: `fit`, `load` and the writers of `exports` import theirs w
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelBase, ModelConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.model_files import read_model_file
@@ -48,6 +51,7 @@ class FitTask:
     shared_dir: str | None = None  # of the run: what its fits must agree on, such as the precision
     human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
+    code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
 
     @property
     def memory(self) -> Path | None:
@@ -119,6 +123,19 @@ class ProbabilityPredictor(Predictor, Protocol):
         The network runs once.
         """
         ...
+
+
+def predict_named(
+    predictor: Predictor, images: Sequence[Image], image_ids: Sequence[str], scale: float = 1.0
+) -> list[Instances]:
+    """What a predictor finds; it is told the ids of the images where its `predict` has a parameter `image_ids`.
+
+    A teacher may know images by their ids. A model that predicts new images must not need them.
+    """
+    if "image_ids" not in inspect.signature(predictor.predict).parameters:
+        return predictor.predict(images, scale)
+    with_ids = cast("Callable[..., list[Instances]]", predictor.predict)
+    return with_ids(images, scale, image_ids=tuple(image_ids))
 
 
 Progress = Callable[[int, int], None]  # called with (step, steps) now and then
@@ -202,7 +219,8 @@ class Family:
 
     `fit` trains into `task.out_dir`. `load` returns the predictor of a folder that `fit` wrote; ModelError when a
     file is missing or altered. `exports` are the files of others that such a folder can be written as, by the name of
-    the format.
+    the format. `take` writes such a folder from given weights as they are, for a teacher that is not trained
+    (`train: false`); None: there is no such teacher of this family.
     """
 
     config: type[ModelBase]
@@ -215,12 +233,29 @@ class Family:
     load: Callable[[Path, InferenceConfig, str], Predictor]
     exports: Mapping[str, Export] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
+    take: Callable[[FitTask], FitResult] | None = None
 
     @property
     def kind(self) -> str:
         """The name of the family: the `kind` of its entries in a config."""
         kind: str = self.config.model_fields["kind"].default
         return kind
+
+
+def check_packages(found: Family, name: str) -> None:
+    """ModelError, with the line that installs it, when a package that a family needs is missing."""
+    for package in found.packages:
+        if find_spec(package) is not None:
+            continue
+        if package in found.install:
+            line = found.install[package]
+            raise ModelError(f"model {name!r} needs {package}, which is not on the package index: {line}")
+        raise ModelError(f"model {name!r} needs the package {package!r}: pip install {package}")
+
+
+def no_fit(task: FitTask, progress: Progress) -> NoReturn:
+    """The `fit` of a family that cannot be trained; ModelError with the remedy."""
+    raise ModelError(f"{task.model.name}: a {task.model.kind} that cannot be trained; it teaches with `train: false`")
 
 
 def config_of(model: ModelBase, wanted: type[C]) -> C:

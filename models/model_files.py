@@ -13,6 +13,7 @@ from cellsemi.rounds.store import files
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 PROGRESS_FILE = "progress.json"
+CODE = "code"  # the folder of the module of a family of the user's own, beside the weights
 
 
 class FitFigures(BaseModel):
@@ -57,7 +58,8 @@ class ModelFacts(BaseModel):
     """What a fit states of the model that it trained; `fingerprint` is that of its task.
 
     `started_from` are the weights from outside that it started from, or the first of its teachers did; `teacher_sha256`
-    is that of the weights of its teacher, None where it had none.
+    is that of the weights of its teacher, None where it had none. `class_ids` leads the classes of a model that was
+    not trained here to those of the run (models/given.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +72,7 @@ class ModelFacts(BaseModel):
     cell_size: CellSize = CellSize()
     started_from: StartWeights | None = None
     teacher_sha256: str | None = None
+    class_ids: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> str:

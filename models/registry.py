@@ -7,13 +7,13 @@ is its config class and its folder. Nothing is scanned for and nothing is instal
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
 from pathlib import Path
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, Predictor
+from cellsemi.models.base import Family, Predictor, check_packages
+from cellsemi.models.given import in_classes_of
 from cellsemi.models.inference.scale_search import BOTH, ScaleSearch
 from cellsemi.models.model_files import read_model_file
 
@@ -33,19 +33,14 @@ def family(kind: str) -> Family:
     if kind not in FAMILIES:
         raise ModelError(f"no model family is called {kind!r}; there are: {', '.join(sorted(FAMILIES))}")
     found = _imported(kind)
-    for package in found.packages:
-        if find_spec(package) is not None:
-            continue
-        if package in found.install:
-            line = found.install[package]
-            raise ModelError(f"model {kind!r} needs {package}, which is not on the package index: {line}")
-        raise ModelError(f"model {kind!r} needs the package {package!r}: pip install {package}")
+    check_packages(found, kind)
     return found
 
 
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     """The predictor of a trained folder, whatever its family."""
-    predictor = family(read_model_file(folder).kind).load(folder, inference, device)
+    about = read_model_file(folder)
+    predictor = in_classes_of(family(about.kind).load(folder, inference, device), about.class_ids)
     if not inference.searches:
         return predictor
     return ScaleSearch(predictor, inference.scale_search or (1.0,), BOTH if inference.polarity_search else BOTH[:1])

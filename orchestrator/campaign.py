@@ -23,7 +23,7 @@ from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
 from cellsemi.orchestrator.stages.check_drift import check_drift
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
-from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate
+from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
 from cellsemi.orchestrator.stages.filter_pseudo_labels import filter_pseudo_labels, set_thresholds
 from cellsemi.orchestrator.stages.fuse import fuse_members
 from cellsemi.orchestrator.stages.measure_sizes import measure
@@ -37,7 +37,12 @@ from cellsemi.orchestrator.stages.promote import (
     stopped,
     write_leaderboard,
 )
-from cellsemi.orchestrator.stages.read_images import check_models, read_images, who_decides_here
+from cellsemi.orchestrator.stages.read_images import (
+    bring_code,
+    check_models,
+    read_images,
+    who_decides_here,
+)
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store.lock import driver_lock
@@ -54,6 +59,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     finished = len(paths.finished_rounds())
     if finished <= n:
         check_models(config)
+        bring_code(context)
         read_images(context)
         watcher.note(who_decides_here(context))
         divide_folds(context)
@@ -77,15 +83,17 @@ def play(context: Context, round: int, last: bool) -> None:
     if teachers is not None:
         label(context, round, teachers)
     build_training_sets(context, round)
-    steps = teachers.steps + first_steps(context, round) if teachers and context.config.rounds.control else 0
-    beside = controls_of(context, round, steps, 1) if steps and last else []
+    # A student that has to find its steps says only afterwards how long its control takes.
+    known = first_steps(context, round) if teachers and context.config.rounds.control else 0
+    beside = controls_of(context, round, teachers.steps + known, 1) if teachers and known and last else []
     names = train(context, round, students_of(context, round, teachers.round if teachers else None) + beside)
     students = [name for name in names if not is_control(name)]
     candidate, why = form_ensemble(context, round, students)
     evaluate(context, round, names)
     decision = decide_round(context, round, candidate, teachers)
-    if steps and (last or stopped(context, round, decision)):
+    if teachers and context.config.rounds.control and (last or stopped(context, round, decision)):
         # That this round is the last one, and how many controls are fair, may be known only now.
+        steps = teachers.steps + first_steps(context, round)
         controls = controls_of(context, round, steps, control_seeds(context, round, decision))
         if missing := controls[len(beside) :]:
             names += train(context, round, missing)
@@ -111,6 +119,7 @@ def train(context: Context, round: int, fits: list[Fit]) -> list[str]:
 
 def form_ensemble(context: Context, round: int, students: list[str]) -> tuple[Ensemble, str]:
     """Calibrate the students and fuse those that form the round's ensemble; returns it, and why these."""
+    students = with_val(context, round, students)
     on = PredictionSet(round, students[0], None, "val")
     calibration = calibrate_teachers(context, round, students, on, context.paths.calibration(round))
     chosen = choose_members(context, round, students, calibration)

@@ -40,9 +40,9 @@ FLOORS = {
     "models": (
         "model_files weight_files",
         "base",
-        "crops training inference",
+        "crops given inference own_family training",
         "flow detector",
-        "cellpose_sam detectron2_maskrcnn flow_unet torchvision_maskrcnn",
+        "cellpose_sam detectron2_maskrcnn flow_unet masks python torchvision_maskrcnn",
         "registry",
         "validation",
     ),
@@ -121,27 +121,32 @@ ALLOWED = {
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
-        "configs rounds/cells rounds/seeds rounds/store models/base models/crops models/flow models/inference "
-        "models/model_files models/training models/weight_files"
+        "configs rounds/cells rounds/seeds rounds/store models/base models/crops models/flow models/given "
+        "models/inference models/model_files models/training models/weight_files"
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
-        "configs rounds/cells rounds/pseudo_labels rounds/seeds models/base models/crops models/inference "
-        "models/model_files models/training"
+        "configs rounds/cells rounds/pseudo_labels rounds/seeds models/base models/crops models/given "
+        "models/inference models/model_files models/training models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/model_files models/training models/weight_files"
+        "configs rounds/store models/base models/detector models/given models/model_files models/training "
+        "models/weight_files"
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
-        "configs rounds/cells rounds/store models/base models/crops models/flow models/inference "
+        "configs rounds/cells rounds/store models/base models/crops models/flow models/given models/inference "
         "models/model_files models/training"
     ),
+    "models/given": "configs rounds/cells models/base models/model_files",
     "models/inference": "configs rounds/cells models/base",
+    "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
-    "models/registry": "configs models/base models/inference models/model_files",
+    "models/own_family": "configs rounds/store models/base models/model_files",
+    "models/python": "configs models/base models/given models/model_files models/own_family",
+    "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/model_files models/training models/weight_files"
+        "configs models/base models/detector models/given models/model_files models/training models/weight_files"
     ),
     "models/training": "configs rounds/store models/base models/model_files",
     "models/validation": (
@@ -186,9 +191,10 @@ ALLOWED = {
         "models/registry models/validation models/weight_files orchestrator/events"
     ),
     "orchestrator/stages": (
-        "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/pseudo_labels "
-        "rounds/seeds rounds/store models/base models/inference models/model_files models/registry "
-        "models/validation models/weight_files orchestrator/engine orchestrator/events"
+        "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
+        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/given models/inference "
+        "models/model_files models/own_family models/registry models/validation models/weight_files "
+        "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "

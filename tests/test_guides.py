@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.guides import GUIDES, blocks, furnish, shell_lines
 from helpers.terminal import invoke
+from helpers.tools_of_others import stand_in
 
 # What is not run here, and why.
 OTHER_PROGRAMS = {
@@ -38,6 +39,7 @@ INLINE = {"round", "ablate"}  # start Ray otherwise: seconds a line
 @pytest.fixture
 def furnished(here: Path, fake_models: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     furnish(here)
+    stand_in(monkeypatch)  # for the tools of others that docs/teachers.md calls
     monkeypatch.setenv("CELLSEMI_HOME", str(here / "home"))
     return here
 

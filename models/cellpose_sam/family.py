@@ -18,6 +18,12 @@ def _fit(task: FitTask, progress: Progress) -> FitResult:
     return fit(task, progress)
 
 
+def _take(task: FitTask) -> FitResult:
+    from cellsemi.models.cellpose_sam.fit_and_predict import take
+
+    return take(task)
+
+
 def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     from cellsemi.models.cellpose_sam.fit_and_predict import load
 
@@ -52,5 +58,6 @@ FAMILY = Family(
     ),
     fit=_fit,
     load=_load,
+    take=_take,
     exports={"cellpose": Export(".pth", _export)},
 )

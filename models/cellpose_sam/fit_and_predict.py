@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
@@ -27,6 +28,7 @@ from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
 from cellsemi.models.flow.predictor import FlowPredictor
+from cellsemi.models.given import take_file, take_folder
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
@@ -83,6 +85,21 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result
+
+
+def take(task: FitTask) -> FitResult:
+    """Take the config's weights as they are: one class without a name, unless they are a trained folder."""
+    model = config_of(task.model, CellposeSamConfig)
+    found = take_folder(task, model)
+    if found is not None:
+        return found
+    start = _start(model)
+    assert model.weights is not None  # the config refuses to be without
+    net, unused = _from_file(start, model.bsize, classes=1, seed=task.seed)
+    started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
+    return take_file(task, save(tensors), parameters, 1, model.class_map, started_from)
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> CellposePredictor:

@@ -17,6 +17,12 @@ def _fit(task: FitTask, progress: Progress) -> FitResult:
     return fit(task, progress)
 
 
+def _take(task: FitTask) -> FitResult:
+    from cellsemi.models.detectron2_maskrcnn.fit_and_predict import take
+
+    return take(task)
+
+
 def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     from cellsemi.models.detectron2_maskrcnn.fit_and_predict import load
 
@@ -49,5 +55,6 @@ FAMILY = Family(
     weights_licence="its model zoo is CC BY-SA 3.0 by its MODEL_ZOO.md; trained on COCO",
     fit=_fit,
     load=_load,
+    take=_take,
     exports={"detectron2": Export(".pth", _export)},
 )

@@ -14,10 +14,15 @@ from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
+from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
 from cellsemi.models.detectron2_maskrcnn import weights
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
-from cellsemi.models.model_files import read_model_file, read_weights
+from cellsemi.models.given import take_folder
+from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.training.device import pick_device
+
+CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"  # (classes + background, features)
+CASCADE_SCORES = "roi_heads.box_predictor.0.cls_score.weight"
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
@@ -26,6 +31,20 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     net = build(config, len(task.classes), task.seed)
     started_from = weights.start(net, config)
     return fit_detector(task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from)
+
+
+def take(task: FitTask) -> FitResult:
+    """Take a finished checkpoint as it is, all its classes; ModelError when it lacks a tensor of this network."""
+    config = config_of(task.model, Detectron2Config)
+    found = take_folder(task, config)
+    if found is not None:
+        return found
+    file, given = weights.read(config)
+    classes = class_count(given, CASCADE_SCORES if config.cascade else CLASS_SCORES, file.path)
+    net = build(config, classes, task.seed)
+    refuse_unfinished(weights.start_from(net, given, file.path), file.path)
+    assert config.weights is not None, "the config refuses to be without"
+    return take_net(task, net, classes, config, StartWeights(weights=config.weights, sha256=file.sha256))
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:

@@ -16,7 +16,7 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.models.detectron2_maskrcnn.net import Network, settings
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
-from cellsemi.models.weight_files import load_state, some_names, verify
+from cellsemi.models.weight_files import VerifiedWeights, load_state, some_names, verify
 from cellsemi.rounds.store import files
 
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes
@@ -43,6 +43,16 @@ def start(net: Network, config: Detectron2Config) -> StartWeights | None:
     """
     if config.weights is None:
         return None
+    file, given = read(config)
+    return StartWeights(weights=config.weights, sha256=file.sha256, random=tuple(start_from(net, given, file.path)))
+
+
+def read(config: Detectron2Config) -> tuple[VerifiedWeights, dict[str, Tensor]]:
+    """The file of weights that a config states, and its tensors by name.
+
+    ModelError when the file is missing, is another, or is a .pkl whose sha256 is not stated.
+    """
+    assert config.weights is not None, "called where weights are stated"
     file = verify(config.weights, config.weights_sha256)
     if file.path.suffix == ".pkl":
         if config.weights_sha256 is None:
@@ -50,11 +60,8 @@ def start(net: Network, config: Detectron2Config) -> StartWeights | None:
                 f"weights {file.path}: a .pkl is a program, and is read only with its sha256 stated: "
                 f"weights_sha256: {file.sha256} if you trust this file"
             )
-        given = read_pickle(file.path)
-    else:
-        given = load_state(file.path)
-    random = tuple(start_from(net, given, file.path))
-    return StartWeights(weights=config.weights, sha256=file.sha256, random=random)
+        return file, read_pickle(file.path)
+    return file, load_state(file.path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,12 @@ def _fit(task: FitTask, progress: Progress) -> FitResult:
     return fit(task, progress)
 
 
+def _take(task: FitTask) -> FitResult:
+    from cellsemi.models.flow_unet.fit_and_predict import take
+
+    return take(task)
+
+
 def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     from cellsemi.models.flow_unet.fit_and_predict import load
 
@@ -44,5 +50,6 @@ FAMILY = Family(
     weights_licence="none are used",
     fit=_fit,
     load=_load,
+    take=_take,
     exports={"torchscript": Export(".pt", _torchscript), "bioimage-io": Export(".zip", _bioimageio, publishes=True)},
 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from torch import nn
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
@@ -23,6 +24,7 @@ from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.models.flow_unet.net import build
+from cellsemi.models.given import take_folder
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device
@@ -61,6 +63,17 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size)
     loop.clear()
     return result
+
+
+def take(task: FitTask) -> FitResult:
+    """Take a trained folder as it is; ModelError when the weights are none of cellsemi's."""
+    model = config_of(task.model, FlowUnetConfig)
+    found = take_folder(task, model)
+    if found is None:
+        raise ModelError(
+            f"weights {model.weights}: no folder of `cellsemi model export`; flow-unet has no other weights"
+        )
+    return found
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> FlowUnetPredictor:

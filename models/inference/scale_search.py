@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.models.base import Image, Predictor
+from cellsemi.models.base import Image, Predictor, predict_named
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import to_label_map
 
@@ -50,21 +50,22 @@ class ScaleSearch:
         self.warnings = predictor.warnings
         self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
 
-    def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
+    def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
         """The cells of each image at the scale that is worth most by pixels, in the polarity that is by cells.
 
         See `worths`. Of equal ones the image as it is before inverted, and the scale that is listed first.
         """
         found = []
-        for image in images:
-            best = [self._best_scale(_seen(image, polarity), scale) for polarity in self._polarities]
-            place = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
-            self.chosen[best[place][0], self._polarities[place]] += 1
-            found.append(best[place][1])
+        for place, image in enumerate(images):
+            named = image_ids[place : place + 1]
+            best = [self._best_scale(_seen(image, polarity), scale, named) for polarity in self._polarities]
+            kept = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
+            self.chosen[best[kept][0], self._polarities[kept]] += 1
+            found.append(best[kept][1])
         return found
 
-    def _best_scale(self, image: Image, scale: float) -> tuple[float, Instances]:
-        candidates = [self._predictor.predict([image], scale * each)[0] for each in self._scales]
+    def _best_scale(self, image: Image, scale: float, image_ids: Sequence[str]) -> tuple[float, Instances]:
+        candidates = [predict_named(self._predictor, [image], image_ids, scale * each)[0] for each in self._scales]
         place = int(np.argmax(worths(candidates, expected_cell_px)))
         return self._scales[place], candidates[place]
 

@@ -15,6 +15,12 @@ def _fit(task: FitTask, progress: Progress) -> FitResult:
     return fit(task, progress)
 
 
+def _take(task: FitTask) -> FitResult:
+    from cellsemi.models.torchvision_maskrcnn.fit_and_predict import take
+
+    return take(task)
+
+
 def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     from cellsemi.models.torchvision_maskrcnn.fit_and_predict import load
 
@@ -42,4 +48,5 @@ FAMILY = Family(
     ),
     fit=_fit,
     load=_load,
+    take=_take,
 )

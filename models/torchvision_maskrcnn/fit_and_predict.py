@@ -13,11 +13,15 @@ from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models import weight_files
 from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
+from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
+from cellsemi.models.given import take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import map_makers
 from cellsemi.models.torchvision_maskrcnn.net import BACKBONE, STRIDE, build
 from cellsemi.models.torchvision_maskrcnn.weights import start_from
 from cellsemi.models.training.device import pick_device
+
+CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"  # (classes + background, features)
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
@@ -31,6 +35,22 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     return fit_detector(
         task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from, makers=makers
     )
+
+
+def take(task: FitTask) -> FitResult:
+    """Take a finished checkpoint as it is, all its classes; ModelError when it lacks a tensor of this network."""
+    config = config_of(task.model, MaskRcnnConfig)
+    found = take_folder(task, config)
+    if found is not None:
+        return found
+    assert config.weights is not None, "the config refuses to be without"
+    file = weight_files.verify(config.weights, config.weights_sha256)
+    given = weight_files.load_state(file.path)
+    classes = class_count(given, CLASS_SCORES, file.path)
+    net = build(config, classes, task.seed)
+    refuse_unfinished(start_from(net, given, file.path), file.path)
+    start = StartWeights(weights=config.weights, sha256=file.sha256)
+    return take_net(task, net, classes, config, start)
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:

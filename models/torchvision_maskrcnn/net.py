@@ -139,7 +139,7 @@ def _region_heads(config: MaskRcnnConfig, labels: int) -> RegionHeads:
         box_head = FastRCNNConvFCHead((CHANNELS, BOX_PX, BOX_PX), [CHANNELS] * 4, [config.box_hidden], norm)
     else:
         box_head = TwoMLPHead(CHANNELS * BOX_PX**2, config.box_hidden)
-    width = CHANNELS if config.weights is not None else config.mask_hidden
+    width = CHANNELS if config.weights is not None and config.train else config.mask_hidden
     mask_predictor = MaskRCNNPredictor(width, config.mask_hidden, labels)
     # As in Detectron2. torchvision's start grows as the classes get fewer: with two, the first mask loss is 10.
     nn.init.normal_(mask_predictor.mask_fcn_logits.weight, std=0.001)

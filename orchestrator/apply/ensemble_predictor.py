@@ -48,7 +48,8 @@ class EnsemblePredictor:
             (cells,) = found.values()
             return cells
         calibrated = {name: self._calibrated(name, cells) for name, cells in found.items()}
-        return fuse(calibrated, self.recipe.fusion, self.recipe.one_class_per_image)
+        recalls = {name: found.recalls for name, found in self._calibrations.items()}
+        return fuse(calibrated, self.recipe.fusion, self.recipe.one_class_per_image, recalls)
 
     def _calibrated(self, name: str, cells: Instances) -> Instances:
         calibration = self._calibrations.get(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsemi.configs.errors import UsageError
-from cellsemi.models.model_files import MODEL_FILE, WEIGHTS_FILE, read_weights
+from cellsemi.models.model_files import CODE, MODEL_FILE, WEIGHTS_FILE, read_weights
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.recipe import MEMBERS, RECIPE_FILE
 from cellsemi.orchestrator.apply.seen import SEEN_FILE
@@ -42,6 +42,9 @@ def write_model_folder(
             source, place = chosen.model.folder(member.name), folder / MEMBERS / member.name
             files.write_bytes(place / WEIGHTS_FILE, read_weights(source))
             files.write_bytes(place / MODEL_FILE, (source / MODEL_FILE).read_bytes())
+            for path in sorted((source / CODE).rglob("*")):  # of a family of the user's own
+                if path.is_file() and "__pycache__" not in path.parts:
+                    files.write_bytes(place / path.relative_to(source), path.read_bytes())
         chosen.seen.write(folder / SEEN_FILE)
         files.write_text(folder / CARD, card)
         if extra is not None:

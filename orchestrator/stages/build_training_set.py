@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from itertools import chain
 
+from cellsemi.configs.errors import RunError
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.divide_folds import judged_images
 from cellsemi.rounds.pseudo_labels.curriculum import held_back, share_of_round
@@ -62,6 +63,12 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
         fingerprint = context.ledger.fingerprint(step)
         write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
+        if round and not counts.human_images + counts.pseudo_images:
+            raise RunError(
+                f"round {round}: nothing to learn from: no human training image, and no cell of the teachers passed "
+                f"the filter ({context.paths.filter(round)} says why); lower filter.min_precision, or label a few "
+                "images"
+            )
         if counts.left_out:
             reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
             context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from cellsemi.configs.errors import RunError
+from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.rounds.cells.instances import Instances
@@ -14,7 +16,8 @@ from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
 from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
-from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.pseudo_labels.fusion import Recalls, fuse
+from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of, paired
 from cellsemi.rounds.store.predictions import EVALUATED, evaluated_sets, pairs_of
@@ -31,11 +34,51 @@ class MembersFile(OnDisk):
     why: str
 
 
-def choose_members(context: Context, round: int, students: Sequence[str], calibration_file: Path | None) -> Selected:
-    """The students that form the round's ensemble: all, or those chosen on val, into members.json."""
+def with_val(context: Context, round: int, names: Sequence[str]) -> list[str]:
+    """The models that have predicted a validation image; teachers whose masks lack them all are named.
+
+    Nothing says how good such masks are. RunError when no model is left.
+    """
     config, paths = context.config, context.paths
+    left = []
+    for name in names:
+        sets = (
+            evaluated_sets(config, round, name, "val")
+            if isinstance(config.model_called(name, round), MasksConfig)
+            else ()
+        )
+        if sets and all(cells is None for cells in _each(each.folder(paths) for each in sets)):
+            context.watcher.note(f"round {round}: {name} does not teach: it has masks of no validation image")
+        else:
+            left.append(name)
+    if not left:
+        raise RunError(
+            f"round {round}: no teacher has masks of a validation image, so nothing says how good they are; add masks "
+            "of the labelled images to the folder (models: folder)"
+        )
+    return left
+
+
+def worth_fusing(context: Context, round: int, names: Sequence[str], calibration_file: Path | None) -> list[str]:
+    """The models whose calibrated precision and recall are more than nil, or all where none is; the others are named.
+
+    Averaged with others, a model that finds nothing takes from what they find.
+    """
+    calibrations = read_calibrations(calibration_file, context.config.data.classes)
+    nothing = {name: why for name in names if name in calibrations and (why := calibrations[name].nothing)}
+    if len(nothing) == len(names):
+        return list(names)
+    for name, why in nothing.items():
+        context.watcher.note(f"round {round}: {name} is left out of the ensemble: on validation images {why}")
+    return [name for name in names if name not in nothing]
+
+
+def choose_members(context: Context, round: int, names: Sequence[str], calibration_file: Path | None) -> Selected:
+    """The models that form the round's ensemble: all that find something, or those chosen on val, into members.json."""
+    config, paths = context.config, context.paths
+    students = worth_fusing(context, round, names, calibration_file)
     if config.rounds.ensemble == "all":
-        return everyone(students)
+        return everyone(students, [name for name in names if name not in students])
     path = paths.members(round)
     pairs = {name: pairs_of(paths, evaluated_sets(config, round, name, "val")) for name in students}
     step = Step(
@@ -61,10 +104,11 @@ def choose_members(context: Context, round: int, students: Sequence[str], calibr
 
 def _chosen(config: Config, pairs: Mapping[str, Pairs], calibration_file: Path | None) -> Selected:
     calibrations = read_calibrations(calibration_file, config.data.classes)
+    recalls = {name: found.recalls for name, found in calibrations.items()}
     predicted = {
         name: [
-            calibrations[name].as_scores(cells) if name in calibrations else cells
-            for cells in cells_of(*(predictions for predictions, _ in folders))
+            calibrations[name].as_scores(cells) if cells is not None and name in calibrations else cells
+            for cells in _each(predictions for predictions, _ in folders)
         ]
         for name, folders in pairs.items()
     }
@@ -72,7 +116,8 @@ def _chosen(config: Config, pairs: Mapping[str, Pairs], calibration_file: Path |
     truth = list(cells_of(*(images for _, images in pairs[students[0]])))
 
     def score_of(members: tuple[str, ...]) -> float:
-        return best_threshold(_fused(config, {name: predicted[name] for name in members}, truth)).map
+        pairs = list(_fused(config, {name: predicted[name] for name in members}, truth, recalls))
+        return best_threshold(pairs).map if pairs else 0.0
 
     return greedy(students, score_of, at_least=config.fusion.min_votes)
 
@@ -81,13 +126,22 @@ def _folders(pairs: Iterable[Pairs]) -> Iterator[Path]:
     return chain.from_iterable(pair for each in pairs for pair in each)
 
 
+def _each(folders: Iterable[Path]) -> Iterator[Instances | None]:
+    """The predicted cells of each image of some folders; None where the teacher lacks it."""
+    return (record.instances for folder in folders for record in shards.read_folder(folder))
+
+
 def _fused(
-    config: Config, predicted: Mapping[str, Sequence[Instances]], truth: Sequence[Instances]
+    config: Config,
+    predicted: Mapping[str, Sequence[Instances | None]],
+    truth: Sequence[Instances],
+    recalls: Mapping[str, Recalls],
 ) -> Iterator[tuple[Instances, Instances]]:
-    """(fused predictions, human cells) of each image, as they are scored."""
+    """(fused predictions, human cells) of each image that a member has, as they are scored."""
     for true, *cells in zip(truth, *predicted.values(), strict=True):
-        fused = fuse(dict(zip(predicted, cells, strict=True)), config.fusion, config.data.one_class_per_image)
-        yield scorable(fused, true)
+        seen = {name: each for name, each in zip(predicted, cells, strict=True) if each is not None}
+        if seen:
+            yield scorable(fuse(seen, config.fusion, config.data.one_class_per_image, recalls), true)
 
 
 def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
@@ -114,7 +168,8 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     def work() -> None:
         found: list[Evaluation] = []
         for count, model in enumerate(models, start=1):
-            threshold = best_threshold(all_pairs(pairs[model, "val"])).value
+            on_val = all_pairs(pairs[model, "val"])
+            threshold = best_threshold(on_val).value if on_val else 0.0
             found += [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
             context.watcher.advance(count)
         write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cellsemi.configs.errors import ModelError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import NOT_FINITE, FitTask
+from cellsemi.models.base import NOT_FINITE, FitResult, FitTask, Progress, predict_named
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import PROGRESS_FILE
 from cellsemi.models.registry import family, load_predictor
@@ -93,7 +94,7 @@ class _Predictor:
             assert record.image is not None
             image = decode_image(record.image, record.image_id, job.max_pixels)
             broken_before = self._predictor.warnings[NOT_FINITE]
-            (found,) = self._predictor.predict([image], job.scale)
+            (found,) = predict_named(self._predictor, [image], [record.image_id], job.scale)
             if job.leave_out_broken and self._predictor.warnings[NOT_FINITE] > broken_before:
                 out.append(record.with_(image=None, instances=None))
                 continue
@@ -152,8 +153,10 @@ class _Fuser:
             if member.calibration is not None
         }
 
+        self._recalls = {name: found.recalls for name, found in self._calibrations.items()}
+
     def run(self, item: int) -> Record:
-        """Fuse shard `item`."""
+        """Fuse shard `item`. A teacher that lacks an image has no say there; fewer than `min_votes` cannot judge it."""
         job = self._job
         readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
         out = []
@@ -162,12 +165,13 @@ class _Fuser:
                 raise AssertionError(f"{job.name}: prediction shards {item} do not hold the same images")
             each = {member.name: self._calibrated(member, row) for member, row in zip(job.members, rows, strict=True)}
             cells = {name: found for name, found in each.items() if found is not None}
-            out.append(rows[0].with_(instances=self._fused(cells) if cells else None))
+            enough = len(cells) >= (job.fusion.min_votes if len(job.members) > 1 else 1)
+            out.append(rows[0].with_(instances=self._fused(cells) if enough else None))
         return job.stage.commit(item, out)
 
     def _fused(self, cells: Mapping[str, Instances]) -> Instances:
         job = self._job
-        fused = fuse(cells, job.fusion, job.one_class_per_image)
+        fused = fuse(cells, job.fusion, job.one_class_per_image, self._recalls)
         if job.background_dilation_px is None:
             return fused
         return fused.with_(background=sure_background(cells, job.background_dilation_px))
@@ -179,6 +183,16 @@ class _Fuser:
             return None
         found = self._calibrations.get(member.name)
         return cells if found is None else found.as_scores(cells)
+
+
+def _made(task: FitTask, progress: Progress) -> FitResult:
+    """Train the model of a task, or take it as it is; ModelError when its family has nothing to take."""
+    found = family(task.model.kind)
+    if task.model.trains:
+        return found.fit(task, progress)
+    if found.take is None:
+        raise ModelError(f"{task.model.name}: a {task.model.kind} has no weights to teach with as they are")
+    return found.take(task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +222,11 @@ class FitJob:
         def progress(step: int, steps: int) -> None:
             files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-        fit, found = family(task.model.kind).fit, None
+        found = None
         if search is None:
-            result = fit(task, progress)
+            result = _made(task, progress)
         else:
-            result, found = fit_until_it_stops(fit, task, search, progress)
+            result, found = fit_until_it_stops(family(task.model.kind).fit, task, search, progress)
         record: Record = {**asdict(result), "found_steps": found}
         if choice is not None:
             record |= asdict(choose(choice, folder))

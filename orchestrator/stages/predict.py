@@ -1,20 +1,31 @@
-"""Predicts the images of a split with a trained model, and notes what the model reports of it."""
+"""Predicts the images of a split with a trained model, or looks up what another tool has found in them.
+
+What the model or the masks report of it is noted.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from cellsemi.configs.data import DataConfig
+from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.validation.choose_probabilities import resolved, with_background, without_background
-from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.engine.protocol import Failure, Job, Record, Worker
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.fuse import fuse_folds
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.rounds.datasets.mask_folder import mask_source, masks_in
+from cellsemi.rounds.datasets.teacher_masks import MaskScores, TeacherMasks
+from cellsemi.rounds.inspect.detect import detect
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_if_unlabelled, states_background
+from cellsemi.rounds.store.run import SPLITS, RunPaths
+from cellsemi.rounds.store.shards import read_columns
 from cellsemi.rounds.store.steps import Step
 
 
@@ -32,10 +43,12 @@ def predict(context: Context, at: int, wanted: PredictionSet) -> None:
 
 def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
     config, paths = context.config, context.paths
-    model = paths.model(wanted.round, wanted.member)
+    model, settings = paths.model(wanted.round, wanted.member), config.model_called(wanted.model, wanted.round)
     inference = _inference(context, wanted)
 
-    def make_job(stage: ShardStage) -> PredictJob:
+    def make_job(stage: ShardStage) -> Job:
+        if isinstance(settings, MasksConfig):
+            return _look_up_job(context, stage, settings, wanted)
         return PredictJob(
             stage=stage,
             model=str(model),
@@ -92,3 +105,70 @@ def _note_warnings(context: Context, wanted: PredictionSet) -> None:
         context.watcher.note(f"{wanted.member} on {wanted.images_name}: {inverted} images were predicted inverted")
     for sentence, times in sorted(warnings.items()):
         context.watcher.note(f"{wanted.member} on {wanted.images_name}, {times} times: {sentence}")
+
+
+# --- masks of other tools -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpJob:
+    """Gives every image of a folder of shards the cells that a tool has found in it, or none where it lacks the image.
+
+    `source` says what `masks.folder` is (mask_folder.mask_source), `data` what its class names stand for, and `run` is
+    the run's folder, whose images are the ones that may be asked for.
+    """
+
+    stage: ShardStage
+    masks: MasksConfig
+    source: DataConfig | None
+    data: DataConfig
+    run: str
+    round: int
+    name: str
+    uses_device: bool = False
+
+    def start(self) -> Worker:
+        """List the masks and read their scores, once."""
+        return _LookUp(self)
+
+
+class _LookUp:
+    def __init__(self, job: LookUpJob) -> None:
+        self._job = job
+        find = masks_in(Path(job.masks.folder).expanduser(), job.source, _ids(RunPaths(Path(job.run))))
+        scores = None if job.masks.scores is None else MaskScores(Path(job.masks.scores).expanduser())
+        self._masks = TeacherMasks(find, job.data, job.masks.folder, scores)
+
+    def run(self, item: int) -> Record:
+        """Look up the images of one shard."""
+        warnings: Counter[str] = Counter()
+        out = []
+        for record in self._job.stage.records(item):
+            cells = self._masks.cells(record, warnings)
+            found = None if cells is None else cells.with_(round=self._job.round)
+            out.append(record.with_(image=None, instances=found))
+        return self._job.stage.commit(item, out, warnings=dict(warnings))
+
+
+def _look_up_job(context: Context, stage: ShardStage, masks: MasksConfig, wanted: PredictionSet) -> LookUpJob:
+    """The job of one set of images; DataError when the folder holds no masks of any image of the run."""
+    data = context.config.data
+    return LookUpJob(
+        stage=stage,
+        masks=masks,
+        source=mask_source(Path(masks.folder).expanduser(), _ids(context.paths), _recognised),
+        data=data.model_copy(update={"class_map": {**data.class_map, **masks.class_map}}),
+        run=str(context.paths.root),
+        round=wanted.round + 1,
+        name=wanted.title,
+    )
+
+
+def _ids(paths: RunPaths) -> list[str]:
+    """The ids of all images of a run."""
+    return [row["image_id"] for split in SPLITS for row in read_columns(paths.split(split), ["image_id"])]
+
+
+def _recognised(path: Path) -> DataConfig:
+    found = detect(path)
+    return DataConfig.model_validate({"source": found.source, **found.settings})

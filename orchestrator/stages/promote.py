@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cellsemi.configs.models import MasksConfig
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.filter_pseudo_labels import pseudo_counts
 from cellsemi.orchestrator.stages.measure_sizes import scores_at, shares
@@ -16,7 +17,7 @@ from cellsemi.orchestrator.stages.train import first_steps
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
-from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
+from cellsemi.rounds.evaluation.evaluation_table import find, found_or_empty, read_evaluations
 from cellsemi.rounds.evaluation.figures import map_difference
 from cellsemi.rounds.evaluation.history import RoundManifest, decisions, read_manifests, seeds_tried, standings
 from cellsemi.rounds.evaluation.leaderboard import Row
@@ -147,6 +148,9 @@ def _manifest(context: Context, result: RoundResult) -> RoundManifest:
         control=result.on_control,
         against_control=None if result.control is None else _against_control(context, result, result.control),
         seconds=seconds,
+        predicts=not any(
+            isinstance(context.config.model_called(name, result.round), MasksConfig) for name in result.ensemble.members
+        ),
         rows=tuple(row.to_json() for row in rows_of(context, result, seconds)),
     )
 
@@ -167,21 +171,22 @@ def rows_of(context: Context, result: RoundResult, seconds: float) -> list[Row]:
     """The leaderboard rows of a round: its students, its ensemble, and the controls when there are any."""
     config, paths, round = context.config, context.paths, result.round
     found = read_evaluations(paths.evaluation(round), config.data.classes)
-    first = config.models_of(round)[0].name
+    first = next((student.name for student in config.students_of(round)), "")
     before = read_evaluations(paths.evaluation(0), config.data.classes) if round else []
     known = {evaluation.model for evaluation in before}
     counts = pseudo_counts(context, round) if round else {}
     control = None if result.control is None else find(found, result.control, "test")
     teachers = {*result.ensemble.members, ENSEMBLE} if result.decision.promoted else set()
     rows = []
-    students = [name for name in result.names if not is_control(name)]
+    scored = {evaluation.model for evaluation in found}  # without teachers whose masks lack all val and test images
+    students = [name for name in result.names if not is_control(name) and name in scored]
     for model in [*students, ENSEMBLE, *filter(is_control, result.names)]:
         baseline = leaderboard.baseline_name(model, first)
         rows.append(
             leaderboard.make_row(
-                find(found, model, "val"),
-                find(found, model, "test"),
-                baseline=find(before, baseline, "test") if baseline in known else None,
+                found_or_empty(found, round, model, "val"),
+                found_or_empty(found, round, model, "test"),
+                baseline=found_or_empty(before, 0, baseline, "test") if baseline in known else None,
                 control=control if model == first else None,
                 classes=config.data.classes,
                 counts=_counts_of(model, counts),

@@ -8,13 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from cellsemi.configs.models import WithWeights
+from cellsemi.configs.errors import ModelError
+from cellsemi.configs.models import MasksConfig, ModelConfig, PythonConfig, WithWeights
 from cellsemi.configs.schema import Config
 from cellsemi.models import weight_files
+from cellsemi.models.given import trained_folder
+from cellsemi.models.model_files import read_weights
+from cellsemi.models.own_family import copy_module, own_family
 from cellsemi.models.registry import family
 from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
-from cellsemi.rounds.datasets.ingest import ingest
+from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
 from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
@@ -23,11 +27,49 @@ from cellsemi.rounds.store.steps import Step
 
 
 def check_models(config: Config) -> None:
-    """ModelError, before anything is begun, when a model lacks its framework or its weights are not as stated."""
+    """ModelError, before anything is begun, when a model lacks its framework, or its weights are not as stated."""
     for model in config.models:
         family(model.kind)  # refuses when a package is missing, with the line that installs it
-        if isinstance(model, WithWeights) and model.weights is not None:
-            weight_files.verify(model.weights, model.weights_sha256)
+        if isinstance(model, WithWeights):
+            _check_weights(model)
+        if isinstance(model, MasksConfig):
+            for what, path in (("folder", model.folder), ("scores", model.scores)):
+                if path is not None and not Path(path).expanduser().exists():
+                    raise ModelError(f"{model.name}: {what} {path}: there is no such file or folder")
+
+
+def _check_weights(model: WithWeights) -> None:
+    if model.weights is None:
+        return
+    folder = None if model.trains else trained_folder(model.weights)
+    if folder is not None:
+        read_weights(folder)
+    else:
+        weight_files.verify(model.weights, model.weights_sha256)
+
+
+def bring_code(context: Context) -> None:
+    """Copy the modules of families of the user's own into the run's folder, once; ModelError when one does not fit."""
+    for model in context.config.models:
+        if isinstance(model, PythonConfig):
+            code = code_of(context, model)
+            if code is not None and not copy_module(model, code):
+                context.watcher.note(
+                    f"{model.name}: {model.family} has changed; the run goes on with its own copy in "
+                    f"{code.relative_to(context.paths.root)}, a new run takes the new one"
+                )
+            found = own_family(model, code)
+            if found.kind != model.kind:
+                raise ModelError(
+                    f"{model.name}: {model.family} states the config of {found.kind}, expected PythonConfig"
+                )
+
+
+def code_of(context: Context, model: ModelConfig) -> Path | None:
+    """Where the run keeps the module of a model; None for all but families in a folder of the user's."""
+    if not isinstance(model, PythonConfig) or model.folder is None:
+        return None
+    return context.paths.code(model.name)
 
 
 def read_images(context: Context) -> None:
@@ -73,7 +115,8 @@ def _read(context: Context, step: Step) -> IngestReport:
         if done == of:
             watcher.finish(time.monotonic() - begun[split])
 
-    report = ingest(context.config, paths.data, context.config_hash, on_image)
+    needed = NEEDED if context.config.students_of(0) else WITHOUT_TRAINING
+    report = ingest(context.config, paths.data, context.config_hash, on_image, needed)
     fingerprint = context.ledger.fingerprint(step)
     for split in SPLITS:
         write_manifest(paths.split(split), fingerprint, 0.0, report.shards[split])

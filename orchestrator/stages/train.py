@@ -17,11 +17,12 @@ from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
+from cellsemi.orchestrator.stages.read_images import code_of
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit
+from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit, read_manifest
 from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
@@ -48,16 +49,17 @@ class Fit:
 
 
 def students_of(context: Context, round: int, teachers_round: int | None = None) -> list[Fit]:
-    """The students of a round: every model that takes part, in every fold.
+    """The models of a round in every fold: its students, and those that take part without training (no steps).
 
-    Each starts from the model of its name and fold in the round of the teachers, where there is one and the config says
-    so; else from scratch.
+    Each student starts from the model of its name and fold in the round of the teachers, where there is one and the
+    config says so; else from scratch.
     """
     config, found = context.config, []
     for model in config.models_of(round):
         for fold in folds_of(config):
-            teacher = _teacher(context, fold.member(model.name), teachers_round)
-            found.append(Fit(model.name, model, fold, round, round, steps_of(context, round, model), teacher))
+            teacher = _teacher(context, fold.member(model.name), teachers_round) if model.trains else None
+            steps = steps_of(context, round, model) if model.trains else 0
+            found.append(Fit(model.name, model, fold, round, round, steps, teacher))
     return found
 
 
@@ -72,41 +74,56 @@ def _teacher(context: Context, member: str, teachers_round: int | None) -> Path 
 def steps_of(context: Context, round: int, model: ModelConfig) -> int | None:
     """The steps for which a model is trained in a round; None: as many as it takes.
 
-    With `training.steps: auto` round 0 finds them (the most that a fold needs). Later on a student that starts from its
-    teacher takes LATER of them, one that starts from scratch all; one that was not in round 0 goes by the first of it.
+    With `training.steps: auto` the first round with students finds them (the most that a fold needs). Later on a
+    student that starts from its teacher takes LATER of them, one that starts from scratch all; one that was not in
+    round 0 goes by the first student of it.
     """
     stated = context.config.training_of(model).steps
     if stated != AUTO_STEPS:
         return stated
     if round == 0:
         return None
-    found = found_steps(context, model)
+    found = found_steps(context, model, before=round)
     if found is not None:
         return found if context.config.rounds.start == "scratch" else math.ceil(found * LATER)
-    first = context.config.models_of(0)[0]
-    found = found_steps(context, first)
-    return found if found is not None else steps_of(context, 0, first)
+    others = [found_steps(context, other) for other in context.config.students_of(0)]
+    return next((steps for steps in others if steps is not None), None)
 
 
-def found_steps(context: Context, model: ModelConfig) -> int | None:
-    """The steps that the fits of a model in round 0 found to be enough; None where there are none."""
-    fits = [context.paths.model(0, fold.member(model.name)) for fold in folds_of(context.config)]
-    found = [read_fit(folder).found_steps for folder in fits if (folder / MANIFEST).is_file()]
-    return max((each.steps for each in found if each is not None), default=None)
+def found_steps(context: Context, model: ModelConfig, before: int | None = None) -> int | None:
+    """The steps that a model was found to need in its first round, one below `before`; None: it did not look."""
+    for round in range(len(context.paths.finished_rounds()) + 1 if before is None else before):
+        fits = [context.paths.model(round, fold.member(model.name)) for fold in folds_of(context.config)]
+        found = [read_fit(folder).found_steps for folder in fits if (folder / MANIFEST).is_file()]
+        if steps := max((each.steps for each in found if each is not None), default=0):
+            return steps
+    return None
 
 
 def first_steps(context: Context, round: int) -> int:
-    """The steps of the first student of a round, which the control copies; in round 0 once it is trained."""
-    first = context.config.models_of(round)[0]
-    found = steps_of(context, round, first)
-    found = found_steps(context, first) if found is None else found
+    """The steps of the first student of a round, which the control copies; 0 where teachers alone take part.
+
+    0 as well for a student that has to find its steps, before it is trained.
+    """
+    students = context.config.students_of(round)
+    if not students:
+        return 0
+    found = steps_of(context, round, students[0])
+    found = found_steps(context, students[0]) if found is None else found
     return 0 if found is None else found
 
 
 def controls_of(context: Context, round: int, steps: int, seeds: int) -> list[Fit]:
-    """The supervised controls of a round, one for each seed: its first model, human labels only, for as many steps."""
-    model = context.config.models_of(round)[0]
+    """The supervised controls of a round, one for each seed: its first student, human labels only, for as many steps.
+
+    Without human training images there is none.
+    """
     folds = folds_of(context.config)
+    if not read_manifest(context.paths.train(0, folds[0].suffix)).rows:
+        if round == 1:
+            context.watcher.note(f"round {round}: no control can be trained: there are no human training images")
+        return []
+    model = context.config.students_of(round)[0]
     return [Fit(control_name(seed), model, fold, 0, seed, steps) for seed in range(seeds) for fold in folds]
 
 
@@ -116,7 +133,11 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     A student whose training diverges is recorded, noted and left out of the round. TrainingDiverged when there are
     students among `fits` and none is left. What failed for another reason is tried again by the next call.
     """
-    title = "train " + ", ".join(item.member for item in fits)
+    title = "; ".join(
+        f"{verb} {', '.join(names)}"
+        for verb, trains in (("train", True), ("take", False))
+        if (names := [item.member for item in fits if item.model.trains == trains])
+    )
     steps = {item.member: _step(context, round, item) for item in fits}
 
     def work(todo: Sequence[Step], finish: Finish) -> None:
@@ -149,15 +170,17 @@ def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
 def _step(context: Context, round: int, item: Fit) -> Step:
     """The step that trains one model in one fold."""
     name, paths = item.model.name, context.paths
-    settings = [f"models[{name}]", f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
-    settings += ["rounds.start"] if item.train_round else []
-    inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
+    settings, inputs = [f"models[{name}]"], []
+    if item.model.trains:
+        settings += [f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
+        settings += ["rounds.start"] if item.train_round else []
+        inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
     if item.steps is None or _choice(context, item) is not None:
         settings += [f"models[{name}].inference", "data.max_pixels", "filter.background", "filter.background_quantile"]
         inputs.append(paths.split(item.fold.val))
     return Step(
         round=round,
-        name=f"train {item.member}",
+        name=f"{'train' if item.model.trains else 'take'} {item.member}",
         output=paths.model(round, item.member),
         settings=context.read(*settings, *OF_CELLS),
         inputs=tuple(inputs),
@@ -168,8 +191,8 @@ def _step(context: Context, round: int, item: Fit) -> Step:
             "fold": item.fold.suffix,
             "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
         },
-        total=_most_steps(context, item),
-        unit="steps",
+        total=_most_steps(context, item) or 1,
+        unit="steps" if item.model.trains else "models",
     )
 
 
@@ -227,7 +250,9 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
-        shards=tuple(str(path) for path in shard_paths(context.paths.train(item.train_round, item.fold.suffix))),
+        shards=tuple(
+            map(str, shard_paths(context.paths.train(item.train_round, item.fold.suffix)) if item.steps else ())
+        ),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=_most_steps(context, item),
@@ -235,6 +260,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         shared_dir=str(context.paths.precision),
         human_fraction=_human_fraction(context, item),
         teacher=None if item.teacher is None else str(item.teacher),
+        code=None if (code := code_of(context, item.model)) is None else str(code),
     )
 
 

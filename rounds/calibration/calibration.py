@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 
 EPS = 1e-3  # no quality is closer to 0 or 1
 FOLDS = 5
+NIL = 0.005  # a precision or a recall below this is none: .00 to two digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Curve:
     a factor (`rate`), or the score as it is (`identity`). The expected calibration error, over ten
     bins, is of the score itself (`ece_before`) and of curves fitted without the image in question
     (`ece_after`); None where there is no prediction, or only one image. `before` and `after` are those bins.
+    `truths` counts the true cells of the class on those images.
     """
 
     x: tuple[float, ...]
@@ -50,6 +52,7 @@ class Curve:
     ece_after: float | None
     before: Bins = ()
     after: Bins = ()
+    truths: int = 0
 
     def __call__(self, score: NDArray[Any]) -> Floats:
         """Probability, float64, of scores of any shape."""
@@ -74,6 +77,32 @@ class Calibration:
         """Put that probability in the place of the score too, as several models are compared by it."""
         calibrated = self.apply(instances)
         return calibrated.with_(score=calibrated.quality)
+
+    @property
+    def recalls(self) -> tuple[float, ...]:
+        """The share of the true cells of each class that is found, in the order of the class ids.
+
+        Few cells of a class say little: two more stand for the rate of all classes, as in Laplace's rule.
+        """
+        found, there = self._totals()
+        pooled = (found + 1) / (there + 2)
+        return tuple((each.positives + 2 * pooled) / (each.truths + 2) for each in self.curves.values())
+
+    @property
+    def nothing(self) -> str | None:
+        """Why the predictions are worth nothing, in words; None where some are right. See NIL."""
+        found, there = self._totals()
+        samples = sum(curve.samples for curve in self.curves.values())
+        if not there:
+            return "it was not compared with a single true cell"
+        if samples and found / samples >= NIL and found / there >= NIL:
+            return None
+        return f"{found} of its {samples} predictions are right, of {there} cells"
+
+    def _totals(self) -> tuple[int, int]:
+        """The true cells that were found, and those that there are, of all classes."""
+        curves = self.curves.values()
+        return sum(curve.positives for curve in curves), sum(curve.truths for curve in curves)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same calibration."""
@@ -118,13 +147,16 @@ def calibrate(
     fitted = _fit_kinds(data, kinds)
     held_out = _held_out_quality(data, kinds)
     curves = {}
+    truths = sum((np.bincount(t.class_id, minlength=len(classes)) for _, t in validation), np.zeros(len(classes), int))
     for class_id, name in enumerate(classes):
         own = data.class_id == class_id
         x, y, kind = fitted[class_id]
         before = reliability(data.score[own], data.hit[own])
         after = () if held_out is None else reliability(held_out[own], data.hit[own])
         errors = expected_calibration_error(before), expected_calibration_error(after)
-        curves[name] = Curve(x, y, int(own.sum()), int(data.hit[own].sum()), kind, *errors, before, after)
+        curves[name] = Curve(
+            x, y, int(own.sum()), int(data.hit[own].sum()), kind, *errors, before, after, int(truths[class_id])
+        )
     return Calibration(curves)
 
 

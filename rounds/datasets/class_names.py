@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.data import EVERY_OTHER, IGNORE, DataConfig
+from cellsemi.configs.data import IGNORE, DataConfig, class_called
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded
@@ -27,9 +27,7 @@ class ClassNames:
 
     def find(self, name: str) -> int | None:
         """The class id of a name, IGNORED, or None when the config does not say."""
-        known = self.data.class_map.get(name)
-        if known is None:
-            known = name if name in self.data.classes else self.data.class_map.get(EVERY_OTHER)
+        known = class_called(name, self.data.class_map, self.data.classes)
         if known is None:
             return None
         return IGNORED if known == IGNORE else self.data.classes.index(known)

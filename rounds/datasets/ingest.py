@@ -23,6 +23,7 @@ from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
 from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
 
 NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
+WITHOUT_TRAINING = ("val", "test")  # of a run whose teachers are not trained
 
 
 SHOWN_PROBLEMS = 5  # problems that a message names; all of them stand in the quarantine table
@@ -165,7 +166,8 @@ def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str])
     for split in needed:
         mine = [row for row in report.quarantined if row.split == split]
         if not report.images[split]:
-            raise DataError(f"there is no usable image in the split {split!r}{_problems(mine)}")
+            alone = "; without training images, models that are trained need `first_round: 1`" * (split == "labelled")
+            raise DataError(f"there is no usable image in the split {split!r}{alone}{_problems(mine)}")
         if not report.cells[split]:
             raise DataError(
                 f"none of the {report.images[split]} images of the split {split!r} has a cell: "

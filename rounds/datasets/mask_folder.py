@@ -1,14 +1,16 @@
 """Reads masks that another tool wrote, for images that are known: a folder of annotation files, or a data set.
 
 FOLDER/NAME.tif, NAME_masks.png, NAME_cp_masks.png, NAME_seg.npy, NAME.zip, NAME.geojson .. where NAME is the id of
-an image; or any data set that `cellsemi data inspect` recognises (a COCO file, run lengths in a CSV, an import), whose
-images are found by their ids, and by their pixels where not one id fits.
+an image; or any data set that `cellsemi data inspect` recognises (a COCO file, run lengths in a CSV, an import). An
+image that is not found by its id is looked for by its pixels, among the images that lie beside the masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cellsemi.configs.data import DataConfig
@@ -24,6 +26,8 @@ from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
 
 SETTING = "the masks"  # what a message about the folder calls it
+MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+AS_AN_IMAGE = 2  # the rank of a file that is named as an image: its masks, where it has no others
 ENDINGS = ("_cp_masks", *sorted(set(MASK_SUFFIXES) - {"", "_cp_masks"}, key=len, reverse=True))
 
 
@@ -44,6 +48,7 @@ class MaskFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = Folder(folder, ".", SETTING, (*EXTENSIONS, *ANNOTATION_EXTENSIONS))
         self._by_id: dict[str, dict[int, list[str]]] = {}
+        self._by_pixels: dict[str, str] | None = None
         for path in self._folder.paths:
             image_id, rank = _belongs_to(path)
             self._by_id.setdefault(image_id, {}).setdefault(rank, []).append(path)
@@ -52,8 +57,11 @@ class MaskFiles:
         return composed(image_id) in self._by_id
 
     def find(self, record: ImageRecord) -> FoundMasks | None:
-        """The cells of an image, None when no file has its name; ImageError when its file is damaged or foreign."""
-        ranked = self._by_id.get(composed(record.image_id))
+        """The cells of an image, None when no file has its name and no image beside masks has its pixels.
+
+        ImageError when its file is damaged or foreign.
+        """
+        ranked = self._by_id.get(composed(record.image_id)) or self._of_the_same_pixels(record)
         if ranked is None:
             return None
         paths = ranked[min(ranked)]
@@ -61,15 +69,26 @@ class MaskFiles:
             raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
         return FoundMasks(*read_annotation_file(self._folder, paths[0], record, record.height * record.width))
 
+    def _of_the_same_pixels(self, record: ImageRecord) -> dict[int, list[str]] | None:
+        """The files of the image here that has the pixels of a record; each image is decoded once, when first asked."""
+        if self._by_pixels is None:
+            self._by_pixels = {}
+            for image_id, ranked in self._by_id.items():
+                if min(ranked) < AS_AN_IMAGE and AS_AN_IMAGE in ranked:
+                    with suppress(ImageError):  # what is no image is nobody's image
+                        image = self._folder.record(ranked[AS_AN_IMAGE][0], image_id, MAX_PIXELS)
+                        self._by_pixels[image.sha256] = image_id
+        found = self._by_pixels.get(record.sha256)
+        return None if found is None else self._by_id[found]
+
 
 class MaskDataset:
-    """The annotated images of a data set, by id, or by their pixels where not one id is asked for."""
+    """The annotated images of a data set, by id, then by their pixels."""
 
     def __init__(self, data: DataConfig, ids: Iterable[str]) -> None:
-        items = [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
-        self._by_id = {composed(item.image_id): item for item in items}
-        known = any(composed(image_id) in self._by_id for image_id in ids)
-        self._by_pixels = {} if known else {item.load().record.sha256: item for item in items}
+        self._by_id = {composed(item.image_id): item for item in _annotated(data)}
+        asked = {composed(image_id) for image_id in ids}
+        self._others = [item for image_id, item in self._by_id.items() if image_id not in asked]
 
     def find(self, record: ImageRecord) -> FoundMasks | None:
         """The cells of an image, None when the data set does not hold it; ImageError as from its reader."""
@@ -83,24 +102,55 @@ class MaskDataset:
         check_fits(item.place or item.image_id, "the mask", cells.height, cells.width, record)
         return FoundMasks(cells, _classes(loaded, item))
 
+    @cached_property
+    def _by_pixels(self) -> dict[str, Item]:
+        """The items that no id asks for; each is read once, when first needed."""
+        found = {}
+        for item in self._others:
+            with suppress(ImageError):  # an image that cannot be read is nobody's image
+                found[item.load().record.sha256] = item
+        return found
+
 
 def open_masks(path: Path, ids: Sequence[str], recognise: Callable[[Path], DataConfig]) -> Find:
     """What finds the masks of an image in a folder or file; `recognise` gives the data section of a data set.
 
     DataError when no image of `ids` has masks there: names that do not fit would look like images without cells.
     """
+    return masks_in(path, mask_source(path, ids, recognise), ids)
+
+
+def masks_in(path: Path, source: DataConfig | None, ids: Sequence[str]) -> Find:
+    """The same where `mask_source` has said what the path is."""
+    return MaskFiles(path).find if source is None else MaskDataset(source, ids).find
+
+
+def mask_source(path: Path, ids: Sequence[str], recognise: Callable[[Path], DataConfig]) -> DataConfig | None:
+    """What holds the masks: None for a folder of files that are named after the images of `ids`, else a data set.
+
+    DataError when it is neither.
+    """
     if path.is_dir():
         found = MaskFiles(path)
         if any(image_id in found for image_id in ids):
-            return found.find
+            return None
     try:
-        dataset = MaskDataset(recognise(path), ids)
+        source = recognise(path)
+        _annotated(source)
     except DataError as error:
         raise DataError(
             f"{path}: no masks of these images: no file is called as one of them ({', '.join(ids[:3])} ..), with or "
             f"without {', '.join(ENDINGS)}; and as a data set: {error}"
         ) from None
-    return dataset.find
+    return source
+
+
+def _annotated(data: DataConfig) -> list[Item]:
+    """The annotated images of a data set; a folder of images without labels beside them may be listed in it, too."""
+    if isinstance(data.images, dict):
+        images = {split: place for split, place in data.images.items() if split != "unlabelled"}
+        data = data.model_copy(update={"images": images or "."})
+    return [item for item in list_data(data, 0, must_draw=False).items if item.split != "unlabelled"]
 
 
 def _belongs_to(path: str) -> tuple[str, int]:
@@ -109,7 +159,7 @@ def _belongs_to(path: str) -> tuple[str, int]:
     for ending in ENDINGS:
         if stem.endswith(ending) and stem != ending:
             return stem.removesuffix(ending), 0
-    return stem, 1 if extension in ANNOTATION_EXTENSIONS else 2
+    return stem, 1 if extension in ANNOTATION_EXTENSIONS else AS_AN_IMAGE
 
 
 def _classes(loaded: Loaded, item: Item) -> tuple[str, ...]:

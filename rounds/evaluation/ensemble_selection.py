@@ -20,9 +20,10 @@ class Selected:
     why: str
 
 
-def everyone(names: Sequence[str]) -> Selected:
-    """All students, in their order."""
-    return Selected(tuple(names), "all students (rounds.ensemble is all)")
+def everyone(names: Sequence[str], left_out: Sequence[str] = ()) -> Selected:
+    """All students, in their order, but those that find nothing."""
+    but = f" but {', '.join(left_out)}, with a precision or recall of nil on validation images" if left_out else ""
+    return Selected(tuple(names), f"all students{but} (rounds.ensemble is all)")
 
 
 def greedy(names: Sequence[str], score_of: Callable[[tuple[str, ...]], float], at_least: int = 1) -> Selected:

@@ -43,6 +43,14 @@ def read_evaluations(path: Path, classes: Sequence[str]) -> list[Evaluation]:
     return found
 
 
+def found_or_empty(evaluations: Iterable[Evaluation], round: int, model: str, split: str) -> Evaluation:
+    """The one of this model and split, without images where the masks of a teacher lack the split."""
+    for found in evaluations:
+        if (found.model, found.split) == (model, split):
+            return found
+    return Evaluation(round, model, split, 0.0, ())
+
+
 def find(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluation:
     """The one of this model and split; RunError when there is none."""
     for found in evaluations:

@@ -12,7 +12,7 @@ from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
-from cellsemi.rounds.evaluation.metrics import Floats, Summary, image_values, paired_values
+from cellsemi.rounds.evaluation.metrics import Floats, Summary, image_values, on_common, paired_values
 from cellsemi.rounds.seeds import derive_seed
 
 CLASS_MAP = "test_class_map"  # the one figure with a value per class
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What the figures of a model are computed from; `summary` is that of its test images.
+    """What the figures of a model are computed from; `summary` and `class_map` are of its test images.
 
     `baseline` is the test evaluation of round 0 that `change` is against, `control` that of the control, for the one
     model that it copies; None where there is none.
@@ -47,29 +47,45 @@ class Evaluated:
     test: Evaluation
     baseline: Evaluation | None
     control: Evaluation | None
-    summary: Summary
+    summary: Summary | None  # None: its masks lack all test images
+    class_map: Mapping[str, float | None]
     counts: Mapping[str, int]
     promoted: bool
     seconds: float
     config: PromotionConfig
     seed: int
 
-    def interval(self, values: Floats, purpose: str) -> Interval:
-        """The mean of the images' values; each purpose has its own seed, so that all models are resampled alike."""
+    def interval(self, values: Floats, purpose: str) -> Interval | None:
+        """The mean of the images' values; each purpose has its own seed, so that all models are resampled alike.
+
+        None without an image.
+        """
         return _interval(values, purpose, self.config, self.seed)
 
     def difference(self, other: Evaluation | None) -> Interval | None:
-        """Test mAP minus that of another evaluation on the same images; None without one."""
+        """Test mAP minus that of another evaluation on the images that both have; None without one."""
         return None if other is None else map_difference(self.test, other, self.config, self.seed)
 
+    @property
+    def change_images(self) -> int:
+        """The images of `change`."""
+        return 0 if self.baseline is None else len(on_common(self.test.scores, self.baseline.scores)[0])
 
-def map_difference(ours: Evaluation, theirs: Evaluation, config: PromotionConfig, seed: int) -> Interval:
-    """The mean of one evaluation's test mAP minus the other's, image by image; ValueError when of other images."""
-    first, second = paired_values(ours.scores, theirs.scores)
+    def at_50(self, name: str) -> float | None:
+        """A figure of the summary."""
+        found: float | None = None if self.summary is None else getattr(self.summary, name)
+        return found
+
+
+def map_difference(ours: Evaluation, theirs: Evaluation, config: PromotionConfig, seed: int) -> Interval | None:
+    """The mean of one evaluation's test mAP minus the other's, on the images that both have; None without one."""
+    first, second = paired_values(*on_common(ours.scores, theirs.scores))
     return _interval(first - second, "test", config, seed)
 
 
-def _interval(values: Floats, purpose: str, config: PromotionConfig, seed: int) -> Interval:
+def _interval(values: Floats, purpose: str, config: PromotionConfig, seed: int) -> Interval | None:
+    if not len(values):
+        return None
     return Interval.of(values, config.bootstrap, config.confidence, derive_seed(seed, "interval", purpose))
 
 
@@ -137,16 +153,17 @@ FIGURES: list[Figure] = [
         place=4,
         images="test_images",
     ),
-    Figure("change", _FLOAT, lambda e: e.difference(e.baseline), "change", _signed, place=5, images="test_images"),
+    Figure("change_images", _INT, lambda e: e.change_images),
+    Figure("change", _FLOAT, lambda e: e.difference(e.baseline), "change", _signed, place=5, images="change_images"),
     Figure(
         "vs_control", _FLOAT, lambda e: e.difference(e.control), "vs control", _signed, place=6, images="test_images"
     ),
     Figure("confidence", _FLOAT, lambda e: e.config.confidence),
-    Figure(CLASS_MAP, pa.map_(_TEXT, _FLOAT), lambda e: dict(e.summary.class_map), "test {}", _class_value, place=7),
-    Figure("precision50", _FLOAT, lambda e: e.summary.precision, "precision", _decimals, place=9),
-    Figure("recall50", _FLOAT, lambda e: e.summary.recall, "recall", _decimals, place=10),
-    Figure("f1", _FLOAT, lambda e: e.summary.f1, "F1", _decimals, place=8),
-    Figure("mean_iou", _FLOAT, lambda e: e.summary.mean_iou, "IoU", _decimals, place=11),
+    Figure(CLASS_MAP, pa.map_(_TEXT, _FLOAT), lambda e: dict(e.class_map), "test {}", _class_value, place=7),
+    Figure("precision50", _FLOAT, lambda e: e.at_50("precision"), "precision", _decimals, place=9),
+    Figure("recall50", _FLOAT, lambda e: e.at_50("recall"), "recall", _decimals, place=10),
+    Figure("f1", _FLOAT, lambda e: e.at_50("f1"), "F1", _decimals, place=8),
+    Figure("mean_iou", _FLOAT, lambda e: e.at_50("mean_iou"), "IoU", _decimals, place=11),
     Figure("val_threshold", _FLOAT, lambda e: e.val.threshold, "threshold", _decimals, place=12),
     Figure("accepted", _LONG, lambda e: e.counts["accepted"], "accepted", place=13),
     Figure("ignored", _LONG, lambda e: e.counts["ignored"], "ignored", place=14),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cellsemi.configs.errors import RunError
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision
-from cellsemi.rounds.evaluation.verdict import AgainstControl, verdict
+from cellsemi.rounds.evaluation.verdict import NOTHING_PREDICTS, AgainstControl, verdict
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 
@@ -29,6 +30,7 @@ class RoundManifest(OnDisk):
     control: Decision | None
     against_control: AgainstControl | None
     seconds: float
+    predicts: bool = True  # new images: not where a member of the ensemble is masks of another tool
     rows: tuple[dict[str, object], ...]
 
 
@@ -43,19 +45,38 @@ def standing_round(paths: RunPaths) -> int:
 
 
 def delivered_model(paths: RunPaths) -> tuple[int, str]:
-    """(round, model) that the run recommends: the last promoted ensemble, or the control that beat it."""
-    return delivered_by(read_manifests(paths))
+    """(round, model) that the run recommends: the last promoted ensemble, or the control that beat it.
+
+    RunError where no model of the run predicts new images.
+    """
+    found = delivered_by(read_manifests(paths))
+    if found is None:
+        raise RunError(f"{paths.root}: {NOTHING_PREDICTS}; `cellsemi round --n 1` trains students on what passes")
+    return found
 
 
-def delivered_by(manifests: Mapping[int, RoundManifest]) -> tuple[int, str]:
-    """The same after some rounds."""
-    found = (0, ENSEMBLE)
+def delivered_by(manifests: Mapping[int, RoundManifest]) -> tuple[int, str] | None:
+    """The same after some rounds; None where no model predicts new images.
+
+    Masks of another tool teach, but predict no new image. Where no students were promoted over them, those with the
+    largest validation mAP are delivered.
+    """
+    found: tuple[int, str] | None = None
     for number, manifest in manifests.items():
-        if manifest.decision.promoted:
+        if manifest.decision.promoted and manifest.predicts:
             found = (number, ENSEMBLE)
         if manifest.control and manifest.against_control and manifest.control.promoted:
             found = (number, manifest.against_control.control)
-    return found
+    if found is not None:
+        return found
+    able = {number: _val_map(manifest) for number, manifest in manifests.items() if manifest.predicts}
+    return (max(able, key=lambda number: (able[number], -number)), ENSEMBLE) if able else None
+
+
+def _val_map(manifest: RoundManifest) -> float:
+    """The validation mAP of a round's ensemble."""
+    row = next(row for row in map(Row.from_json, manifest.rows) if row.model == ENSEMBLE)
+    return row.val_map.value if row.val_map else 0.0
 
 
 def seeds_tried(manifests: Mapping[int, RoundManifest], standing: int) -> int:

@@ -42,15 +42,15 @@ class Row:
     of the model that it copies: same family, same labels, fewer steps. `vs_control` is the test
     mAP of the first model of a round minus that of the control, for the round that trained the control and for the one
     that teaches in the end; the control had as many steps in total as the first model of its round. None where there is
-    nothing to compare with.
+    nothing to compare with; `val_map` and `test_map` where the masks of a teacher lack all such images.
     """
 
     if TYPE_CHECKING:  # what the code reads; FIGURES has all of them
         round: int
         model: str
-        val_map: Interval
+        val_map: Interval | None
         test_images: int
-        test_map: Interval
+        test_map: Interval | None
         change: Interval | None
         vs_control: Interval | None
         confidence: float
@@ -134,8 +134,9 @@ def make_row(
     round 0). `control`: that of the control, for the one model of its round that it copies. ValueError
     when they are not of the same images.
     """
-    summary = summarise(test.scores, classes)
-    found = Evaluated(val, test, baseline, control, summary, counts, promoted, seconds, config, seed)
+    summary = summarise(test.scores, classes) if test.scores else None
+    class_map = dict.fromkeys(classes) if summary is None else summary.class_map
+    found = Evaluated(val, test, baseline, control, summary, class_map, counts, promoted, seconds, config, seed)
     return Row(**{figure.name: figure.compute(found) for figure in FIGURES})
 
 
@@ -147,8 +148,8 @@ def baseline_name(model: str, first_model: str) -> str:
 # --- text and files -----------------------------------------------------------------------------------
 
 
-def recommend(rows: Sequence[Row], delivered: tuple[int, str]) -> list[Row]:
-    """The rows with the one marked that the run recommends now: that of a (round, model)."""
+def recommend(rows: Sequence[Row], delivered: tuple[int, str] | None) -> list[Row]:
+    """The rows with the one marked that the run recommends now: that of a (round, model), or none."""
     return [row.with_(recommended=(row.round, row.model) == delivered) for row in rows]
 
 
@@ -187,12 +188,15 @@ def _common_count(figure: Figure, rows: Sequence[Row]) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _rank(row: Row, rows: Sequence[Row]) -> int:
-    return 1 + sum(other.val_map.value > row.val_map.value for other in rows)
+def _rank(row: Row, rows: Sequence[Row]) -> str:
+    if row.val_map is None:
+        return NOTHING
+    own = row.val_map.value
+    return str(1 + sum(other.val_map is not None and other.val_map.value > own for other in rows))
 
 
 def _cells(row: Row, rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
-    cells = [str(_rank(row, rows))]
+    cells = [_rank(row, rows)]
     for figure in shown_figures():
         value = getattr(row, figure.name)
         if figure.name == CLASS_MAP:
@@ -202,7 +206,7 @@ def _cells(row: Row, rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
         elif figure.interval:
             cells.append(NOTHING if value is None else _interval(figure, row, _common_count(figure, rows) is None))
         else:
-            cells.append(figure.text(value))
+            cells.append(NOTHING if value is None else figure.text(value))
     return cells
 
 

@@ -127,6 +127,17 @@ def class_values(scores: Sequence[ImageScore], class_id: int) -> Floats:
     return np.array([score.by_class[class_id].ap for score in scores if class_id in score.by_class], np.float64)
 
 
+def on_common(a: Sequence[ImageScore], b: Sequence[ImageScore]) -> tuple[list[ImageScore], list[ImageScore]]:
+    """The scores of the images that both have: masks of another tool may lack some of the other's.
+
+    ValueError when each has images that the other lacks: then they are of different data.
+    """
+    ids_a, ids_b = {score.image_id for score in a}, {score.image_id for score in b}
+    if not (ids_a <= ids_b or ids_b <= ids_a):
+        raise ValueError(f"expected the same images, got {len(a)} and {len(b)} of which neither are among the others")
+    return [score for score in a if score.image_id in ids_b], [score for score in b if score.image_id in ids_a]
+
+
 def paired_values(a: Sequence[ImageScore], b: Sequence[ImageScore]) -> tuple[Floats, Floats]:
     """The scores of two models on the same images, image by image; ValueError when the images differ."""
     _check_paired(a, b)

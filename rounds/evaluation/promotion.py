@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS, paired_probability
-from cellsemi.rounds.evaluation.metrics import ImageScore, class_differences, paired_values
+from cellsemi.rounds.evaluation.metrics import ImageScore, class_differences, on_common, paired_values
 from cellsemi.rounds.evaluation.size_shift import weighted
 
 
@@ -63,15 +63,18 @@ def decide(
     class falls by more than `class_margin`, measured on the images whose truth holds it. With `sized` the mAP is
     that of the images at these sizes, weighted by their shares; the classes are those of the images as they are.
     `word` is what a winner is called: a control is recommended, since it teaches nobody. `tries` counts the candidates
-    that were compared with this incumbent, this one included.
+    that were compared with this incumbent, this one included. Images that the masks of an incumbent lack are left out,
+    and the reason says so.
     """
     if incumbent is None:
         return Decision(True, None, "promoted: the first round has no incumbent")
+    every = len(candidate)
+    candidate, incumbent = on_common(candidate, incumbent)
     new, old = paired_values(candidate, incumbent)
     at = ""
     if sized:
         shares = [each.share for each in sized]
-        each_pair = [paired_values(each.candidate, each.incumbent) for each in sized]
+        each_pair = [paired_values(*on_common(each.candidate, each.incumbent)) for each in sized]
         new, old = (weighted([pair[i] for pair in each_pair], shares) for i in (0, 1))
         sizes = ", ".join(f"{each.share:.0%} x{each.enlargement:g}" for each in sized)
         at = f" at the unlabelled images' cell sizes ({sizes})"
@@ -85,6 +88,7 @@ def decide(
         fall = -float(differences.mean()) if len(differences) else 0.0
         if fall > config.class_margin + EQUAL_MEANS:
             problems.append(f"class {name} fell by {fall:.3f}, at most {config.class_margin:.3f} is allowed")
+    at += f" on the {len(candidate)} of {every} images that both have" if len(candidate) < every else ""
     scores = f"validation mAP{at} {old.mean():.3f} -> {new.mean():.3f}, {share}"
     if problems:
         return Decision(False, probability, f"not {word}: {'; '.join(problems)} ({scores})")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, from_crops, iou_matrix, without_overlaps
-from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, mean_iou
+from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, Said, pair_ious
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,18 @@ class _AllCells:
 
     cells: Instances
     teacher: NDArray[np.int64]  # (N,) one number per teacher
+    recalls: tuple[Recalls, ...]  # of each teacher, by its number
 
 
-def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_per_image: bool) -> Instances:
+Recalls = Sequence[float]  # of each class id, the share of its cells that a teacher finds; () is 1 for all of them
+
+
+def fuse(
+    per_teacher: Mapping[str, Instances],
+    config: FusionConfig,
+    one_class_per_image: bool,
+    recalls: Mapping[str, Recalls] | None = None,
+) -> Instances:
     """One set of cells from those of each teacher on the same image; state `predicted`, best score first.
 
     Cells of different teachers with IoU >= `config.iou` are linked. In each method a lone cell keeps its mask,
@@ -38,12 +47,14 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
 
     - `vote`. Cluster: cells that are all linked to each other, best pair first. Mask: pixels of members with at
       least half of the cluster's score; only the largest connected part of them, unless they are exactly a
-      member's mask; that of the best member where no pixel has half. `score`: sum of the members' scores over
-      the number of *all* teachers, times the members' mean pairwise IoU (1 for a lone cell), so a cell that
-      all predict alike keeps its mean score, and one predicted by one of three keeps a third. `quality` is the same.
+      member's mask; that of the best member where no pixel has half. `score`: the mean over *all* teachers, those
+      that found nothing there with 0, times the members' mean pairwise IoU (1 for a lone cell). `quality` is the same.
     - `weighted`. As `vote`, with quality (the calibrated score; the score itself where nothing is calibrated)
-      in the place of the score. `score` and `quality`: sum of the members' qualities over the number of all
-      teachers; no factor for the IoU.
+      in the place of the score; no factor for the IoU.
+    - In these means a silent teacher weighs its recall of the class (`recalls`, by teacher; without it 1), a member
+      the same, or its own score where that is more; a pair of members by both (`Said`). So a teacher that finds one
+      cell in ten does not silence one that finds all. Where all have the recall 1, a cell that all predict alike
+      keeps its mean score, and one predicted by one of three keeps a third.
     - `nms`. Cluster: the best scored cell and all linked to it that no better one took. Mask, `score` and
       `quality`: those of the best. Other cells of its own teacher stay; two of one other teacher are both
       taken, with one vote.
@@ -56,20 +67,21 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     ValueError when there is no teacher, or when their images differ in size.
     """
     method = METHODS[config.method]
-    every = _all_cells(per_teacher)
+    every = _all_cells(per_teacher, recalls or {})
     links = _links(every, config.iou)
     clusters = method.clusters(every.teacher, links)
-    agreed = [mean_iou(every.cells, members, links) for members in clusters]
-    scored = [
-        method.scores(every.cells, members, agreement, len(per_teacher))
-        for members, agreement in zip(clusters, agreed, strict=True)
+    classes = _classes(every.cells, clusters, method, one_class_per_image)
+    said = [
+        _said(every, members, class_id, method, links)
+        for members, class_id in zip(clusters, classes.tolist(), strict=True)
     ]
+    scored = [method.scores(every.cells, members, each) for members, each in zip(clusters, said, strict=True)]
     fused = _drawn(every.cells, clusters, method).with_(
-        class_id=_classes(every.cells, clusters, method, one_class_per_image),
+        class_id=classes,
         score=[score for score, _ in scored],
         quality=[quality for _, quality in scored],
         votes=[len(members) for members in clusters],
-        agreement=_agreement(every.cells, clusters, agreed),
+        agreement=_agreement(every.cells, clusters, [each.agreement for each in said]),
         round=[every.cells.round[members].max() for members in clusters],
         weight=1.0,
         state="predicted",
@@ -79,15 +91,29 @@ def fuse(per_teacher: Mapping[str, Instances], config: FusionConfig, one_class_p
     return without_overlaps(found)[0] if config.overlaps == "resolve" else found
 
 
-def _all_cells(per_teacher: Mapping[str, Instances]) -> _AllCells:
+def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recalls]) -> _AllCells:
     """All cells; teachers are numbered by their predictions, so those that predict the same are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
-    teachers = sorted((cells.select(_order(cells)) for cells in per_teacher.values()), key=_keys)
+    numbered = sorted(
+        ((cells.select(_order(cells)), tuple(recalls.get(name, ()))) for name, cells in per_teacher.items()),
+        key=lambda each: (_keys(each[0]), each[1]),
+    )
+    teachers = [cells for cells, _ in numbered]
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
     teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
     order = _order(cells)
-    return _AllCells(cells.select(order), teacher[order])
+    return _AllCells(cells.select(order), teacher[order], tuple(own for _, own in numbered))
+
+
+def _said(every: _AllCells, members: list[int], class_id: int, method: Method, links: Links) -> Said:
+    """What the teachers say of a cluster of a class."""
+    recall = np.array([own[class_id] if own else 1.0 for own in every.recalls])
+    spoke = every.teacher[members]
+    column = every.cells.quality if method.weigh_by == "quality" else every.cells.score
+    votes = np.maximum(recall[spoke], column[members].astype(np.float64))
+    silent = np.setdiff1d(np.arange(len(recall)), spoke)
+    return Said(votes, pair_ious(every.cells, members, links), float(recall[silent].sum()))
 
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:

@@ -31,18 +31,51 @@ Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What the teachers say of one cluster: float64 (M,) the weight of each member, the IoU of each pair of members in
+    the order of `combinations`, and the weight of the teachers that saw the image and found nothing there.
+    """
+
+    votes: Weights
+    ious: tuple[float, ...]
+    silence: float
+
+    @property
+    def agreement(self) -> float:
+        """The mean pairwise mask IoU, 1 for a lone member."""
+        return sum(self.ious) / len(self.ious) if self.ious else 1.0
+
+    @property
+    def agreed(self) -> float:
+        """The same with each pair weighted by both votes: a teacher that is hardly trusted hardly spoils it.
+
+        1 - M / (M - 1) * sum of 2 v v' (1 - IoU) over the pairs / (sum of v)^2: the mean IoU where all weigh the same.
+        """
+        count, total = len(self.votes), float(self.votes.sum())
+        if count < 2 or total <= 0:
+            return self.agreement
+        pairs = combinations(self.votes.tolist(), 2)
+        apart = sum(2 * a * b * (1 - iou) for (a, b), iou in zip(pairs, self.ious, strict=True))
+        return float(max(0.0, 1 - count / (count - 1) * apart / total**2))
+
+    def mean(self, values: Weights) -> float:
+        """The mean of the members' values by the weight of their votes, where silence is a value of 0."""
+        total = float(self.votes.sum()) + self.silence
+        return float(np.dot(self.votes, values)) / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One way to fuse. `clusters` gets the teacher of each cell, int64 (N,), and the links.
 
     `draw` gets the crops of two or more members and their weights; it returns the fused crop, or the index of
-    the member whose mask is the result. `scores` gives score and quality of a cluster from its
-    agreement (`mean_iou`) and the number of all teachers. `weigh_by` is the column that weighs the members, in
-    `draw` and in the vote on the class.
+    the member whose mask is the result. `scores` gives score and quality of a cluster from what was `said` of it.
+    `weigh_by` is the column that weighs the members, in `draw` and in the vote on the class.
     """
 
     clusters: Callable[[NDArray[np.int64], Links], Clusters]
     draw: Callable[[Sequence[Crop], Weights], int | Crop]
-    scores: Callable[[Instances, list[int], float, int], tuple[float, float]]
+    scores: Callable[[Instances, list[int], Said], tuple[float, float]]
     weigh_by: Literal["score", "quality"] = "score"
 
     def weights(self, cells: Instances, members: Sequence[int]) -> Weights:
@@ -151,33 +184,31 @@ def _largest_part(bitmap: Bitmap) -> Bitmap:
 # --- scores -------------------------------------------------------------------------------------------
 
 
-def mean_iou(cells: Instances, members: list[int], links: Links) -> float:
-    """The agreement of a cluster: the mean pairwise mask IoU of its members, 1 for a lone one.
+def pair_ious(cells: Instances, members: list[int], links: Links) -> tuple[float, ...]:
+    """The mask IoU of each pair of members, in the order of `combinations`; empty for a lone one.
 
     Members need not all be linked to each other (`greedy`); then the IoU is that of their masks all the same.
     """
     pairs = list(combinations(members, 2))
-    if not pairs:
-        return 1.0
     if all(pair in links for pair in pairs):
-        return sum(links[pair] for pair in pairs) / len(pairs)
+        return tuple(links[pair] for pair in pairs)
     own = cells.select(members)
-    return float(iou_matrix(own, own)[np.triu_indices(len(own), 1)].mean())
+    return tuple(iou_matrix(own, own)[np.triu_indices(len(own), 1)].tolist())
 
 
-def agreed_score(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
-    """Twice the same: the sum of the scores over all teachers, times the agreement."""
-    score = float(cells.score[members].sum(dtype=np.float64)) / teachers * agreement
+def agreed_score(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
+    """Twice the same: the mean of the scores over all teachers, times the agreement."""
+    score = said.mean(cells.score[members].astype(np.float64)) * said.agreed
     return score, score
 
 
-def mean_quality(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
-    """Twice the same: the sum of the qualities over all teachers (in the paper mean confidence x T / N)."""
-    score = float(cells.quality[members].sum(dtype=np.float64)) / teachers
+def mean_quality(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
+    """Twice the same: the mean of the qualities over all teachers (in the paper mean confidence x T / N)."""
+    score = said.mean(cells.quality[members].astype(np.float64))
     return score, score
 
 
-def of_the_first(cells: Instances, members: list[int], agreement: float, teachers: int) -> tuple[float, float]:
+def of_the_first(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
     """Score and quality of the first member."""
     return float(cells.score[members[0]]), float(cells.quality[members[0]])
 

@@ -154,6 +154,7 @@ def _results(facts: CardFacts) -> Iterator[dict[str, Any]]:
     test = {"f1": ("F1 at IoU > .5", row.f1), "precision": ("precision at IoU > .5", row.precision50)}
     test |= {"recall": ("recall at IoU > .5", row.recall50)}
     for split, interval, more in (("validation", row.val_map, {}), ("test", row.test_map, test)):
+        assert interval is not None, "a model that is handed on was evaluated on all images"
         how = "" if split == "test" else "; thresholds and the round were chosen on these images"
         words = f"mAP, mean over IoU .50 to .95 and over images (Kaggle Sartorius){how}"
         figures = {"mAP": (words, interval.value), **more}
@@ -251,6 +252,7 @@ def _data(facts: CardFacts) -> list[str]:
 
 def _metrics(facts: CardFacts) -> list[str]:
     row = facts.row
+    assert row.val_map is not None and row.test_map is not None, "a model that is handed on was evaluated on all images"
     at_50 = (row.f1, row.precision50, row.recall50)
     rows = [
         (f"validation ({CHOSEN_ON})", str(row.val_images), _interval(row.val_map), "-", "-", "-"),

@@ -19,9 +19,10 @@ def cells_of(*folders: Path) -> Iterator[Instances]:
 
 
 def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Instances]]:
-    """(image id, predictions, human cells) of each image; ValueError when the folders do not fit.
+    """(image id, predictions, human cells) of each image that was predicted; ValueError when the folders do not fit.
 
-    What people marked to be ignored is neither missed nor found wrongly (`scorable`).
+    Images that a teacher lacks (masks of another tool) are left out: they are missing, not empty. What people marked to
+    be ignored is neither missed nor found wrongly (`scorable`).
     """
     for known, cells, true in _rows(predicted, truth):
         yield known.image_id, cells, true
@@ -29,8 +30,10 @@ def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Insta
 
 def _rows(predicted: Path, truth: Path) -> Iterator[tuple[ImageRecord, Instances, Instances]]:
     for found, known in zip(shards.read_folder(predicted), shards.read_folder(truth), strict=True):
-        if found.image_id != known.image_id or found.instances is None or known.instances is None:
+        if found.image_id != known.image_id or known.instances is None:
             raise ValueError(f"{predicted}: expected cells of {known.image_id!r}, got {found.image_id!r}")
+        if found.instances is None:
+            continue
         yield known, *scorable(found.instances, known.instances)
 
 

@@ -88,6 +88,10 @@ class RunPaths:
     def quarantine(self) -> Path:
         return self.data / QUARANTINE_FILE
 
+    def code(self, model: str) -> Path:
+        """The run's copy of the module of a family of the user's own."""
+        return self.root / "code" / model
+
     @property
     def leaderboard(self) -> Path:
         """Without suffix: .parquet, .csv and .md stand beside each other."""

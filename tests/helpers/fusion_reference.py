@@ -131,7 +131,44 @@ def class_of(members: list[Cell], method: str) -> int:
     return min(votes, key=lambda c: (-votes[c], c))
 
 
-def fused_by_hand(per_teacher: dict[str, Instances], config: FusionConfig, lock: bool) -> list[Fused]:
+Recalls = dict[str, tuple[float, ...]]
+
+
+def mean_of_all(
+    members: list[Cell], values: list[Fraction], teachers: list[str], recall: dict[str, Fraction]
+) -> Fraction:
+    """Every teacher has its say: a member by the larger of its recall and its value, a silent one by its recall, 0."""
+    spoke = {cell.teacher for cell in members}
+    votes = [max(recall[cell.teacher], value) for cell, value in zip(members, values, strict=True)]
+    said = [(weight, value) for weight, value in zip(votes, values, strict=True)]
+    said += [(recall[name], Fraction(0)) for name in teachers if name not in spoke]
+    total = sum(weight for weight, _ in said)
+    return sum(weight * value for weight, value in said) / total if total else Fraction(0)
+
+
+def agreed_by_weight(members: list[Cell], values: list[Fraction], recall: dict[str, Fraction]) -> Fraction:
+    """1 less the pairwise disagreement: each pair counts as its two votes do, all alike where the votes are."""
+    votes = [max(recall[cell.teacher], value) for cell, value in zip(members, values, strict=True)]
+    if len(members) < 2 or not sum(votes):
+        return Fraction(1) if len(members) < 2 else _plain_mean(members)
+    share = [vote / sum(votes) for vote in votes]
+    apart = sum(
+        share[a] * share[b] * (1 - iou(members[a], members[b]))
+        for a in range(len(members))
+        for b in range(len(members))
+        if a != b
+    )
+    return 1 - apart * Fraction(len(members), len(members) - 1)
+
+
+def _plain_mean(members: list[Cell]) -> Fraction:
+    ious = [iou(a, b) for a, b in combinations(members, 2)]
+    return sum(ious, Fraction(0)) / len(ious)
+
+
+def fused_by_hand(
+    per_teacher: dict[str, Instances], config: FusionConfig, lock: bool, recalls: Recalls | None = None
+) -> list[Fused]:
     """What `fuse` should give, best score first, for cells of which no two have the same score."""
     cells = [
         Cell(name, exact(c.score[i]), exact(c.quality[i]), int(c.class_id[i]), pixels)
@@ -139,21 +176,22 @@ def fused_by_hand(per_teacher: dict[str, Instances], config: FusionConfig, lock:
         for i, pixels in enumerate(pixels_of(c))
     ]
     cells.sort(key=lambda cell: -cell.score)
-    method, teachers = config.method, len(per_teacher)
+    method, teachers = config.method, list(per_teacher)
     found = []
     for members in (greedy_clusters if method == "nms" else complete_clusters)(cells, Fraction(str(config.iou))):
-        ious = [iou(a, b) for a, b in combinations(members, 2)]
-        agreed = sum(ious) / len(ious) if ious else Fraction(1)
-        score = quality = sum(c.score for c in members) / teachers * agreed
+        agreed = _plain_mean(members) if len(members) > 1 else Fraction(1)
+        class_id = class_of(cells if lock else members, method)
+        recall = {name: exact((recalls or {}).get(name, (1.0,) * 9)[class_id]) for name in teachers}
+        values = [cell.quality if method == "weighted" else cell.score for cell in members]
+        score = quality = mean_of_all(members, values, teachers, recall)
+        if method != "weighted":
+            score = quality = score * agreed_by_weight(members, values, recall)
         pixels = members[0].pixels
-        if method == "weighted":
-            score = quality = sum(c.quality for c in members) / Fraction(teachers)
         if method == "nms":
             score, quality = members[0].score, members[0].quality
         elif method == "union":
             pixels = frozenset().union(*(c.pixels for c in members))
         elif len(members) > 1:
             pixels = majority(members, weights_of(members, method))
-        class_id = class_of(cells if lock else members, method)
         found.append(Fused(pixels, class_id, len({c.teacher for c in members}), score, quality, agreed))
     return found

@@ -105,9 +105,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "family.py").write_text(FAMILY_FILE, encoding="utf-8")
     path = tree / "cellsemi" / "configs" / "models.py"
     text = path.read_text(encoding="utf-8")
-    assert text.count("ModelConfig = ") == 1 and text.count("| CellposeSamConfig,") == 1
+    assert text.count("ModelConfig = ") == 1 and text.count("| PythonConfig,") == 1
     text = text.replace("ModelConfig = ", CONFIG_CLASS)
-    text = text.replace("| CellposeSamConfig,", "| CellposeSamConfig | ToyThresholdConfig,")
+    text = text.replace("| PythonConfig,", "| PythonConfig | ToyThresholdConfig,")
     path.write_text(text, encoding="utf-8")
     return tree
 

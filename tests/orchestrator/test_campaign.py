@@ -20,7 +20,7 @@ from PIL import Image
 
 from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged
 from cellsemi.configs.loading import load_config
-from cellsemi.models import registry
+from cellsemi.models import base, registry
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
@@ -353,7 +353,7 @@ def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_beg
     config = config_at(tmp_path, f"models=[{{kind: torchvision-maskrcnn, name: r, {stated}}}]")
     with pytest.raises(ModelError, match=r"w\.pth: sha256 is 2d71"):
         bring(config, 0)
-    monkeypatch.setattr(registry, "find_spec", lambda package: None)
+    monkeypatch.setattr(base, "find_spec", lambda package: None)
     monkeypatch.setitem(registry.FAMILIES, "flow-unet", "cellsemi.models.flow_unet.family")
     with pytest.raises(ModelError, match="flow-unet"):
         bring(config_at(tmp_path, "run.name=other"), 0)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
+from typing import cast
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances, State
@@ -117,7 +118,8 @@ class Coco:
         states = [_state(value, place, i) for i, value in enumerate(values)]
         rles = to_rles([value.get("segmentation") for value in values], height, width, place)
         boxes, areas = measure(rles, height, width, place)
-        cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states)
+        scores = [_score(value, place, i) for i, value in enumerate(values)]
+        cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states, score=scores)
         kept = _first_of_each(cells, [image for value in values if is_id(image := value["image_id"])])
         return cells if len(kept) == len(cells) else cells.select(kept), len(cells) - len(kept)
 
@@ -135,6 +137,14 @@ def _state(value: dict[str, object], place: PlaceOfCell, i: int) -> State:
         if flag not in (None, 0, 1):
             raise ImageError(place(i), f"iscrowd or ignore is {short(flag)}, expected 0 or 1", "correct it")
     return "ignored" if 1 in flags else "human"
+
+
+def _score(value: dict[str, object], place: PlaceOfCell, i: int) -> float:
+    """The score that a tool has given its mask, 1 where there is none: a person's."""
+    score = value.get("score", 1.0)
+    if type(score) not in (int, float) or not 0 <= cast(float, score) <= 1:
+        raise ImageError(place(i), f"score is {short(score)}, expected a number from 0 to 1", "correct it")
+    return cast(float, score)
 
 
 def _first_of_each(cells: Instances, entries: Sequence[Id]) -> list[int]:

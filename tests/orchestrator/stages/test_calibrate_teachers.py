@@ -57,17 +57,18 @@ def test_the_teachers_are_calibrated_as_they_look_at_the_pool(tmp_path: Path) ->
     config = config_at(tmp_path, MIN, "unlabelled_inference.tta=[identity, flip_y]")
     paths, _ = bring(config, 1)
     assert files.read_json(paths.teachers_calibration(1))["split"] == "val-as-unlabelled"
-    expected = {}
+    expected, recalls = {}, {}
     for name in NAMES:
         worth = Calibration.from_json(
             files.read_json(paths.teachers_calibration(1))["members"][name], config.data.classes
         )
+        recalls[name] = worth.recalls
         for record in shards.read_folder(paths.predictions(0, name, "unlabelled")):
             assert record.instances is not None and record.cell_type is not None
             stated = record.instances.with_(class_id=config.data.classes.index(record.cell_type))
             expected.setdefault(record.image_id, {})[name] = worth.as_scores(stated)
     for image, fused in cells(paths.predictions(0, "ensemble", "unlabelled")).items():
-        by_hand = fuse(expected[image], config.fusion, True)
+        by_hand = fuse(expected[image], config.fusion, True, recalls)
         assert fused.rle == by_hand.rle
         np.testing.assert_array_equal(fused.score, by_hand.score)
 

@@ -18,6 +18,7 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
 from cellsemi.rounds.evaluation.figures import FIGURES, Figure, map_difference
 from cellsemi.rounds.evaluation.leaderboard import Row, baseline_name, column_name, display_rows, make_row, recommend
+from cellsemi.rounds.evaluation.metrics import on_common
 from cellsemi.rounds.evaluation.promotion import Decision, decide, needed_probability
 from cellsemi.rounds.evaluation.verdict import AgainstControl, verdict
 from cellsemi.rounds.store.run import RunPaths
@@ -66,7 +67,16 @@ def test_a_row_holds_what_the_scores_say():
 def test_rows_are_repeatable_and_images_must_fit():
     assert row(MIXED, baseline=LOW) == row(MIXED, baseline=LOW)
     with pytest.raises(ValueError, match="same images"):
-        row(LOW, baseline=LOW[:4])
+        on_common(scores(LOW)[1:], scores(LOW)[:4])
+
+
+def test_a_baseline_that_lacks_images_is_compared_on_those_that_both_have():
+    """Masks of another tool may not cover all test images; what it lacks is neither right nor wrong."""
+    found = row(MIXED, baseline=LOW[:4])
+    mine, theirs = (sum(passed[:4]) / 4 / 10 for passed in (MIXED, LOW))  # of ten thresholds
+    assert found.change.value == pytest.approx(mine - theirs) and found.change_images == 4 < found.test_images
+    none = row(MIXED, baseline=())
+    assert none.change is None and none.change_images == 0
 
 
 def test_the_control_is_compared_with_the_model_that_it_copies():
@@ -153,7 +163,9 @@ def test_the_first_round_has_no_incumbent_and_a_decision_survives_json():
     first = decide(scores(LOW), None, CLASSES, CONFIG, 0)
     assert first == Decision(True, None, "promoted: the first round has no incumbent")
     with pytest.raises(ValueError, match="same images"):
-        decide(scores(LOW), scores(LOW[:3]), CLASSES, CONFIG, 0)
+        decide(scores(LOW)[1:], scores(LOW[:3]), CLASSES, CONFIG, 0)
+    part = decide(scores(LOW), scores(LOW[:3]), CLASSES, CONFIG, 0)
+    assert f"on the 3 of {len(LOW)} images that both have" in part.reason
 
 
 # --- verdict ------------------------------------------------------------------------------------------

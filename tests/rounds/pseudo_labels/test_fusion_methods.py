@@ -103,13 +103,15 @@ def rows(cells: Instances) -> list[Any]:
 # --- properties ---------------------------------------------------------------------------------------
 
 
-@given(distinct_teachers(), configs, st.booleans())
+@given(distinct_teachers(), configs, st.booleans(), st.booleans(), st.randoms(use_true_random=False))
 @settings(max_examples=300, deadline=None)
 def test_every_method_is_what_the_reference_says(
-    per_teacher: dict[str, Instances], config: FusionConfig, lock: bool
+    per_teacher: dict[str, Instances], config: FusionConfig, lock: bool, calibrated: bool, random: Any
 ) -> None:
-    found = fuse(per_teacher, config.model_copy(update={"overlaps": "keep"}), lock)
-    expected = fused_by_hand(per_teacher, config, lock)
+    recalls = {name: tuple(random.choice([0.0, 0.1, 0.5, 1.0]) for _ in range(9)) for name in per_teacher}
+    known = recalls if calibrated else None
+    found = fuse(per_teacher, config.model_copy(update={"overlaps": "keep"}), lock, known)
+    expected = fused_by_hand(per_teacher, config, lock, known)
     key = [(p, int(c), int(v)) for p, c, v in zip(pixels_of(found), found.class_id, found.votes, strict=True)]
     wanted = {id(f): (f.pixels, f.class_id, f.votes) for f in expected}
     assert sorted(map(repr, map(_plain, key))) == sorted(map(repr, map(_plain, wanted.values())))
@@ -134,12 +136,16 @@ def _by_content(row: tuple[tuple[Pixels, int, int], float, float, float]) -> tup
 def test_names_and_order_do_not_matter_even_among_ties(
     cells: list[Instances], config: FusionConfig, lock: bool, random: Any
 ) -> None:
-    expected = fuse({f"t{k}": c for k, c in enumerate(cells)}, config, lock)
+    known = [(random.choice([0.0, 0.5, 1.0]),) * 9 for _ in cells]
+    expected = fuse(
+        {f"t{k}": c for k, c in enumerate(cells)}, config, lock, {f"t{k}": each for k, each in enumerate(known)}
+    )
     names = [f"n{k}" for k in range(len(cells))]
     random.shuffle(names)
+    recalls = dict(zip(names, known, strict=True))
     named = [(name, c.select(random.sample(range(len(c)), len(c)))) for name, c in zip(names, cells, strict=True)]
     random.shuffle(named)
-    assert rows(fuse(dict(named), config, lock)) == rows(expected)
+    assert rows(fuse(dict(named), config, lock, recalls)) == rows(expected)
 
 
 @given(distinct_teachers(), configs, st.booleans())

@@ -1,0 +1,1 @@
+"""Masks that another tool has written, as a teacher."""
