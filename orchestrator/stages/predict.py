@@ -135,8 +135,8 @@ class LookUpJob:
 class _LookUp:
     def __init__(self, job: LookUpJob) -> None:
         self._job = job
-        find = masks_in(Path(job.masks.folder).expanduser(), job.source, _ids(RunPaths(Path(job.run))))
-        scores = None if job.masks.scores is None else MaskScores(Path(job.masks.scores).expanduser())
+        find = masks_in(Path(job.masks.folder), job.source, _ids(RunPaths(Path(job.run))))
+        scores = None if job.masks.scores is None else MaskScores(Path(job.masks.scores))
         self._masks = TeacherMasks(find, job.data, job.masks.folder, scores)
 
     def run(self, item: int) -> Record:
@@ -152,16 +152,21 @@ class _LookUp:
 
 def _look_up_job(context: Context, stage: ShardStage, masks: MasksConfig, wanted: PredictionSet) -> LookUpJob:
     """The job of one set of images; DataError when the folder holds no masks of any image of the run."""
-    data = context.config.data
+    data, folder = context.config.data, _absolute(masks.folder)
+    scores = None if masks.scores is None else str(_absolute(masks.scores))
     return LookUpJob(
         stage=stage,
-        masks=masks,
-        source=mask_source(Path(masks.folder).expanduser(), _ids(context.paths), _recognised),
+        masks=masks.model_copy(update={"folder": str(folder), "scores": scores}),  # a worker may have another folder
+        source=mask_source(folder, _ids(context.paths), _recognised),
         data=data.model_copy(update={"class_map": {**data.class_map, **masks.class_map}}),
         run=str(context.paths.root),
         round=wanted.round + 1,
         name=wanted.title,
     )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def _ids(paths: RunPaths) -> list[str]:

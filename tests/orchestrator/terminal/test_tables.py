@@ -130,6 +130,7 @@ def row(round: int, model: str, test_map: float) -> Row:
         val_map=interval,
         test_images=18,
         test_map=interval,
+        change_images=18 if round else 0,
         change=Interval(0.02, 0.005, 0.035) if round else None,
         vs_control=Interval(0.011, -0.004, 0.026) if (round, model) == (1, "unet-a") else None,
         confidence=0.95,
