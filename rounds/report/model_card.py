@@ -6,7 +6,6 @@ figure is one of the run's own files; nothing is computed here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +17,12 @@ from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.rounds.evaluation.figures import CHOSEN_ON, Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
+from cellsemi.rounds.report.hugging_face import licence_fields, slug
 from cellsemi.rounds.report.round_report import table
 from cellsemi.rounds.store.run import is_control
 
 LIBRARY = "cellsemi"
 TASK = "image-segmentation"
-# Of the identifiers that Hugging Face knows, those that data of this field has; any other becomes `other`.
-KNOWN_LICENCES = (
-    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "pddl", "odbl", "odc-by"),
-    *("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0"),
-    *("cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +125,7 @@ def header(facts: CardFacts) -> str:
         "library_name": LIBRARY,
         "pipeline_tag": TASK,
         "tags": ["cell-segmentation", "instance-segmentation", "microscopy", "semi-supervised", *_kinds(facts)],
-        **({} if facts.data.source == GENERATED else {"datasets": [_slug(facts.data.name)]}),
+        **({} if facts.data.source == GENERATED else {"datasets": [slug(facts.data.name)]}),
         "metrics": ["mAP", "f1", "precision", "recall"],
         "model-index": [{"name": facts.name, "results": list(_results(facts))}],
     }
@@ -144,8 +138,7 @@ def _licence_fields(facts: CardFacts) -> dict[str, str]:
         return {"license": "other", "license_name": "see-licences-below"}
     if facts.data.licence is None:
         return {"license": "unknown"}
-    known = facts.data.licence.lower()
-    return {"license": known} if known in KNOWN_LICENCES else {"license": "other", "license_name": _slug(known)}
+    return licence_fields(facts.data.licence)
 
 
 def _results(facts: CardFacts) -> Iterator[dict[str, Any]]:
@@ -160,7 +153,7 @@ def _results(facts: CardFacts) -> Iterator[dict[str, Any]]:
         figures = {"mAP": (words, interval.value), **more}
         yield {
             "task": {"type": TASK, "name": "cell instance segmentation"},
-            "dataset": {"type": _slug(facts.data.name), "name": facts.data.name, "split": split},
+            "dataset": {"type": slug(facts.data.name), "name": facts.data.name, "split": split},
             "metrics": [
                 {"type": key, "name": name, "value": round(value, 4)} for key, (name, value) in figures.items()
             ],
@@ -169,10 +162,6 @@ def _results(facts: CardFacts) -> Iterator[dict[str, Any]]:
 
 def _kinds(facts: CardFacts) -> list[str]:
     return list(dict.fromkeys(member.kind for member in facts.members))
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-") or "unnamed"
 
 
 # --- sections -----------------------------------------------------------------------------------------
