@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -94,5 +95,11 @@ def _type_name(annotation: Any) -> str:
     sections = sections_in(annotation)
     if len(sections) > 1:
         return f"list of {', '.join(sections)}"
+    if get_origin(annotation) is Annotated:  # the bounds are in the description where they matter
+        return _type_name(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(_type_name(each) for each in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"tuple[{', '.join('...' if each is ... else _type_name(each) for each in get_args(annotation))}]"
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return re.sub(r"cellsemi\.configs\.\w+\.", "", text.replace("typing.", "")).replace("NoneType", "None")
