@@ -108,6 +108,11 @@ class DataConfig(Section):
     )
     image_suffix: str = Field("", description="`paired`: end of an image's name before the extension, e.g. `_img`.")
     mask_suffix: str = Field("_masks", description="`paired`: end of a mask's name before the extension.")
+    crowds: Literal["ignored", "cells"] = Field(
+        "ignored",
+        description="`coco`: annotations with `iscrowd: 1` are ignored regions, or cells (CVAT marks masks that were "
+        "drawn with the brush so).",
+    )
     pixel_order: Literal["auto", "row", "column"] = Field(
         "auto", description="`rle-csv`: order of the run lengths; `auto` reads it off the data, or refuses to guess."
     )

@@ -14,10 +14,10 @@ from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import clean
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueTable, open_label_issues
-from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined
+from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
-from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
 from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
@@ -108,8 +108,16 @@ def read_record(item: Item, names: ClassNames, report: IngestReport) -> ImageRec
     if cells is not None and names.data.clean.active:
         cells, changed = clean(cells, names.data.clean)
         report.cleaned = dict(Counter(report.cleaned) + changed)
-    report.repeated += loaded.repeated
+    count_loaded(loaded, report)
     return loaded.record.with_(split=item.split, group=item.group, cell_type=names.image_class(item), instances=cells)
+
+
+def count_loaded(loaded: Loaded, report: IngestReport) -> None:
+    """Count what the reader of an image left out or ignored."""
+    report.repeated += loaded.repeated
+    report.left_out = dict(Counter(report.left_out) + Counter(loaded.left_out))
+    report.crowds += loaded.crowds
+    report.crowded += is_crowded(loaded)
 
 
 def _count(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellsemi.configs.data import DataConfig
+from cellsemi.rounds.datasets.ingest_report import crowds_sentence
 from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.inspect.statistics import Inspection
 
@@ -77,6 +78,8 @@ def _of_masks(found: Inspection, data: DataConfig) -> Iterator[Hint]:
         yield mend("drop_duplicates", True, f"{odd.duplicates} masks stand in their image twice", "keeps one")
     if odd.single_pixel and data.clean.min_area_px < 2:
         yield mend("min_area_px", 2, f"{odd.single_pixel} cells are a single pixel", "drops what is smaller")
+    if found.crowded:
+        yield Hint(f"{crowds_sentence(found.crowds, found.crowded)} (--set data.crowds=cells)")
     if many(odd.overlapping):
         yield Hint(
             f"{odd.overlapping / cells:.0%} of the cells overlap another; training gives shared pixels to one of them"

@@ -18,7 +18,7 @@ from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.shape import parts
 from cellsemi.rounds.datasets.cleaning import holes
-from cellsemi.rounds.datasets.ingest_report import Quarantined
+from cellsemi.rounds.datasets.ingest_report import Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import Opened, list_data
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.store.image_codec import decode_image
@@ -80,6 +80,9 @@ class Inspection:
     pixels: dict[str, int]  # "uint8 grey" -> images
     low: Range | None
     high: Range | None
+    left_out: dict[str, int]  # annotations that are no cells, by the reason
+    crowds: int  # ignored cells that are COCO's crowds
+    crowded: int  # images of which a large share of the annotations are crowds
     same_pixels: int  # images that repeat the pixels of an earlier one
     quarantined: tuple[Quarantined, ...]
 
@@ -168,6 +171,7 @@ class Tally:
     hashes: Counter[str] = field(default_factory=Counter)
     overlaps: list[int] = field(default_factory=list)
     odd: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     never_annotated: int = 0
 
     def add(self, item: Item, loaded: Loaded) -> None:
@@ -183,6 +187,9 @@ class Tally:
         if record.low is not None and record.high is not None:
             self.ranges.append((record.low, record.high))
         self.odd["repeated"] += loaded.repeated
+        self.odd["crowds"] += loaded.crowds
+        self.odd["crowded"] += is_crowded(loaded)
+        self.left_out.update(loaded.left_out)
         if item.split == "unlabelled" or record.instances is None:
             self.never_annotated += 1
         else:
@@ -246,6 +253,9 @@ class Tally:
             pixels=dict(self.pixels.most_common()),
             low=_range([low for low, _ in self.ranges]),
             high=_range([high for _, high in self.ranges]),
+            left_out=dict(self.left_out),
+            crowds=self.odd["crowds"],
+            crowded=self.odd["crowded"],
             same_pixels=sum(times - 1 for times in self.hashes.values()),
             quarantined=tuple(self.quarantined),
         )

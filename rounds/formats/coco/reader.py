@@ -83,7 +83,8 @@ class Coco:
         self._check_size(image, record)
         annotations = list(self._index.annotations(image.entries))
         cells, repeated = self._cells(annotations, record.height, record.width)
-        return Loaded(record.with_(instances=cells), self.classes, repeated)
+        crowds = 0 if self._part.data.crowds == "cells" else sum(value.get("iscrowd") == 1 for _, value in annotations)
+        return Loaded(record.with_(instances=cells), self.classes, repeated, crowds=crowds)
 
     def _find_images(self) -> list[Listed]:
         found: dict[tuple[bool, str], Listed] = {}
@@ -114,7 +115,8 @@ class Coco:
 
         values = [value for _, value in annotations]
         classes = [self._class_of(value, place, i) for i, value in enumerate(values)]
-        states = [_state(value, place, i) for i, value in enumerate(values)]
+        crowds = self._part.data.crowds
+        states = [_state(value, crowds, place, i) for i, value in enumerate(values)]
         rles = to_rles([value.get("segmentation") for value in values], height, width, place)
         boxes, areas = measure(rles, height, width, place)
         cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states)
@@ -128,13 +130,14 @@ class Coco:
         return self._class_ids[category]
 
 
-def _state(value: dict[str, object], place: PlaceOfCell, i: int) -> State:
-    """The state of a cell: "ignored" for crowds and what is marked so, else "human"."""
+def _state(value: dict[str, object], crowds: str, place: PlaceOfCell, i: int) -> State:
+    """The state of a cell: "ignored" for what is marked so, and for crowds unless they are cells; else "human"."""
     flags = [value.get("iscrowd"), value.get("ignore")]
     for flag in flags:
         if flag not in (None, 0, 1):
             raise ImageError(place(i), f"iscrowd or ignore is {short(flag)}, expected 0 or 1", "correct it")
-    return "ignored" if 1 in flags else "human"
+    crowd, marked = (flag == 1 for flag in flags)
+    return "ignored" if marked or (crowd and crowds == "ignored") else "human"
 
 
 def _first_of_each(cells: Instances, entries: Sequence[Id]) -> list[int]:
