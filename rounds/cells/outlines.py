@@ -57,6 +57,12 @@ def fill(rings: Sequence[NDArray[Any]], height: int, width: int) -> Filled:
     return Filled(rle, _box(starts, ends, height), int((ends - starts).sum()))
 
 
+def is_speck(rings: Sequence[NDArray[Any]]) -> bool:
+    """Whether rings (N, 2) hold less than a pixel: too little to be a cell that was missed."""
+    points = [np.asarray(ring, np.float64) for ring in rings if len(ring)]
+    return all(np.isfinite(ring).all() for ring in points) and sum(abs(signed_area(ring)) for ring in points) < 1
+
+
 def to_instances(cells: Sequence[Filled], height: int, width: int, **columns: Any) -> Instances:
     """The Instances of filled outlines; `columns` go to Instances.build."""
     boxes = np.array([cell.bbox for cell in cells], dtype=np.int32)

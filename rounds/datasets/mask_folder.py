@@ -59,7 +59,8 @@ class MaskFiles:
         paths = ranked[min(ranked)]
         if len(paths) > 1:
             raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
-        return FoundMasks(*read_annotation_file(self._folder, paths[0], record, record.height * record.width))
+        found = read_annotation_file(self._folder, paths[0], record, record.height * record.width)
+        return FoundMasks(found.cells, found.classes)
 
 
 class MaskDataset:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cellsemi.configs.formats import FORMATS, FormatEntry, entry_of
-from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Part, Reader, Writer
+from cellsemi.rounds.formats.base import FileCells, Part, Reader, Writer
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -20,9 +19,8 @@ from cellsemi.rounds.store.schemas import ImageRecord
 # (scan of a folder, the one file in it that the user named or None) -> the data set, or None when it is no such one.
 Detect = Callable[[FolderScan, str | None], Detected | None]
 
-# (content, path for messages, record of the image) -> the cells and the class names that they index, () for none.
-# ImageError when the file is damaged or does not fit its image.
-ReadAnnotation = Callable[[bytes, str, ImageRecord], tuple[Instances, tuple[str, ...]]]
+# (content, path for messages, record of the image) -> the cells; ImageError when the file is damaged or does not fit.
+ReadAnnotation = Callable[[bytes, str, ImageRecord], FileCells]
 
 
 @dataclass(frozen=True, slots=True)

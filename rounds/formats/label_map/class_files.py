@@ -90,7 +90,8 @@ class ClassFiles:
         cells = []
         for name, file in by_name.items():
             content = self._folder.read(file)
-            own = cells_of_label_map(content, file, record, self._part.data.max_pixels)
+            pieces_are_cells = self._part.data.clean.parts == "split"
+            own = cells_of_label_map(content, file, record, self._part.data.max_pixels, pieces_are_cells)
             cells.append(own.with_(class_id=self.classes.index(name)))
         together = Instances.concat(record.height, record.width, cells)
         return Loaded(record.with_(instances=together), self.classes)

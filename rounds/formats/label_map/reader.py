@@ -88,7 +88,8 @@ class LabelMaps:
     def _cells(self, record: ImageRecord) -> Instances:
         assert self._masks is not None
         path = self._masks.find_id(record.image_id, alone=False)
-        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels)
+        pieces_are_cells = self._data.clean.parts == "split"
+        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels, pieces_are_cells)
 
 
 def open_part(part: Part) -> LabelMaps:

@@ -22,13 +22,11 @@ from typing import NamedTuple
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded, Part
 from cellsemi.rounds.formats.paired.annotation import read_annotation_file
 from cellsemi.rounds.formats.registry import spec_of_extension
 from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
-from cellsemi.rounds.store.schemas import ImageRecord
 
 CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input
 SHOWN_NAMES = 3  # names that a note gives
@@ -110,11 +108,10 @@ class Paired:
             problem = f"{pair.annotations[0]} fits {', '.join(pair.same_file)} as well"
             raise ImageError(pair.image, problem, "keep the image that was annotated")
         record = self._images.record(pair.image, image_id, self._part.data.max_pixels)
-        cells, classes = self._cells(pair.annotations[0], record)
-        return Loaded(record.with_(instances=cells), classes)
-
-    def _cells(self, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
-        return read_annotation_file(self._masks, path, record, self._part.data.max_pixels)
+        data = self._part.data
+        pieces_are_cells = data.clean.parts == "split"
+        found = read_annotation_file(self._masks, pair.annotations[0], record, data.max_pixels, pieces_are_cells)
+        return Loaded(record.with_(instances=found.cells), found.classes, left_out=found.left_out)
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
         exact: defaultdict[FilePlace, list[str]] = defaultdict(list)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import HEIGHT, WIDTH, Drawn, case, drawn, imported, inspected, outline, same_cells, save
+from helpers.cases import HEIGHT, WIDTH, Drawn, case, drawn, imported, inspected, outline, refused, same_cells, save
 from pycocotools import mask as coco
 
 
@@ -62,3 +62,44 @@ def test_few_crowds_are_regions_and_not_worth_a_word(tmp_path: Path, pictures: l
         save(tmp_path / "data" / "images" / f"{picture.name}.png", picture.pixels)
     coco_file(tmp_path / "data" / "a.json", pictures)
     assert not any("iscrowd" in hint for hint in inspected(tmp_path / "data")["hints"])
+
+
+# --- 05: a mask of foreground is no label map -------------------------------------------------------------
+
+
+def test_a_mask_of_foreground_is_refused_and_its_pieces_are_cells_when_asked(tmp_path: Path) -> None:
+    data = case(5)
+    message = refused(data, tmp_path / "x")
+    assert "im1_masks.png: the value 1 stands in 3 pieces: a mask of foreground" in message
+    assert "data.clean.parts=split" in message and "4 of 4 images cannot be used" in message
+    assert imported(data, tmp_path / "split", "data.clean.parts=split").cells == 12
+    assert len(inspected(data)["quarantined"]) == 4
+
+
+FOREGROUNDS: dict[str, Any] = {
+    "0 and 1": lambda labels: (labels > 0).astype(np.uint8),
+    "0 and 128": lambda labels: (labels > 0) * np.uint8(128),
+    "0 and 255": lambda labels: (labels > 0) * np.uint8(255),
+    "one bit": lambda labels: labels > 0,
+    "0 and 7 in 16 bits": lambda labels: (labels > 0) * np.uint16(7),
+}
+
+
+@pytest.mark.parametrize("kind", FOREGROUNDS)
+def test_masks_of_generated_foreground(tmp_path: Path, pictures: list[Drawn], kind: str) -> None:
+    for picture in pictures:
+        save(tmp_path / "data" / f"{picture.name}.png", picture.pixels)
+        save(tmp_path / "data" / f"{picture.name}_masks.png", FOREGROUNDS[kind](picture.labels))
+    assert "in 3 pieces: a mask of foreground" in refused(tmp_path / "data", tmp_path / "x")
+    found = imported(tmp_path / "data", tmp_path / "split", "data.clean.parts=split")
+    assert all(same_cells(found.masks[picture.name], picture.cells) for picture in pictures)
+
+
+def test_a_mask_of_classes_is_refused_however_the_pieces_are_to_be_taken(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        one, other = drawn(number), drawn(number + 4)
+        classes = np.where(one.labels > 0, 1, np.where(other.labels > 0, 2, 0)).astype(np.uint8)
+        save(tmp_path / "data" / f"im{number}.png", one.pixels)
+        save(tmp_path / "data" / f"im{number}_masks.png", classes)
+    for settings in ((), ("data.clean.parts=split",)):
+        assert "the value 1 stands in 3 pieces" in refused(tmp_path / "data", tmp_path / "x", *settings)

@@ -88,6 +88,7 @@ BOX_FILES = '''
 import numpy as np
 
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.formats.base import FileCells
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.per_image import write_each
 
@@ -95,7 +96,7 @@ from cellsemi.rounds.formats.shared.per_image import write_each
 def read(content, path, record):
     boxes = [tuple(map(int, line.split())) for line in content.decode().splitlines()]
     crops = [(np.ones((y1 - y0, x1 - x0), bool), x0, y0) for x0, y0, x1, y1 in boxes]
-    return masks.from_crops(record.height, record.width, crops, state="human"), ()
+    return FileCells(masks.from_crops(record.height, record.width, crops, state="human"))
 
 
 def write(records, out, classes):

@@ -138,7 +138,11 @@ def test_extensions_in_any_case_in_the_file_or_in_the_id(tmp_path: Path, image_i
         ({"a.png": IMAGE, "a.tif": IMAGE}, {}, "several files fit: images/a.png, images/a.tif"),
         ({"a.png": IMAGE}, {}, "masks/a: there is no such file"),
         ({"a.png": IMAGE}, {"a.png": LABELS.T.copy()}, "label map is 3x4, the image 4x3"),
-        ({"a.png": IMAGE}, {"a.png": (LABELS > 0) * np.uint8(255)}, "only 0 and 255, in 2 pieces"),
+        (
+            {"a.png": IMAGE},
+            {"a.png": (LABELS > 0) * np.uint8(255)},
+            "the value 255 stands in 2 pieces: a mask of foreground",
+        ),
         ({"a.png": IMAGE}, {"a.png": np.zeros((3, 4, 3), np.uint8)}, "masks/a.png: the label map has colour"),
         ({"a.png": IMAGE}, {"a.jpg": LABELS.astype(np.uint8)}, "a JPEG cannot hold a label map"),
     ],
