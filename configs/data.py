@@ -158,6 +158,11 @@ class DataConfig(Section):
         False,
         description="All cells of an image have one class: predictions take the image's, pseudo-labels the stated one.",
     )
+    orientation: Literal["refuse", "apply", "ignore"] = Field(
+        "refuse",
+        description="An image file that asks to be shown turned (EXIF orientation): put it aside, turn it as it is "
+        "shown, or take its pixels as stored. Annotation tools differ in this.",
+    )
     max_pixels: int = Field(
         100_000_000, ge=1, description="An image with more pixels in its header is quarantined unread."
     )

@@ -88,13 +88,13 @@ def _unlabelled(data: DataConfig) -> Iterator[Item]:
     if not folder.paths:
         raise DataError(f"{folder.root / name}: no images; data.images.unlabelled names their folder below data.root")
     for image_id, path in folder.ids().items():
-        load = partial(_load_plain, folder, path, image_id, data.max_pixels)
+        load = partial(_load_plain, folder, path, image_id, data)
         cell_type, group = searched(data.class_pattern, path), searched(data.group_pattern, path)
         yield Item(image_id, "unlabelled", path, load, cell_type, group)
 
 
-def _load_plain(folder: Folder, path: str, image_id: str, max_pixels: int) -> Loaded:
-    return Loaded(folder.record(path, image_id, max_pixels))
+def _load_plain(folder: Folder, path: str, image_id: str, data: DataConfig) -> Loaded:
+    return Loaded(folder.record(path, image_id, data))
 
 
 def _check_ids(items: Iterable[Item]) -> None:

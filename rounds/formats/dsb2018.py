@@ -58,7 +58,7 @@ class Dsb2018:
         if len(images.paths) != 1:
             problem = f"{len(images.paths)} images, expected one"
             raise ImageError(images.name, problem, "keep one PNG, TIFF or JPEG file in it")
-        record = images.record(images.paths[0], image_id, self._part.data.max_pixels)
+        record = images.record(images.paths[0], image_id, self._part.data)
         remedy = "the image is not annotated: put its folder of images into data.images.unlabelled"
         return Loaded(record.with_(instances=self._cells(self._folder(image_id, "masks", ANY, remedy), record)))
 

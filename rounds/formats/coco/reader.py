@@ -79,7 +79,7 @@ class Coco:
         its annotations that is malformed.
         """
         path = image.path or self._folder.find_path(self._index.entries[image.entries[0]].file_name)
-        record = self._folder.record(path, image_id, self._part.data.max_pixels)
+        record = self._folder.record(path, image_id, self._part.data)
         self._check_size(image, record)
         annotations = list(self._index.annotations(image.entries))
         cells, repeated = self._cells(annotations, record.height, record.width)

@@ -29,7 +29,7 @@ from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
 from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, crop_of, parse
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched
-from cellsemi.rounds.store.image_codec import decode_image, grey
+from cellsemi.rounds.store.image_codec import grey
 
 SAMPLE_IMAGES = 32  # that the pixel order is decided from
 SAMPLE_CELLS = 64  # of each
@@ -72,7 +72,7 @@ class RleCsv:
     def load(self, entry: ImageRows) -> Loaded:
         """An image with the cells of its rows; ImageError when it is missing, or a mask does not fit it."""
         path = self._folder.find_id(entry.image_id)
-        record = self._folder.record(path, entry.image_id, self._part.data.max_pixels)
+        record = self._folder.record(path, entry.image_id, self._part.data)
         if entry.size:
             check_fits(self._place(entry.lines[0]), "the size in the row", *entry.size, record)
         height, width = record.height, record.width
@@ -197,7 +197,7 @@ class RleCsv:
 
     def _grey(self, entry: ImageRows) -> NDArray[np.float32]:
         path = self._folder.find_id(entry.image_id)
-        return grey(decode_image(self._folder.read(path), path, self._part.data.max_pixels))
+        return grey(self._folder.pixels(path, self._part.data)[0])
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:

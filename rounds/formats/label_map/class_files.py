@@ -82,7 +82,7 @@ class ClassFiles:
         if not files.class_files:
             remedy = "move the image to the folder data.images.unlabelled, or save an all-zero class1.tif"
             raise ImageError(path, "no class file (class1.tif ..): the image is not annotated", remedy)
-        record = self._folder.record(files.images[0], image_id, self._part.data.max_pixels)
+        record = self._folder.record(files.images[0], image_id, self._part.data)
         by_name = dict(files.class_files)
         if len(by_name) < len(files.class_files):
             names = ", ".join(file for _, file in files.class_files)

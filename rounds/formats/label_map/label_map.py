@@ -13,13 +13,20 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.label_map.foreground import foreground
 from cellsemi.rounds.formats.shared.folder import check_fits
 from cellsemi.rounds.store.image_codec import decode_label_map
+from cellsemi.rounds.store.orientation import UPRIGHT, orientation
 from cellsemi.rounds.store.schemas import ImageRecord
 
 
 def cells_of_label_map(
     content: bytes, path: str, record: ImageRecord, max_pixels: int, pieces_are_cells: bool = False
 ) -> Instances:
-    """The cells of an encoded label map as `cells_of_labels` gives them; ImageError also when it is damaged."""
+    """The cells of an encoded label map as `cells_of_labels` gives them.
+
+    ImageError also when it is damaged, and when it asks to be shown turned: nobody knows how it was drawn.
+    """
+    if orientation(content) != UPRIGHT:
+        problem = f"a label map with the orientation {orientation(content)}"
+        raise ImageError(path, problem, "save it as it is to be read, without the tag")
     return cells_of_labels(decode_label_map(content, path, max_pixels), path, record, pieces_are_cells)
 
 

@@ -74,7 +74,7 @@ class LabelMaps:
         Raises ImageError when the image or its label map is missing, unreadable or does not fit.
         """
         path = self._images.find_id(row.image_id)
-        record = self._images.record(path, row.image_id, self._data.max_pixels)
+        record = self._images.record(path, row.image_id, self._data)
         return Loaded(record if row.split == "unlabelled" else record.with_(instances=self._cells(record)))
 
     def read_hidden_truth(self, record: ImageRecord) -> Instances:

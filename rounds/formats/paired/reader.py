@@ -107,7 +107,7 @@ class Paired:
         if pair.same_file:
             problem = f"{pair.annotations[0]} fits {', '.join(pair.same_file)} as well"
             raise ImageError(pair.image, problem, "keep the image that was annotated")
-        record = self._images.record(pair.image, image_id, self._part.data.max_pixels)
+        record = self._images.record(pair.image, image_id, self._part.data)
         data = self._part.data
         pieces_are_cells = data.clean.parts == "split"
         found = read_annotation_file(self._masks, pair.annotations[0], record, data.max_pixels, pieces_are_cells)

@@ -11,11 +11,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from numpy.typing import NDArray
+
+from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image
+from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.image_record import read_image_file, record_of
+from cellsemi.rounds.store.orientation import decode_oriented
 from cellsemi.rounds.store.schemas import ImageRecord
 
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
@@ -96,10 +101,14 @@ class Folder:
         """The bytes of a file; ImageError when it cannot be read."""
         return read_image_file(self.root / path, path)
 
-    def record(self, path: str, image_id: str, max_pixels: int) -> ImageRecord:
+    def pixels(self, path: str, data: DataConfig) -> tuple[NDArray[Any], bytes]:
+        """The pixels of an image and the bytes of a file that holds them; ImageError when it cannot be decoded."""
+        return decode_oriented(self.read(path), path, data.max_pixels, data.orientation)
+
+    def record(self, path: str, image_id: str, data: DataConfig) -> ImageRecord:
         """The record of an image of this folder, without cells; ImageError when it cannot be decoded."""
-        content = self.read(path)
-        return record_of(decode_image(content, path, max_pixels), image_id, path, "", content)
+        pixels, content = self.pixels(path, data)
+        return record_of(pixels, image_id, path, "", content)
 
 
 def composed(text: str) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.cases import HEIGHT, WIDTH, Drawn, case, drawn, imported, inspected, outline, refused, same_cells, save
+from PIL import Image
 from pycocotools import mask as coco
+
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.shards import read_folder
 
 
 def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> None:
@@ -103,3 +109,63 @@ def test_a_mask_of_classes_is_refused_however_the_pieces_are_to_be_taken(tmp_pat
         save(tmp_path / "data" / f"im{number}_masks.png", classes)
     for settings in ((), ("data.clean.parts=split",)):
         assert "the value 1 stands in 3 pieces" in refused(tmp_path / "data", tmp_path / "x", *settings)
+
+
+# --- 06: an orientation other than that of the pixels -----------------------------------------------------
+
+
+def inside_is_bright(data: Path, out: Path, *settings: str) -> bool:
+    """Whether the masks of an import lie on the bright cells of its images."""
+    imported(data, out, *settings)
+    differences = []
+    for split in ("labelled", "val", "test"):
+        for record in read_folder(out / split):
+            assert record.image is not None and record.instances is not None
+            pixels = decode_image(record.image, record.source)
+            covered = masks.union_map(record.instances)
+            differences.append(float(pixels[covered].mean() - pixels[~covered].mean()))
+    assert len(differences) == 4
+    return min(differences) > 50
+
+
+def test_an_image_that_is_shown_turned_is_refused_and_turned_when_asked(tmp_path: Path) -> None:
+    data = case(6)
+    message = refused(data, tmp_path / "x")
+    assert "images/im1.jpg: has the orientation 3" in message and "show it upside down" in message
+    assert inside_is_bright(data, tmp_path / "apply", "data.orientation=apply")
+    assert not inside_is_bright(data, tmp_path / "ignore", "data.orientation=ignore")
+
+
+def test_generated_images_that_are_shown_turned(tmp_path: Path, pictures: list[Drawn]) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    for picture in pictures:
+        save(tmp_path / "data" / f"{picture.name}.png", picture.pixels[::-1, ::-1].copy(), exif=exif)
+    coco_file(tmp_path / "data" / "result.json", pictures)
+    assert "has the orientation 3" in refused(tmp_path / "data", tmp_path / "x")
+    assert inside_is_bright(tmp_path / "data", tmp_path / "apply", "data.orientation=apply")
+
+
+# --- 07: image files of other kinds -----------------------------------------------------------------------
+
+
+def test_bmp_images_are_read(tmp_path: Path) -> None:
+    found = imported(case(7), tmp_path / "x")
+    assert found.images == {"labelled": 2, "unlabelled": 4, "val": 1, "test": 1} and found.cells == 12
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_a_bmp_of_each_mode_is_read_as_pillow_reads_it(mode: str) -> None:
+    picture = Image.fromarray(drawn(1).pixels).convert(mode)
+    buffer = BytesIO()
+    picture.save(buffer, "BMP")
+    expected = np.asarray(picture.convert("L"))
+    assert np.array_equal(decode_image(buffer.getvalue(), "a.bmp"), expected)
+
+
+def test_generated_bmp_images_with_label_maps_as_bmp(tmp_path: Path, pictures: list[Drawn]) -> None:
+    for picture in pictures:
+        save(tmp_path / "data" / f"{picture.name}.bmp", picture.pixels)
+        save(tmp_path / "data" / f"{picture.name}_masks.bmp", picture.labels.astype(np.uint8))
+    found = imported(tmp_path / "data", tmp_path / "x")
+    assert all(same_cells(found.masks[picture.name], picture.cells) for picture in pictures)

@@ -60,7 +60,7 @@ class Boxes:
             yield Item(image_id, self.part.split, path, partial(self.load, image_id, path))
 
     def load(self, image_id, path):
-        record = self.folder.record(path, image_id, self.part.data.max_pixels)
+        record = self.folder.record(path, image_id, self.part.data)
         boxes = [tuple(map(int, box)) for name, *box in self.lines if name == image_id]
         crops = [(np.ones((y1 - y0, x1 - x0), bool), x0, y0) for x0, y0, x1, y1 in boxes]
         cells = masks.from_crops(record.height, record.width, crops, state="human")

@@ -127,7 +127,7 @@ def test_sub_folders_make_ids_and_any_one_other_name_is_the_image(tmp_path: Path
         (
             {"image.tif": RGBA, "class1.tif": (A > 0) * np.uint8(255)},
             "n/class1.tif",
-            "the value 255 stands in 2 pieces",
+            "value 255 stands in 2 pieces",
         ),
         ({"image.tif": RGBA, "class1.tif": RGBA}, "n/class1.tif", "has colour"),
     ],

@@ -190,7 +190,7 @@ SPECKS = {
 def test_marks_and_specks_are_left_out_and_counted_but_not_where_they_are_most(roi: bytes, reason: str) -> None:
     cells, _, left_out = roi_set.read_roi_set(zipped(polygon(TRIANGLE), roi), "a.zip", record())
     assert len(cells) == 1 and left_out == {reason: 1}
-    with pytest.raises(ImageError, match="^a.roi: most of its annotations cannot be cells: 1 annotations"):
+    with pytest.raises(ImageError, match=r"^a\.roi: most of its annotations cannot be cells: 1 annotations"):
         roi_set.read_roi_set(roi, "a.roi", record())
 
 

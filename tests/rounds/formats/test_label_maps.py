@@ -141,7 +141,7 @@ def test_extensions_in_any_case_in_the_file_or_in_the_id(tmp_path: Path, image_i
         (
             {"a.png": IMAGE},
             {"a.png": (LABELS > 0) * np.uint8(255)},
-            "the value 255 stands in 2 pieces: a mask of foreground",
+            "the value 255 stands in 2 pieces",
         ),
         ({"a.png": IMAGE}, {"a.png": np.zeros((3, 4, 3), np.uint8)}, "masks/a.png: the label map has colour"),
         ({"a.png": IMAGE}, {"a.jpg": LABELS.astype(np.uint8)}, "a JPEG cannot hold a label map"),

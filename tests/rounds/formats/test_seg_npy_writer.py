@@ -129,7 +129,7 @@ def test_what_the_format_cannot_say_is_counted(tmp_path: Path, writer: Any, name
     ],
 )
 def test_no_file_is_written_over_another_or_outside(tmp_path: Path, ids: tuple[str, ...], words: str) -> None:
-    records = [record_of(LABELS, image_id=name, source="a.tif") for name in ids]
+    records = [record_of(LABELS, image_id=name, source="a.tif", image=to_tiff(LABELS)) for name in ids]
     with pytest.raises(DataError, match=words):
         write_label_maps(records, tmp_path / "out", ("cell",))
     assert [path for path in tmp_path.iterdir() if path.name != "out"] == []
