@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cellsemi.configs.errors import DataError
+from cellsemi.rounds.formats.shared.csv_file import delimiter_of, stripped
 from cellsemi.rounds.formats.shared.folder import JUNK, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
@@ -115,8 +116,11 @@ def table_head(text: str) -> tuple[list[str], list[dict[str, str]]]:
     """The columns of the head of a CSV file and its first complete rows; nothing when it is no CSV."""
     lines = text.splitlines()
     complete = lines[:-1] if len(text) >= HEAD // 4 else lines
+    if not complete:
+        return [], []
+    reader = csv.reader(complete, strict=True, delimiter=delimiter_of(complete[0]), skipinitialspace=True)
     try:
-        rows = [row for row in csv.reader(complete, strict=True) if row]
+        rows = [stripped(row) for row in reader if row]
     except csv.Error:
         return [], []
     if not rows or len(set(rows[0])) != len(rows[0]):

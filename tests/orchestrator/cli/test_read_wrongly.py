@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import HEIGHT, WIDTH, Drawn, case, drawn, imported, inspected, outline, refused, same_cells, save
+from helpers.cases import (
+    HEIGHT,
+    SPLITS,
+    WIDTH,
+    Drawn,
+    case,
+    drawn,
+    imported,
+    inspected,
+    outline,
+    refused,
+    same_cells,
+    save,
+)
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -169,3 +182,61 @@ def test_generated_bmp_images_with_label_maps_as_bmp(tmp_path: Path, pictures: l
         save(tmp_path / "data" / f"{picture.name}_masks.bmp", picture.labels.astype(np.uint8))
     found = imported(tmp_path / "data", tmp_path / "x")
     assert all(same_cells(found.masks[picture.name], picture.cells) for picture in pictures)
+
+
+# --- 11: a manifest that was passed over ------------------------------------------------------------------
+
+AS_STATED = {"labelled": ["im1", "im2"], "val": ["im3"], "test": ["im4"]}
+
+
+def ids_by_split(out: Path) -> dict[str, list[str]]:
+    found = {split: [record.image_id for record in read_folder(out / split)] for split in SPLITS}
+    return {split: ids for split, ids in found.items() if ids}
+
+
+def test_a_manifest_with_semicolons_says_the_splits(tmp_path: Path) -> None:
+    imported(case(11), tmp_path / "x")
+    assert ids_by_split(tmp_path / "x") == AS_STATED
+
+
+def manifest_set(root: Path, pictures: list[Drawn], manifest: str, name: str = "manifest.csv") -> Path:
+    for picture in pictures:
+        save(root / "images" / f"{picture.name}.png", picture.pixels)
+        save(root / "masks" / f"{picture.name}.png", picture.labels)
+    (root / name).write_text(manifest, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", ", ", "; "])
+@pytest.mark.parametrize("head", ["id{}split", "ID{}Split", "\ufeffid{}split", '"id"{}"split"'])
+def test_generated_manifests_as_spreadsheets_write_them(
+    tmp_path: Path, pictures: list[Drawn], mark: str, head: str
+) -> None:
+    rows = [f"{image_id}{mark}{split}" for split, ids in AS_STATED.items() for image_id in ids]
+    manifest_set(tmp_path / "data", pictures, "\r\n".join([head.format(mark), *rows]))
+    imported(tmp_path / "data", tmp_path / "x")
+    assert ids_by_split(tmp_path / "x") == AS_STATED
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.csv", "file|split\nim1|labelled\n"),
+        ("manifest.csv", "image,part\nim1,a\n"),
+        ("manifest.csv", ""),
+        ("Manifest.CSV", "image,part\nim1,a\n"),
+        ("splits.csv", "filename,set\nim1.png,train\nim2.png,test\n"),
+    ],
+)
+def test_a_table_of_splits_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, pictures: list[Drawn], name: str, text: str
+) -> None:
+    data = manifest_set(tmp_path / "data", pictures, text, name)
+    message = refused(data, tmp_path / "x")
+    assert f"{name}: says which images" in message and "id and split" in message
+    assert imported(data, tmp_path / "x", "data.source=paired", "data.mask_suffix=''").cells == 12
+
+
+def test_a_table_of_something_else_is_no_manifest(tmp_path: Path, pictures: list[Drawn]) -> None:
+    data = manifest_set(tmp_path / "data", pictures, "file;size\nim1;40\n", "sizes.csv")
+    assert imported(data, tmp_path / "x").cells == 12

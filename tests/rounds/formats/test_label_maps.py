@@ -178,7 +178,7 @@ def test_a_folder_in_the_place_of_an_image_is_an_image_error(tmp_path: Path) -> 
         ("id,split\na,val\nb,val\na,test\n", "id 'a' stands in line 2 and in line 4"),
         ("id,split\na\n", "line 2: 1 values, expected 2"),
         ("id,split\na,val,7\n", "line 2: 3 values, expected 2"),
-        ("id;split\na;val\n", "no column 'id'; it has: id;split"),
+        ("id|split\na|val\n", "no column 'id'; it has: id|split"),
         ("name,split\na,val\n", "no column 'id'; it has: name, split"),
         ("id,split,id\na,val,b\n", "a column name stands twice"),
         ("id,split\n", "there are no rows"),
