@@ -19,6 +19,7 @@ else:
 Place = str | dict[Split, str]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
+DROP: Literal["drop"] = "drop"  # in data.class_map: what is no cell, such as a region that holds cells
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
 
 
@@ -119,7 +120,8 @@ class DataConfig(Section):
     classes: tuple[str, ...] = Field(("cell",), min_length=1, description="Class names; their order is the class id.")
     class_map: dict[str, str] = Field(
         default_factory=dict,
-        description="Names in the data to `classes`, or to `ignore` (neither learnt nor scored); `*`: all others.",
+        description="Names in the data to `classes`, to `ignore` (neither learnt nor scored) or to `drop` (no cell: a "
+        "region that holds cells); `*`: all others.",
     )
     class_column: str | None = Field(
         None, description="`label-maps`, `rle-csv`: column with the class of a whole image."
@@ -190,8 +192,9 @@ class DataConfig(Section):
     @field_validator("classes")
     @classmethod
     def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value) or not all(value) or IGNORE in value:
-            raise ValueError(f"class names must be distinct, not empty and not {IGNORE!r}, got {list(value)}")
+        if len(set(value)) != len(value) or not all(value) or {IGNORE, DROP} & set(value):
+            words = f"not {IGNORE!r} or {DROP!r}"
+            raise ValueError(f"class names must be distinct, not empty and {words}, got {list(value)}")
         return value
 
     @field_validator("class_pattern", "group_pattern")
@@ -224,9 +227,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _values_fit(self) -> Self:
-        unknown = sorted(set(self.class_map.values()) - {*self.classes, IGNORE})
+        targets = [*self.classes, IGNORE, DROP]
+        unknown = sorted(set(self.class_map.values()) - set(targets))
         if unknown:
-            raise ValueError(f"data.class_map leads to {unknown}, expected {[*self.classes, IGNORE]}")
+            raise ValueError(f"data.class_map leads to {unknown}, expected {targets}")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("data.val_fraction and data.test_fraction leave nothing to learn from")
         for name in ("images", "masks", "annotations"):

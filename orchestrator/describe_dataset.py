@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellsemi.configs.data import DataConfig
+from cellsemi.configs.data import DROP, EVERY_OTHER, IGNORE, DataConfig
 from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.configs.loading import change_config, load_config
 from cellsemi.configs.schema import Config
@@ -90,7 +90,8 @@ def with_classes(source: DataSource, count: Count) -> Config:
     if source.classes_stated:
         return source.config
     data, seed = source.config.data, source.config.run.seed
-    names = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
+    found = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
+    names = [name for name in found if name not in data.class_map] or [ONLY_CLASS]
     section = data.model_dump(mode="json", exclude_unset=True) | {"classes": names}
     return source.config.model_copy(update={"data": DataConfig.model_validate(section)})
 
@@ -99,13 +100,14 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     """Inspect a data set, and draw a few of its images into `picture`."""
     data = source.config.data
     opened = list_data(data, source.config.run.seed, must_draw=False)
-    found, chosen = inspect(opened, limit, lambda done, of: count("read images", done, of))
+    found, chosen = inspect(opened, data, limit, lambda done, of: count("read images", done, of))
     by_id = {item.image_id: item for item in opened.items}
     panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
     if picture is not None and panels:
         files.write_bytes(picture, contact_sheet(panels))
     found_hints = hints(found, data, source.config.rounds.folds)
-    classes = data.classes if source.classes_stated else found.classes
+    unmapped = tuple(name for name in found.classes if name not in data.class_map) or (ONLY_CLASS,)
+    classes = data.classes if source.classes_stated else unmapped
     suggested = suggest(source.config, source.detected, found, found_hints, classes)
     return Look(source.detected, found, tuple(found_hints), suggested, picture if panels else None)
 
@@ -127,7 +129,9 @@ def _with_settings(detected: Detected, data: DataConfig) -> Detected:
 
 
 def _states_classes(data: DataConfig) -> bool:
-    return bool({"classes", "class_map"} & data.model_fields_set)
+    """Whether a section names the classes; a map that only ignores or drops names leaves the others to be found."""
+    named = set(data.class_map.values()) - {IGNORE, DROP}
+    return "classes" in data.model_fields_set or bool(named) or EVERY_OTHER in data.class_map
 
 
 def _panel(item: Item) -> Panel | None:

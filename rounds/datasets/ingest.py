@@ -16,6 +16,7 @@ from cellsemi.rounds.datasets.cleaning import clean
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueTable, open_label_issues
 from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
@@ -104,18 +105,20 @@ def read_record(item: Item, names: ClassNames, report: IngestReport) -> ImageRec
     Raises ImageError when it cannot be used.
     """
     loaded = item.load()
+    if item.split != "unlabelled":
+        check_no_regions(loaded, item, names)
     cells = None if item.split == "unlabelled" else names.apply(loaded, item)
     if cells is not None and names.data.clean.active:
         cells, changed = clean(cells, names.data.clean)
         report.cleaned = dict(Counter(report.cleaned) + changed)
-    count_loaded(loaded, report)
+    count_loaded(loaded, names.dropped(loaded) if cells is not None else Counter(), report)
     return loaded.record.with_(split=item.split, group=item.group, cell_type=names.image_class(item), instances=cells)
 
 
-def count_loaded(loaded: Loaded, report: IngestReport) -> None:
-    """Count what the reader of an image left out or ignored."""
+def count_loaded(loaded: Loaded, dropped: Counter[str], report: IngestReport) -> None:
+    """Count what the reader of an image left out or ignored, and what the class map dropped."""
     report.repeated += loaded.repeated
-    report.left_out = dict(Counter(report.left_out) + Counter(loaded.left_out))
+    report.left_out = dict(Counter(report.left_out) + Counter(loaded.left_out) + dropped)
     report.crowds += loaded.crowds
     report.crowded += is_crowded(loaded)
 

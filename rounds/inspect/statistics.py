@@ -17,9 +17,11 @@ from cellsemi.configs.errors import ImageError
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.shape import parts
+from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import holes
 from cellsemi.rounds.datasets.ingest_report import Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import Opened, list_data
+from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.run import SPLITS
@@ -119,18 +121,23 @@ def discover_classes(data: DataConfig, seed: int = 0, on_image: Callable[[int, i
     return sorted(names) or [ONLY_CLASS]
 
 
-def inspect(opened: Opened, limit: int | None, on_image: Callable[[int, int], None]) -> tuple[Inspection, list[str]]:
+def inspect(
+    opened: Opened, data: DataConfig, limit: int | None, on_image: Callable[[int, int], None]
+) -> tuple[Inspection, list[str]]:
     """The figures of a data set, and the ids of images to draw as examples.
 
     `limit` reads so many images, evenly over the listing; `on_image(done, of)` is called after each.
     Images that cannot be used are counted with the reason, never raised.
     """
     items = spread(opened.items, limit)
-    tally = Tally()
+    tally, names = Tally(), ClassNames(data)
     for done, item in enumerate(items, start=1):
         assert item.split is not None
         try:
-            tally.add(item, item.load())
+            loaded = item.load()
+            if item.split != "unlabelled":
+                check_no_regions(loaded, item, names)
+            tally.add(item, loaded)
         except ImageError as error:
             tally.quarantined.append(Quarantined(item.image_id, item.split, error.path, error.described))
         on_image(done, len(items))

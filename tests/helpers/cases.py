@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import roifile
 from helpers.terminal import invoke
 from numpy.typing import NDArray
 from PIL import Image
@@ -132,3 +134,12 @@ def same_cells(found: list[Mask], expected: list[Mask]) -> bool:
 
 def _options(settings: tuple[str, ...]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
+
+
+def roi_set(path: Path, cells: list[Mask]) -> None:
+    """An ImageJ ROI set as roifile writes it: a polygon for each mask."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, cell in enumerate(cells, start=1):
+            roi = roifile.ImagejRoi.frompoints(np.array(outline(cell)), name=f"cell {number}")
+            archive.writestr(f"{number}.roi", roi.tobytes())

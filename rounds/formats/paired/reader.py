@@ -28,7 +28,8 @@ from cellsemi.rounds.formats.registry import spec_of_extension
 from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
-CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input
+MODEL_OUTPUT = "_cp_masks"  # what a model of Cellpose found
+CELLPOSE_OUTPUT = ("_masks", MODEL_OUTPUT, "_flows", "_cp_output")  # images that Cellpose leaves beside its input
 SHOWN_NAMES = 3  # names that a note gives
 
 
@@ -81,6 +82,7 @@ class Paired:
         read = {split_extension(path)[1] for path in used} & set(ANNOTATION_EXTENSIONS)
         self.classes = None if any(spec_of_extension(extension).has_classes for extension in read) else ()
         self.notes = (
+            *_note(_of_a_model(used), "annotation files were written by a model of Cellpose (labels only if they were corrected)"),
             *_note(unused, "annotation files belong to no image and are not used"),
             *_note(unnamed, f"images do not end in {part.data.image_suffix!r} (data.image_suffix) and are not used"),
             *_note(output, "files are Cellpose's output for an image beside them and are not read as images"),
@@ -169,6 +171,11 @@ def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[s
         [path for path in paths if path not in named],
         sorted(output),
     )
+
+
+def _of_a_model(annotations: Iterable[str]) -> list[str]:
+    """The files that Cellpose's command line and `Save masks as PNG` write."""
+    return sorted(path for path in annotations if split_extension(path)[0].endswith(MODEL_OUTPUT))
 
 
 def _no_images(part: Part, files: int) -> str:

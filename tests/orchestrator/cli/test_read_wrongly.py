@@ -240,3 +240,59 @@ def test_a_table_of_splits_that_cannot_be_read_is_not_passed_over(
 def test_a_table_of_something_else_is_no_manifest(tmp_path: Path, pictures: list[Drawn]) -> None:
     data = manifest_set(tmp_path / "data", pictures, "file;size\nim1;40\n", "sizes.csv")
     assert imported(data, tmp_path / "x").cells == 12
+
+
+# --- 16: regions that hold cells --------------------------------------------------------------------------
+
+DROPS = 'data.class_map={"Training": drop, "Validation": drop}'
+
+
+def test_regions_of_qupath_are_refused_and_dropped_when_asked(tmp_path: Path) -> None:
+    data = case(16)
+    message = refused(data, tmp_path / "x")
+    assert "regions that hold cells, not a cell (Training, Validation)" in message and DROPS in message
+    assert len(inspected(data)["quarantined"]) == 4
+    found = imported(data, tmp_path / "dropped", DROPS)
+    assert (found.cells, found.ignored, found.report["classes"]) == (12, 0, ["unclassified"])
+    assert found.report["left_out"] == {
+        f"annotations of the class '{name}' (data.class_map: drop)": 4 for name in ("Training", "Validation")
+    }
+
+
+def geojson(path: Path, shapes: list[tuple[list[list[float]], str]]) -> None:
+    """A FeatureCollection as QuPath writes it: rings, and their classes ("" for none)."""
+    features = []
+    for ring, name in shapes:
+        properties: dict[str, Any] = {"objectType": "annotation"}
+        properties |= {"classification": {"name": name, "color": [1, 2, 3]}} if name else {}
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+
+
+WHOLE = [[0.0, 0.0], [float(WIDTH), 0.0], [float(WIDTH), float(HEIGHT)], [0.0, float(HEIGHT)]]
+TISSUE = [[1.0, 1.0], [30.0, 0.0], [float(WIDTH), 2.0], [float(WIDTH), float(HEIGHT)], [0.0, float(HEIGHT)]]
+
+
+@pytest.mark.parametrize("region", [WHOLE, TISSUE])
+@pytest.mark.parametrize("name", ["Training", ""])
+def test_generated_regions(tmp_path: Path, pictures: list[Drawn], region: list[list[float]], name: str) -> None:
+    for picture in pictures:
+        save(tmp_path / "data" / f"{picture.name}.png", picture.pixels)
+        shapes = [(outline(cell), "") for cell in picture.cells]
+        geojson(tmp_path / "data" / f"{picture.name}.geojson", [(region, name), *shapes])
+    message = refused(tmp_path / "data", tmp_path / "x")
+    assert "im1.png: an annotation is a region that holds cells, not a cell" in message
+    assert ("export the cells alone" in message) is (name == "")
+    if name:
+        found = imported(tmp_path / "data", tmp_path / "dropped", "data.class_map={Training: drop}")
+        assert all(same_cells(found.masks[picture.name], picture.cells) for picture in pictures)
+        kept = imported(tmp_path / "data", tmp_path / "kept", 'data.class_map={Training: cell, "*": cell}')
+        assert kept.cells == 16
+
+
+def test_the_class_of_a_whole_image_cannot_be_dropped(tmp_path: Path, pictures: list[Drawn]) -> None:
+    rows = "\n".join(f"{picture.name},labelled,a" for picture in pictures)
+    data = manifest_set(tmp_path / "data", pictures, f"id,split,kind\n{rows}\n")
+    settings = ("data.class_column=kind", "data.class_map={a: drop}", "data.classes=[b]")
+    assert "the class of the whole image, 'a', is mapped to `drop`" in refused(data, tmp_path / "x", *settings)

@@ -84,7 +84,7 @@ def small_set() -> list[Item]:
 
 
 def look(items: list[Item], limit: int | None = None, classes: tuple[str, ...] | None = None) -> Inspection:
-    return inspect(Opened(tuple(items), classes, ("a note",)), limit, lambda *_: None)[0]
+    return inspect(Opened(tuple(items), classes, ("a note",)), DataConfig(), limit, lambda *_: None)[0]
 
 
 def test_the_figures_are_those_of_the_images() -> None:
