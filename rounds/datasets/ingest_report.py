@@ -39,6 +39,7 @@ class IngestReport:
         default_factory=lambda: dict.fromkeys(SPLITS, 0)
     )  # cells, neither learnt nor scored
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
+    copies: int = 0  # unlabelled images with the pixels of an annotated one, left out
     left_out: dict[str, int] = field(default_factory=dict)  # annotations that are no cells, by the reason
     crowds: int = 0  # ignored cells that are COCO's crowds
     crowded: int = 0  # images of which a large share of the annotations are crowds
@@ -70,6 +71,11 @@ def crowds_sentence(crowds: int, crowded: int) -> str:
     )
 
 
+def copies_sentence(copies: int) -> str:
+    """What became of unlabelled images that are annotated as well."""
+    return f"{copies} unlabelled images have the pixels of an annotated image: left out of the unlabelled ones"
+
+
 def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     """What a person must know about the data: sizes, and everything that was left out."""
     images, cells = report.images, report.cells
@@ -89,6 +95,8 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     if report.quarantined:
         lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
+    if report.copies:
+        lines.append(copies_sentence(report.copies))
     if report.labelled_not_drawn:
         fate = "left out" if data.limit_rest == "leave out" else "unlabelled, their labels hidden"
         lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")

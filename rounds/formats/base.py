@@ -94,6 +94,9 @@ class Reader(Protocol):
     def items(self) -> Iterable[Item]:
         """Every image, in a fixed order."""
 
+    def files(self) -> Mapping[str, str]:
+        """The files that the data set knows, by their paths below its root: "" for one that is read, or why not."""
+
 
 @dataclass(slots=True)
 class Exported:

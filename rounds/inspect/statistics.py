@@ -85,6 +85,7 @@ class Inspection:
     left_out: dict[str, int]  # annotations that are no cells, by the reason
     crowds: int  # ignored cells that are COCO's crowds
     crowded: int  # images of which a large share of the annotations are crowds
+    copies: int  # unlabelled images with the pixels of an annotated one; an import leaves them out
     same_pixels: int  # images that repeat the pixels of an earlier one
     quarantined: tuple[Quarantined, ...]
 
@@ -96,7 +97,7 @@ class Inspection:
     @property
     def annotated(self) -> int:
         """Images with cells, or annotated as empty."""
-        return self.seen - self.never_annotated - len(self.quarantined)
+        return self.seen - self.never_annotated - self.copies - len(self.quarantined)
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
@@ -130,7 +131,7 @@ def inspect(
     Images that cannot be used are counted with the reason, never raised.
     """
     items = spread(opened.items, limit)
-    tally, names = Tally(), ClassNames(data)
+    tally, names = Tally(opened), ClassNames(data)
     for done, item in enumerate(items, start=1):
         assert item.split is not None
         try:
@@ -141,7 +142,7 @@ def inspect(
         except ImageError as error:
             tally.quarantined.append(Quarantined(item.image_id, item.split, error.path, error.described))
         on_image(done, len(items))
-    return tally.result(opened, len(items)), examples(items, tally.cells_of)
+    return tally.result(len(items)), examples(items, tally.cells_of)
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
@@ -168,6 +169,8 @@ def examples(items: Iterable[Item], cells_of: dict[str, int], count: int = 6) ->
 class Tally:
     """Counts of the images read so far."""
 
+    opened: Opened
+    annotated: set[str] = field(default_factory=set)  # hashes of the pixels of images that the pool may repeat
     cells_of: dict[str, int] = field(default_factory=dict)  # image id -> cells, of annotated images
     quarantined: list[Quarantined] = field(default_factory=list)
     areas: defaultdict[str, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
@@ -184,6 +187,11 @@ class Tally:
     def add(self, item: Item, loaded: Loaded) -> None:
         """Count one image; ImageError when its bytes cannot be decoded."""
         record = loaded.record
+        if item.image_id in self.opened.pool and record.sha256 in self.annotated:
+            self.odd["copies"] += 1
+            return
+        if item.split == "labelled" or item.split in self.opened.drawn:
+            self.annotated.add(record.sha256)
         assert record.image is not None, "a reader gives the encoded image"
         channels = (
             "colour" if decode_image(record.image, record.source, record.height * record.width).ndim == 3 else "grey"
@@ -232,11 +240,13 @@ class Tally:
         self.odd["hole_pixels"] += inside
         self.odd["several_parts"] += int(parts(crop).max()) > 1
 
-    def result(self, opened: Opened, seen: int) -> Inspection:
+    def result(self, seen: int) -> Inspection:
         """The figures, with those of the listing."""
+        opened = self.opened
         groups = Counter(item.group for item in opened.items if item.group is not None)
         classes = _listed_classes(opened) | set(self.areas) | set(self.ignored)
         by_split = Counter(item.split for item in opened.items)
+        by_split["unlabelled"] -= self.odd["copies"]
         names = ("overlapping", "with_holes", "hole_pixels", "several_parts", "single_pixel", "duplicates", "repeated")
         return Inspection(
             listed={split: by_split[split] for split in SPLITS},  # type: ignore[index]
@@ -263,6 +273,7 @@ class Tally:
             left_out=dict(self.left_out),
             crowds=self.odd["crowds"],
             crowded=self.odd["crowded"],
+            copies=self.odd["copies"],
             same_pixels=sum(times - 1 for times in self.hashes.values()),
             quarantined=tuple(self.quarantined),
         )

@@ -14,6 +14,7 @@ import roifile
 from helpers.terminal import invoke
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from cellsemi.rounds.cells.rle import decode
 from cellsemi.rounds.store.shards import read_folder
@@ -143,3 +144,22 @@ def roi_set(path: Path, cells: list[Mask]) -> None:
         for number, cell in enumerate(cells, start=1):
             roi = roifile.ImagejRoi.frompoints(np.array(outline(cell)), name=f"cell {number}")
             archive.writestr(f"{number}.roi", roi.tobytes())
+
+
+def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> None:
+    """A COCO file as CVAT writes it: polygons, and the cells `brushed` as run lengths with iscrowd 1."""
+    listed: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
+    for number, picture in enumerate(pictures, start=1):
+        file_name = f"{picture.name}.png"
+        listed["images"].append({"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
+        brush = picture.cells[brushed]
+        for cell in picture.cells:
+            counts = coco.encode(np.asfortranarray(cell.astype(np.uint8)))["counts"].decode()
+            crowd = any(cell is other for other in brush)
+            ring = [value for point in outline(cell) for value in point]
+            shape: Any = {"size": [HEIGHT, WIDTH], "counts": counts} if crowd else [ring]
+            number_of = len(listed["annotations"]) + 1
+            annotation = {"id": number_of, "image_id": number, "category_id": 1, "iscrowd": int(crowd)}
+            listed["annotations"].append({**annotation, "segmentation": shape})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(listed), encoding="utf-8")

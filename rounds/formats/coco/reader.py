@@ -56,6 +56,10 @@ class Coco:
         text = "image entries name the file of another one and were joined with it"
         return (f"{self._file}: {joined} of {len(self._index.entries)} {text}",)
 
+    def files(self) -> dict[str, str]:
+        """The COCO file and the images that it names."""
+        return {self._file: "", **{image.path: "" for image in self._images if image.path is not None}}
+
     def items(self) -> Iterator[Item]:
         """Every image, in the order of the file; its annotations are read when it is loaded."""
         ids = {self._folder.id_of(image.path) for image in self._images if image.path is not None}

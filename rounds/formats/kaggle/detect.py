@@ -31,7 +31,7 @@ def detect_run_lengths(scan: FolderScan, file: str | None) -> Detected | None:
     path, (columns, rows) = next(iter(found.items()))
     key, runs = find_column(columns, IDS), find_column(columns, RUN_LENGTHS)
     assert key is not None
-    folder = folder_of(scan, list(dict.fromkeys(row[key] for row in rows))[:SAMPLE])
+    folder = folder_of(scan, list(dict.fromkeys(row[key] for row in rows))[:SAMPLE], path)
     settings: Settings = {"root": str(scan.root), "annotations": path, "images": folder}
     settings |= with_unlabelled(scan, folder) | column_settings(columns)
     return Detected("rle-csv", settings, f"{path} has the columns {key} and {runs}", tuple(list(found)[1:]))

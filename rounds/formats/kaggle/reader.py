@@ -58,6 +58,10 @@ class RleCsv:
         self._order, notes = self._tell_order()
         self.notes = (*notes, *self._unlisted())
 
+    def files(self) -> dict[str, str]:
+        """The CSV and the images that it names."""
+        return {self._name: "", **dict.fromkeys(self._paths.values(), "")}
+
     def items(self) -> Iterator[Item]:
         """Every image that the file names, in the order of its first rows."""
         data = self._part.data

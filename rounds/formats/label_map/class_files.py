@@ -64,6 +64,14 @@ class ClassFiles:
         self.classes = tuple(sorted(names, key=lambda name: (int(name.removeprefix("class")), name)))
         self.notes = tuple(self._noted(beside))
 
+    def files(self) -> dict[str, str]:
+        """All files of the image folders; those that are neither image nor class file are not read."""
+        found: dict[str, str] = {}
+        for folder in self._folders.values():
+            found |= dict.fromkeys((*folder.images, *(path for _, path in folder.class_files)), "")
+            found |= dict.fromkeys(folder.others, "neither image nor class file")
+        return found
+
     def items(self) -> Iterator[Item]:
         """Every folder, sorted by id; class and group are searched for in its path."""
         data, root = self._part.data, PurePosixPath(self._part.images)

@@ -13,6 +13,8 @@ SMALL_PX = 9  # pieces of fewer pixels are no cells
 LARGE_PIECE = 0.2  # a piece of this share of the largest one's area is large; smaller ones are specks
 FAR = 0.5  # two pieces whose boxes are apart by this share of the larger one's side are far apart
 
+Box = tuple[slice, ...]
+
 _AROUND = np.ones((3, 3), bool)  # pixels that share but a corner are one piece
 
 
@@ -51,15 +53,15 @@ def _few_values(labels: NDArray[np.integer[Any]]) -> list[int]:
     return sorted(found) if len(found) < 4 else []
 
 
-def _large_pieces(mask: NDArray[np.bool_]) -> list[tuple[slice, slice]]:
+def _large_pieces(mask: NDArray[np.bool_]) -> list[Box]:
     pieces, _ = ndimage.label(mask, _AROUND)
     areas = np.bincount(pieces.ravel())[1:]
     boxes = ndimage.find_objects(pieces)
     return [box for box, area in zip(boxes, areas, strict=True) if area >= max(SMALL_PX, LARGE_PIECE * areas.max())]
 
 
-def _far_apart(one: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+def _far_apart(one: Box, other: Box) -> bool:
     """Whether the gap between two boxes is wide for their size."""
     gap = max(max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
     side = max(part.stop - part.start for box in (one, other) for part in box)
-    return gap >= FAR * side
+    return bool(gap >= FAR * side)

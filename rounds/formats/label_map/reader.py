@@ -65,6 +65,16 @@ class LabelMaps:
     def _open_masks(self) -> Folder:
         return Folder(root_of(self._data), str(self._data.masks), "data.masks")
 
+    def files(self) -> dict[str, str]:
+        """The manifest, the images of its rows and their masks; those of unlabelled images are never read."""
+        found = {self._data.manifest: ""}
+        for row in self.rows:
+            found |= dict.fromkeys(self._images.all_of_id(row.image_id), "")
+            if self._masks is not None:
+                why = "masks of unlabelled images, never read" if row.split == "unlabelled" else ""
+                found |= dict.fromkeys(self._masks.all_of_id(row.image_id, alone=False), why)
+        return found
+
     def items(self) -> Iterator[Item]:
         """Every row of the manifest, in its order."""
         for row in self.rows:

@@ -14,7 +14,7 @@ from cellsemi.rounds.formats.shared.detection import (
     Detected,
     Settings,
     one_or_all,
-    split_word,
+    split_of,
     with_unlabelled,
 )
 from cellsemi.rounds.formats.shared.folder import split_extension
@@ -53,7 +53,7 @@ def detect_pairs(scan: FolderScan, file: str | None) -> Detected | None:
     best = found[0]
     by_split: dict[Split, Pairs] = {}
     for pairs in found:
-        split = split_word(pairs.images) or split_word(parent(pairs.images))
+        split = split_of(pairs.images)
         if split and pairs.suffixes == best.suffixes:
             by_split.setdefault(split, pairs)
     used: dict[Split, Pairs] = by_split if len(by_split) > 1 and "labelled" in by_split else {"labelled": best}
@@ -64,7 +64,9 @@ def detect_pairs(scan: FolderScan, file: str | None) -> Detected | None:
     settings |= {"image_suffix": best.image_suffix} if best.image_suffix else {}
     settings |= with_unlabelled(scan, images)
     _check_whose_output(scan, list(used.values()))
-    others = (pairs.example for pairs in found if pairs not in used.values())
+    own = settings["images"]
+    plain = own.get("unlabelled") if isinstance(own, dict) else None
+    others = (pairs.example for pairs in found if pairs not in used.values() and pairs.images != plain)
     why = f"{best.example[0]} has {best.example[1]}"
     return Detected("paired", settings, why, tuple(f"{image} with {mask}" for image, mask in others))
 

@@ -30,6 +30,8 @@ from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 MODEL_OUTPUT = "_cp_masks"  # what a model of Cellpose found
 CELLPOSE_OUTPUT = ("_masks", MODEL_OUTPUT, "_flows", "_cp_output")  # images that Cellpose leaves beside its input
+BY_A_MODEL = "annotation files were written by a model of Cellpose (labels only if they were corrected)"
+NO_ANNOTATION = "no annotation file"
 SHOWN_NAMES = 3  # names that a note gives
 
 
@@ -59,6 +61,12 @@ def _elsewhere(part: Part, path: str) -> bool:
     return any(PurePosixPath(path).is_relative_to(place) for place in inside)
 
 
+def _in_pool(part: Part, path: str) -> bool:
+    """Whether an image without annotation file lies where the unlabelled images are said to lie."""
+    pool = part.data.images.get("unlabelled") if isinstance(part.data.images, dict) else None
+    return pool is not None and PurePosixPath(path).is_relative_to(PurePosixPath(pool))
+
+
 class Paired:
     """An opened folder of images and its annotation files.
 
@@ -76,17 +84,28 @@ class Paired:
         if not pictures:
             raise DataError(_no_images(part, len(self._images.paths)))
         annotations = [path for path in self._masks.paths if path not in set(own)]
-        self._pairs = self._matched(pictures, annotations)
+        matched = self._matched(pictures, annotations)
+        self._pairs = [pair for pair in matched if pair.annotations or not _in_pool(part, pair.image)]
         used = {path for pair in self._pairs for path in pair.annotations}
         unused = [path for path in annotations if path not in used]
         read = {split_extension(path)[1] for path in used} & set(ANNOTATION_EXTENSIONS)
+        self._files = {
+            **dict.fromkeys(unused, "annotation files that belong to no image"),
+            **dict.fromkeys(unnamed, "images without the ending data.image_suffix"),
+            **dict.fromkeys(output, "output of Cellpose for an image beside it"),
+            **dict.fromkeys((*used, *(pair.image for pair in self._pairs)), ""),
+        }
         self.classes = None if any(spec_of_extension(extension).has_classes for extension in read) else ()
         self.notes = (
-            *_note(_of_a_model(used), "annotation files were written by a model of Cellpose (labels only if they were corrected)"),
+            *_note(_of_a_model(used), BY_A_MODEL),
             *_note(unused, "annotation files belong to no image and are not used"),
             *_note(unnamed, f"images do not end in {part.data.image_suffix!r} (data.image_suffix) and are not used"),
             *_note(output, "files are Cellpose's output for an image beside them and are not read as images"),
         )
+
+    def files(self) -> dict[str, str]:
+        """The images and their annotation files, and what lies beside them."""
+        return self._files
 
     def items(self) -> Iterator[Item]:
         """Every image, sorted by id; class and group are searched for in its path."""
@@ -99,11 +118,12 @@ class Paired:
     def load(self, image_id: str, pair: Pair) -> Loaded:
         """An image with the cells of its annotation file; ImageError when there is not exactly one that fits."""
         if not pair.annotations:
+            endings = " ".join((".png .tif .tiff", *ANNOTATION_EXTENSIONS))
             remedy = (
-                f"expected {pair.wanted} with one of .png .tif .tiff {' '.join(ANNOTATION_EXTENSIONS)}; move the image "
-                "to the folder data.images.unlabelled, or save an empty label map where there is no cell"
+                f"expected {pair.wanted} with one of {endings}; name its folder data.images.unlabelled, which takes "
+                "such images, or save an empty label map where there is no cell"
             )
-            raise ImageError(pair.image, "no annotation file", remedy)
+            raise ImageError(pair.image, NO_ANNOTATION, remedy)
         if len(pair.annotations) > 1:
             raise ImageError(pair.image, f"several annotation files fit: {', '.join(pair.annotations)}", "keep one")
         if pair.same_file:

@@ -64,10 +64,14 @@ class Folder:
         return unique.replace("/", "__")
 
     def find_id(self, image_id: str, alone: bool = True) -> str:
-        """The path of the one file of an id.
+        """The path of the one file of an id; ImageError when there is none, or more than one."""
+        found = self.all_of_id(image_id, alone)
+        return self._only(found, image_id, f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out")
+
+    def all_of_id(self, image_id: str, alone: bool = True) -> list[str]:
+        """The paths of the files of an id.
 
         An id may carry the extension of its image; its mask may then have another (`alone` is False).
-        ImageError when there is none, or more than one.
         """
         name = composed(image_id)
         found = list(self._by_stem.get(name, ()))
@@ -75,7 +79,7 @@ class Folder:
         if extension:
             same = self._by_stem.get(stem, [])
             found += [path for path in same if not alone or split_extension(path)[1] == extension]
-        return self._only(found, image_id, f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out")
+        return found
 
     def find_path(self, path: str) -> str:
         """The path of the one file that an annotation names, by its path here or else by its last part.

@@ -15,6 +15,7 @@ from helpers.cases import (
     WIDTH,
     Drawn,
     case,
+    coco_file,
     drawn,
     imported,
     inspected,
@@ -24,30 +25,10 @@ from helpers.cases import (
     save,
 )
 from PIL import Image
-from pycocotools import mask as coco
 
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.shards import read_folder
-
-
-def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> None:
-    """A COCO file as CVAT writes it: polygons, and the cells `brushed` as run lengths with iscrowd 1."""
-    listed: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
-    for number, picture in enumerate(pictures, start=1):
-        file_name = f"{picture.name}.png"
-        listed["images"].append({"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
-        brush = picture.cells[brushed]
-        for cell in picture.cells:
-            counts = coco.encode(np.asfortranarray(cell.astype(np.uint8)))["counts"].decode()
-            crowd = any(cell is other for other in brush)
-            ring = [value for point in outline(cell) for value in point]
-            shape: Any = {"size": [HEIGHT, WIDTH], "counts": counts} if crowd else [ring]
-            number_of = len(listed["annotations"]) + 1
-            annotation = {"id": number_of, "image_id": number, "category_id": 1, "iscrowd": int(crowd)}
-            listed["annotations"].append({**annotation, "segmentation": shape})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(listed), encoding="utf-8")
 
 
 @pytest.fixture
