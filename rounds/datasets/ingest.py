@@ -51,7 +51,7 @@ def ingest(
     if issues is not None:
         issues.check_listed(opened.items)
     items, not_drawn = _draw(list(opened.items), config)
-    report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes))
+    report = IngestReport(labelled_not_drawn=not_drawn, notes=list(opened.notes), left_out=dict(opened.left_out))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
         path.unlink()
     kept: list[ImageRecord] = []

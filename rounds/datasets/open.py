@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,14 +26,15 @@ from cellsemi.rounds.store.run import SPLITS
 class Opened:
     """A data set as listed. `classes` are its own class names, None when only the files know them.
 
-    `readers` opened its parts; `pool` are the paths of the images of data.images.unlabelled by their ids; `drawn` are
-    the splits that the data does not say.
+    `readers` opened its parts, and left annotations out; `pool` are the paths of the images of data.images.unlabelled
+    by their ids; `drawn` are the splits that the data does not say.
     """
 
     items: tuple[Item, ...]
     classes: tuple[str, ...] | None
     notes: tuple[str, ...]
     readers: tuple[Reader, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
     pool: Mapping[str, str] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
 
@@ -78,7 +80,8 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
     classes = None if None in listed else tuple(sorted({name for names in listed for name in names or ()}))
     notes = [*(note for reader in readers for note in reader.notes), *notes]
     splits = frozenset(item.split for item in drawn if item.split and item.image_id in free)
-    return Opened(tuple(drawn), classes, tuple(notes), readers, pool, splits)
+    left_out = sum((Counter(reader.left_out) for reader in readers), Counter[str]())
+    return Opened(tuple(drawn), classes, tuple(notes), readers, left_out, pool, splits)
 
 
 def _generated(data: DataConfig, seed: int) -> Iterator[Item]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IMAGE_CLASS: tuple[str, ...] = ()  # Loaded.classes of formats that do not say what a cell is
+NOTHING: Mapping[str, int] = MappingProxyType({})
 NO_AREA = "annotations without an area (points, lines, rings of one or two points)"
 NO_PIXEL = "annotations that cover no pixel (specks, empty masks)"
 
@@ -33,7 +35,7 @@ class FileCells(NamedTuple):
 
     cells: Instances
     classes: tuple[str, ...] = IMAGE_CLASS
-    left_out: Mapping[str, int] = {}
+    left_out: Mapping[str, int] = NOTHING
 
 
 def check_left_out(left_out: Mapping[str, int], kept: int, path: str) -> None:
@@ -90,6 +92,10 @@ class Reader(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was found out and a person should know, a sentence each: the pixel order and its evidence."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Annotations of the listing that belong to no image, by the reason."""
 
     def items(self) -> Iterable[Item]:
         """Every image, in a fixed order."""

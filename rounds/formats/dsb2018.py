@@ -17,7 +17,7 @@ from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, holds_images, split_word
 from cellsemi.rounds.formats.shared.folder import JUNK, Folder, check_fits, check_id, searched
@@ -37,6 +37,7 @@ class Dsb2018:
     """
 
     classes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         self._part = part

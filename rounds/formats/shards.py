@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.data import Split
 from cellsemi.configs.errors import DataError, RunError
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
@@ -55,6 +55,7 @@ class ShardFolder:
     """The images of a folder that an import wrote; DataError when it is none, or not finished."""
 
     notes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, root: Path) -> None:
         self.root = root

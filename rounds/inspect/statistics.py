@@ -270,7 +270,7 @@ class Tally:
             pixels=dict(self.pixels.most_common()),
             low=_range([low for low, _ in self.ranges]),
             high=_range([high for _, high in self.ranges]),
-            left_out=dict(self.left_out),
+            left_out=dict(self.left_out + Counter(opened.left_out)),
             crowds=self.odd["crowds"],
             crowded=self.odd["crowded"],
             copies=self.odd["copies"],

@@ -137,13 +137,17 @@ def _options(settings: tuple[str, ...]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def roi_set(path: Path, cells: list[Mask]) -> None:
-    """An ImageJ ROI set as roifile writes it: a polygon for each mask."""
+def roi_set(path: Path, cells: list[Mask], points: int = 0) -> None:
+    """An ImageJ ROI set as roifile writes it: a polygon for each mask, and points."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for number, cell in enumerate(cells, start=1):
             roi = roifile.ImagejRoi.frompoints(np.array(outline(cell)), name=f"cell {number}")
             archive.writestr(f"{number}.roi", roi.tobytes())
+        for number in range(points):
+            mark = roifile.ImagejRoi.frompoints(np.array([[5, 5]]))
+            mark.roitype = roifile.ROI_TYPE.POINT
+            archive.writestr(f"point {number}.roi", mark.tobytes())
 
 
 def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> None:
@@ -163,3 +167,16 @@ def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> N
             listed["annotations"].append({**annotation, "segmentation": shape})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(listed), encoding="utf-8")
+
+
+def geojson(path: Path, shapes: list[tuple[list[list[float]], str]], points: int = 0) -> None:
+    """A FeatureCollection as QuPath writes it: rings, their classes ("" for none), and points."""
+    features = []
+    for ring, name in shapes:
+        properties: dict[str, Any] = {"objectType": "annotation"}
+        properties |= {"classification": {"name": name, "color": [1, 2, 3]}} if name else {}
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    mark = {"type": "Point", "coordinates": [5.0, 5.0]}
+    features += [{"type": "Feature", "geometry": mark, "properties": {"objectType": "annotation"}}] * points
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")

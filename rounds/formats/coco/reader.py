@@ -7,20 +7,32 @@ What Label Studio and CVAT export is COCO as well. Lin et al. 2014, https://coco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
+from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL, NOTHING, Item, Loaded, Part, check_left_out, class_ids
 from cellsemi.rounds.formats.coco.index import MAX_PIXELS, Id, ImageEntry, is_id, place_of, read_index
-from cellsemi.rounds.formats.coco.segmentation import PlaceOfCell, measure, to_rles
+from cellsemi.rounds.formats.coco.segmentation import (
+    PlaceOfCell,
+    areas_of,
+    is_empty,
+    is_mark,
+    measure,
+    to_rles,
+    without_marks,
+)
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, composed, searched, split_extension
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.store.schemas import ImageRecord
 
+ORPHANS = "annotations of images that the file does not list"
 Numbered = tuple[int, dict[str, object]]  # an annotation and its number in the file, from 1
 
 
@@ -46,6 +58,11 @@ class Coco:
         self.classes = tuple(dict.fromkeys(names))
         self._class_ids = dict(zip(used, class_ids(names, self.classes).tolist(), strict=True))
         self._images = self._find_images()
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Annotations whose image the file does not list."""
+        return Counter({ORPHANS: self._index.orphans}) if self._index.orphans else NOTHING
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -86,9 +103,10 @@ class Coco:
         record = self._folder.record(path, image_id, self._part.data)
         self._check_size(image, record)
         annotations = list(self._index.annotations(image.entries))
-        cells, repeated = self._cells(annotations, record.height, record.width)
+        annotations, rles, left_out = self._with_area(annotations, record)
+        cells, repeated = self._cells(annotations, rles, record)
         crowds = 0 if self._part.data.crowds == "cells" else sum(value.get("iscrowd") == 1 for _, value in annotations)
-        return Loaded(record.with_(instances=cells), self.classes, repeated, crowds=crowds)
+        return Loaded(record.with_(instances=cells), self.classes, repeated, left_out, crowds)
 
     def _find_images(self) -> list[Listed]:
         found: dict[tuple[bool, str], Listed] = {}
@@ -111,7 +129,33 @@ class Coco:
                 raise ImageError(place, problem, "export it anew, with the size of each image")
             check_fits(place, "the listed size", *entry.size, record)
 
-    def _cells(self, annotations: Sequence[Numbered], height: int, width: int) -> tuple[Instances, int]:
+    def _with_area(
+        self, annotations: Sequence[Numbered], record: ImageRecord
+    ) -> tuple[list[Numbered], list[bytes], Mapping[str, int]]:
+        """The annotations that cover a pixel, their RLEs, and how many were left out because they are marks or specks.
+
+        ImageError for one that is malformed or lies outside the image, and when most are left out.
+        """
+        drawn = [each for each in annotations if not (is_mark(each[1].get("segmentation")) and _boxless(each[1]))]
+        left_out = Counter({NO_AREA: len(annotations) - len(drawn)})
+        for _, value in drawn:
+            value["segmentation"] = without_marks(value.get("segmentation"))
+
+        def place(i: int) -> str:
+            return place_of(self._file, "annotation", *drawn[i])
+
+        shapes = [value["segmentation"] for _, value in drawn]
+        rles = to_rles(shapes, record.height, record.width, place)
+        areas = areas_of(rles, record.height, record.width)
+        specks = {i for i in np.flatnonzero(areas == 0).tolist() if is_empty(shapes[i])}
+        left_out[NO_PIXEL] += len(specks)
+        check_left_out(+left_out, len(drawn) - len(specks), f"{self._file}, image {record.image_id!r}")
+        kept = [i for i in range(len(drawn)) if i not in specks]
+        return [drawn[i] for i in kept], [rles[i] for i in kept], +left_out
+
+    def _cells(
+        self, annotations: Sequence[Numbered], rles: Sequence[bytes], record: ImageRecord
+    ) -> tuple[Instances, int]:
         """The cells of the annotations, and how many were left out as repeated by another entry."""
 
         def place(i: int) -> str:
@@ -121,9 +165,8 @@ class Coco:
         classes = [self._class_of(value, place, i) for i, value in enumerate(values)]
         crowds = self._part.data.crowds
         states = [_state(value, crowds, place, i) for i, value in enumerate(values)]
-        rles = to_rles([value.get("segmentation") for value in values], height, width, place)
-        boxes, areas = measure(rles, height, width, place)
-        cells = Instances.build(height, width, rles, boxes, areas, class_id=classes, state=states)
+        boxes, areas = measure(rles, record.height, record.width, place)
+        cells = Instances.build(record.height, record.width, rles, boxes, areas, class_id=classes, state=states)
         kept = _first_of_each(cells, [image for value in values if is_id(image := value["image_id"])])
         return cells if len(kept) == len(cells) else cells.select(kept), len(cells) - len(kept)
 
@@ -132,6 +175,13 @@ class Coco:
         if not is_id(category):
             raise ImageError(place(i), f"category_id is {short(category)}, expected a number", "correct it")
         return self._class_ids[category]
+
+
+def _boxless(value: dict[str, object]) -> bool:
+    """Whether the box of an annotation has no area either; a mark in a large box stands for a cell without mask."""
+    box = value.get("bbox")
+    sides = box[2:] if isinstance(box, list) and len(box) == 4 else [0]
+    return any(type(side) in (int, float) and side < 2 for side in sides)
 
 
 def _state(value: dict[str, object], crowds: str, place: PlaceOfCell, i: int) -> State:

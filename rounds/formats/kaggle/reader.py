@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.kaggle import pixel_order
 from cellsemi.rounds.formats.kaggle.index import ImageRows, index
 from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
@@ -47,6 +47,8 @@ class RleCsv:
     Raises DataError, naming file, line and remedy, when the file is no such CSV, rows of one image contradict
     each other, or the pixel order cannot be decided; ImageError out of `load` for a wrong mask or image.
     """
+
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         assert part.annotations is not None

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, split_word, with_unlabelled
@@ -46,6 +46,8 @@ class ClassFiles:
     Raises DataError when there are none; ImageError out of `load` for one without exactly one image, without a
     class file, with two for one class, or with one that does not fit.
     """
+
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         self._part = part

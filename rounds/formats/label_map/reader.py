@@ -23,7 +23,7 @@ from typing import cast
 from cellsemi.configs.data import DataConfig, Split
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part, root_of
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, root_of
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
 from cellsemi.rounds.formats.shared.csv_file import delimiter_of, stripped
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
@@ -51,6 +51,7 @@ class LabelMaps:
     """
 
     notes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, data: DataConfig) -> None:
         root = root_of(data)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.paired.annotation import read_annotation_file
 from cellsemi.rounds.formats.registry import spec_of_extension
 from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
@@ -73,6 +73,8 @@ class Paired:
     Raises DataError when a folder is missing or no image is in it; ImageError out of `load` for an image with no
     annotation file or several, and for one that is damaged or does not fit.
     """
+
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         self._part = part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from helpers.cases import (
     case,
     coco_file,
     drawn,
+    geojson,
     imported,
     inspected,
     outline,
@@ -238,17 +238,6 @@ def test_regions_of_qupath_are_refused_and_dropped_when_asked(tmp_path: Path) ->
     assert found.report["left_out"] == {
         f"annotations of the class '{name}' (data.class_map: drop)": 4 for name in ("Training", "Validation")
     }
-
-
-def geojson(path: Path, shapes: list[tuple[list[list[float]], str]]) -> None:
-    """A FeatureCollection as QuPath writes it: rings, and their classes ("" for none)."""
-    features = []
-    for ring, name in shapes:
-        properties: dict[str, Any] = {"objectType": "annotation"}
-        properties |= {"classification": {"name": name, "color": [1, 2, 3]}} if name else {}
-        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
 
 
 WHOLE = [[0.0, 0.0], [float(WIDTH), 0.0], [float(WIDTH), float(HEIGHT)], [0.0, float(HEIGHT)]]

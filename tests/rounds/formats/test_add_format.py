@@ -55,6 +55,11 @@ class Boxes:
         self.part, self.folder = part, Folder(part.root, part.images, "data.images")
         self.lines = [line.split() for line in (part.root / "boxes.txt").read_text().splitlines()]
 
+    left_out = {}
+
+    def files(self):
+        return {"boxes.txt": "", **dict.fromkeys(self.folder.paths, "")}
+
     def items(self):
         for image_id, path in self.folder.ids().items():
             yield Item(image_id, self.part.split, path, partial(self.load, image_id, path))
