@@ -29,8 +29,8 @@ class FormatSpec:
 
     `detect` recognises a data set, and `evidence` is what it looks for, in words. `reader` opens one part of a data
     set (`data.source`). `read_annotation` reads an annotation file beside its image, with one of the `extensions`
-    of the entry (`data.source: paired`); `has_classes`: such a file may name the classes of its cells. `writer`
-    writes a file or, with `writes_folder`, into a new folder.
+    of the entry (`data.source: paired`), if `takes` says so of the content; `has_classes`: such a file may name the
+    classes of its cells. `writer` writes a file or, with `writes_folder`, into a new folder.
     """
 
     name: str
@@ -38,6 +38,7 @@ class FormatSpec:
     evidence: str = ""
     reader: Callable[[Part], Reader] | None = None
     read_annotation: ReadAnnotation | None = None
+    takes: Callable[[bytes], bool] = lambda content: True
     has_classes: bool = False
     writer: Writer | None = None
     writes_folder: bool = False
@@ -75,9 +76,12 @@ def reader_of(name: str) -> Callable[[Part], Reader]:
     return reader
 
 
-def spec_of_extension(extension: str) -> FormatSpec:
-    """The format of annotation files with this extension ('.geojson'); KeyError when there is none."""
-    for entry in FORMATS:
-        if extension in entry.extensions:
-            return load(entry)
-    raise KeyError(extension)
+def specs_of_extension(extension: str) -> list[FormatSpec]:
+    """The formats of annotation files with this extension ('.geojson'), in the order of their entries."""
+    return [load(entry) for entry in FORMATS if extension in entry.extensions]
+
+
+def spec_of_file(extension: str, content: bytes) -> FormatSpec:
+    """The format of an annotation file: the first of its extension that takes the content, or else the last."""
+    found = specs_of_extension(extension)
+    return next((spec for spec in found if spec.takes(content)), found[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cellsemi.rounds.formats.base import FileCells
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
-from cellsemi.rounds.formats.registry import spec_of_extension
+from cellsemi.rounds.formats.registry import spec_of_file
 from cellsemi.rounds.formats.shared.folder import Folder, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -20,6 +20,6 @@ def read_annotation_file(
     content, extension = folder.read(path), split_extension(path)[1]
     if extension in EXTENSIONS:
         return FileCells(cells_of_label_map(content, path, record, max_pixels, pieces_are_cells))
-    read = spec_of_extension(extension).read_annotation
+    read = spec_of_file(extension, content).read_annotation
     assert read is not None, "a format with extensions reads annotation files"
     return read(content, path, record)

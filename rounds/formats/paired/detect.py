@@ -17,7 +17,7 @@ from cellsemi.rounds.formats.shared.detection import (
     split_of,
     with_unlabelled,
 )
-from cellsemi.rounds.formats.shared.folder import split_extension
+from cellsemi.rounds.formats.shared.folder import plain_stem, split_extension
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder, below, parent
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
@@ -111,7 +111,7 @@ def _tried(seen: ScannedFolder, masks: ScannedFolder) -> Iterator[Pairs]:
     """Every way to read the names that pairs at least half of the images that are no masks themselves."""
     alone = seen.path != masks.path
     inputs = _inputs(seen.images)
-    annotations = {split_extension(name)[0]: name for name in masks.files if _may_annotate(name, alone)}
+    annotations = {plain_stem(name): name for name in masks.files if _may_annotate(name, alone)}
     for mask_suffix in MASK_SUFFIXES:
         pictures = [name for name in inputs if alone or not mask_suffix or not _ends(name, mask_suffix)]
         for image_suffix in IMAGE_SUFFIXES:
@@ -125,19 +125,19 @@ def _tried(seen: ScannedFolder, masks: ScannedFolder) -> Iterator[Pairs]:
 
 def _inputs(names: Sequence[str]) -> list[str]:
     """The images that are not made from another one of them: im1.png, not im1_flows.tif or im1_cp_masks.png."""
-    stems = {split_extension(name)[0] for name in names}
+    stems = {plain_stem(name) for name in names}
 
     def is_made(stem: str) -> bool:
         return any(stem.endswith(end) and stem.removesuffix(end) in stems for end in (*MASK_SUFFIXES, *OUTPUTS) if end)
 
-    return [name for name in names if not is_made(split_extension(name)[0])]
+    return [name for name in names if not is_made(plain_stem(name))]
 
 
 def _matched(
     pictures: list[str], annotations: dict[str, str], image_suffix: str, mask_suffix: str
 ) -> Iterator[tuple[str, str]]:
     for picture in pictures:
-        stem = split_extension(picture)[0]
+        stem = plain_stem(picture)
         if not stem.endswith(image_suffix):
             continue
         mask = annotations.get(stem[: len(stem) - len(image_suffix)] + mask_suffix)
@@ -147,7 +147,7 @@ def _matched(
 
 def _may_annotate(name: str, alone: bool) -> bool:
     """Whether a file can hold masks; a plain image beside other images must say so by its suffix."""
-    stem, extension = split_extension(name)
+    stem, extension = plain_stem(name), split_extension(name)[1]
     if extension in ANNOTATION_EXTENSIONS:
         return True
     named = any(suffix and stem.endswith(suffix) for suffix in MASK_SUFFIXES)
@@ -155,4 +155,4 @@ def _may_annotate(name: str, alone: bool) -> bool:
 
 
 def _ends(name: str, suffix: str) -> bool:
-    return split_extension(name)[0].endswith(suffix)
+    return plain_stem(name).endswith(suffix)

@@ -1,10 +1,12 @@
 """Reads images that each have an annotation file: X.tif and X_masks.tif, in one folder or in two.
 
     IMAGES/NAME + image_suffix + .png .tif .tiff .jpg .jpeg
+                               .ome.tif counts as .tif, before or after the suffix
     MASKS/NAME + mask_suffix + .png .tif .tiff    label map: 0 background, 1..N cells
                                .npy               Cellpose's _seg.npy (mask_suffix "_seg"), or a plain array
                                .zip .roi          ImageJ regions of interest
-                               .geojson .json     QuPath
+                               .json              labelme
+                               .geojson .json     QuPath, also compressed (.geojson.gz, .zip)
 
 The annotation lies in the sub-folder of the same name as the image's; else its name must be the only one of its
 kind. An image without an annotation file is not an empty image: it is an ImageError.
@@ -24,8 +26,8 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.paired.annotation import read_annotation_file
-from cellsemi.rounds.formats.registry import spec_of_extension
-from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
+from cellsemi.rounds.formats.registry import specs_of_extension
+from cellsemi.rounds.formats.shared.folder import Folder, composed, plain_stem, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 MODEL_OUTPUT = "_cp_masks"  # what a model of Cellpose found
@@ -97,7 +99,7 @@ class Paired:
             **dict.fromkeys(output, "output of Cellpose for an image beside it"),
             **dict.fromkeys((*used, *(pair.image for pair in self._pairs)), ""),
         }
-        self.classes = None if any(spec_of_extension(extension).has_classes for extension in read) else ()
+        self.classes = None if any(map(_has_classes, read)) else ()
         self.notes = (
             *_note(_of_a_model(used), BY_A_MODEL),
             *_note(unused, "annotation files belong to no image and are not used"),
@@ -165,7 +167,7 @@ class Paired:
 
 def _place(folder: Folder, path: str) -> FilePlace:
     below = PurePosixPath(composed(path)).relative_to(PurePosixPath(composed(folder.name)))
-    return FilePlace(str(below.parent), split_extension(below.name)[0])
+    return FilePlace(str(below.parent), plain_stem(below.name))
 
 
 def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:
@@ -193,6 +195,10 @@ def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[s
         [path for path in paths if path not in named],
         sorted(output),
     )
+
+
+def _has_classes(extension: str) -> bool:
+    return any(spec.has_classes for spec in specs_of_extension(extension))
 
 
 def _of_a_model(annotations: Iterable[str]) -> list[str]:

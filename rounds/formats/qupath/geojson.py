@@ -1,6 +1,7 @@
 """Reads and writes GeoJSON as QuPath does: a feature per cell, its outline in pixels of the image.
 
-A file holds a FeatureCollection, a list of features or one feature. Of a cell with a nucleus the outline of the
+A file holds a FeatureCollection, a list of features or one feature; it may be compressed, as .geojson.gz or as the
+one .geojson in a .zip. Of a cell with a nucleus the outline of the
 cell is taken. QuPath ignores classes whose name ends in `*`, and writes NaN among its measurements.
 """
 
@@ -26,9 +27,11 @@ from cellsemi.rounds.formats.qupath.feature_stream import features
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
+from cellsemi.rounds.formats.shared.unpack import ZIP, unpacked, zipped_name
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IGNORED = "Ignore*"  # QuPath's class of what is not to be counted
+ENDINGS = (".geojson", ".json")
 REGION = "Region*"  # QuPath's class of regions of interest: they hold cells
 REGIONS = f"regions of QuPath's class {REGION}"
 UNCLASSIFIED = "unclassified"  # the class of cells without one, where others have one
@@ -55,7 +58,7 @@ def read_geojson(content: bytes, path: str, record: ImageRecord) -> FileCells:
     planes: set[str] = set()
     left_out: Counter[str] = Counter()
     regions = 0
-    for number, feature in enumerate(features(content, path), start=1):
+    for number, feature in enumerate(features(unpacked(content, path, ENDINGS), path), start=1):
         place = f"{path}, feature {number}"
         properties = _properties(feature, place)
         geometry = feature.get("geometry")
@@ -215,6 +218,11 @@ def _written_properties(cells: Instances, i: int, classes: Sequence[str]) -> dic
     return properties
 
 
+def takes(content: bytes) -> bool:
+    """Whether a file may be GeoJSON, compressed or not; a zip archive of something else is not."""
+    return not content.startswith(ZIP) or zipped_name(content, ENDINGS) is not None
+
+
 GEOJSON = FormatSpec(
-    "geojson", read_annotation=read_geojson, has_classes=True, writer=write_geojson, writes_folder=True
+    "geojson", read_annotation=read_geojson, takes=takes, has_classes=True, writer=write_geojson, writes_folder=True
 )

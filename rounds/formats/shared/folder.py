@@ -23,6 +23,8 @@ from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.orientation import decode_oriented
 from cellsemi.rounds.store.schemas import ImageRecord
 
+_KNOWN = tuple(sorted((*EXTENSIONS, *ANNOTATION_EXTENSIONS), key=len, reverse=True))  # .geojson.gz before others
+_OME = re.compile(r"\.ome(?=$|[_-])", re.IGNORECASE)
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
 
 
@@ -122,9 +124,18 @@ def composed(text: str) -> str:
 
 def split_extension(name: str) -> tuple[str, str]:
     """("a.b", ".png") of "a.b.PNG"; no extension when it is neither an image's nor an annotation's."""
-    stem, dot, extension = name.rpartition(".")
-    lower = f".{extension.lower()}"
-    return (stem, lower) if dot and stem and lower in (*EXTENSIONS, *ANNOTATION_EXTENSIONS) else (name, "")
+    lower = name.lower()
+    found = next((each for each in _KNOWN if lower.endswith(each) and len(each) < len(name)), "")
+    return name[: len(name) - len(found)], found
+
+
+def plain_stem(name: str) -> str:
+    """The name of a file without extension, and without the `.ome` of OME-TIFF: "a" of "a.ome.tif".
+
+    >>> plain_stem("a.ome.tif"), plain_stem("a.ome_masks.tif"), plain_stem("a_masks.ome.tif"), plain_stem("a.omen.tif")
+    ('a', 'a_masks', 'a_masks', 'a.omen')
+    """
+    return _OME.sub("", split_extension(name)[0])
 
 
 def check_id(image_id: str, place: str) -> None:
