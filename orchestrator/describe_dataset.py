@@ -47,7 +47,12 @@ class Look:
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
-        detected = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
+        detected = {
+            "source": self.detected.source,
+            "tool": self.detected.tool,
+            "why": self.detected.why,
+            "others": list(self.detected.others),
+        }
         data = self.suggested.config.data.model_dump(mode="json", exclude_defaults=True)
         section = {"source": self.detected.source, **data, "classes": list(self.suggested.config.data.classes)}
         picture = None if self.picture is None else str(self.picture)
@@ -125,7 +130,7 @@ def _as_stated(config: Config) -> DataSource:
 def _with_settings(detected: Detected, data: DataConfig) -> Detected:
     """The same with all settings of a section, changed by --set as they may be."""
     settings = data.model_dump(mode="json", exclude_defaults=True, exclude={"source", "classes"})
-    return Detected(data.source, settings, detected.why, detected.others)
+    return replace(detected, source=data.source, settings=settings)
 
 
 def _states_classes(data: DataConfig) -> bool:

@@ -80,7 +80,7 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
     """The evidence, the figures, the hints, the data section and the next command."""
     console = console or Console(highlight=False)
     found = look.found
-    _line(console, f"[bold]{look.detected.source}[/bold]  {escape(look.detected.why)}")
+    _print_detected(console, look.detected)
     for other in look.detected.others:
         _line(console, f"  could also be meant: {escape(other)}")
     for note in found.notes:
@@ -96,6 +96,12 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
     _line(console, f"\n[bold]For {LOCAL_FILE}[/bold]\n{escape(look.suggested.text.rstrip())}\n")
     for step in _next_steps(look, path, options):
         _line(console, escape(step))
+
+
+def _print_detected(console: Console, detected: Detected) -> None:
+    """What was recognised, the tool that wrote it where that is known, and the evidence."""
+    tool = f" of {escape(detected.tool)}" if detected.tool else ""
+    _line(console, f"[bold]{detected.source}[/bold]{tool}  {escape(detected.why)}")
 
 
 def _next_steps(look: Look, path: Path | None, options: Sequence[str]) -> Iterator[str]:
@@ -186,7 +192,7 @@ def print_init(look: Look | None, out: Path, console: Console | None = None) -> 
     """What was recognised, if anything was, what there is to consider, and the command that uses the file."""
     console = console or Console(highlight=False)
     if look is not None:
-        _line(console, f"[bold]{look.detected.source}[/bold]  {escape(look.detected.why)}")
+        _print_detected(console, look.detected)
         for other in look.detected.others:
             _line(console, f"  could also be meant: {escape(other)}")
         for note in look.found.notes:
@@ -207,7 +213,7 @@ def print_import(
 ) -> None:
     """What came in, by split and class, what was left out, and the command that uses it."""
     console = console or Console(highlight=False)
-    _line(console, f"[bold]{data.source}[/bold]  {escape(detected.why)}")
+    _print_detected(console, detected)
     rows = table("split", "images", "cells", "ignored", "empty")
     for split in SPLITS:
         counts = (report.images, report.cells, report.ignored, report.empty)

@@ -150,11 +150,11 @@ def roi_set(path: Path, cells: list[Mask], points: int = 0) -> None:
             archive.writestr(f"point {number}.roi", mark.tobytes())
 
 
-def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0)) -> None:
+def coco_file(path: Path, pictures: list[Drawn], brushed: slice = slice(0), extension: str = ".png") -> None:
     """A COCO file as CVAT writes it: polygons, and the cells `brushed` as run lengths with iscrowd 1."""
     listed: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
     for number, picture in enumerate(pictures, start=1):
-        file_name = f"{picture.name}.png"
+        file_name = f"{picture.name}{extension}"
         listed["images"].append({"id": number, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
         brush = picture.cells[brushed]
         for cell in picture.cells:

@@ -31,7 +31,8 @@ from cellsemi.rounds.formats.shared.folder import Folder, composed, plain_stem, 
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 MODEL_OUTPUT = "_cp_masks"  # what a model of Cellpose found
-CELLPOSE_OUTPUT = ("_masks", MODEL_OUTPUT, "_flows", "_cp_output")  # images that Cellpose leaves beside its input
+# Ends of the names of images that Cellpose makes of its input.
+CELLPOSE_OUTPUT = ("_masks", MODEL_OUTPUT, "_flows", "_outlines", "_cp_output")
 BY_A_MODEL = "annotation files were written by a model of Cellpose (labels only if they were corrected)"
 NO_ANNOTATION = "no annotation file"
 SHOWN_NAMES = 3  # names that a note gives
@@ -183,13 +184,8 @@ def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[s
     """The images among `paths`, those without the suffix, and what Cellpose wrote about another one of them."""
     places = {path: _place(folder, path) for path in paths}
     named = {path: place for path, place in places.items() if place.stem.endswith(composed(suffix))}
-    there = set(named.values())
-    output = {
-        path
-        for path, place in named.items()
-        for end in CELLPOSE_OUTPUT
-        if place.stem.endswith(end) and place._replace(stem=place.stem.removesuffix(end)) in there
-    }
+    stems = {place.stem for place in named.values()}
+    output = {path for path, place in named.items() if _inputs_of(place.stem) & stems}
     return (
         [path for path in named if path not in output],
         [path for path in paths if path not in named],
@@ -199,6 +195,14 @@ def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[s
 
 def _has_classes(extension: str) -> bool:
     return any(spec.has_classes for spec in specs_of_extension(extension))
+
+
+def _inputs_of(stem: str) -> set[str]:
+    """The names that an output of Cellpose may be made of: "a" of "a_outlines_cp_masks", whatever folder it lies in."""
+    found = {stem}
+    for _ in range(2):
+        found |= {each.removesuffix(end) for each in found for end in CELLPOSE_OUTPUT}
+    return found - {stem}
 
 
 def _of_a_model(annotations: Iterable[str]) -> list[str]:

@@ -33,13 +33,15 @@ Settings = dict[str, object]  # keys and values of the data section of a config
 class Detected:
     """A data set as recognised. `settings` are those of DataConfig that differ from its defaults.
 
-    `why` is the evidence, a sentence; `others` are files or folders that could have been meant as well.
+    `why` is the evidence, a sentence; `others` are files or folders that could have been meant as well; `tool` wrote
+    it, "" when nothing tells which one.
     """
 
     source: Source
     settings: Settings
     why: str
     others: tuple[str, ...] = ()
+    tool: str = ""
 
 
 def listings(scan: FolderScan, file: str | None, extension: str) -> list[str]:
