@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.inspect.advice import Hint, hints
 from cellsemi.rounds.inspect.detect import detect
-from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
+from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect, kinds
 from cellsemi.rounds.inspect.suggest import Suggested, suggest
-from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet, windows
 from cellsemi.rounds.store import files
 
 SAMPLE = 200  # images that `cellsemi init` reads for its figures, spread over the data set
@@ -107,7 +107,7 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     opened = list_data(data, source.config.run.seed, must_draw=False)
     found, chosen = inspect(opened, data, limit, lambda done, of: count("read images", done, of))
     by_id = {item.image_id: item for item in opened.items}
-    panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
+    panels = list(_panels([by_id[image_id] for image_id in chosen]))
     if picture is not None and panels:
         files.write_bytes(picture, contact_sheet(panels))
     found_hints = hints(found, data, source.config.rounds.folds)
@@ -139,13 +139,19 @@ def _states_classes(data: DataConfig) -> bool:
     return "classes" in data.model_fields_set or bool(named) or EVERY_OTHER in data.class_map
 
 
-def _panel(item: Item) -> Panel | None:
-    """An image of the sheet, read again; None when it has changed since it was counted."""
-    try:
-        loaded = item.load()
-    except ImageError:
-        return None
-    cells = loaded.record.instances
-    assert cells is not None and item.split is not None, "images with cells were chosen"
-    record = loaded.record.with_(image_id=item.image_id)
-    return Panel(record, cells, loaded.classes or (item.cell_type or ONLY_CLASS,), item.split)
+def _panels(items: Sequence[Item]) -> Iterator[Panel]:
+    """The images of the sheet, read again: parts of them that show each kind of cell that none before shows."""
+    shown: set[str] = set()
+    for item in items:
+        try:
+            loaded = item.load()
+        except ImageError:
+            continue  # it has changed since it was counted
+        cells = loaded.record.instances
+        assert cells is not None and item.split is not None, "images with cells were chosen"
+        classes = loaded.classes or (item.cell_type or ONLY_CLASS,)
+        of_cell = kinds(cells, classes)
+        record = loaded.record.with_(image_id=item.image_id)
+        for window in windows(cells, of_cell, set(of_cell) - shown):
+            yield Panel(record, cells, classes, item.split, window)
+        shown |= set(of_cell)

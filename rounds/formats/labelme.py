@@ -100,7 +100,7 @@ def _filled(shape: dict[str, Any], kind: object, place: str, record: ImageRecord
 
 def _points(found: Any, place: str) -> NDArray[np.float64]:
     """(N, 2) finite numbers."""
-    pairs = found if isinstance(found, list) else [None]
+    pairs: list[Any] = found if isinstance(found, list) else [None]
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ImageError(place, f"expected points, found {short(found)}", _REMEDY)
     if not {type(value) for pair in pairs for value in pair} <= {int, float}:
@@ -121,7 +121,8 @@ def _ring(kind: object, points: NDArray[np.float64], place: str) -> NDArray[np.f
     if kind == "rectangle":
         return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     angle = np.linspace(0, 2 * np.pi, CIRCLE_POINTS, endpoint=False)
-    return np.column_stack([np.cos(angle), np.sin(angle)]) * np.hypot(x1 - x0, y1 - y0) + (x0, y0)
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    return np.asarray(circle * np.hypot(x1 - x0, y1 - y0) + (x0, y0), np.float64)
 
 
 def _of_mask(encoded: Any, points: NDArray[np.float64], place: str, record: ImageRecord) -> Filled | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellsemi.configs.data import DataConfig
-from cellsemi.rounds.datasets.ingest_report import copies_sentence, crowds_sentence
+from cellsemi.rounds.datasets.ingest_report import crowds_sentence
 from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.formats.paired.reader import NO_ANNOTATION
 from cellsemi.rounds.inspect.statistics import Inspection
@@ -59,8 +59,6 @@ def _of_listing(found: Inspection, data: DataConfig, folds: int | None) -> Itera
     if plain and isinstance(data.images, str):
         places = f"'data.images={{labelled: {data.images}, unlabelled: {data.images}}}'"
         yield Hint(f"{plain} images have no annotation file: --set {places} takes them as unlabelled images")
-    if found.copies:
-        yield Hint(copies_sentence(found.copies))
     if found.quarantined and len(found.quarantined) > data.max_quarantined * found.seen:
         share = len(found.quarantined) / found.seen
         yield Hint(f"{share:.0%} of the images cannot be used; an import stops at {data.max_quarantined:.0%}")

@@ -6,8 +6,8 @@ Nothing is mended, mapped or drawn here; the figures are those of the data as th
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ from cellsemi.rounds.datasets.ingest_report import Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import Opened, list_data
 from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.formats.base import Item, Loaded
+from cellsemi.rounds.inspect.passed_over import PassedOver, passed_over
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.run import SPLITS
 
+IGNORED = "to be ignored"
 ONLY_CLASS = "cell"  # what cells are called when nothing says what they are
 QUANTILES = (5, 25, 50, 75, 95)  # per cent, of the areas of a class
 
@@ -88,6 +90,7 @@ class Inspection:
     copies: int  # unlabelled images with the pixels of an annotated one; an import leaves them out
     same_pixels: int  # images that repeat the pixels of an earlier one
     quarantined: tuple[Quarantined, ...]
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def cells(self) -> int:
@@ -142,7 +145,14 @@ def inspect(
         except ImageError as error:
             tally.quarantined.append(Quarantined(item.image_id, item.split, error.path, error.described))
         on_image(done, len(items))
-    return tally.result(len(items)), examples(items, tally.cells_of)
+    found = replace(tally.result(len(items)), passed_over=passed_over(data, opened))
+    return found, examples(items, tally.kinds_of)
+
+
+def kinds(cells: Instances, classes: Sequence[str]) -> list[str]:
+    """The class of each cell, IGNORED for one that is to be ignored."""
+    names = zip(cells.class_id.tolist(), cells.state, strict=True)
+    return [IGNORED if state == "ignored" else classes[i] for i, state in names]
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
@@ -152,17 +162,28 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, limit).round()]
 
 
-def examples(items: Iterable[Item], cells_of: dict[str, int], count: int = 6) -> list[str]:
-    """Ids of `count` images with cells that splits and classes take turns in, of middling numbers of cells."""
+def examples(items: Iterable[Item], kinds_of: Mapping[str, Counter[str]], count: int = 6) -> list[str]:
+    """Ids of `count` images with cells, first those that show every kind, then such that splits and classes take turns.
+
+    `kinds_of` counts the cells of each image by class, and those to be ignored as IGNORED; images of middling numbers
+    of cells come first. There are more than `count` where fewer do not show every kind.
+    """
     strata: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for item in items:
-        if cells_of.get(item.image_id):
+        if kinds_of.get(item.image_id):
             strata[item.cell_type or "", item.split or ""].append(item.image_id)
     for ids in strata.values():
-        middle = float(np.median([cells_of[image_id] for image_id in ids]))
-        ids.sort(key=lambda image_id: (abs(cells_of[image_id] - middle), image_id))
-    turns = [(rank, name, image_id) for name, ids in strata.items() for rank, image_id in enumerate(ids[:count])]
-    return [image_id for _, _, image_id in sorted(turns)[:count]]
+        middle = float(np.median([kinds_of[image_id].total() for image_id in ids]))
+        ids.sort(key=lambda image_id: (abs(kinds_of[image_id].total() - middle), image_id))
+    turns = sorted((rank, name, image_id) for name, ids in strata.items() for rank, image_id in enumerate(ids))
+    in_turn = [image_id for _, _, image_id in turns]
+    needed: list[str] = []
+    missing = {kind for image_id in in_turn for kind in kinds_of[image_id]}
+    while missing:
+        needed.append(max(in_turn, key=lambda image_id: len(missing & set(kinds_of[image_id]))))
+        missing -= set(kinds_of[needed[-1]])
+    others = [image_id for image_id in in_turn if image_id not in needed]
+    return sorted([*needed, *others[: max(0, count - len(needed))]], key=in_turn.index)
 
 
 @dataclass(slots=True)
@@ -171,7 +192,8 @@ class Tally:
 
     opened: Opened
     annotated: set[str] = field(default_factory=set)  # hashes of the pixels of images that the pool may repeat
-    cells_of: dict[str, int] = field(default_factory=dict)  # image id -> cells, of annotated images
+    kinds_of: dict[str, Counter[str]] = field(default_factory=dict)  # of annotated images, for `examples`
+    empty: int = 0
     quarantined: list[Quarantined] = field(default_factory=list)
     areas: defaultdict[str, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
     ignored: Counter[str] = field(default_factory=Counter)
@@ -212,8 +234,9 @@ class Tally:
 
     def _add_cells(self, item: Item, classes: tuple[str, ...], cells: Instances) -> None:
         kept = cells.in_state("human")
-        self.cells_of[item.image_id] = len(kept)
+        self.empty += not len(kept)
         table = np.array(classes or (item.cell_type or ONLY_CLASS,))
+        self.kinds_of[item.image_id] = Counter(kinds(cells, table.tolist()))
         for name in np.unique(table[kept.class_id]):
             self.areas[str(name)].append(kept.area[table[kept.class_id] == name])
         self.ignored.update(table[cells.in_state("ignored").class_id].tolist())
@@ -262,7 +285,7 @@ class Tally:
                 max(self.overlaps, default=0),
                 **{name: int(self.odd[name]) for name in names},
             ),
-            empty=sum(not count for count in self.cells_of.values()),
+            empty=self.empty,
             never_annotated=self.never_annotated,
             height=_range([height for height, _ in self.sizes]),
             width=_range([width for _, width in self.sizes]),
