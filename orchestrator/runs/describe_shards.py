@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def _panels(folder: Path, classes: tuple[str, ...]) -> Iterator[Panel]:
     items: list[Item] = []
     for record in read_folder(folder):
         kinds_of[record.image_id] = Counter(kinds_of_states(record, classes))
-        items.append(Item(record.image_id, None, record.image_id, lambda record=record: Loaded(record)))
+        items.append(Item(record.image_id, None, record.image_id, partial(Loaded, record)))
     chosen = set(examples(items, kinds_of))
     names = tuple(sorted({kind for image_id in chosen for kind in kinds_of[image_id]} - {IGNORED})) or (IGNORED,)
     pixels = _pixels(folder, chosen)

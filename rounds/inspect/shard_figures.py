@@ -62,8 +62,8 @@ def shard_figures(folder: Path, on_image: Callable[[int], None]) -> tuple[ShardF
         by_split[record.split] += 1
         counts["without pixels"] += record.image is None
         counts["without cells"] += record.instances is None
-        for state, *rest in _cells(record, classes):
-            of_state.setdefault(state, []).append((*rest,))
+        for state, name, reason, score in _cells(record, classes):
+            of_state.setdefault(state, []).append((name, reason, score))
         on_image(done)
     states = {state: _figures(cells) for state, cells in sorted(of_state.items())}
     images = by_split.total()

@@ -31,7 +31,8 @@ def foreground(labels: NDArray[np.integer[Any]]) -> Foreground | None:
     """The value of a (H, W) map that stands for several cells; None when each value may be one cell.
 
     Looked at are maps of one to three values (foreground, or classes, beside the background 0): a value with three
-    large pieces, or with two that are far apart, is no cell. Where the largest value of the type is the only one,
+    large pieces is no cell, nor is the only value with two that are far apart (of several cells one may cover the middle
+    of another). Where the largest value of the type is the only one,
     as in masks of 0 and 255, any second piece tells. Maps of more values number their cells.
     """
     values = _few_values(labels)
@@ -40,7 +41,7 @@ def foreground(labels: NDArray[np.integer[Any]]) -> Foreground | None:
         return Foreground(values[0], count) if count > 1 else None
     for value in values:
         pieces = _large_pieces(labels == value)
-        if len(pieces) >= MANY_PIECES or (len(pieces) == 2 and _far_apart(*pieces)):
+        if len(pieces) >= MANY_PIECES or (len(values) == 1 and len(pieces) == 2 and _far_apart(*pieces)):
             return Foreground(value, len(pieces))
     return None
 

@@ -27,7 +27,8 @@ def squares(*places: tuple[int, int, int, int]) -> NDArray[np.int32]:
         (squares((1, 2, 2, 6), (1, 9, 2, 6)), None),  # a cell that something thin covers in the middle
         (squares((1, 2, 2, 6), (1, 9, 2, 6), (1, 16, 2, 6)), Foreground(1, 3)),
         (squares((1, 2, 2, 6), (1, 20, 20, 2)), None),  # a speck
-        (squares((1, 2, 2, 6), (2, 20, 2, 6), (2, 40, 20, 6)), Foreground(2, 2)),
+        (squares((1, 2, 2, 6), (2, 20, 2, 6), (2, 40, 20, 6)), None),  # a cell that another one may cover in part
+        (squares((1, 2, 2, 6), (2, 20, 2, 6), (2, 40, 20, 6), (2, 20, 20, 6)), Foreground(2, 3)),
         (squares((1, 0, 0, 6), (2, 10, 0, 6), (3, 20, 0, 6), (4, 30, 0, 6), (4, 50, 0, 6)), None),  # 4 values: numbered
         (squares((255, 2, 2, 6), (255, 20, 20, 1)), Foreground(255, 2)),
         (squares((255, 2, 2, 6)), None),
