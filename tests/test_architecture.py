@@ -152,9 +152,9 @@ ALLOWED = {
         "orchestrator/runs"
     ),
     "orchestrator/api": (
-        "configs rounds/cells rounds/evaluation rounds/formats/measurements rounds/formats/overlays "
-        "rounds/formats/registry rounds/formats/shared rounds/pseudo_labels rounds/store orchestrator/apply "
-        "orchestrator/campaign orchestrator/events orchestrator/runs"
+        "configs rounds/cells rounds/evaluation rounds/formats/label_map rounds/formats/measurements "
+        "rounds/formats/overlays rounds/formats/registry rounds/formats/shared rounds/pseudo_labels "
+        "rounds/store orchestrator/apply orchestrator/campaign orchestrator/events orchestrator/runs"
     ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "

@@ -31,9 +31,9 @@ def foreground(labels: NDArray[np.integer[Any]]) -> Foreground | None:
     """The value of a (H, W) map that stands for several cells; None when each value may be one cell.
 
     Looked at are maps of one to three values (foreground, or classes, beside the background 0): a value with three
-    large pieces is no cell, nor is the only value with two that are far apart (of several cells one may cover the middle
-    of another). Where the largest value of the type is the only one,
-    as in masks of 0 and 255, any second piece tells. Maps of more values number their cells.
+    large pieces is no cell, nor is the only value with two that are far apart (of several cells one may cover the
+    middle of another). Where the largest value of the type is the only one, as in masks of 0 and 255, any second piece
+    tells. Maps of more values number their cells.
     """
     values = _few_values(labels)
     if values in ([255], [65535]):

@@ -39,11 +39,11 @@ def cells_of_labels(
     (data.clean.parts: split) one of a single value is taken; the cleaning makes each of its pieces a cell.
     """
     check_fits(path, "the label map", labels.shape[0], labels.shape[1], record)
-    _check_numbered(labels, path, pieces_are_cells)
+    check_numbered(labels, path, pieces_are_cells)
     return masks.from_label_map(labels, state="human")
 
 
-def _check_numbered(labels: NDArray[np.integer[Any]], path: str, pieces_are_cells: bool) -> None:
+def check_numbered(labels: NDArray[np.integer[Any]], path: str, pieces_are_cells: bool = False) -> None:
     """ImageError for a mask of foreground or of classes: its values do not number the cells."""
     found = foreground(labels)
     if found is None:

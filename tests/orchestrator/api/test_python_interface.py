@@ -148,6 +148,8 @@ def test_scores(here: Path) -> None:
         cellsemi.score([one], [labels, labels])
     with pytest.raises(UsageError, match="no such file"):
         cellsemi.score("none.tif", labels)
+    with pytest.raises(ImageError, match="a mask of foreground"):
+        cellsemi.score((labels > 0).astype(int), labels)
 
 
 def test_fusion() -> None:

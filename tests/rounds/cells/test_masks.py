@@ -126,3 +126,9 @@ def test_a_crop_is_that_part_of_the_whole_mask(mask: NDArray[np.bool_], data: st
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
     assert np.array_equal(decode_crop(encode(mask), (x0, y0, x1, y1), height, width), mask[y0:y1, x0:x1])
+
+
+def test_small_values_are_read_without_sorting_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting was most of the time of a large image with thousands of cells."""
+    monkeypatch.setattr(masks, "_dense", lambda labels: pytest.fail("the pixels were sorted"))
+    assert masks.from_label_map(np.array([[0, 5, 65535], [7, 5, 0]], np.uint16)).area.tolist() == [2, 1, 1]
