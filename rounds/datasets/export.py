@@ -48,9 +48,13 @@ class Source:
 
 
 def named(name: str, out: Path) -> Path:
-    """Where an export in the format `name` goes: a file gets the suffix of the format if it has another, or none."""
+    """Where an export in the format `name` goes: a file gets the suffix of the format if it has another, or none.
+
+    A folder that is there stays what it is: `export` refuses it.
+    """
     suffix = Path(entry_of(name).file).suffix
-    return out if out.suffix.lower() == suffix or not suffix else out.with_name(out.name + suffix)
+    right = not suffix or out.suffix.lower() == suffix or out.is_dir()
+    return out if right else out.with_name(out.name + suffix)
 
 
 def export(source: Source, cells: Cells, name: str, out: Path, force: bool = False) -> Exported:
