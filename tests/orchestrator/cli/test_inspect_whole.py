@@ -12,9 +12,11 @@ from helpers.exports import sartorius
 from helpers.terminal import invoke
 from PIL import Image
 
+from cellsemi.configs.loading import load_config
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.colours import GREY, PALETTE
 from cellsemi.rounds.datasets.export import named
+from cellsemi.rounds.store import run
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.shards import write_folder
@@ -167,3 +169,21 @@ def test_the_picture_shows_every_class_and_what_is_ignored(tmp_path: Path) -> No
     assert done.exit_code == 0
     colours = {tuple(each) for each in np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 3), axis=0)}
     assert GREY in colours and colours & set(PALETTE)
+
+
+def test_shards_without_pixels_are_drawn_on_the_images_of_their_run(tmp_path: Path, pictures: list[Drawn]) -> None:
+    config = load_config(None, ["run.name=r", f"run.root={tmp_path}", "data.classes=[round, long]"]).config
+    paths = run.open_run(config)
+    images, labels = [], []
+    for picture in pictures:
+        crops = [(cell, 0, 0) for cell in picture.cells]
+        cells = masks.from_crops(*picture.pixels.shape, crops, state="predicted", class_id=[0, 1, 0], score=0.7)
+        record = ImageRecord(picture.name, *picture.pixels.shape, "unlabelled", low=20.0, high=140.0)
+        images.append(record.with_(image=to_png(picture.pixels)))
+        labels.append(record.with_(instances=cells))
+    write_folder(paths.split("unlabelled"), images, 3, "x")
+    write_folder(paths.pseudo(1), labels, 3, "x")
+    done = invoke("data", "inspect", str(paths.pseudo(1)), "--out", str(tmp_path / "p.png"))
+    assert done.exit_code == 0 and "4 images without pixels of their own" in done.output, done.output
+    assert "predicted: 12 cells (8 round, 4 long); score 0.70" in done.output
+    assert f"picture: {tmp_path / 'p.png'}" in done.output and (tmp_path / "p.png").is_file()
