@@ -20,11 +20,12 @@ else:
 Place = str | dict[Split, str]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
+DROP: Literal["drop"] = "drop"  # in data.class_map: what is no cell, such as a region that holds cells
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
 
 
 def class_called(name: str, class_map: Mapping[str, str], classes: Sequence[str]) -> str | None:
-    """The class of a run, or IGNORE, that a foreign class name stands for; None when nothing says it.
+    """The class of a run, IGNORE or DROP, that a foreign class name stands for; None when nothing says it.
 
     A name is looked up in `class_map`, then in `classes`, then under EVERY_OTHER in `class_map`.
     """
@@ -117,13 +118,19 @@ class DataConfig(Section):
     )
     image_suffix: str = Field("", description="`paired`: end of an image's name before the extension, e.g. `_img`.")
     mask_suffix: str = Field("_masks", description="`paired`: end of a mask's name before the extension.")
+    crowds: Literal["ignored", "cells"] = Field(
+        "ignored",
+        description="`coco`: annotations with `iscrowd: 1` are ignored regions, or cells (CVAT marks masks that were "
+        "drawn with the brush so).",
+    )
     pixel_order: Literal["auto", "row", "column"] = Field(
         "auto", description="`rle-csv`: order of the run lengths; `auto` reads it off the data, or refuses to guess."
     )
     classes: tuple[str, ...] = Field(("cell",), min_length=1, description="Class names; their order is the class id.")
     class_map: dict[str, str] = Field(
         default_factory=dict,
-        description="Names in the data to `classes`, or to `ignore` (neither learnt nor scored); `*`: all others.",
+        description="Names in the data to `classes`, to `ignore` (neither learnt nor scored) or to `drop` (no cell: a "
+        "region that holds cells); `*`: all others.",
     )
     class_column: str | None = Field(
         None, description="`label-maps`, `rle-csv`: column with the class of a whole image."
@@ -164,6 +171,11 @@ class DataConfig(Section):
         False,
         description="All cells of an image have one class: predictions take the image's, pseudo-labels the stated one.",
     )
+    orientation: Literal["refuse", "apply", "ignore"] = Field(
+        "refuse",
+        description="An image file that asks to be shown turned (EXIF orientation): put it aside, turn it as it is "
+        "shown, or take its pixels as stored. Annotation tools differ in this.",
+    )
     max_pixels: int = Field(
         100_000_000, ge=1, description="An image with more pixels in its header is quarantined unread."
     )
@@ -191,8 +203,9 @@ class DataConfig(Section):
     @field_validator("classes")
     @classmethod
     def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value) or not all(value) or IGNORE in value:
-            raise ValueError(f"class names must be distinct, not empty and not {IGNORE!r}, got {list(value)}")
+        if len(set(value)) != len(value) or not all(value) or {IGNORE, DROP} & set(value):
+            words = f"not {IGNORE!r} or {DROP!r}"
+            raise ValueError(f"class names must be distinct, not empty and {words}, got {list(value)}")
         return value
 
     @field_validator("class_pattern", "group_pattern")
@@ -225,9 +238,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _values_fit(self) -> Self:
-        unknown = sorted(set(self.class_map.values()) - {*self.classes, IGNORE})
+        targets = [*self.classes, IGNORE, DROP]
+        unknown = sorted(set(self.class_map.values()) - set(targets))
         if unknown:
-            raise ValueError(f"data.class_map leads to {unknown}, expected {[*self.classes, IGNORE]}")
+            raise ValueError(f"data.class_map leads to {unknown}, expected {targets}")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("data.val_fraction and data.test_fraction leave nothing to learn from")
         for name in ("images", "masks", "annotations"):

@@ -16,7 +16,8 @@ class FormatEntry(NamedTuple):
     """One format.
 
     `spec` is MODULE:NAME of its FormatSpec, imported when it is used. `layout` says what such a data set, or export,
-    looks like. `extensions` are those of annotation files that lie beside their images (`data.source: paired`);
+    looks like. `extensions` are those of annotation files that lie beside their images (`data.source: paired`); of
+    two formats with the same one the content decides, the first in this list before others;
     `reads`: it is a value of `data.source`, which needs the settings `needs` of the data section; `writes`: it is a
     choice of `cellsemi data export --format`. `file` is the name of what it writes where nobody chooses one; a format
     that writes a folder has none.
@@ -55,14 +56,19 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(
         "paired",
         f"{_FORMATS}.paired.spec:PAIRED",
-        "X.tif beside X_masks.tif, X_seg.npy, X.zip (ImageJ) or X.geojson (QuPath)",
+        "X.tif beside X_masks.tif, X_seg.npy, X.zip (ImageJ), X.geojson (QuPath) or X.json (labelme)",
         reads=True,
     ),
     FormatEntry("seg-npy", f"{_FORMATS}.cellpose.seg_npy:SEG_NPY", "X_seg.npy of Cellpose", (".npy",), writes=True),
-    FormatEntry("imagej-rois", f"{_FORMATS}.imagej.roi_set:ROI_SET", "X.zip of ROIs", (".zip", ".roi"), writes=True),
+    FormatEntry("labelme", f"{_FORMATS}.labelme:LABELME", "X.json of labelme", (".json",)),
     FormatEntry(
-        "geojson", f"{_FORMATS}.qupath.geojson:GEOJSON", "X.geojson of QuPath", (".geojson", ".json"), writes=True
+        "geojson",
+        f"{_FORMATS}.qupath.geojson:GEOJSON",
+        "X.geojson of QuPath",
+        (".geojson", ".json", ".geojson.gz", ".zip"),
+        writes=True,
     ),
+    FormatEntry("imagej-rois", f"{_FORMATS}.imagej.roi_set:ROI_SET", "X.zip of ROIs", (".zip", ".roi"), writes=True),
     FormatEntry(
         "kaggle", f"{_FORMATS}.kaggle.spec:SUBMISSION", "a submission, row by row", writes=True, file="submission.csv"
     ),
@@ -85,7 +91,9 @@ FORMATS: tuple[FormatEntry, ...] = (
 
 READABLE: tuple[str, ...] = tuple(entry.name for entry in FORMATS if entry.reads)
 WRITABLE: tuple[str, ...] = tuple(sorted(entry.name for entry in FORMATS if entry.writes))
-ANNOTATION_EXTENSIONS: tuple[str, ...] = tuple(extension for entry in FORMATS for extension in entry.extensions)
+ANNOTATION_EXTENSIONS: tuple[str, ...] = tuple(
+    dict.fromkeys(extension for entry in FORMATS for extension in entry.extensions)
+)
 
 
 def entry_of(name: str) -> FormatEntry:

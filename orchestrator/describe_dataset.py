@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellsemi.configs.data import DataConfig
+from cellsemi.configs.data import DROP, EVERY_OTHER, IGNORE, DataConfig
 from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.configs.loading import change_config, load_config
 from cellsemi.configs.schema import Config
@@ -16,9 +16,9 @@ from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.inspect.advice import Hint, hints
 from cellsemi.rounds.inspect.detect import detect
-from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect
+from cellsemi.rounds.inspect.statistics import ONLY_CLASS, Inspection, discover_classes, inspect, kinds
 from cellsemi.rounds.inspect.suggest import Suggested, suggest
-from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet, windows
 from cellsemi.rounds.store import files
 
 SAMPLE = 200  # images that `cellsemi init` reads for its figures, spread over the data set
@@ -47,7 +47,12 @@ class Look:
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
-        detected = {"source": self.detected.source, "why": self.detected.why, "others": list(self.detected.others)}
+        detected = {
+            "source": self.detected.source,
+            "tool": self.detected.tool,
+            "why": self.detected.why,
+            "others": list(self.detected.others),
+        }
         data = self.suggested.config.data.model_dump(mode="json", exclude_defaults=True)
         section = {"source": self.detected.source, **data, "classes": list(self.suggested.config.data.classes)}
         picture = None if self.picture is None else str(self.picture)
@@ -90,7 +95,8 @@ def with_classes(source: DataSource, count: Count) -> Config:
     if source.classes_stated:
         return source.config
     data, seed = source.config.data, source.config.run.seed
-    names = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
+    found = discover_classes(data, seed, lambda done, of: count("look for class names", done, of))
+    names = [name for name in found if name not in data.class_map] or [ONLY_CLASS]
     section = data.model_dump(mode="json", exclude_unset=True) | {"classes": names}
     return source.config.model_copy(update={"data": DataConfig.model_validate(section)})
 
@@ -99,13 +105,14 @@ def look(source: DataSource, limit: int | None, picture: Path | None, count: Cou
     """Inspect a data set, and draw a few of its images into `picture`."""
     data = source.config.data
     opened = list_data(data, source.config.run.seed, must_draw=False)
-    found, chosen = inspect(opened, limit, lambda done, of: count("read images", done, of))
+    found, chosen = inspect(opened, data, limit, lambda done, of: count("read images", done, of))
     by_id = {item.image_id: item for item in opened.items}
-    panels = [panel for image_id in chosen if (panel := _panel(by_id[image_id])) is not None]
+    panels = list(_panels([by_id[image_id] for image_id in chosen]))
     if picture is not None and panels:
         files.write_bytes(picture, contact_sheet(panels))
     found_hints = hints(found, data, source.config.rounds.folds)
-    classes = data.classes if source.classes_stated else found.classes
+    unmapped = tuple(name for name in found.classes if name not in data.class_map) or (ONLY_CLASS,)
+    classes = data.classes if source.classes_stated else unmapped
     suggested = suggest(source.config, source.detected, found, found_hints, classes)
     return Look(source.detected, found, tuple(found_hints), suggested, picture if panels else None)
 
@@ -123,20 +130,28 @@ def _as_stated(config: Config) -> DataSource:
 def _with_settings(detected: Detected, data: DataConfig) -> Detected:
     """The same with all settings of a section, changed by --set as they may be."""
     settings = data.model_dump(mode="json", exclude_defaults=True, exclude={"source", "classes"})
-    return Detected(data.source, settings, detected.why, detected.others)
+    return replace(detected, source=data.source, settings=settings)
 
 
 def _states_classes(data: DataConfig) -> bool:
-    return bool({"classes", "class_map"} & data.model_fields_set)
+    """Whether a section names the classes; a map that only ignores or drops names leaves the others to be found."""
+    named = set(data.class_map.values()) - {IGNORE, DROP}
+    return "classes" in data.model_fields_set or bool(named) or EVERY_OTHER in data.class_map
 
 
-def _panel(item: Item) -> Panel | None:
-    """An image of the sheet, read again; None when it has changed since it was counted."""
-    try:
-        loaded = item.load()
-    except ImageError:
-        return None
-    cells = loaded.record.instances
-    assert cells is not None and item.split is not None, "images with cells were chosen"
-    record = loaded.record.with_(image_id=item.image_id)
-    return Panel(record, cells, loaded.classes or (item.cell_type or ONLY_CLASS,), item.split)
+def _panels(items: Sequence[Item]) -> Iterator[Panel]:
+    """The images of the sheet, read again: parts of them that show each kind of cell that none before shows."""
+    shown: set[str] = set()
+    for item in items:
+        try:
+            loaded = item.load()
+        except ImageError:
+            continue  # it has changed since it was counted
+        cells = loaded.record.instances
+        assert cells is not None and item.split is not None, "images with cells were chosen"
+        classes = loaded.classes or (item.cell_type or ONLY_CLASS,)
+        of_cell = kinds(cells, classes)
+        record = loaded.record.with_(image_id=item.image_id)
+        for window in windows(cells, of_cell, set(of_cell) - shown):
+            yield Panel(record, cells, classes, item.split, window)
+        shown |= set(of_cell)

@@ -73,7 +73,7 @@ ALLOWED = {
     "rounds/drawing": "rounds/cells rounds/colours",
     "rounds/duration": "",
     "rounds/evaluation": "configs rounds/calibration rounds/cells rounds/duration rounds/seeds rounds/store",
-    "rounds/formats/base": "configs rounds/store",
+    "rounds/formats/base": "configs rounds/cells rounds/store",
     "rounds/formats/cellpose": (
         "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
         "rounds/formats/shared rounds/store"
@@ -93,24 +93,27 @@ ALLOWED = {
     "rounds/formats/label_map": (
         "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
+    "rounds/formats/labelme": (
+        "configs rounds/cells rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+    ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
         "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/paired": (
-        "configs rounds/cells rounds/formats/base rounds/formats/label_map rounds/formats/registry "
-        "rounds/formats/shared rounds/store"
+        "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
+        "rounds/store"
     ),
     "rounds/formats/qupath": (
         "configs rounds/cells rounds/colours rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/store"
     ),
-    "rounds/formats/registry": "configs rounds/cells rounds/formats/base rounds/formats/shared rounds/store",
+    "rounds/formats/registry": "configs rounds/formats/base rounds/formats/shared rounds/store",
     "rounds/formats/shards": "configs rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store",
     "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/store",
     "rounds/inspect": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/registry "
-        "rounds/formats/shared rounds/store"
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/paired "
+        "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
     "rounds/report": (
@@ -159,9 +162,9 @@ ALLOWED = {
         "orchestrator/runs"
     ),
     "orchestrator/api": (
-        "configs rounds/cells rounds/evaluation rounds/formats/measurements rounds/formats/overlays "
-        "rounds/formats/registry rounds/formats/shared rounds/pseudo_labels rounds/store orchestrator/apply "
-        "orchestrator/campaign orchestrator/events orchestrator/runs"
+        "configs rounds/cells rounds/evaluation rounds/formats/label_map rounds/formats/measurements "
+        "rounds/formats/overlays rounds/formats/registry rounds/formats/shared rounds/pseudo_labels "
+        "rounds/store orchestrator/apply orchestrator/campaign orchestrator/events orchestrator/runs"
     ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
@@ -173,10 +176,10 @@ ALLOWED = {
         "orchestrator/stages"
     ),
     "orchestrator/cli": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/store models/model_files "
-        "models/registry models/weight_files orchestrator/ablation orchestrator/apply orchestrator/campaign "
-        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
-        "orchestrator/flow_check orchestrator/runs orchestrator/terminal"
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
+        "models/model_files models/registry models/weight_files orchestrator/ablation orchestrator/apply "
+        "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
+        "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
@@ -187,8 +190,9 @@ ALLOWED = {
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
-        "rounds/formats/shards rounds/pseudo_labels rounds/report rounds/store models/base models/model_files "
-        "models/registry models/validation models/weight_files orchestrator/events"
+        "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "
+        "rounds/store models/base models/model_files models/registry models/validation models/weight_files "
+        "orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "

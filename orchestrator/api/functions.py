@@ -20,6 +20,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.comparison import common_classes, renumbered, score_in
 from cellsemi.rounds.evaluation.metrics import Summary, summarise
+from cellsemi.rounds.formats.label_map.label_map import check_numbered
 from cellsemi.rounds.pseudo_labels import fusion
 from cellsemi.rounds.store.image_codec import decode_label_map
 
@@ -36,7 +37,8 @@ def score(predicted: Labels | Sequence[Labels], truth: Labels | Sequence[Labels]
 
     Both are cells, label maps (int (H, W), 0 is background) or their files (PNG, TIFF); or sequences of them, image
     by image. Cells in the state "ignored" of the truth, and what lies on them, are not scored. `class_map` compares
-    classes where both sides name them; label maps do not. ValueError when the two differ in number or size.
+    classes where both sides name them; label maps do not. ValueError when the two differ in number or size, ImageError
+    for a mask of foreground, which numbers no cells.
     """
     pairs = list(zip(_listed(predicted), _listed(truth), strict=True))
     ours, theirs = (_class_names(cells for cells in side) for side in zip(*pairs, strict=True))
@@ -120,5 +122,8 @@ def _cells(labels: Labels) -> Instances:
         path = Path(labels)
         if not path.is_file():
             raise UsageError(f"{path}: no such file; expected cells, a label map or the file of one")
-        return masks.from_label_map(decode_label_map(path.read_bytes(), str(path)), state="human")
+        name, labels = str(path), decode_label_map(path.read_bytes(), str(path))
+    else:
+        name = "the array"
+    check_numbered(labels, name)
     return masks.from_label_map(labels, state="human")

@@ -24,10 +24,10 @@ from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record, Worker
 from cellsemi.orchestrator.events import Watcher
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.manifest import Commit, read_commits, write_commit
 from cellsemi.rounds.store.on_disk import OnDisk
+from cellsemi.rounds.store.orientation import decode_oriented
 from cellsemi.rounds.store.schemas import ImageRecord
 
 MADE_BY = "made_by.json"
@@ -200,8 +200,8 @@ def look_at(image: ImageFile) -> FileState:
 
 
 def read_pixels(path: str, max_pixels: int) -> Image:
-    """The pixels of an image file; ImageError when it cannot be read or decoded."""
-    return decode_image(read_image_file(Path(path), path), path, max_pixels)
+    """The pixels of an image file; ImageError when it cannot be read or decoded, or asks to be shown turned."""
+    return decode_oriented(read_image_file(Path(path), path), path, max_pixels)[0]
 
 
 def _claim(out: Path, model: TrainedModel) -> str:

@@ -64,12 +64,21 @@ def inspect_command(
     """Say what a data set is and what is in it.
 
     PATH is a folder, or the file that lists it; default: what the config names. Writes a picture of a few
-    images with their cells, and prints the data section to paste into cellsemi.yaml.
+    images with their cells, and prints the data section to paste into cellsemi.yaml. Of a folder of a run's own shards
+    (RUN/round-01/pseudo) it counts the states, reasons and scores of the cells.
     """
 
     from cellsemi.orchestrator import describe_dataset
+    from cellsemi.orchestrator.runs.describe_shards import look_at_shards, print_shards
     from cellsemi.orchestrator.terminal import data_tables
+    from cellsemi.rounds.inspect.shard_figures import is_loose
 
+    if path is not None and is_loose(path):
+        picture = None if no_picture else data_tables.picture_path(out, path)
+        with data_tables.counting(as_json) as count:
+            shards = look_at_shards(path, picture, count)
+        answer(as_json, shards.to_json(), lambda: print_shards(shards))
+        return
     described = describe_dataset.describe(path, source, settings)
     picture = None if no_picture else data_tables.picture_path(out, path or described.config.data.root)
     with data_tables.counting(as_json) as count:
@@ -114,7 +123,12 @@ def import_command(
 @data.command("export")
 @click.argument("what", metavar="RUN|SHARDS")
 @click.option("--format", "kind", type=click.Choice(WRITABLE), required=True, help="What to write.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new file, or folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The new file, or folder. A file gets the suffix of its format.",
+)
 @click.option("--split", type=click.Choice(SPLITS), help="Of a run: default test. Of an import: all with cells.")
 @click.option("--model", help="Of a run. Default: the ensemble.")
 @click.option("--round", "number", type=click.IntRange(min=0), help="Of a run. Default: the last one promoted.")
@@ -145,8 +159,9 @@ def export_command(
 
     from cellsemi.orchestrator.runs.export import ExportRequest, choose
     from cellsemi.orchestrator.terminal import data_tables
-    from cellsemi.rounds.datasets.export import export
+    from cellsemi.rounds.datasets.export import export, named
 
+    out = named(kind, out)
     choice = choose(what, ExportRequest(split, model, number, min_score, states, pseudo))
     done = export(choice.source, choice.cells, kind, out, force)
     content: dict[str, object] = {

@@ -19,7 +19,7 @@ from rich.table import Table
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LOCAL_FILE, preset_names
 from cellsemi.orchestrator.terminal.tables import table
-from cellsemi.rounds.datasets.ingest_report import sentences
+from cellsemi.rounds.datasets.ingest_report import copies_sentence, sentences
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.inspect.statistics import ClassFigures, Range
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, run_name
@@ -80,7 +80,7 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
     """The evidence, the figures, the hints, the data section and the next command."""
     console = console or Console(highlight=False)
     found = look.found
-    _line(console, f"[bold]{look.detected.source}[/bold]  {escape(look.detected.why)}")
+    _print_detected(console, look.detected)
     for other in look.detected.others:
         _line(console, f"  could also be meant: {escape(other)}")
     for note in found.notes:
@@ -96,6 +96,24 @@ def print_look(look: Look, path: Path | None, options: Sequence[str], console: C
     _line(console, f"\n[bold]For {LOCAL_FILE}[/bold]\n{escape(look.suggested.text.rstrip())}\n")
     for step in _next_steps(look, path, options):
         _line(console, escape(step))
+    _print_passed_over(console, found)
+
+
+def _print_passed_over(console: Console, found: Inspection) -> None:
+    """Each kind of annotation, image and file that is not used, with its reason and one of them."""
+    lines = [f"{count} {reason}" for reason, count in found.left_out.items()]
+    lines += [copies_sentence(found.copies)] if found.copies else []
+    lines += [f"{each.count} {each.reason}: {each.first}" for each in found.passed_over]
+    if lines:
+        _line(console, "\n[bold]Passed over[/bold]")
+    for line in lines:
+        _line(console, f"  {escape(line)}")
+
+
+def _print_detected(console: Console, detected: Detected) -> None:
+    """What was recognised, the tool that wrote it where that is known, and the evidence."""
+    tool = f" of {escape(detected.tool)}" if detected.tool else ""
+    _line(console, f"[bold]{detected.source}[/bold]{tool}  {escape(detected.why)}")
 
 
 def _next_steps(look: Look, path: Path | None, options: Sequence[str]) -> Iterator[str]:
@@ -186,7 +204,7 @@ def print_init(look: Look | None, out: Path, console: Console | None = None) -> 
     """What was recognised, if anything was, what there is to consider, and the command that uses the file."""
     console = console or Console(highlight=False)
     if look is not None:
-        _line(console, f"[bold]{look.detected.source}[/bold]  {escape(look.detected.why)}")
+        _print_detected(console, look.detected)
         for other in look.detected.others:
             _line(console, f"  could also be meant: {escape(other)}")
         for note in look.found.notes:
@@ -207,7 +225,7 @@ def print_import(
 ) -> None:
     """What came in, by split and class, what was left out, and the command that uses it."""
     console = console or Console(highlight=False)
-    _line(console, f"[bold]{data.source}[/bold]  {escape(detected.why)}")
+    _print_detected(console, detected)
     rows = table("split", "images", "cells", "ignored", "empty")
     for split in SPLITS:
         counts = (report.images, report.cells, report.ignored, report.empty)

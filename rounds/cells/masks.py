@@ -17,6 +17,8 @@ from scipy import ndimage
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap, decode_crop, encode_crop
 
+MAX_LABEL = 1 << 22  # values up to it are found without sorting the pixels
+
 
 def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
     """Instances of an integer (H, W) label map: 0 is background, every other value one cell, in value order.
@@ -26,17 +28,24 @@ def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
     if labels.ndim != 2:
         raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
     height, width = labels.shape
-    return from_crops(height, width, _label_crops(_dense(labels)), **columns)
+    return from_crops(height, width, _label_crops(_numbered(labels)), **columns)
+
+
+def _numbered(labels: NDArray[Any]) -> NDArray[np.int32] | NDArray[np.intp]:
+    """The label map with values that count objects: its own where they are small, else 1..N in their order."""
+    if labels.size and labels.min() >= 0 and labels.max() <= MAX_LABEL:
+        return labels.astype(np.int32)
+    return _dense(labels)
 
 
 def _dense(labels: NDArray[Any]) -> NDArray[np.intp]:
-    """The label map with its values but 0 numbered 1..N in their order."""
+    """The label map with its values but 0 numbered 1..N in their order, whatever they are; it sorts all pixels."""
     values, dense = np.unique(labels, return_inverse=True)
     offset = 0 if len(values) and values[0] == 0 else 1
     return dense.reshape(labels.shape) + offset
 
 
-def _label_crops(dense: NDArray[np.intp]) -> list[tuple[Bitmap, int, int]]:
+def _label_crops(dense: NDArray[Any]) -> list[tuple[Bitmap, int, int]]:
     crops = []
     for value, box in enumerate(ndimage.find_objects(dense), start=1):
         if box is not None:

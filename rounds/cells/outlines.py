@@ -57,6 +57,23 @@ def fill(rings: Sequence[NDArray[Any]], height: int, width: int) -> Filled:
     return Filled(rle, _box(starts, ends, height), int((ends - starts).sum()))
 
 
+def is_speck(rings: Sequence[NDArray[Any]]) -> bool:
+    """Whether rings (N, 2) hold less than a pixel: too little to be a cell that was missed."""
+    points = [np.asarray(ring, np.float64) for ring in rings if len(ring)]
+    return all(np.isfinite(ring).all() for ring in points) and sum(abs(signed_area(ring)) for ring in points) < 1
+
+
+def united(parts: Sequence[Filled], height: int, width: int) -> Filled:
+    """The pixels of several filled outlines of one image together; their overlaps count once."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = coco.merge([{"counts": part.rle, "size": [height, width]} for part in parts])
+    boxes = np.array([part.bbox for part in parts])
+    x0, y0 = boxes[:, :2].min(axis=0).tolist()
+    x1, y1 = boxes[:, 2:].max(axis=0).tolist()
+    return Filled(whole["counts"], (x0, y0, x1, y1), int(coco.area(whole)))
+
+
 def to_instances(cells: Sequence[Filled], height: int, width: int, **columns: Any) -> Instances:
     """The Instances of filled outlines; `columns` go to Instances.build."""
     boxes = np.array([cell.bbox for cell in cells], dtype=np.int32)

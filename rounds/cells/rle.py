@@ -70,6 +70,9 @@ def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, wid
     if counts.sum() != height * width or (counts < 0).any():
         raise ValueError(f"the RLE covers {counts.sum()} pixels, the image of {width}x{height} has {height * width}")
     edges = np.cumsum(counts)
+    inside = _within(edges, bbox, height)
+    if inside is not None:
+        return inside
     change = np.zeros((x1 - x0) * height + 1, np.int8)
     offset = x0 * height
     starts = np.clip(edges[0::2][: len(counts) // 2] - offset, 0, len(change) - 1)
@@ -78,6 +81,27 @@ def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, wid
     np.add.at(change, ends, -1)
     strip = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, height)
     return np.ascontiguousarray(strip[:, y0:y1].T)
+
+
+def _within(edges: NDArray[np.int64], bbox: Sequence[int] | NDArray[Any], height: int) -> Bitmap | None:
+    """The bitmap where each run lies in one column and in the box: the work is that of the box, not of its columns.
+
+    None where a run does not.
+    """
+    x0, y0, x1, y1 = (int(v) for v in bbox)
+    starts, ends = edges[0::2][: len(edges) // 2], edges[1::2]
+    filled = ends > starts
+    (left, top), (right, bottom) = divmod(starts[filled], height), divmod(ends[filled] - 1, height)
+    if not len(left) or (left != right).any():
+        return None
+    if left.min() < x0 or left.max() >= x1 or top.min() < y0 or bottom.max() >= y1:
+        return None
+    high = y1 - y0
+    change = np.zeros((x1 - x0) * high + 1, np.int8)
+    np.add.at(change, (left - x0) * high + top - y0, 1)
+    np.add.at(change, (left - x0) * high + bottom - y0 + 1, -1)
+    strip = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, high)
+    return np.ascontiguousarray(strip.T)
 
 
 def decode(rle: bytes, height: int, width: int) -> Bitmap:

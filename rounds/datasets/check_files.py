@@ -9,6 +9,7 @@ from typing import Literal
 from cellsemi.configs.errors import DataError, ImageError, UsageError
 from cellsemi.rounds.datasets.check_shards import Checked, OnImage, Problem, check_shards
 from cellsemi.rounds.formats.coco.index import ImageEntry, Index, place_of, read_index
+from cellsemi.rounds.formats.coco.reader import ORPHANS
 from cellsemi.rounds.formats.coco.segmentation import measure, to_rles
 from cellsemi.rounds.formats.kaggle import check
 
@@ -55,6 +56,8 @@ def check_coco(path: Path) -> Checked:
     except DataError as error:
         checked.problems.append(_problem(path, error))
         return checked
+    if index.orphans:
+        checked.problems.append(Problem(path.name, f"{index.orphans} {ORPHANS}"))
     checked.counts = {"images": len(index.entries), "cells": cells, "classes": len(index.used)}
     checked.problems += _check_names(path.name, index)
     return checked

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.data import IGNORE, DataConfig, class_called
+from cellsemi.configs.data import DROP, IGNORE, DataConfig, class_called
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded
 
+DROPPED = -2  # the class id of what is mapped to `drop`
 IGNORED = -1  # the class id of cells whose class is mapped to `ignore`
 
 
@@ -26,11 +28,12 @@ class ClassNames:
     data: DataConfig
 
     def find(self, name: str) -> int | None:
-        """The class id of a name, IGNORED, or None when the config does not say."""
+        """The class id of a name, IGNORED, DROPPED, or None when the config does not say."""
         known = class_called(name, self.data.class_map, self.data.classes)
         if known is None:
             return None
-        return IGNORED if known == IGNORE else self.data.classes.index(known)
+        special = {IGNORE: IGNORED, DROP: DROPPED}
+        return special[known] if known in special else self.data.classes.index(known)
 
     def check_listing(self, names: Iterable[str], where: str) -> None:
         """DataError naming every class of a listing that the run does not know."""
@@ -48,20 +51,38 @@ class ClassNames:
         found = self.find(item.cell_type)
         if found is None:
             raise DataError(f"{item.place}: {_unknown([item.cell_type], self.data.classes)}")
+        if found == DROPPED:
+            problem = f"the class of the whole image, {item.cell_type!r}, is mapped to `{DROP}`"
+            raise DataError(f"{item.place}: {problem}; `{IGNORE}` takes its cells out of the loss and the score")
         return None if found == IGNORED else self.data.classes[found]
 
     def apply(self, loaded: Loaded, item: Item) -> Instances | None:
         """The cells of a loaded image with the run's class ids; those to be ignored get that state.
 
-        Raises ImageError when a cell's class is not known, or not stated at all.
+        What is mapped to `drop` is left out. Raises ImageError when a cell's class is not known, or not stated at all.
         """
         cells = loaded.record.instances
         if cells is None or not len(cells):
             return cells
         ids = self._ids(loaded, item, cells)
+        kept = np.flatnonzero(ids != DROPPED)
+        cells, ids = cells.select(kept), ids[kept]
         ignored = ids == IGNORED
         state = ["ignored" if out else was for out, was in zip(ignored, cells.state, strict=True)]
         return cells.with_(class_id=np.where(ignored, 0, ids), state=state)
+
+    def dropped(self, loaded: Loaded) -> Counter[str]:
+        """How many cells of a loaded image are mapped to `drop`, by the reason."""
+        cells, names = loaded.record.instances, loaded.classes
+        if cells is None or not names:
+            return Counter()
+        used = (names[i] for i in cells.class_id.tolist())
+        return Counter(
+            f"annotations of the class {name!r} (data.class_map: drop)" for name in used if self._drops(name)
+        )
+
+    def _drops(self, name: str) -> bool:
+        return self.find(name) == DROPPED
 
     def _ids(self, loaded: Loaded, item: Item, cells: Instances) -> NDArray[np.int64]:
         if loaded.classes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.errors import DataError, UsageError
+from cellsemi.configs.formats import entry_of
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.formats.base import Exported, Writer
 from cellsemi.rounds.formats.registry import FormatSpec, spec_of
@@ -44,6 +45,16 @@ class Source:
 
     records: Iterable[ImageRecord]
     classes: tuple[str, ...]
+
+
+def named(name: str, out: Path) -> Path:
+    """Where an export in the format `name` goes: a file gets the suffix of the format if it has another, or none.
+
+    A folder that is there stays what it is: `export` refuses it.
+    """
+    suffix = Path(entry_of(name).file).suffix
+    right = not suffix or out.suffix.lower() == suffix or out.is_dir()
+    return out if right else out.with_name(out.name + suffix)
 
 
 def export(source: Source, cells: Cells, name: str, out: Path, force: bool = False) -> Exported:

@@ -14,10 +14,11 @@ from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import clean
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueTable, open_label_issues
-from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined
-from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage, Quarantined, is_crowded
+from cellsemi.rounds.datasets.open import Opened, open_data
+from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
-from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
 from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
@@ -52,17 +53,19 @@ def ingest(
     if issues is not None:
         issues.check_listed(opened.items)
     items, rest = _draw(list(opened.items), config)
-    report = IngestReport(labelled_not_drawn=len(rest), notes=list(opened.notes))
+    report = IngestReport(labelled_not_drawn=len(rest), notes=list(opened.notes), left_out=dict(opened.left_out))
     for path in (path for split in SPLITS for path in shard_paths(out / split)):
         path.unlink()
     kept: list[ImageRecord] = []
-    for split in SPLITS:
+    for split in sorted(SPLITS, key=lambda split: split == "unlabelled"):  # those last: see `_without_copies`
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.image_id)
         records = _load(chosen, config.data, issues, report, on_image)
         if split == "unlabelled":
-            records = _without_twins(records, rest, kept, report)
+            records = _without_copies(_without_twins(records, rest, kept, report), opened, kept, report)
         counted = _count(records, report, config, kept)
         report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
+    for rows in (report.quarantined, kept):
+        rows.sort(key=lambda row: SPLITS.index(row.split))
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)
     if issues is not None:
         report.label_issues = issues.close(row.image_id for row in report.quarantined)
@@ -123,12 +126,38 @@ def read_record(item: Item, names: ClassNames, report: IngestReport) -> ImageRec
     Raises ImageError when it cannot be used.
     """
     loaded = item.load()
+    if item.split != "unlabelled":
+        check_no_regions(loaded, item, names)
     cells = None if item.split == "unlabelled" else names.apply(loaded, item)
     if cells is not None and names.data.clean.active:
         cells, changed = clean(cells, names.data.clean)
         report.cleaned = dict(Counter(report.cleaned) + changed)
-    report.repeated += loaded.repeated
+    count_loaded(loaded, names.dropped(loaded) if cells is not None else Counter(), report)
     return loaded.record.with_(split=item.split, group=item.group, cell_type=names.image_class(item), instances=cells)
+
+
+def count_loaded(loaded: Loaded, dropped: Counter[str], report: IngestReport) -> None:
+    """Count what the reader of an image left out or ignored, and what the class map dropped."""
+    report.repeated += loaded.repeated
+    report.left_out = dict(Counter(report.left_out) + Counter(loaded.left_out) + dropped)
+    report.crowds += loaded.crowds
+    report.crowded += is_crowded(loaded)
+
+
+def _without_copies(
+    records: Iterator[ImageRecord], opened: Opened, kept: Sequence[ImageRecord], report: IngestReport
+) -> Iterator[ImageRecord]:
+    """The unlabelled records without those of data.images.unlabelled that repeat an annotated image; counted.
+
+    Images of val and test that the data itself names count only where they were drawn: `leak_check` refuses the others.
+    """
+    splits = {"labelled", *opened.drawn}
+    annotated = {record.sha256 for record in kept if record.split in splits}
+    for record in records:
+        if record.image_id in opened.pool and record.sha256 in annotated:
+            report.copies += 1
+        else:
+            yield record
 
 
 def _count(

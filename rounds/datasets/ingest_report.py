@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueCounts
+from cellsemi.rounds.formats.base import Loaded
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.shards import Shard
 
 OnImage = Callable[[str, int, int], None]
+CROWDED = 0.2  # share of the annotations of an image from which crowds are mentioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class IngestReport:
         default_factory=lambda: dict.fromkeys(SPLITS, 0)
     )  # cells, neither learnt nor scored
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
+    copies: int = 0  # unlabelled images with the pixels of an annotated one, left out
+    left_out: dict[str, int] = field(default_factory=dict)  # annotations that are no cells, by the reason
+    crowds: int = 0  # ignored cells that are COCO's crowds
+    crowded: int = 0  # images of which a large share of the annotations are crowds
     cleaned: dict[str, int] = field(default_factory=dict)  # cells changed or dropped by data.clean, by what
     label_issues: LabelIssueCounts | None = None  # what became of the rows of data.label_issues
     notes: list[str] = field(default_factory=list)  # what the format's reader found out, and data.label_issues changed
@@ -51,6 +57,26 @@ class IngestReport:
         return {**asdict(self), "shards": shards}
 
 
+def is_crowded(loaded: Loaded) -> bool:
+    """Whether so many annotations of an image are crowds that they are hardly regions nobody could annotate."""
+    cells = loaded.record.instances
+    return loaded.crowds > 0 and cells is not None and loaded.crowds >= CROWDED * len(cells)
+
+
+def crowds_sentence(crowds: int, crowded: int) -> str:
+    """What to consider about crowds that are a large share of the annotations of some images."""
+    return (
+        f"{crowds} annotations have iscrowd: 1 and are ignored regions; in {crowded} images they are a fifth of the "
+        "annotations or more, as where single cells were drawn with a brush (CVAT, SAM): "
+        "data.crowds: cells takes them as cells"
+    )
+
+
+def copies_sentence(copies: int) -> str:
+    """What became of unlabelled images that are annotated as well."""
+    return f"{copies} unlabelled images have the pixels of an annotated image: left out of the unlabelled ones"
+
+
 def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     """What a person must know about the data: sizes, and everything that was left out."""
     images, cells = report.images, report.cells
@@ -62,11 +88,16 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
     lines += [f"{count} cells: {what} (data.clean)" for what, count in report.cleaned.items()]
     if report.repeated:
         lines.append(f"{report.repeated} cells of images that are listed twice were taken once")
+    lines += [f"{count} {reason}: left out" for reason, count in report.left_out.items()]
+    if report.crowded:
+        lines.append(crowds_sentence(report.crowds, report.crowded))
     if sum(report.ignored.values()):
         lines.append(f"{sum(report.ignored.values())} cells are marked to be ignored: neither learnt nor scored")
     if report.quarantined:
         lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]
+    if report.copies:
+        lines.append(copies_sentence(report.copies))
     if report.labelled_not_drawn:
         fate = "left out" if data.limit_rest == "leave out" else "unlabelled, their labels hidden"
         lines.append(f"{report.labelled_not_drawn} labelled images are not drawn (data.labelled_limit): {fate}")

@@ -85,7 +85,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
     if missing:
         raise DataError(
             f"{path}: no column {', '.join(missing)}; expected the columns that `cellsemi data label-issues` writes, "
-            "separated by commas in a CSV"
+            "separated by commas or semicolons in a CSV"
         )
     if len(set(columns)) != len(columns):
         raise DataError(f"{path}: a column name stands twice: {', '.join(columns)}")

@@ -67,7 +67,8 @@ class MaskFiles:
         paths = ranked[min(ranked)]
         if len(paths) > 1:
             raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
-        return FoundMasks(*read_annotation_file(self._folder, paths[0], record, record.height * record.width))
+        found = read_annotation_file(self._folder, paths[0], record, record.height * record.width)
+        return FoundMasks(found.cells, found.classes)
 
     def _of_the_same_pixels(self, record: ImageRecord) -> dict[int, list[str]] | None:
         """The files of the image here that has the pixels of a record; each image is decoded once, when first asked."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 from cellsemi.configs.data import GENERATED, DataConfig, Split
@@ -12,8 +14,9 @@ from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import synthetic
 from cellsemi.rounds.datasets.class_names import ClassNames
+from cellsemi.rounds.datasets.distinct_ids import distinct_ids
 from cellsemi.rounds.datasets.splits import grouped_split
-from cellsemi.rounds.formats.base import Item, Loaded, at, parts_of, root_of
+from cellsemi.rounds.formats.base import Item, Loaded, Part, Reader, at, parts_of, root_of
 from cellsemi.rounds.formats.registry import reader_of
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
 from cellsemi.rounds.store.run import SPLITS
@@ -21,11 +24,19 @@ from cellsemi.rounds.store.run import SPLITS
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A data set as listed. `classes` are its own class names, None when only the files know them."""
+    """A data set as listed. `classes` are its own class names, None when only the files know them.
+
+    `readers` opened its parts, and left annotations out; `pool` are the paths of the images of data.images.unlabelled
+    by their ids; `drawn` are the splits that the data does not say.
+    """
 
     items: tuple[Item, ...]
     classes: tuple[str, ...] | None
     notes: tuple[str, ...]
+    readers: tuple[Reader, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    pool: Mapping[str, str] = field(default_factory=dict)
+    drawn: frozenset[str] = frozenset()
 
 
 def open_data(config: Config) -> Opened:
@@ -50,11 +61,14 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
     """
     if data.source == GENERATED:
         return Opened(tuple(_generated(data, seed)), data.classes, ())
-    open_part = reader_of(data.source)
-    readers = [open_part(part) for part in parts_of(data)]
-    items = [item for reader in readers for item in reader.items()]
-    items += _unlabelled(data)
+    open_part, parts = reader_of(data.source), parts_of(data)
+    readers = tuple(open_part(part) for part in parts)
+    listed_items = [list(reader.items()) for reader in readers]
+    unlabelled = list(_unlabelled(data, parts, readers))
+    items = distinct_ids([part.images for part in parts], listed_items, at(data.images, "unlabelled"), unlabelled)
     _check_ids(items)
+    pool = {item.image_id: item.place for item in items[len(items) - len(unlabelled) :]}
+    free = {item.image_id for item in items if item.split is None}
     try:
         drawn, notes = _draw_splits(items, data)
     except DataError as error:
@@ -64,7 +78,10 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
         notes = [str(error)]
     listed = [reader.classes for reader in readers]
     classes = None if None in listed else tuple(sorted({name for names in listed for name in names or ()}))
-    return Opened(tuple(drawn), classes, (*(note for reader in readers for note in reader.notes), *notes))
+    notes = [*(note for reader in readers for note in reader.notes), *notes]
+    splits = frozenset(item.split for item in drawn if item.split and item.image_id in free)
+    left_out = sum((Counter(reader.left_out) for reader in readers), Counter[str]())
+    return Opened(tuple(drawn), classes, tuple(notes), readers, left_out, pool, splits)
 
 
 def _generated(data: DataConfig, seed: int) -> Iterator[Item]:
@@ -79,22 +96,41 @@ def _generate(data: DataConfig, seed: int, split: str, index: int) -> Loaded:
     return Loaded(synthetic.make(data.generated, data.classes, seed, split, index), data.classes)
 
 
-def _unlabelled(data: DataConfig) -> Iterator[Item]:
-    """The images of the folder `data.images.unlabelled`, if there is one."""
+def _unlabelled(data: DataConfig, parts: Sequence[Part], readers: Sequence[Reader]) -> Iterator[Item]:
+    """The images of the folder `data.images.unlabelled`, if there is one; not what the readers know of it."""
     name = at(data.images, "unlabelled") if isinstance(data.images, dict) else None
     if name is None:
         return
     folder = Folder(root_of(data), name, "data.images.unlabelled")
     if not folder.paths:
         raise DataError(f"{folder.root / name}: no images; data.images.unlabelled names their folder below data.root")
+    taken = _taken(name, folder, parts, readers)
+    if not set(folder.paths) - taken:
+        raise DataError(f"{folder.root / name}: all images in it are annotated; data.images.unlabelled has no other")
     for image_id, path in folder.ids().items():
-        load = partial(_load_plain, folder, path, image_id, data.max_pixels)
+        if path in taken:
+            continue
+        load = partial(_load_plain, folder, path, image_id, data)
         cell_type, group = searched(data.class_pattern, path), searched(data.group_pattern, path)
         yield Item(image_id, "unlabelled", path, load, cell_type, group)
 
 
-def _load_plain(folder: Folder, path: str, image_id: str, max_pixels: int) -> Loaded:
-    return Loaded(folder.record(path, image_id, max_pixels))
+def _taken(name: str, folder: Folder, parts: Sequence[Part], readers: Sequence[Reader]) -> set[str]:
+    """Files of the folder of unlabelled images that are annotated images or masks, where one lies in the other.
+
+    Of a folder of annotated images it is what the readers know; a folder of masks is taken whole.
+    """
+    pool = PurePosixPath(name)
+    images, masks = {PurePosixPath(part.images) for part in parts}, {PurePosixPath(part.masks) for part in parts}
+    if not any(place.is_relative_to(pool) for place in images | masks):
+        return set()
+    taken = {path for reader in readers for path in reader.files()}
+    inside = [place for place in masks - images if place.is_relative_to(pool) and place != pool]
+    return taken | {path for path in folder.paths if any(PurePosixPath(path).is_relative_to(own) for own in inside)}
+
+
+def _load_plain(folder: Folder, path: str, image_id: str, data: DataConfig) -> Loaded:
+    return Loaded(folder.record(path, image_id, data))
 
 
 def _check_ids(items: Iterable[Item]) -> None:

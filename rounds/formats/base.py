@@ -8,18 +8,43 @@ out of `load`, which the caller quarantines and counts. Nothing is left out with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from cellsemi.configs.data import DataConfig, Place, Split
-from cellsemi.configs.errors import DataError
+from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IMAGE_CLASS: tuple[str, ...] = ()  # Loaded.classes of formats that do not say what a cell is
+NOTHING: Mapping[str, int] = MappingProxyType({})
+NO_AREA = "annotations without an area (points, lines, rings of one or two points)"
+NO_PIXEL = "annotations that cover no pixel (specks, empty masks)"
+
+
+class FileCells(NamedTuple):
+    """What an annotation file holds: its cells, the class names that they index (() for none), and what was left out.
+
+    `left_out` counts annotations by the reason, in words.
+    """
+
+    cells: Instances
+    classes: tuple[str, ...] = IMAGE_CLASS
+    left_out: Mapping[str, int] = NOTHING
+
+
+def check_left_out(left_out: Mapping[str, int], kept: int, path: str) -> None:
+    """ImageError when most annotations of a file have no area: cells marked by points are not to be background."""
+    count = sum(left_out.values())
+    if count > kept:
+        what = "; ".join(f"{number} {reason}" for reason, number in left_out.items())
+        problem = f"most of its annotations cannot be cells: {what}; {kept} can"
+        raise ImageError(path, problem, "annotate the outlines of the cells, or delete the marks and export anew")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +54,15 @@ class Loaded:
     `record.split` is not read: the item has it. With `classes` empty the cells have no class of their own
     (`class_id` 0) and take that of the image, or the only one there is. Cells in the state "ignored" (COCO's
     crowds) are neither learnt nor scored; all others are "human". `repeated` counts cells that were left out
-    because the same image stands in the listing twice, with the same mask.
+    because the same image stands in the listing twice, with the same mask; `left_out` counts annotations that are
+    no cells, by the reason; `crowds` counts the ignored cells that are COCO's crowds.
     """
 
     record: ImageRecord
     classes: tuple[str, ...] = IMAGE_CLASS
     repeated: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    crowds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +93,15 @@ class Reader(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What was found out and a person should know, a sentence each: the pixel order and its evidence."""
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Annotations of the listing that belong to no image, by the reason."""
+
     def items(self) -> Iterable[Item]:
         """Every image, in a fixed order."""
+
+    def files(self) -> Mapping[str, str]:
+        """The files that the data set knows, by their paths below its root: "" for one that is read, or why not."""
 
 
 @dataclass(slots=True)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import PurePosixPath
 
 from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.registry import FormatSpec
-from cellsemi.rounds.formats.shared.detection import Detected, holds_images
+from cellsemi.rounds.formats.shared.detection import Detected, holds_images, split_word
 from cellsemi.rounds.formats.shared.folder import JUNK, Folder, check_fits, check_id, searched
-from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder
+from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder, below
 from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_label_map
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -36,6 +37,7 @@ class Dsb2018:
     """
 
     classes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -43,6 +45,13 @@ class Dsb2018:
         self.notes: tuple[str, ...] = ()
         if others:
             self.notes = (f"{part.images}: {others} files beside the folders of images are not used",)
+
+    def files(self) -> dict[str, str]:
+        """All files in the folders images and masks of the image folders."""
+        everything = Folder(self._part.root, self._part.images, "data.images", ANY).paths
+        own = PurePosixPath(self._part.images)
+        inside = {path: PurePosixPath(path).relative_to(own).parts for path in everything}
+        return {path: "" for path, parts in inside.items() if len(parts) > 2 and parts[1] in ("images", "masks")}
 
     def items(self) -> Iterator[Item]:
         """Every image folder, sorted; class and group are searched for in its path."""
@@ -58,7 +67,7 @@ class Dsb2018:
         if len(images.paths) != 1:
             problem = f"{len(images.paths)} images, expected one"
             raise ImageError(images.name, problem, "keep one PNG, TIFF or JPEG file in it")
-        record = images.record(images.paths[0], image_id, self._part.data.max_pixels)
+        record = images.record(images.paths[0], image_id, self._part.data)
         remedy = "the image is not annotated: put its folder of images into data.images.unlabelled"
         return Loaded(record.with_(instances=self._cells(self._folder(image_id, "masks", ANY, remedy), record)))
 
@@ -97,7 +106,7 @@ def detect_dsb2018(scan: FolderScan, file: str | None) -> Detected | None:
 
     def has(seen: ScannedFolder, *folders: str) -> bool:
         inside = [each for each in scan.within(seen.path) if set(folders) <= set(each.folders)]
-        return any(holds_images(scan, each) for each in inside)
+        return any(holds_images(scan, each) and not _is_a_data_set(scan, each) for each in inside)
 
     annotated = [seen for seen in scan if has(seen, "images", "masks")] if file is None else []
     if not annotated:
@@ -108,6 +117,12 @@ def detect_dsb2018(scan: FolderScan, file: str | None) -> Detected | None:
     why = f"the folders in {top if top != '.' else scan.root.name} hold images/ and masks/"
     others = tuple(seen.path for seen in annotated[1:])
     return Detected("dsb2018", {"root": str(scan.root), "images": images}, why, others)
+
+
+def _is_a_data_set(scan: FolderScan, seen: ScannedFolder) -> bool:
+    """Whether a folder with images/ in it holds many images, as train/ and test/ do, and not one with its masks."""
+    inside = scan.folders.get(below(seen.path, "images"))
+    return split_word(seen.path) is not None or (inside is not None and len(inside.images) > 1)
 
 
 DSB2018 = FormatSpec("dsb2018", detect=detect_dsb2018, evidence="folders ID/images and ID/masks", reader=Dsb2018)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cellsemi.configs.formats import FORMATS, FormatEntry, entry_of
-from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Part, Reader, Writer
+from cellsemi.rounds.formats.base import FileCells, Part, Reader, Writer
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -20,9 +19,8 @@ from cellsemi.rounds.store.schemas import ImageRecord
 # (scan of a folder, the one file in it that the user named or None) -> the data set, or None when it is no such one.
 Detect = Callable[[FolderScan, str | None], Detected | None]
 
-# (content, path for messages, record of the image) -> the cells and the class names that they index, () for none.
-# ImageError when the file is damaged or does not fit its image.
-ReadAnnotation = Callable[[bytes, str, ImageRecord], tuple[Instances, tuple[str, ...]]]
+# (content, path for messages, record of the image) -> the cells; ImageError when the file is damaged or does not fit.
+ReadAnnotation = Callable[[bytes, str, ImageRecord], FileCells]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ class FormatSpec:
 
     `detect` recognises a data set, and `evidence` is what it looks for, in words. `reader` opens one part of a data
     set (`data.source`). `read_annotation` reads an annotation file beside its image, with one of the `extensions`
-    of the entry (`data.source: paired`); `has_classes`: such a file may name the classes of its cells. `writer`
-    writes a file or, with `writes_folder`, into a new folder.
+    of the entry (`data.source: paired`), if `takes` says so of the content; `has_classes`: such a file may name the
+    classes of its cells. `writer` writes a file or, with `writes_folder`, into a new folder.
     """
 
     name: str
@@ -40,6 +38,7 @@ class FormatSpec:
     evidence: str = ""
     reader: Callable[[Part], Reader] | None = None
     read_annotation: ReadAnnotation | None = None
+    takes: Callable[[bytes], bool] = lambda content: True
     has_classes: bool = False
     writer: Writer | None = None
     writes_folder: bool = False
@@ -77,9 +76,12 @@ def reader_of(name: str) -> Callable[[Part], Reader]:
     return reader
 
 
-def spec_of_extension(extension: str) -> FormatSpec:
-    """The format of annotation files with this extension ('.geojson'); KeyError when there is none."""
-    for entry in FORMATS:
-        if extension in entry.extensions:
-            return load(entry)
-    raise KeyError(extension)
+def specs_of_extension(extension: str) -> list[FormatSpec]:
+    """The formats of annotation files with this extension ('.geojson'), in the order of their entries."""
+    return [load(entry) for entry in FORMATS if extension in entry.extensions]
+
+
+def spec_of_file(extension: str, content: bytes) -> FormatSpec:
+    """The format of an annotation file: the first of its extension that takes the content, or else the last."""
+    found = specs_of_extension(extension)
+    return next((spec for spec in found if spec.takes(content)), found[-1])

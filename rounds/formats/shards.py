@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.data import Split
 from cellsemi.configs.errors import DataError, RunError
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import MAX_PIXELS
+from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
 
 IMPORT_FILE = "import.json"
@@ -54,15 +55,21 @@ class ShardFolder:
     """The images of a folder that an import wrote; DataError when it is none, or not finished."""
 
     notes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.classes = read_import(root).classes
 
+    def files(self) -> dict[str, str]:
+        """What the import wrote."""
+        splits = [path for split in SPLITS for path in shard_paths(self.root / split)]
+        paths = [self.root / IMPORT_FILE, self.root / QUARANTINE_FILE, *splits]
+        return {path.relative_to(self.root).as_posix(): "" for path in paths}
+
     def items(self) -> Iterator[Item]:
         """Every image, by split and shard."""
-        splits: tuple[Split, ...] = get_args(Split)
-        for split in splits:
+        for split in get_args(Split):
             paths = shard_paths(self.root / split)
             records = ShardSet(paths, cached_groups=2)
             rows = read_columns(self.root / split, ["image_id", "cell_type", "group"])

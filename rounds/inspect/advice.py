@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellsemi.configs.data import DataConfig
+from cellsemi.rounds.datasets.ingest_report import crowds_sentence
 from cellsemi.rounds.evaluation.enough_images import who_decides
+from cellsemi.rounds.formats.paired.reader import NO_ANNOTATION
 from cellsemi.rounds.inspect.statistics import Inspection
 
 MANY = 0.02  # share of the cells from which an oddity of masks is mentioned
@@ -53,6 +55,10 @@ def _of_listing(found: Inspection, data: DataConfig, folds: int | None) -> Itera
         yield Hint(f"{why}: --set {setting}=true gives it to all cells of the image", setting, True, why)
     if found.same_pixels:
         yield Hint(f"{found.same_pixels} images repeat the pixels of another one: an import refuses them in two splits")
+    plain = sum(row.problem.startswith(NO_ANNOTATION) for row in found.quarantined)
+    if plain and isinstance(data.images, str):
+        places = f"'data.images={{labelled: {data.images}, unlabelled: {data.images}}}'"
+        yield Hint(f"{plain} images have no annotation file: --set {places} takes them as unlabelled images")
     if found.quarantined and len(found.quarantined) > data.max_quarantined * found.seen:
         share = len(found.quarantined) / found.seen
         yield Hint(f"{share:.0%} of the images cannot be used; an import stops at {data.max_quarantined:.0%}")
@@ -77,6 +83,8 @@ def _of_masks(found: Inspection, data: DataConfig) -> Iterator[Hint]:
         yield mend("drop_duplicates", True, f"{odd.duplicates} masks stand in their image twice", "keeps one")
     if odd.single_pixel and data.clean.min_area_px < 2:
         yield mend("min_area_px", 2, f"{odd.single_pixel} cells are a single pixel", "drops what is smaller")
+    if found.crowded:
+        yield Hint(f"{crowds_sentence(found.crowds, found.crowded)} (--set data.crowds=cells)")
     if many(odd.overlapping):
         yield Hint(
             f"{odd.overlapping / cells:.0%} of the cells overlap another; training gives shared pixels to one of them"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.formats.registry import FormatSpec, all_specs
 from cellsemi.rounds.formats.shared.detection import Detected
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan
+from cellsemi.rounds.inspect.tools import Unread, refusal, tool_of, unread
 from cellsemi.rounds.store.run import RunPaths, read_config
+
+BY_NAMES = "paired"  # the rule that goes by names alone, after all others
 
 
 def detect(path: Path) -> Detected:
@@ -26,15 +30,24 @@ def detect(path: Path) -> Detected:
     scan = FolderScan(path.parent if file else path)
     specs = [spec for spec in all_specs() if spec.detect is not None]
     for spec in specs:
+        if spec.name == BY_NAMES and file is None:
+            _check_not(list(unread(scan, first=True)), path)
         found = spec.detect(scan, file) if spec.detect else None
         if found is not None:
-            return found
+            return replace(found, tool=tool_of(scan, found))
+    _check_not([(kind, shown) for kind, shown in unread(scan, first=False) if file in (None, shown)], path)
     what = "not a file that lists a data set" if file else "no data set that is known"
     contents = "" if file else f" There is: {scan.contents()}."
     raise DataError(
         f"{path}: {what}. Looked for: {'; '.join(_evidence(specs))}.{contents} "
         "data.source and its settings can say what it is (--config, --set)"
     )
+
+
+def _check_not(kinds: Sequence[tuple[Unread, str]], path: Path) -> None:
+    """DataError when exports that are not read were found."""
+    if kinds:
+        raise DataError(f"{path}: {refusal(kinds)}")
 
 
 def _evidence(specs: Sequence[FormatSpec]) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cellsemi.rounds.cells import masks
@@ -28,6 +29,9 @@ COLUMNS = 3
 GAP_PX, TITLE_PX, LEGEND_PX = 10, 40, 26
 
 
+Window = tuple[slice, slice]  # rows, columns
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One image of the sheet: its cells, `class_id` an index of `classes` (one name where there is one class).
@@ -39,7 +43,7 @@ class Panel:
     cells: Instances
     classes: tuple[str, ...]
     split: str
-    window: tuple[slice, slice] | None = None
+    window: Window | None = None
 
 
 def contact_sheet(panels: Sequence[Panel], in_row: int = COLUMNS) -> bytes:
@@ -76,6 +80,7 @@ def _drawn(panel: Panel, colour_of: dict[str, Colour]) -> RGB:
     assert record.image is not None, "the reader gives the encoded image"
     pixels = decode_image(record.image, record.source, record.height * record.width)
     window = panel.window or _window(cells)
+    cells = cells.select(np.flatnonzero(_touches(cells, window)))
     labels = masks.to_label_map(cells)[window]
     picture = scaled(pixels[window], record.low or 0.0, record.high or 0.0)
     factor = PANEL_PX / max(labels.shape)
@@ -88,8 +93,42 @@ def _drawn(panel: Panel, colour_of: dict[str, Colour]) -> RGB:
     return canvas
 
 
-def _window(cells: Instances) -> tuple[slice, slice]:
-    """The whole image, or the WINDOW_PX of it around the middle of its cells."""
+def windows(cells: Instances, kinds: Sequence[str], wanted: Collection[str]) -> list[Window]:
+    """Parts of an image that together show a cell of every wanted kind; `kinds` is that of each cell.
+
+    One part where that is enough: the whole image, or the WINDOW_PX of it around the middle of its cells.
+    """
+    if max(cells.height, cells.width) <= WINDOW_PX:
+        return [_window(cells)]
+    first = {kind: kinds.index(kind) for kind in kinds}
+    around = [_window(cells), *(_window(cells.select([i])) for i in first.values())]
+    shown = [{kind for kind, inside in zip(kinds, _inside(cells, window), strict=True) if inside} for window in around]
+    missing = {kind for kind in wanted if kind in first}
+    chosen: list[Window] = []
+    while missing or not chosen:
+        best = max(range(len(around)), key=lambda i: len(missing & shown[i]))
+        chosen.append(around[best])
+        missing -= shown[best]
+    return chosen
+
+
+def _touches(cells: Instances, window: Window) -> NDArray[np.bool_]:
+    """bool (N,): cells whose box meets the window."""
+    rows, columns = window
+    low, high = (columns.start, rows.start), (columns.stop, rows.stop)
+    return np.asarray(((cells.bbox[:, :2] < high) & (cells.bbox[:, 2:] > low)).all(axis=1), bool)
+
+
+def _inside(cells: Instances, window: Window) -> list[bool]:
+    """Which cells lie in a window, all of them."""
+    rows, columns = window
+    low, high = (columns.start, rows.start), (columns.stop, rows.stop)
+    inside = np.asarray(((cells.bbox[:, :2] >= low) & (cells.bbox[:, 2:] <= high)).all(axis=1), bool)
+    return [bool(each) for each in inside]
+
+
+def _window(cells: Instances) -> Window:
+    """The whole image, or the WINDOW_PX of it around the middle of these cells."""
     sides = []
     for axis, size in ((1, cells.height), (0, cells.width)):
         length = min(size, WINDOW_PX)

@@ -1,6 +1,6 @@
 """Decodes and encodes image files, and judges the header before a pixel is decoded.
 
-PNG and JPEG go through Pillow's own classes, not through `Image.open`: its size limit is one global for
+PNG, JPEG and BMP go through Pillow's own classes, not through `Image.open`: its size limit is one global for
 the whole process, ours is an argument. TIFF goes through tifffile. What cannot be kept exactly is
 refused with a remedy, not rounded.
 """
@@ -11,14 +11,14 @@ import contextlib
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from cellsemi.configs.errors import ImageError
 
@@ -26,10 +26,11 @@ MAX_PIXELS = 100_000_000
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 LOW, HIGH = 1.0, 99.8  # percentiles of an image that networks see as 0 and 1
 SAMPLE = 1 << 18  # pixels that the percentiles are taken from, on a regular grid
-EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_BMP = b"BM"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 # What the decoders are known to raise on damaged files (found by flipping bytes, see tests/test_images.py).
 _DAMAGE = (
@@ -51,12 +52,12 @@ _PHOTOMETRIC = {0: "white is zero", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIE
 
 
 def decode_image(content: bytes, path: str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """The pixels of a PNG, JPEG or TIFF file: (H, W), or (H, W, 3) when it has colour.
+    """The pixels of a PNG, JPEG, BMP or TIFF file: (H, W), or (H, W, 3) when it has colour.
 
     The dtype is uint8, uint16 or float32. An alpha channel is dropped; colour with R == G == B becomes grey;
-    32-bit and signed integers become uint16 when that is exact, else float32. EXIF orientation is
-    not applied: label maps are drawn on the pixels as stored. Raises ImageError, naming `path`, when the
-    file is empty, damaged, of another format, zero-sized, of several pages, larger than `max_pixels`
+    32-bit and signed integers become uint16 when that is exact, else float32. The pixels are those as
+    stored, whatever orientation the file asks to be shown in (`orientation.py`). Raises ImageError, naming `path`,
+    when the file is empty, damaged, of another format, zero-sized, of several pages, larger than `max_pixels`
     (before decoding), or holds NaN or infinite values.
     """
     with _damage(path):
@@ -78,7 +79,7 @@ def plain_image(pixels: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def decode_label_map(content: bytes, path: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
-    """The int32 (H, W) label map of a PNG or TIFF file: 0 is background, other values are cells.
+    """The int32 (H, W) label map of a PNG, BMP or TIFF file: 0 is background, other values are cells.
 
     Palette images give their indices. Raises ImageError as decode_image does, and for colour, negative
     or fractional values, and values above 2**31 - 1.
@@ -95,6 +96,24 @@ def decode_label_map(content: bytes, path: str, max_pixels: int = MAX_PIXELS) ->
         if low < 0 or high > np.iinfo(np.int32).max:
             raise ImageError(path, f"the label map holds {low} to {high}", "expected 0 (background) to 2147483647")
         return labels.astype(np.int32)
+
+
+def open_tag_reader(content: bytes) -> Callable[[int], object]:
+    """What gives the value of an EXIF or TIFF tag of an image file by its number; None where there is none."""
+    try:
+        if content.startswith(_TIFF):
+            with tifffile.TiffFile(BytesIO(content)) as file:
+                page = file.pages[0]
+                assert isinstance(page, tifffile.TiffPage)
+                tags = {tag.code: tag.value for tag in page.tags}
+            return lambda number: int(tags[number]) if number in tags else None
+        if content.startswith(_JPEG):
+            return JpegImagePlugin.JpegImageFile(BytesIO(content)).getexif().get
+        if content.startswith(_PNG):
+            return PngImagePlugin.PngImageFile(BytesIO(content)).getexif().get
+    except _DAMAGE:
+        pass
+    return lambda number: None
 
 
 def grey(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -162,7 +181,9 @@ def _decode(content: bytes, path: str, max_pixels: int, labels: bool) -> NDArray
         return _pillow(JpegImagePlugin.JpegImageFile(BytesIO(content)), path, max_pixels, labels)
     if content.startswith(_TIFF):
         return _decode_tiff(content, path, max_pixels, labels)
-    raise ImageError(path, "not a PNG, JPEG or TIFF file", f"it begins with {content[:8]!r}; convert it")
+    if content.startswith(_BMP):
+        return _pillow(BmpImagePlugin.BmpImageFile(BytesIO(content)), path, max_pixels, labels)
+    raise ImageError(path, "not a PNG, JPEG, BMP or TIFF file", f"it begins with {content[:8]!r}; convert it")
 
 
 def _decode_png(content: bytes, path: str, max_pixels: int, labels: bool) -> NDArray[Any]:

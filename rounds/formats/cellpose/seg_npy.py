@@ -16,7 +16,7 @@ import numpy as np
 
 from cellsemi.configs.errors import ImageError
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import IMAGE_CLASS, Exported
+from cellsemi.rounds.formats.base import Exported, FileCells
 from cellsemi.rounds.formats.cellpose.npy_file import read_npy
 from cellsemi.rounds.formats.cellpose.safe_pickle import StoredArray
 from cellsemi.rounds.formats.label_map.label_map import cells_of_labels
@@ -30,7 +30,7 @@ ENDING = "_seg.npy"
 NO_FLOWS: list[Any] = [[], [], [], [], [[]]]  # what the GUI saves when no network was run
 
 
-def read_seg_npy(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
+def read_seg_npy(content: bytes, path: str, record: ImageRecord) -> FileCells:
     """The cells of a `_seg.npy`, or of a plain (H, W) array of integers; they have no class of their own.
 
     Raises ImageError when the file is damaged, asks to run code, holds no label map, or one that does not fit.
@@ -38,7 +38,7 @@ def read_seg_npy(content: bytes, path: str, record: ImageRecord) -> tuple[Instan
     labels = _masks(read_npy(content, path), path).integers(path, "the masks")
     if labels.min() < 0:
         raise ImageError(path, f"the masks hold {labels.min()}", "expected 0 (background) and 1..N for the cells")
-    return cells_of_labels(labels, path, record), IMAGE_CLASS
+    return FileCells(cells_of_labels(labels, path, record))
 
 
 def _masks(stored: StoredArray, path: str) -> StoredArray:

@@ -10,7 +10,7 @@ from cellsemi.rounds.formats.shared.detection import (
     folder_of,
     listings,
     one_or_all,
-    split_word,
+    split_of,
     with_unlabelled,
 )
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan, json_strings, top_level_keys
@@ -22,11 +22,12 @@ def detect_coco(scan: FolderScan, file: str | None) -> Detected | None:
     if not found:
         return None
     by_split = _by_split(found)
-    folders = {split: folder_of(scan, _file_names(scan, path)) for split, path in by_split.items()}
+    folders = {split: folder_of(scan, _file_names(scan, path), path) for split, path in by_split.items()}
     images = one_or_all(folders)
     settings: Settings = {"root": str(scan.root), "annotations": one_or_all(by_split), "images": images}
     settings |= with_unlabelled(scan, images)
-    why = f"{found[0]} has the keys of COCO ({', '.join(top_level_keys(scan.head(found[0]))[:4])})"
+    first = by_split["labelled"]
+    why = f"{first} has the keys of COCO ({', '.join(top_level_keys(scan.head(first))[:4])})"
     return Detected("coco", settings, why, tuple(path for path in found if path not in by_split.values()))
 
 
@@ -42,10 +43,13 @@ def _file_names(scan: FolderScan, path: str) -> list[str]:
 
 
 def _by_split(paths: list[str]) -> dict[Split, str]:
-    """The files that are for train, val and test by their names; the first one is for all when none says train."""
+    """The files that are for train, val and test by their names, or those of their folders.
+
+    The first one is for all when none says train.
+    """
     named: dict[Split, str] = {}
     for path in paths:
-        split = split_word(path)
+        split = split_of(path)
         if split:
             named.setdefault(split, path)
     rest = [path for path in paths if path not in named.values()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
@@ -41,7 +41,8 @@ class Index:
     """The listing of a COCO file.
 
     `entries` are in the order of the file, `categories` lead from id to name, `used` are the ids of those that
-    an annotation has. `stamp` tells whether the file is still the same.
+    an annotation has; an id that stands there as a number and here as text is in both under the name of the annotation.
+    `orphans` counts annotations whose image is not listed. `stamp` tells whether the file is still the same.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Index:
     entries: tuple[ImageEntry, ...]
     categories: dict[Id, str]
     used: frozenset[Id]
+    orphans: int
     _bounds: NDArray[np.int64]  # (entries + 1,): which part of the next three arrays belongs to an entry
     _numbers: NDArray[np.int32]
     _offsets: NDArray[np.int64]
@@ -81,8 +83,8 @@ def read_index(path: Path) -> Index:
     """Read a COCO file once.
 
     Raises DataError, naming file, element and id, when it is not JSON, lacks images, annotations or categories,
-    when an image or a category has no id or name or shares its id, and for an annotation without the id of an
-    image or whose image_id or category_id is not listed.
+    when an image or a category has no id or name or shares its id, for an annotation without the id of an image or
+    whose category_id is not listed, and when no annotation has the id of a listed image.
     """
     listing = _Listing(path)
     readers = {"images": listing.image, "annotations": listing.annotation, "categories": listing.category}
@@ -106,6 +108,7 @@ class _Listing:
         self._path, self._stamp = path, stamp(path)
         self._entries: dict[Id, ImageEntry] = {}
         self._categories: dict[Id, str] = {}
+        self._annotated: set[Id] = set()  # image ids of annotations
         self._slots: dict[Id, int] = {}  # image id -> its number by first sight, as image or in an annotation
         self._first: dict[Id, int] = {}  # category id -> index of the first annotation with it
         self._slot, self._offset, self._length = array("i"), array("q"), array("i")
@@ -132,37 +135,54 @@ class _Listing:
         category_id = value.get("category_id")
         if is_id(category_id):
             self._first.setdefault(category_id, len(self._slot))
+        self._annotated.add(image_id)
         self._slot.append(self._slots.setdefault(image_id, len(self._slots)))
         self._offset.append(element.offset)
         self._length.append(element.length)
 
     def index(self) -> Index:
-        """The finished index; DataError when an annotation names what is not listed."""
+        """The finished index; DataError when a category is not listed, or no annotation has the id of an image."""
         slots = np.frombuffer(self._slot, np.int32) if self._slot else np.zeros(0, np.int32)
-        self._check_listed(slots)
-        place = np.zeros(len(self._slots), np.int32)  # slot -> index of the entry
-        place[[self._slots[image_id] for image_id in self._entries]] = np.arange(len(self._entries), dtype=np.int32)
+        self._check_categories()
+        place = self._places()
         entry = place[slots]
-        order = np.argsort(entry, kind="stable")
+        orphans = int((entry < 0).sum())
+        if orphans and orphans == len(entry):
+            self._fail_unlisted(0, "image_id", "images")
+        order = np.argsort(entry, kind="stable")[orphans:]
+        entry = entry[entry >= 0]
         return Index(
             path=self._path,
             stamp=self._stamp,
             entries=tuple(self._entries.values()),
             categories=self._categories,
             used=frozenset(self._first),
+            orphans=orphans,
             _bounds=np.concatenate([[0], np.cumsum(np.bincount(entry, minlength=len(self._entries)))]),
             _numbers=(order + 1).astype(np.int32),
             _offsets=np.array(self._offset, np.int64)[order],
             _lengths=np.array(self._length, np.int32)[order],
         )
 
-    def _check_listed(self, slots: NDArray[np.int32]) -> None:
+    def _check_categories(self) -> None:
+        for category_id in self._first:
+            twin = _twin(category_id, self._categories, self._first)
+            if twin is not None:
+                self._categories[category_id] = self._categories[twin]
         unknown = [at for category_id, at in self._first.items() if category_id not in self._categories]
         if unknown:
             self._fail_unlisted(min(unknown), "category_id", "categories")
-        missing = [slot for image_id, slot in self._slots.items() if image_id not in self._entries]
-        if missing:
-            self._fail_unlisted(int(np.argmax(np.isin(slots, missing))), "image_id", "images")
+
+    def _places(self) -> NDArray[np.int32]:
+        """int32 (slots,): the index of the entry of each image id, -1 where it is not listed."""
+        place = np.full(len(self._slots), -1, np.int32)
+        number = {image_id: i for i, image_id in enumerate(self._entries)}
+        used = {image_id for image_id in self._slots if image_id not in number}
+        for image_id, slot in self._slots.items():
+            twin = _twin(image_id, number, used | (number.keys() & self._annotated))
+            found = number.get(image_id) if twin is None else number[twin]
+            place[slot] = -1 if found is None else found
+        return place
 
     def _fail_unlisted(self, at: int, key: str, listing: str) -> NoReturn:
         with self._path.open("rb") as file:
@@ -195,6 +215,15 @@ def place_of(file: str, what: str, number: int, value: dict[str, object]) -> str
     """Where something stands, for messages: FILE, annotation 17 (id 123)."""
     stated = f"id {short(value['id'])}" if "id" in value else "no id"
     return f"{file}, {what} {number} ({stated})"
+
+
+def _twin(value: Id, listed: Collection[Id], used: Collection[Id]) -> Id | None:
+    """The listed id that is the same but for its type, 7 and "7"; None when the id itself or both are in use."""
+    if value in listed:
+        return None
+    other: Id = str(value) if isinstance(value, int) else int(value) if value.isascii() and value.isdigit() else value
+    same = str(other) == str(value)
+    return other if same and other in listed and other not in used else None
 
 
 def is_id(value: Any) -> TypeGuard[Id]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from cellsemi.configs.errors import ImageError
+from cellsemi.rounds.cells.outlines import is_speck
 from cellsemi.rounds.cells.rle import decode_counts
 from cellsemi.rounds.formats.shared.json_stream import short
 
@@ -47,19 +48,52 @@ def to_rles(segmentations: Sequence[Any], height: int, width: int, place: PlaceO
     return [found[i] for i in range(len(segmentations))]
 
 
+def is_mark(segmentation: Any) -> bool:
+    """Whether polygons have one or two points each, as stray clicks leave them: nothing that has an area."""
+    return isinstance(segmentation, list) and bool(segmentation) and all(map(_is_short, segmentation))
+
+
+def without_marks(segmentation: Any) -> Any:
+    """Polygons without the rings of one or two points; anything else as it is."""
+    if not isinstance(segmentation, list) or not any(map(_is_short, segmentation)):
+        return segmentation
+    return [ring for ring in segmentation if not _is_short(ring)]
+
+
+def is_empty(segmentation: Any) -> bool:
+    """Whether a segmentation that covers no pixel is a speck of a polygon, or run lengths of nothing.
+
+    A larger polygon that covers none lies outside the image.
+    """
+    if not isinstance(segmentation, list):
+        return True
+    return is_speck([np.asarray(ring, np.float64).reshape(-1, 2) for ring in segmentation])
+
+
+def areas_of(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.int64]:
+    """int64 (N,): the pixels of each mask."""
+    coded = [{"size": [height, width], "counts": rle} for rle in rles]
+    parts = [coco.area(coded[i : i + AREAS_AT_ONCE]) for i in range(0, len(coded), AREAS_AT_ONCE)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
 def measure(rles: Sequence[bytes], height: int, width: int, place: PlaceOfCell) -> tuple[NDArray[Any], NDArray[Any]]:
     """Boxes int32 (N, 4) as x0, y0, x1, y1, half-open, and areas int64 (N,); ImageError for a mask without a pixel."""
     if not rles:
         return np.zeros((0, 4), np.int32), np.zeros(0, np.int64)
-    coded = [{"size": [height, width], "counts": rle} for rle in rles]
-    parts = [coco.area(coded[i : i + AREAS_AT_ONCE]) for i in range(0, len(coded), AREAS_AT_ONCE)]
-    areas = np.concatenate(parts).astype(np.int64)
+    areas = areas_of(rles, height, width)
     empty = np.flatnonzero(areas == 0)
     if len(empty):
         raise ImageError(place(int(empty[0])), "the annotation covers no pixel", _REMEDY)
+    coded = [{"size": [height, width], "counts": rle} for rle in rles]
     boxes = np.asarray(coco.toBbox(coded)).astype(np.int32)
     boxes[:, 2:] += boxes[:, :2]
     return boxes, areas
+
+
+def _is_short(ring: Any) -> bool:
+    """Whether a ring has one or two points."""
+    return isinstance(ring, list) and len(ring) in (2, 4) and set(map(type, ring)) <= _NUMBERS
 
 
 # --- polygons -----------------------------------------------------------------------------------------

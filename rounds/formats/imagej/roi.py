@@ -50,9 +50,10 @@ class Roi:
 def decode(content: bytes, place: str, width: int) -> Roi:
     """The ROI that `content` holds, for an image of so many columns.
 
-    Raises ImageError, naming `place`, for bytes that are damaged and for what is no area: lines, points, text.
+    Raises ImageError, naming `place`, for bytes that are damaged and for what `has_area` says to be none.
     """
-    _check_kind(content, place)
+    if not has_area(content, place):
+        raise ImageError(place, "is a ROI without an area", _REMEDY)
     try:
         found = ImagejRoi.frombytes(content)
         rings = _rings(found, place, width)
@@ -89,17 +90,14 @@ def _path(ring: NDArray[Any]) -> NDArray[np.float64]:
     return np.append(steps.reshape(-1), _CLOSE)
 
 
-def _check_kind(content: bytes, place: str) -> None:
-    """ImageError unless the header is that of an area."""
+def has_area(content: bytes, place: str) -> bool:
+    """Whether the header is that of an area, not of a point, a line or a text; ImageError when it is no ROI's."""
     if len(content) < HEADER_BYTES or content[:4] != b"Iout":
         raise ImageError(place, "is not an ImageJ ROI", _REMEDY)
-    kind = KINDS[content[6]] if content[6] < len(KINDS) else f"ROI of the unknown type {content[6]}"
-    if kind not in AREAS:
-        raise ImageError(place, f"is a ROI of the kind {kind}, expected an area", _REMEDY)
-    subtype = int.from_bytes(content[48:50], "big")
-    if subtype >= len(SUBTYPES) or SUBTYPES[subtype] in NO_CELLS:
-        known = SUBTYPES[subtype] if subtype < len(SUBTYPES) else f"unknown subtype {subtype}"
-        raise ImageError(place, f"is a ROI of the kind {known}, expected an area", _REMEDY)
+    kind, subtype = content[6], int.from_bytes(content[48:50], "big")
+    if kind >= len(KINDS) or subtype >= len(SUBTYPES):
+        raise ImageError(place, f"is a ROI of the unknown type {kind}, subtype {subtype}", _REMEDY)
+    return KINDS[kind] in AREAS and SUBTYPES[subtype] not in NO_CELLS
 
 
 def _rings(roi: ImagejRoi, place: str, width: int) -> list[NDArray[Any]]:
@@ -114,7 +112,7 @@ def _rings(roi: ImagejRoi, place: str, width: int) -> list[NDArray[Any]]:
     x, y, w, h = map(float, (roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top))
     if roi.subpixelrect:
         x, y, w, h = roi.xd, roi.yd, roi.widthd, roi.heightd
-    if not (w > 0 and h > 0):
+    if not (w >= 0 and h >= 0):
         raise ImageError(place, f"is {w:g} pixels wide and {h:g} high", _REMEDY)
     return [_oval(x, y, w, h, width) if roi.roitype == ROI_TYPE.OVAL else _rectangle(x, y, w, h)]
 
@@ -128,6 +126,8 @@ def _oval(x: float, y: float, w: float, h: float, width: int) -> NDArray[np.floa
     if not np.isfinite([x, y, w, h]).all() or min(w, width) > MAX_CROSSINGS:
         return _rectangle(x, y, w, h)  # which `fill` refuses
     first, last = np.ceil(np.clip([x, x + w], 0, width) - 0.5)
+    if first >= last:
+        return _rectangle(x, y, w, h)  # which holds no centre either
     columns = np.arange(first, last)
     across = (columns + 0.5 - x - w / 2) / (w / 2)
     reach = np.sqrt(np.clip(1 - across**2, 0, None)) * h / 2 + OVAL_TIE_PX

@@ -9,6 +9,7 @@ import contextlib
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -16,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from cellsemi.configs.errors import ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.outlines import Filled, OutlineError, fill, to_instances, trace
-from cellsemi.rounds.formats.base import Exported
-from cellsemi.rounds.formats.imagej.roi import MAX_GROUP, decode, encode
+from cellsemi.rounds.cells.outlines import Filled, OutlineError, fill, is_speck, to_instances, trace
+from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL, Exported, FileCells, check_left_out
+from cellsemi.rounds.formats.imagej.roi import MAX_GROUP, decode, encode, has_area
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.folder import JUNK
 from cellsemi.rounds.formats.shared.json_stream import short
@@ -37,23 +38,30 @@ _REMEDY = "save the ROI set anew"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same cells give the same bytes
 
 
-def read_roi_set(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
-    """The cells of a ROI set (.zip) or of a single ROI (.roi), and the class names that they index.
+def read_roi_set(content: bytes, path: str, record: ImageRecord) -> FileCells:
+    """The cells of a ROI set (.zip) or of a single ROI (.roi).
 
-    The names are "group 1", "group 2" ... as the ROIs use them ("group 0" for those without); () when none has a
+    The class names are "group 1", "group 2" ... as the ROIs use them ("group 0" for those without); () when none has a
     group. Nothing is unpacked to the disk. Raises ImageError, naming the entry, for an archive that is damaged,
-    encrypted, or unpacks to too much, for what is no ROI or has no area or no pixel in the image, and for
-    ROIs on several slices of a stack.
+    encrypted, or unpacks to too much, for what is no ROI or lies outside the image, for ROIs on several slices of a
+    stack, and when most of them are left out: points, lines and texts have no area, specks no pixel.
     """
     cells: list[Filled] = []
     groups: list[int] = []
     planes: set[tuple[int, int, int]] = set()
+    left_out: Counter[str] = Counter()
     for place, entry in _entries(content, path):
+        if not has_area(entry, place):
+            left_out[NO_AREA] += 1
+            continue
         roi = decode(entry, place, record.width)
         try:
             cells.append(fill(roi.rings, record.height, record.width))
         except OutlineError as error:
-            raise ImageError(place, str(error), "is it the ROI set of this image?") from None
+            if not is_speck(roi.rings):
+                raise ImageError(place, str(error), "is it the ROI set of this image?") from None
+            left_out[NO_PIXEL] += 1
+            continue
         groups.append(roi.group)
         planes |= {roi.plane} - {(0, 0, 0)}
         if len(planes) > 1:
@@ -61,7 +69,8 @@ def read_roi_set(content: bytes, path: str, record: ImageRecord) -> tuple[Instan
     used = sorted(set(groups)) if any(groups) else []
     class_id = [used.index(group) for group in groups] if used else 0
     instances = to_instances(cells, record.height, record.width, class_id=class_id, state="human")
-    return instances, tuple(f"group {group}" for group in used)
+    check_left_out(left_out, len(cells), path)
+    return FileCells(instances, tuple(f"group {group}" for group in used), left_out)
 
 
 def write_roi_sets(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part, class_ids
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.kaggle import pixel_order
 from cellsemi.rounds.formats.kaggle.index import ImageRows, index
 from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
 from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, crop_of, parse
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched
-from cellsemi.rounds.store.image_codec import decode_image, grey
+from cellsemi.rounds.store.image_codec import grey
 
 SAMPLE_IMAGES = 32  # that the pixel order is decided from
 SAMPLE_CELLS = 64  # of each
@@ -48,6 +48,8 @@ class RleCsv:
     each other, or the pixel order cannot be decided; ImageError out of `load` for a wrong mask or image.
     """
 
+    left_out = NOTHING
+
     def __init__(self, part: Part) -> None:
         assert part.annotations is not None
         self._part, self._name = part, part.annotations
@@ -57,6 +59,10 @@ class RleCsv:
         self._paths = self._found()
         self._order, notes = self._tell_order()
         self.notes = (*notes, *self._unlisted())
+
+    def files(self) -> dict[str, str]:
+        """The CSV and the images that it names."""
+        return {self._name: "", **dict.fromkeys(self._paths.values(), "")}
 
     def items(self) -> Iterator[Item]:
         """Every image that the file names, in the order of its first rows."""
@@ -72,7 +78,7 @@ class RleCsv:
     def load(self, entry: ImageRows) -> Loaded:
         """An image with the cells of its rows; ImageError when it is missing, or a mask does not fit it."""
         path = self._folder.find_id(entry.image_id)
-        record = self._folder.record(path, entry.image_id, self._part.data.max_pixels)
+        record = self._folder.record(path, entry.image_id, self._part.data)
         if entry.size:
             check_fits(self._place(entry.lines[0]), "the size in the row", *entry.size, record)
         height, width = record.height, record.width
@@ -197,7 +203,7 @@ class RleCsv:
 
     def _grey(self, entry: ImageRows) -> NDArray[np.float32]:
         path = self._folder.find_id(entry.image_id)
-        return grey(decode_image(self._folder.read(path), path, self._part.data.max_pixels))
+        return grey(self._folder.pixels(path, self._part.data)[0])
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:

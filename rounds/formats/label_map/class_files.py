@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, split_word, with_unlabelled
@@ -47,6 +47,8 @@ class ClassFiles:
     class file, with two for one class, or with one that does not fit.
     """
 
+    left_out = NOTHING
+
     def __init__(self, part: Part) -> None:
         self._part = part
         self._folder = Folder(part.root, part.images, "data.images")
@@ -63,6 +65,14 @@ class ClassFiles:
             )
         self.classes = tuple(sorted(names, key=lambda name: (int(name.removeprefix("class")), name)))
         self.notes = tuple(self._noted(beside))
+
+    def files(self) -> dict[str, str]:
+        """All files of the image folders; those that are neither image nor class file are not read."""
+        found: dict[str, str] = {}
+        for folder in self._folders.values():
+            found |= dict.fromkeys((*folder.images, *(path for _, path in folder.class_files)), "")
+            found |= dict.fromkeys(folder.others, "neither image nor class file")
+        return found
 
     def items(self) -> Iterator[Item]:
         """Every folder, sorted by id; class and group are searched for in its path."""
@@ -82,7 +92,7 @@ class ClassFiles:
         if not files.class_files:
             remedy = "move the image to the folder data.images.unlabelled, or save an all-zero class1.tif"
             raise ImageError(path, "no class file (class1.tif ..): the image is not annotated", remedy)
-        record = self._folder.record(files.images[0], image_id, self._part.data.max_pixels)
+        record = self._folder.record(files.images[0], image_id, self._part.data)
         by_name = dict(files.class_files)
         if len(by_name) < len(files.class_files):
             names = ", ".join(file for _, file in files.class_files)
@@ -90,7 +100,8 @@ class ClassFiles:
         cells = []
         for name, file in by_name.items():
             content = self._folder.read(file)
-            own = cells_of_label_map(content, file, record, self._part.data.max_pixels)
+            pieces_are_cells = self._part.data.clean.parts == "split"
+            own = cells_of_label_map(content, file, record, self._part.data.max_pixels, pieces_are_cells)
             cells.append(own.with_(class_id=self.classes.index(name)))
         together = Instances.concat(record.height, record.width, cells)
         return Loaded(record.with_(instances=together), self.classes)

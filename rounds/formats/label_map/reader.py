@@ -1,6 +1,7 @@
 """Reads a folder of images, a folder of label maps and a manifest, the plainest data set that people have.
 
     ROOT/manifest.csv     id,split[,class, group, ...]   split: labelled, unlabelled, val, test
+                          separated by commas, semicolons or tabs
     ROOT/images/ID.png    also .tif .tiff .jpg .jpeg
     ROOT/masks/ID.png     0 background, 1..N cells; not needed, and never read, for `unlabelled`
 
@@ -12,20 +13,24 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import cast
 
 from cellsemi.configs.data import DataConfig, Split
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part, root_of
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, root_of
 from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.shared.csv_file import delimiter_of, stripped
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
 from cellsemi.rounds.store.run import SPLITS
 from cellsemi.rounds.store.schemas import ImageRecord
+
+NEEDED = ("id", "split")  # columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class LabelMaps:
     """
 
     notes: tuple[str, ...] = ()
+    left_out = NOTHING
 
     def __init__(self, data: DataConfig) -> None:
         root = root_of(data)
@@ -59,6 +65,16 @@ class LabelMaps:
 
     def _open_masks(self) -> Folder:
         return Folder(root_of(self._data), str(self._data.masks), "data.masks")
+
+    def files(self) -> dict[str, str]:
+        """The manifest, the images of its rows and their masks; those of unlabelled images are never read."""
+        found = {self._data.manifest: ""}
+        for row in self.rows:
+            found |= dict.fromkeys(self._images.all_of_id(row.image_id), "")
+            if self._masks is not None:
+                why = "masks of unlabelled images, never read" if row.split == "unlabelled" else ""
+                found |= dict.fromkeys(self._masks.all_of_id(row.image_id, alone=False), why)
+        return found
 
     def items(self) -> Iterator[Item]:
         """Every row of the manifest, in its order."""
@@ -74,7 +90,7 @@ class LabelMaps:
         Raises ImageError when the image or its label map is missing, unreadable or does not fit.
         """
         path = self._images.find_id(row.image_id)
-        record = self._images.record(path, row.image_id, self._data.max_pixels)
+        record = self._images.record(path, row.image_id, self._data)
         return Loaded(record if row.split == "unlabelled" else record.with_(instances=self._cells(record)))
 
     def read_hidden_truth(self, record: ImageRecord) -> Instances:
@@ -88,7 +104,8 @@ class LabelMaps:
     def _cells(self, record: ImageRecord) -> Instances:
         assert self._masks is not None
         path = self._masks.find_id(record.image_id, alone=False)
-        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels)
+        pieces_are_cells = self._data.clean.parts == "split"
+        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels, pieces_are_cells)
 
 
 def open_part(part: Part) -> LabelMaps:
@@ -103,7 +120,7 @@ def read_manifest(path: Path, data: DataConfig) -> list[ManifestRow]:
     class, an id that is empty, doubled, or would leave its folder, rows of the wrong length, no rows.
     """
     lines = _lines(path)
-    columns = next(lines, (1, []))[1]
+    columns = manifest_columns(next(lines, (1, []))[1])
     _check_columns(columns, path, data)
     rows: list[ManifestRow] = []
     seen: dict[str, int] = {}
@@ -126,10 +143,15 @@ def read_manifest(path: Path, data: DataConfig) -> list[ManifestRow]:
     return rows
 
 
+def manifest_columns(names: Sequence[str]) -> list[str]:
+    """The columns of a manifest, `ID` and `Split` spelt as `id` and `split`."""
+    return [name.lower() if name.lower() in NEEDED else name for name in names]
+
+
 def _check_columns(columns: list[str], path: Path, data: DataConfig) -> None:
     if len(set(columns)) != len(columns):
         raise DataError(f"{path}, line 1: a column name stands twice: {', '.join(columns)}")
-    asked = {"id": "", "split": ""}
+    asked = dict.fromkeys(NEEDED, "")
     asked |= {column: "data.class_column" for column in [data.class_column] if column}
     asked |= {column: "data.group_column" for column in [data.group_column] if column}
     asked |= dict.fromkeys(data.where, "data.where")
@@ -156,13 +178,14 @@ def _row(fields: Mapping[str, str], place: str, line: int, data: DataConfig) -> 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, values) of every record that is not blank."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            line = 1
-            for values in reader:
-                if values:
-                    yield line, values
-                line = reader.line_num + 1
+        text = path.read_bytes().decode("utf-8-sig")
+        delimiter = delimiter_of(text.partition("\n")[0])
+        reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
+        line = 1
+        for values in reader:
+            if values:
+                yield line, stripped(values)
+            line = reader.line_num + 1
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; data.manifest names the CSV below data.root") from None
     except UnicodeDecodeError as error:

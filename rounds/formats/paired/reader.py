@@ -1,10 +1,12 @@
 """Reads images that each have an annotation file: X.tif and X_masks.tif, in one folder or in two.
 
     IMAGES/NAME + image_suffix + .png .tif .tiff .jpg .jpeg
+                               .ome.tif counts as .tif, before or after the suffix
     MASKS/NAME + mask_suffix + .png .tif .tiff    label map: 0 background, 1..N cells
                                .npy               Cellpose's _seg.npy (mask_suffix "_seg"), or a plain array
                                .zip .roi          ImageJ regions of interest
-                               .geojson .json     QuPath
+                               .json              labelme
+                               .geojson .json     QuPath, also compressed (.geojson.gz, .zip)
 
 The annotation lies in the sub-folder of the same name as the image's; else its name must be the only one of its
 kind. An image without an annotation file is not an empty image: it is an ImageError.
@@ -22,15 +24,17 @@ from typing import NamedTuple
 
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.formats.base import Item, Loaded, Part
+from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
 from cellsemi.rounds.formats.paired.annotation import read_annotation_file
-from cellsemi.rounds.formats.registry import spec_of_extension
-from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
+from cellsemi.rounds.formats.registry import specs_of_extension
+from cellsemi.rounds.formats.shared.folder import Folder, composed, plain_stem, searched, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
-from cellsemi.rounds.store.schemas import ImageRecord
 
-CELLPOSE_OUTPUT = ("_masks", "_cp_masks", "_flows", "_cp_output")  # images that Cellpose leaves beside its input
+MODEL_OUTPUT = "_cp_masks"  # what a model of Cellpose found
+# Ends of the names of images that Cellpose makes of its input.
+CELLPOSE_OUTPUT = ("_masks", MODEL_OUTPUT, "_flows", "_outlines", "_cp_output")
+BY_A_MODEL = "annotation files were written by a model of Cellpose (labels only if they were corrected)"
+NO_ANNOTATION = "no annotation file"
 SHOWN_NAMES = 3  # names that a note gives
 
 
@@ -60,12 +64,20 @@ def _elsewhere(part: Part, path: str) -> bool:
     return any(PurePosixPath(path).is_relative_to(place) for place in inside)
 
 
+def _in_pool(part: Part, path: str) -> bool:
+    """Whether an image without annotation file lies where the unlabelled images are said to lie."""
+    pool = part.data.images.get("unlabelled") if isinstance(part.data.images, dict) else None
+    return pool is not None and PurePosixPath(path).is_relative_to(PurePosixPath(pool))
+
+
 class Paired:
     """An opened folder of images and its annotation files.
 
     Raises DataError when a folder is missing or no image is in it; ImageError out of `load` for an image with no
     annotation file or several, and for one that is damaged or does not fit.
     """
+
+    left_out = NOTHING
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -77,16 +89,28 @@ class Paired:
         if not pictures:
             raise DataError(_no_images(part, len(self._images.paths)))
         annotations = [path for path in self._masks.paths if path not in set(own)]
-        self._pairs = self._matched(pictures, annotations)
+        matched = self._matched(pictures, annotations)
+        self._pairs = [pair for pair in matched if pair.annotations or not _in_pool(part, pair.image)]
         used = {path for pair in self._pairs for path in pair.annotations}
         unused = [path for path in annotations if path not in used]
         read = {split_extension(path)[1] for path in used} & set(ANNOTATION_EXTENSIONS)
-        self.classes = None if any(spec_of_extension(extension).has_classes for extension in read) else ()
+        self._files = {
+            **dict.fromkeys(unused, "annotation files that belong to no image"),
+            **dict.fromkeys(unnamed, "images without the ending data.image_suffix"),
+            **dict.fromkeys(output, "output of Cellpose for an image beside it"),
+            **dict.fromkeys((*used, *(pair.image for pair in self._pairs)), ""),
+        }
+        self.classes = None if any(map(_has_classes, read)) else ()
         self.notes = (
+            *_note(_of_a_model(used), BY_A_MODEL),
             *_note(unused, "annotation files belong to no image and are not used"),
             *_note(unnamed, f"images do not end in {part.data.image_suffix!r} (data.image_suffix) and are not used"),
             *_note(output, "files are Cellpose's output for an image beside them and are not read as images"),
         )
+
+    def files(self) -> dict[str, str]:
+        """The images and their annotation files, and what lies beside them."""
+        return self._files
 
     def items(self) -> Iterator[Item]:
         """Every image, sorted by id; class and group are searched for in its path."""
@@ -99,22 +123,22 @@ class Paired:
     def load(self, image_id: str, pair: Pair) -> Loaded:
         """An image with the cells of its annotation file; ImageError when there is not exactly one that fits."""
         if not pair.annotations:
+            endings = " ".join((".png .tif .tiff", *ANNOTATION_EXTENSIONS))
             remedy = (
-                f"expected {pair.wanted} with one of .png .tif .tiff {' '.join(ANNOTATION_EXTENSIONS)}; move the image "
-                "to the folder data.images.unlabelled, or save an empty label map where there is no cell"
+                f"expected {pair.wanted} with one of {endings}; name its folder data.images.unlabelled, which takes "
+                "such images, or save an empty label map where there is no cell"
             )
-            raise ImageError(pair.image, "no annotation file", remedy)
+            raise ImageError(pair.image, NO_ANNOTATION, remedy)
         if len(pair.annotations) > 1:
             raise ImageError(pair.image, f"several annotation files fit: {', '.join(pair.annotations)}", "keep one")
         if pair.same_file:
             problem = f"{pair.annotations[0]} fits {', '.join(pair.same_file)} as well"
             raise ImageError(pair.image, problem, "keep the image that was annotated")
-        record = self._images.record(pair.image, image_id, self._part.data.max_pixels)
-        cells, classes = self._cells(pair.annotations[0], record)
-        return Loaded(record.with_(instances=cells), classes)
-
-    def _cells(self, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
-        return read_annotation_file(self._masks, path, record, self._part.data.max_pixels)
+        record = self._images.record(pair.image, image_id, self._part.data)
+        data = self._part.data
+        pieces_are_cells = data.clean.parts == "split"
+        found = read_annotation_file(self._masks, pair.annotations[0], record, data.max_pixels, pieces_are_cells)
+        return Loaded(record.with_(instances=found.cells), found.classes, left_out=found.left_out)
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
         exact: defaultdict[FilePlace, list[str]] = defaultdict(list)
@@ -144,7 +168,7 @@ class Paired:
 
 def _place(folder: Folder, path: str) -> FilePlace:
     below = PurePosixPath(composed(path)).relative_to(PurePosixPath(composed(folder.name)))
-    return FilePlace(str(below.parent), split_extension(below.name)[0])
+    return FilePlace(str(below.parent), plain_stem(below.name))
 
 
 def _mask_paths(images: Folder, masks: Folder, suffix: str) -> set[str]:
@@ -160,18 +184,30 @@ def _pictures(folder: Folder, paths: Sequence[str], suffix: str) -> tuple[list[s
     """The images among `paths`, those without the suffix, and what Cellpose wrote about another one of them."""
     places = {path: _place(folder, path) for path in paths}
     named = {path: place for path, place in places.items() if place.stem.endswith(composed(suffix))}
-    there = set(named.values())
-    output = {
-        path
-        for path, place in named.items()
-        for end in CELLPOSE_OUTPUT
-        if place.stem.endswith(end) and place._replace(stem=place.stem.removesuffix(end)) in there
-    }
+    stems = {place.stem for place in named.values()}
+    output = {path for path, place in named.items() if _inputs_of(place.stem) & stems}
     return (
         [path for path in named if path not in output],
         [path for path in paths if path not in named],
         sorted(output),
     )
+
+
+def _has_classes(extension: str) -> bool:
+    return any(spec.has_classes for spec in specs_of_extension(extension))
+
+
+def _inputs_of(stem: str) -> set[str]:
+    """The names that an output of Cellpose may be made of: "a" of "a_outlines_cp_masks", whatever folder it lies in."""
+    found = {stem}
+    for _ in range(2):
+        found |= {each.removesuffix(end) for each in found for end in CELLPOSE_OUTPUT}
+    return found - {stem}
+
+
+def _of_a_model(annotations: Iterable[str]) -> list[str]:
+    """The files that Cellpose's command line and `Save masks as PNG` write."""
+    return sorted(path for path in annotations if split_extension(path)[0].endswith(MODEL_OUTPUT))
 
 
 def _no_images(part: Part, files: int) -> str:

@@ -1,12 +1,14 @@
 """Reads and writes GeoJSON as QuPath does: a feature per cell, its outline in pixels of the image.
 
-A file holds a FeatureCollection, a list of features or one feature. Of a cell with a nucleus the outline of the
+A file holds a FeatureCollection, a list of features or one feature; it may be compressed, as .geojson.gz or as the
+one .geojson in a .zip. Of a cell with a nucleus the outline of the
 cell is taken. QuPath ignores classes whose name ends in `*`, and writes NaN among its measurements.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,53 +20,73 @@ from numpy.typing import NDArray
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.cells.outlines import Filled, OutlineError, Polygon, fill, to_instances, trace
+from cellsemi.rounds.cells.outlines import Filled, OutlineError, Polygon, fill, is_speck, to_instances, trace
 from cellsemi.rounds.colours import GREY, PALETTE
-from cellsemi.rounds.formats.base import Exported, class_ids
+from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL, Exported, FileCells, check_left_out, class_ids
 from cellsemi.rounds.formats.qupath.feature_stream import features
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.json_stream import short
 from cellsemi.rounds.formats.shared.per_image import write_each
+from cellsemi.rounds.formats.shared.unpack import ZIP, unpacked, zipped_name
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IGNORED = "Ignore*"  # QuPath's class of what is not to be counted
+ENDINGS = (".geojson", ".json")
+REGION = "Region*"  # QuPath's class of regions of interest: they hold cells
+REGIONS = f"regions of QuPath's class {REGION}"
 UNCLASSIFIED = "unclassified"  # the class of cells without one, where others have one
 SCORE_DIGITS = 6
 
 _CELLS = ("annotation", "detection", "cell")  # of QuPath's kinds of objects; the others hold cells
 _HOLDERS = ("PathTileObject", "TMACoreObject", "PathRootObject")  # their ids in QuPath 0.2
+_WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 _NUMBERS = {int, float}
 _REMEDY = "export it anew"
 
 
-def read_geojson(content: bytes, path: str, record: ImageRecord) -> tuple[Instances, tuple[str, ...]]:
-    """The cells of a file, in its order, and the class names that they index; () when no cell has a class.
+def read_geojson(content: bytes, path: str, record: ImageRecord) -> FileCells:
+    """The cells of a file, in its order, with their class names; () when no cell has a class.
 
     Cells without a class are "unclassified" where others have one. Those with `isIgnored`, or whose class ends
-    in `*`, are in the state "ignored". Raises ImageError, naming the feature, for what is no GeoJSON, has another
-    geometry than Polygon or MultiPolygon, lies outside the image, or is no cell (tiles, TMA cores).
+    in `*`, are in the state "ignored". Left out and counted are points, lines, specks and the regions of interest of
+    QuPath's class `Region*`. Raises ImageError, naming the feature, for what is no GeoJSON, has an unknown geometry,
+    lies outside the image, or is no cell (tiles, TMA cores), and when most features are points, lines or specks.
     """
     cells: list[Filled] = []
     names: list[str] = []
     states: list[State] = []
     planes: set[str] = set()
-    for number, feature in enumerate(features(content, path), start=1):
+    left_out: Counter[str] = Counter()
+    regions = 0
+    for number, feature in enumerate(features(unpacked(content, path, ENDINGS), path), start=1):
         place = f"{path}, feature {number}"
         properties = _properties(feature, place)
         geometry = feature.get("geometry")
-        try:
-            cells.append(fill(_rings(geometry, place), record.height, record.width))
-        except OutlineError as error:
-            raise ImageError(place, str(error), "is it the file of this image?") from None
         name = _class_name(properties, place)
+        if name == REGION:
+            regions += 1
+            continue
+        if isinstance(geometry, dict) and geometry.get("type") in _WITHOUT_AREA:
+            left_out[NO_AREA] += 1
+            continue
+        rings = _rings(geometry, place)
+        try:
+            cells.append(fill(rings, record.height, record.width))
+        except OutlineError as error:
+            if not is_speck(rings):
+                raise ImageError(place, str(error), "is it the file of this image?") from None
+            left_out[NO_PIXEL] += 1
+            continue
         ignored = name.endswith("*") or properties.get("isIgnored") is True
         names.append("" if name.endswith("*") else name)
         states.append("ignored" if ignored else "human")
         planes.add(_plane(geometry))
         if len(planes) > 1:
             raise ImageError(place, "lies on another slice of a stack than those before", "export each slice alone")
+    check_left_out(left_out, len(cells), path)
     classes, class_id = _classes(names, states)
-    return to_instances(cells, record.height, record.width, class_id=class_id, state=states), classes
+    instances = to_instances(cells, record.height, record.width, class_id=class_id, state=states)
+    return FileCells(instances, classes, left_out + Counter({REGIONS: regions}))
 
 
 def write_geojson(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:
@@ -124,8 +146,6 @@ def _ring(ring: Any, place: str) -> NDArray[np.float64]:
         raise ImageError(place, "a coordinate that lies far outside the image", _REMEDY) from None
     if len(points) > 1 and (points[0] == points[-1]).all():
         points = points[:-1]
-    if len(points) < 3:
-        raise ImageError(place, f"a ring of {len(points)} points, expected three or more", _REMEDY)
     return points
 
 
@@ -198,6 +218,11 @@ def _written_properties(cells: Instances, i: int, classes: Sequence[str]) -> dic
     return properties
 
 
+def takes(content: bytes) -> bool:
+    """Whether a file may be GeoJSON, compressed or not; a zip archive of something else is not."""
+    return not content.startswith(ZIP) or zipped_name(content, ENDINGS) is not None
+
+
 GEOJSON = FormatSpec(
-    "geojson", read_annotation=read_geojson, has_classes=True, writer=write_geojson, writes_folder=True
+    "geojson", read_annotation=read_geojson, takes=takes, has_classes=True, writer=write_geojson, writes_folder=True
 )

@@ -11,7 +11,23 @@ from cellsemi.configs.errors import DataError
 MAX_LINE_BYTES = 2 * 2**20  # a hundred thousand runs; more is a missing line end
 
 
+DELIMITERS = (",", ";", "\t")  # Excel writes semicolons where the comma stands in numbers
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def delimiter_of(header: str) -> str:
+    """What separates the columns of a table, by the first line of its text: the mark that stands there most often.
+
+    >>> delimiter_of("id;split"), delimiter_of("id, split"), delimiter_of("id")
+    (';', ',', ',')
+    """
+    return max(DELIMITERS, key=header.count)
+
+
+def stripped(values: Iterable[str]) -> list[str]:
+    """Values without the spaces that people leave after a comma."""
+    return [value.strip(" ") for value in values]
 
 
 class CsvFile:
@@ -19,6 +35,7 @@ class CsvFile:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
+        self._delimiter = ","
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
 
     def records(self) -> Iterator[tuple[int, int, list[str]]]:
@@ -54,8 +71,12 @@ class CsvFile:
             )
         try:
             text = (raw.removeprefix(_BYTE_ORDER_MARK) if line == 1 else raw).decode().rstrip("\r\n")
-            # Without quotes a comma is a comma; the csv module holds four bytes a character to find that out.
-            return next(csv.reader([text], strict=True), []) if '"' in text else text.split(",") if text else []
+            if line == 1:
+                self._delimiter = delimiter_of(text)
+            if '"' not in text:  # the csv module holds four bytes a character to find out that a comma is a comma
+                return stripped(text.split(self._delimiter)) if text else []
+            reader = csv.reader([text], strict=True, delimiter=self._delimiter, skipinitialspace=True)
+            return stripped(next(reader, []))
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: not UTF-8 ({error.reason}); save it as UTF-8") from None
         except csv.Error as error:

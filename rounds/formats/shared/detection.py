@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from cellsemi.configs.data import Place, Source, Split
 from cellsemi.rounds.formats.shared.folder import split_extension
@@ -32,13 +33,15 @@ Settings = dict[str, object]  # keys and values of the data section of a config
 class Detected:
     """A data set as recognised. `settings` are those of DataConfig that differ from its defaults.
 
-    `why` is the evidence, a sentence; `others` are files or folders that could have been meant as well.
+    `why` is the evidence, a sentence; `others` are files or folders that could have been meant as well; `tool` wrote
+    it, "" when nothing tells which one.
     """
 
     source: Source
     settings: Settings
     why: str
     others: tuple[str, ...] = ()
+    tool: str = ""
 
 
 def listings(scan: FolderScan, file: str | None, extension: str) -> list[str]:
@@ -65,10 +68,11 @@ def one_or_all(places: dict[Split, str]) -> Place:
     return places["labelled"] if len(set(places.values())) == 1 else places
 
 
-def folder_of(scan: FolderScan, names: list[str]) -> str:
+def folder_of(scan: FolderScan, names: list[str], listing: str) -> str:
     """The folder that holds the files of these names (or ids), as high up as the names stay distinct.
 
-    "images" when none of them is found: the reader then says what is missing.
+    Of several folders with such files those count that speak of the same split as the file `listing`, or else the one
+    that it lies in. "images" when none of them is found: the reader then says what is missing.
     """
     holding = []
     for name in names:
@@ -77,6 +81,9 @@ def folder_of(scan: FolderScan, names: list[str]) -> str:
         holding += exact or [seen.path for seen in scan.with_images() if stem in seen.stems()]
     if not holding:
         return "images"
+    split = split_of(listing)
+    fitting = [path for path in holding if split and split_of(path) == split]
+    holding = fitting or [path for path in holding if path == parent(listing)] or holding
     folder = common_folder(holding)
     while folder != "." and parent(folder) != "." and _continues(scan, folder):
         folder = parent(folder)
@@ -94,6 +101,12 @@ def split_word(path: str) -> Split | None:
     """The split that the last part of a path speaks of: "instances_val2017.json", "train"."""
     words = re.findall("[a-z]+", path.rpartition("/")[2].lower())
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+
+
+def split_of(path: str) -> Split | None:
+    """The split that a path speaks of, its last parts first: "valid/_annotations.coco.json"."""
+    parts = PurePosixPath(path).parts
+    return next((split for part in reversed(parts) if (split := split_word(part))), None)
 
 
 def with_unlabelled(scan: FolderScan, images: Place) -> Settings:

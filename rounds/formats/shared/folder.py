@@ -11,13 +11,20 @@ import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from numpy.typing import NDArray
+
+from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
-from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_image
+from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.image_record import read_image_file, record_of
+from cellsemi.rounds.store.orientation import decode_oriented
 from cellsemi.rounds.store.schemas import ImageRecord
 
+_KNOWN = tuple(sorted((*EXTENSIONS, *ANNOTATION_EXTENSIONS), key=len, reverse=True))  # .geojson.gz before others
+_OME = re.compile(r"\.ome(?=$|[_-])", re.IGNORECASE)
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
 
 
@@ -59,10 +66,14 @@ class Folder:
         return unique.replace("/", "__")
 
     def find_id(self, image_id: str, alone: bool = True) -> str:
-        """The path of the one file of an id.
+        """The path of the one file of an id; ImageError when there is none, or more than one."""
+        found = self.all_of_id(image_id, alone)
+        return self._only(found, image_id, f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out")
+
+    def all_of_id(self, image_id: str, alone: bool = True) -> list[str]:
+        """The paths of the files of an id.
 
         An id may carry the extension of its image; its mask may then have another (`alone` is False).
-        ImageError when there is none, or more than one.
         """
         name = composed(image_id)
         found = list(self._by_stem.get(name, ()))
@@ -70,7 +81,7 @@ class Folder:
         if extension:
             same = self._by_stem.get(stem, [])
             found += [path for path in same if not alone or split_extension(path)[1] == extension]
-        return self._only(found, image_id, f"expected one of {', '.join(EXTENSIONS)} after the id, or take the row out")
+        return found
 
     def find_path(self, path: str) -> str:
         """The path of the one file that an annotation names, by its path here or else by its last part.
@@ -96,10 +107,14 @@ class Folder:
         """The bytes of a file; ImageError when it cannot be read."""
         return read_image_file(self.root / path, path)
 
-    def record(self, path: str, image_id: str, max_pixels: int) -> ImageRecord:
+    def pixels(self, path: str, data: DataConfig) -> tuple[NDArray[Any], bytes]:
+        """The pixels of an image and the bytes of a file that holds them; ImageError when it cannot be decoded."""
+        return decode_oriented(self.read(path), path, data.max_pixels, data.orientation)
+
+    def record(self, path: str, image_id: str, data: DataConfig) -> ImageRecord:
         """The record of an image of this folder, without cells; ImageError when it cannot be decoded."""
-        content = self.read(path)
-        return record_of(decode_image(content, path, max_pixels), image_id, path, "", content)
+        pixels, content = self.pixels(path, data)
+        return record_of(pixels, image_id, path, "", content)
 
 
 def composed(text: str) -> str:
@@ -109,9 +124,18 @@ def composed(text: str) -> str:
 
 def split_extension(name: str) -> tuple[str, str]:
     """("a.b", ".png") of "a.b.PNG"; no extension when it is neither an image's nor an annotation's."""
-    stem, dot, extension = name.rpartition(".")
-    lower = f".{extension.lower()}"
-    return (stem, lower) if dot and stem and lower in (*EXTENSIONS, *ANNOTATION_EXTENSIONS) else (name, "")
+    lower = name.lower()
+    found = next((each for each in _KNOWN if lower.endswith(each) and len(each) < len(name)), "")
+    return name[: len(name) - len(found)], found
+
+
+def plain_stem(name: str) -> str:
+    """The name of a file without extension, and without the `.ome` of OME-TIFF: "a" of "a.ome.tif".
+
+    >>> plain_stem("a.ome.tif"), plain_stem("a.ome_masks.tif"), plain_stem("a_masks.ome.tif"), plain_stem("a.omen.tif")
+    ('a', 'a_masks', 'a_masks', 'a.omen')
+    """
+    return _OME.sub("", split_extension(name)[0])
 
 
 def check_id(image_id: str, place: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cellsemi.configs.errors import DataError
+from cellsemi.rounds.formats.shared.csv_file import delimiter_of, stripped
 from cellsemi.rounds.formats.shared.folder import JUNK, split_extension
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
@@ -77,12 +78,15 @@ class FolderScan:
         return [path for seen in self for path in seen.named(*extensions)]
 
     def head(self, path: str) -> str:
-        """The first HEAD bytes of a file as text; what is not UTF-8 is replaced."""
+        """The first HEAD bytes of a file as text; what is not UTF-8 is replaced, what cannot be read is empty."""
         return self._read(path, 0)
 
     def tail(self, path: str) -> str:
         """The last HEAD bytes of a file as text, nothing that `head` has."""
-        size = (self.root / path).stat().st_size
+        try:
+            size = (self.root / path).stat().st_size
+        except OSError:
+            return ""
         return self._read(path, max(HEAD, size - HEAD)) if size > HEAD else ""
 
     def contents(self) -> str:
@@ -97,8 +101,8 @@ class FolderScan:
             with (self.root / path).open("rb") as file:
                 file.seek(start)
                 return file.read(HEAD).decode("utf-8-sig" if not start else "utf-8", errors="replace")
-        except OSError as error:
-            raise DataError(f"{self.root / path}: cannot be read ({error.strerror})") from None
+        except OSError:
+            return ""  # a link that leads nowhere: a rule that needs the file does not fit
 
 
 def below(folder: str, name: str) -> str:
@@ -115,8 +119,11 @@ def table_head(text: str) -> tuple[list[str], list[dict[str, str]]]:
     """The columns of the head of a CSV file and its first complete rows; nothing when it is no CSV."""
     lines = text.splitlines()
     complete = lines[:-1] if len(text) >= HEAD // 4 else lines
+    if not complete:
+        return [], []
+    reader = csv.reader(complete, strict=True, delimiter=delimiter_of(complete[0]), skipinitialspace=True)
     try:
-        rows = [row for row in csv.reader(complete, strict=True) if row]
+        rows = [stripped(row) for row in reader if row]
     except csv.Error:
         return [], []
     if not rows or len(set(rows[0])) != len(rows[0]):
@@ -183,6 +190,14 @@ def _listed(root: Path, path: str) -> ScannedFolder | None:
             return None
         raise DataError(f"{root}: cannot be read ({error.strerror})") from None
     kept = [entry for entry in entries if not entry.name.startswith((".", *JUNK))]
-    is_folder = {entry.name: entry.is_dir() for entry in kept}
+    is_folder = {entry.name: _is_folder(entry) for entry in kept}
     names = {kind: tuple(name for name, folder in is_folder.items() if folder is kind) for kind in (False, True)}
     return ScannedFolder(path, names[False], names[True])
+
+
+def _is_folder(entry: Path) -> bool:
+    """Whether an entry is a folder; False for what cannot be looked at, such as a link into a closed folder."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -16,7 +16,14 @@ from cellsemi.rounds.store.schemas import ImageRecord
 Encode = Callable[[Instances, str, Exported], bytes]
 
 NOT_IN_TABLE = "images not in the table"  # counted where only the annotation could be written
-_BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # of the files of records that name none
+_TIFF = (".tif", ".tiff")
+_BEGINNINGS = {
+    b"\x89PNG": (".png",),
+    b"\xff\xd8\xff": (".jpg", ".jpeg"),
+    b"BM": (".bmp",),
+    b"II": _TIFF,
+    b"MM": _TIFF,
+}
 
 
 def write_each(records: Iterable[ImageRecord], out: Path, ending: str, encode: Encode) -> Exported:
@@ -57,8 +64,8 @@ def _clash(first: str, second: str) -> str:
 
 
 def _extension(record: ImageRecord, image: bytes) -> str:
-    """The extension of the image's file: that of its source, else by how the bytes begin."""
+    """The extension of the image's file: that of its source where the bytes are of this kind, else of their kind."""
     extension = split_extension(record.source)[1]
-    if extension in EXTENSIONS:
-        return extension
-    return next((ext for beginning, ext in _BEGINNINGS.items() if image.startswith(beginning)), ".tif")
+    kinds = next((kinds for beginning, kinds in _BEGINNINGS.items() if image.startswith(beginning)), (extension,))
+    known = kinds[0] if extension not in kinds else extension
+    return known if known in EXTENSIONS else _TIFF[0]

@@ -121,7 +121,7 @@ def test_cells_are_saved_in_every_format(run: cellsemi.Run, image: Path, here: P
     assert (decode_label_map((here / "saved.tif").read_bytes(), "x") > 0).sum() == (cells.label_map() > 0).sum()
     assert len(json.loads((here / "saved.json").read_text())["annotations"]) == len(cells)
     record = records(run._paths, "test")[0]
-    loaded, _ = read_seg_npy((here / "saved_seg.npy").read_bytes(), "x", record)
+    loaded, _, _ = read_seg_npy((here / "saved_seg.npy").read_bytes(), "x", record)
     assert len(loaded) == len(cells)
     with pytest.raises(UsageError, match="geojson"):
         cells.save("cells.xyz")
@@ -148,6 +148,8 @@ def test_scores(here: Path) -> None:
         cellsemi.score([one], [labels, labels])
     with pytest.raises(UsageError, match="no such file"):
         cellsemi.score("none.tif", labels)
+    with pytest.raises(ImageError, match="a mask of foreground"):
+        cellsemi.score((labels > 0).astype(int), labels)
 
 
 def test_fusion() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from cellsemi.configs.errors import UsageError
+from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.orchestrator.apply.images import find_images
+from cellsemi.orchestrator.apply.predict_files import read_pixels
 
 
 def touch(*names: str) -> None:
@@ -70,3 +73,11 @@ def test_what_stands_for_nothing_is_an_error(here: Path, name: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UsageError, match=name.split("/", maxsplit=1)[0]):
         find_images([name])
+
+
+def test_an_image_that_is_shown_turned_is_not_predicted_as_stored(here: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save("a.png", exif=exif)
+    with pytest.raises(ImageError, match=r"a\.png: has the orientation 6"):
+        read_pixels("a.png", 1000)

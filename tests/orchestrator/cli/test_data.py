@@ -120,7 +120,7 @@ def test_a_damaged_image_is_counted_and_shown(here: Path) -> None:
     (here / "cells" / "images" / "im0.png").write_bytes(b"no image")
     done = invoke("data", "inspect", "cells", "--out", "sub/p.png")
     assert done.exit_code == 0 and "1 of 5 images cannot be used" in done.output
-    assert "images/im0.png: not a PNG, JPEG or TIFF file" in done.output and (here / "sub" / "p.png").is_file()
+    assert "images/im0.png: not a PNG, JPEG, BMP or TIFF file" in done.output and (here / "sub" / "p.png").is_file()
 
 
 def test_settings_change_what_was_recognised_and_are_handed_on(here: Path) -> None:

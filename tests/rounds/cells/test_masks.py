@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, from_crops, from_label_map, iou_matrix, to_label_map, union_map
-from cellsemi.rounds.cells.rle import decode, decode_counts, encode, encode_crop
+from cellsemi.rounds.cells.rle import decode, decode_counts, decode_crop, encode, encode_crop
 
 bitmaps = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24))
 label_maps = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=st.integers(0, 5))
@@ -101,3 +103,32 @@ def test_union_grows_by_the_dilation() -> None:
     assert union_map(cells).sum() == 1
     assert union_map(cells, 2).sum() == 13
     assert union_map(Instances.empty(9, 9), 2).sum() == 0
+
+
+@given(
+    hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 40)),
+    st.sampled_from([0, 1, 7, 2**20, 2**22, 2**31 - 50]),
+)
+def test_label_maps_are_read_as_by_sorting_their_values(small: NDArray[np.uint16], more: int) -> None:
+    labels = np.where(small > 20, small.astype(np.int64) + more, small)
+    found = masks.from_label_map(labels)
+    values = [value for value in np.unique(labels).tolist() if value]
+    for rle, value in zip(found.rle, values, strict=True):
+        assert np.array_equal(decode(rle, *labels.shape), labels == value)
+    sorted_ones = masks.from_crops(*labels.shape, masks._label_crops(masks._dense(labels)))
+    assert found.rle == sorted_ones.rle and np.array_equal(found.bbox, sorted_ones.bbox)
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)), st.data())
+def test_a_crop_is_that_part_of_the_whole_mask(mask: NDArray[np.bool_], data: st.DataObject) -> None:
+    """The box may be tight, wider, or cut through the mask."""
+    height, width = mask.shape
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    assert np.array_equal(decode_crop(encode(mask), (x0, y0, x1, y1), height, width), mask[y0:y1, x0:x1])
+
+
+def test_small_values_are_read_without_sorting_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting was most of the time of a large image with thousands of cells."""
+    monkeypatch.setattr(masks, "_dense", lambda labels: pytest.fail("the pixels were sorted"))
+    assert masks.from_label_map(np.array([[0, 5, 65535], [7, 5, 0]], np.uint16)).area.tolist() == [2, 1, 1]

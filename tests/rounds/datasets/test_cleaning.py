@@ -132,3 +132,8 @@ def test_holes_and_parts_are_counted_as_people_see_them() -> None:
     assert holes(RING) == 1 and holes(TWO) == 0
     diagonal = np.eye(3, dtype=bool)
     assert parts(diagonal).max() == 1 and parts(TWO).max() == 2
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_the_pixels_of_holes_are_those_that_filling_adds(bitmap: Bitmap) -> None:
+    assert holes(bitmap) == int((ndimage.binary_fill_holes(bitmap) & ~bitmap).sum())

@@ -297,13 +297,16 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:
         (lambda: tmp_path / "none.csv", "none.csv: no such file; data.label_issues"),
         (lambda: tmp_path, "no such file"),
         (lambda: written(tmp_path, "id,rle\n"), "no column image_id, split, kind"),
-        (lambda: written(tmp_path, to_csv([row("v")]).replace(",", ";")), "separated by commas"),
+        (lambda: written(tmp_path, to_csv([row("v")]).replace(",", "|")), "separated by commas or semicolons"),
         (lambda: written(tmp_path, ""), "no column"),
         (lambda: written(tmp_path, to_csv([row("v")]) + "v,val\n"), "line 3: 2 values, the header names 15 columns"),
         (lambda: written(tmp_path, to_csv([]).replace("sheet", "split")), "a column name stands twice"),
         (lambda: written(tmp_path, to_csv([])).rename(tmp_path / "s.txt"), "expected a .csv or a .parquet"),
         (lambda: written(tmp_path, to_csv([])).rename(tmp_path / "s.parquet"), "not a readable Parquet file"),
     ]
+    assert read_table(written(tmp_path, to_csv([row("v")]).replace(",", ";"))) == read_table(
+        written(tmp_path, to_csv([row("v")]))
+    )
     for make, words in cases:
         with pytest.raises(DataError, match=words):
             read_table(make())

@@ -85,15 +85,17 @@ def test_the_pool_comes_from_its_own_folder_with_class_and_group_from_the_names(
     assert pool[0].load().record.image == (tmp_path / "pool" / "astro[x]_w1_0.png").read_bytes()
 
 
-def test_an_empty_pool_and_an_id_that_stands_twice_are_refused(tmp_path: Path) -> None:
+def test_an_empty_pool_is_refused_and_its_ids_are_told_from_annotated_ones(tmp_path: Path) -> None:
     make_pairs(tmp_path, 6)
     (tmp_path / "pool").mkdir()
     data = paired(tmp_path, images={"labelled": "images", "unlabelled": "pool"})
     with pytest.raises(DataError, match=r"pool: no images"):
         open.list_data(data, 0)
     write_images(tmp_path / "pool", "well0_00.png")
-    with pytest.raises(DataError, match=r"id 'well0_00' stands in .* and in pool/well0_00.png"):
-        open.list_data(data, 0)
+    opened = open.list_data(data, 0)
+    assert opened.pool == {"pool__well0_00": "pool/well0_00.png"}
+    record = next(item for item in opened.items if item.split == "unlabelled").load().record
+    assert record.image_id == "pool__well0_00" and "well0_00" in {item.image_id for item in opened.items}
 
 
 def test_names_that_repeat_in_sub_folders_become_distinct_ids(tmp_path: Path) -> None:

@@ -55,12 +55,17 @@ class Boxes:
         self.part, self.folder = part, Folder(part.root, part.images, "data.images")
         self.lines = [line.split() for line in (part.root / "boxes.txt").read_text().splitlines()]
 
+    left_out = {}
+
+    def files(self):
+        return {"boxes.txt": "", **dict.fromkeys(self.folder.paths, "")}
+
     def items(self):
         for image_id, path in self.folder.ids().items():
             yield Item(image_id, self.part.split, path, partial(self.load, image_id, path))
 
     def load(self, image_id, path):
-        record = self.folder.record(path, image_id, self.part.data.max_pixels)
+        record = self.folder.record(path, image_id, self.part.data)
         boxes = [tuple(map(int, box)) for name, *box in self.lines if name == image_id]
         crops = [(np.ones((y1 - y0, x1 - x0), bool), x0, y0) for x0, y0, x1, y1 in boxes]
         cells = masks.from_crops(record.height, record.width, crops, state="human")
@@ -88,6 +93,7 @@ BOX_FILES = '''
 import numpy as np
 
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.formats.base import FileCells
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.per_image import write_each
 
@@ -95,7 +101,7 @@ from cellsemi.rounds.formats.shared.per_image import write_each
 def read(content, path, record):
     boxes = [tuple(map(int, line.split())) for line in content.decode().splitlines()]
     crops = [(np.ones((y1 - y0, x1 - x0), bool), x0, y0) for x0, y0, x1, y1 in boxes]
-    return masks.from_crops(record.height, record.width, crops, state="human"), ()
+    return FileCells(masks.from_crops(record.height, record.width, crops, state="human"))
 
 
 def write(records, out, classes):

@@ -124,7 +124,11 @@ def test_sub_folders_make_ids_and_any_one_other_name_is_the_image(tmp_path: Path
         ({"image.tif": RGBA, "image.png": RGBA, "class1.tif": A}, "n", "2 images .*: n/image.png, n/image.tif"),
         ({"image.tif": RGBA, "class1.tif": A, "class1.png": A}, "n", "several files for one class: n/class1.png"),
         ({"image.tif": RGBA, "class1.tif": A, "class2.tif": A.T.copy()}, "n/class2.tif", "3x4, the image 4x3"),
-        ({"image.tif": RGBA, "class1.tif": (A > 0) * np.uint8(255)}, "n/class1.tif", "only 0 and 255"),
+        (
+            {"image.tif": RGBA, "class1.tif": (A > 0) * np.uint8(255)},
+            "n/class1.tif",
+            "value 255 stands in 2 pieces",
+        ),
         ({"image.tif": RGBA, "class1.tif": RGBA}, "n/class1.tif", "has colour"),
     ],
 )

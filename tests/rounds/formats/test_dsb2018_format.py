@@ -138,7 +138,7 @@ def test_what_file_browsers_leave_is_no_mask_and_files_beside_the_folders_are_co
         ("c1.png", square(2, 3, 5, 155) + np.uint8(100), "holds 255 and 100"),
         ("c1.png", np.dstack([square(2, 3, 5)] * 3), "has colour"),
         ("c1.jpg", square(2, 3, 5), "a JPEG cannot hold"),
-        ("c1.bmp", square(2, 3, 5), "not an image, but it stands among the masks"),
+        ("c1.gif", square(2, 3, 5), "not an image, but it stands among the masks"),
     ],
 )
 def test_a_wrong_mask_names_its_file(tmp_path: Path, name: str, mask: NDArray[Any], words: str) -> None:

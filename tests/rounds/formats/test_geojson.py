@@ -20,6 +20,7 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL, FileCells
 from cellsemi.rounds.formats.qupath import geojson
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -56,8 +57,12 @@ def cells_of(*crops: tuple[NDArray[np.bool_], int, int], **columns: Any) -> Inst
     return from_crops(20, 30, crops, **columns)
 
 
-def read(content: str | bytes) -> tuple[Instances, tuple[str, ...]]:
+def read_file(content: str | bytes) -> FileCells:
     return geojson.read_geojson(content.encode() if isinstance(content, str) else content, "a.geojson", record())
+
+
+def read(content: str | bytes) -> tuple[Instances, tuple[str, ...]]:
+    return read_file(content)[:2]
 
 
 def feature(coordinates: Any = None, kind: Any = "Polygon", **properties: Any) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def test_no_features_are_an_image_without_cells(content: str) -> None:
         ([{"name": "b"}, {"name": "a"}], ("a", "b"), ("human", "human")),
         ([{"name": "b"}, None], ("b", "unclassified"), ("human", "human")),
         (["Ignore*", None], (), ("ignored", "human")),
-        (["Region*", {"name": "a"}], ("a",), ("ignored", "human")),
+        (["Other*", {"name": "a"}], ("a",), ("ignored", "human")),
     ],
 )
 def test_classes_are_named_where_any_cell_has_one(
@@ -137,8 +142,6 @@ def test_classes_are_named_where_any_cell_has_one(
 
 
 WRONG = {
-    "its geometry is 'Point'": feature([1, 2], "Point"),
-    "its geometry is 'LineString'": feature(SQUARE, "LineString"),
     "its geometry is 'GeometryCollection'": feature([], "GeometryCollection"),
     "its geometry is None": {"type": "Feature", "geometry": None, "properties": {}},
     "its geometry is [1]": {"type": "Feature", "geometry": [1]},
@@ -156,9 +159,6 @@ WRONG = {
     "(61, 2) lies far outside the image of 30x20": feature([[[61, 2], [3, 4], [5, 6]]]),
     "(1e+300, 2) lies far outside": feature([[[1e300, 2], [3, 4], [5, 6]]]),
     "a coordinate that lies far outside": feature([[[10**400, 2], [3, 4], [5, 6]]]),
-    "a ring of 2 points": feature([[[1, 1], [2, 2], [1, 1]]]),
-    "a ring of 0 points": feature([[]]),
-    "no pixel centre": feature([]),
     "no pixel centre of the image of 30x20": feature([[[40, 1], [45, 1], [45, 5]]]),
     "is a 'tile', expected a cell": feature(objectType="tile"),
     "is a 'tmaCore', expected a cell": feature(objectType="tmaCore"),
@@ -171,6 +171,34 @@ WRONG = {
     "expected a Feature, found 5": 5,
     "expected a Feature, found {'coordinates': [[[": feature()["geometry"],
 }
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        (feature([1, 2], "Point"), NO_AREA),
+        (feature([[1, 2], [3, 4]], "MultiPoint"), NO_AREA),
+        (feature(SQUARE, "LineString"), NO_AREA),
+        (feature([[[1, 1], [2, 2], [1, 1]]]), NO_PIXEL),
+        (feature([[]]), NO_PIXEL),
+        (feature([]), NO_PIXEL),
+        (feature([[[5.1, 5.1], [5.4, 5.1], [5.4, 5.4]]]), NO_PIXEL),
+    ],
+)
+def test_points_lines_and_specks_are_left_out_and_counted_but_not_where_they_are_most(
+    mark: dict[str, Any], reason: str
+) -> None:
+    cells, _, left_out = read_file(collection(feature(), mark))
+    assert len(cells) == 1 and left_out == {reason: 1}
+    with pytest.raises(ImageError, match=r"^a.geojson: most of its annotations cannot be cells: 2 annotations.*1 can"):
+        read(collection(feature(), mark, mark))
+
+
+def test_regions_of_interest_hold_cells_and_are_none() -> None:
+    region = feature([[[0, 0], [30, 0], [30, 20], [0, 20]]], classification={"name": "Region*"})
+    cells, classes, left_out = read_file(collection(region, feature()))
+    assert (len(cells), cells.state, classes) == (1, ("human",), ())
+    assert left_out == {"regions of QuPath's class Region*": 1}
 
 
 @pytest.mark.parametrize("problem", WRONG)

@@ -22,6 +22,7 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
 from cellsemi.rounds.cells.rle import decode
+from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL
 from cellsemi.rounds.formats.imagej import roi_set
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -84,7 +85,7 @@ def zipped(*rois: bytes, names: list[str] | None = None, method: int = zipfile.Z
 
 
 def mask_of(content: bytes, height: int = 20, width: int = 30) -> NDArray[np.bool_]:
-    cells, _ = roi_set.read_roi_set(content, "a.roi", record(height, width))
+    cells, _, _ = roi_set.read_roi_set(content, "a.roi", record(height, width))
     assert len(cells) == 1
     return decode(cells.rle[0], height, width)
 
@@ -136,20 +137,20 @@ def test_a_composite_is_filled_by_the_even_odd_rule() -> None:
 
 def test_cells_come_in_the_order_of_the_archive_and_may_overlap() -> None:
     rois = (polygon(TRIANGLE, x0=9), bytes(header(RECT, (9, 0, 12, 3))))
-    cells, classes = roi_set.read_roi_set(zipped(*rois, names=["b.roi", "sub/a.ROI"]), "a.zip", record())
+    cells, classes, _ = roi_set.read_roi_set(zipped(*rois, names=["b.roi", "sub/a.ROI"]), "a.zip", record())
     assert cells.bbox.tolist() == [[9, 0, 15, 6], [9, 0, 12, 3]] and classes == ()
     assert set(cells.state) == {"human"} and cells.class_id.tolist() == [0, 0]
 
 
 def test_groups_are_classes_where_any_roi_has_one() -> None:
     rois = [with_group(polygon(TRIANGLE, x0=i), group) for i, group in enumerate((7, 0, 2, 7))]
-    cells, classes = roi_set.read_roi_set(zipped(*rois), "a.zip", record())
+    cells, classes, _ = roi_set.read_roi_set(zipped(*rois), "a.zip", record())
     assert classes == ("group 0", "group 2", "group 7") and cells.class_id.tolist() == [2, 0, 1, 2]
     assert roi_set.read_roi_set(zipped(rois[1]), "a.zip", record())[1] == ()
 
 
 def test_an_archive_without_rois_is_an_image_without_cells() -> None:
-    cells, classes = roi_set.read_roi_set(zipped(), "a.zip", record())
+    cells, classes, _ = roi_set.read_roi_set(zipped(), "a.zip", record())
     assert len(cells) == 0 and (cells.height, cells.width) == (20, 30) and classes == ()
 
 
@@ -165,17 +166,37 @@ def test_rois_of_several_slices_are_refused_and_of_one_are_not() -> None:
         roi_set.read_roi_set(zipped(first, second), "a.zip", record())
 
 
-NO_AREA = {
+MARKS = {
     "straight line": bytes(header(LINE, (0, 0, 5, 5))),
     "freehand line": polygon(TRIANGLE, FREELINE),
     "segmented line": polygon(TRIANGLE, POLYLINE),
     "empty selection": bytes(header(NONE, (0, 0, 5, 5))),
     "angle": polygon(TRIANGLE, ANGLE),
     "point": polygon(TRIANGLE, POINT),
-    "unknown type 77": bytes(header(77, (0, 0, 5, 5))),
     "text": bytes(header(RECT, (0, 0, 5, 5), subtype=1)) + bytes(40),
     "image": bytes(header(RECT, (0, 0, 5, 5), subtype=4)) + bytes(40),
-    "unknown subtype 99": bytes(header(RECT, (0, 0, 5, 5), subtype=99)),
+}
+SPECKS = {
+    "rectangle without width": bytes(header(RECT, (3, 3, 3, 8))),
+    "oval without width": bytes(header(OVAL, (3, 3, 3, 8))),
+    "polygon without height": polygon([(0, 0), (5, 0), (2, 0)], x0=2, y0=2),
+}
+
+
+@pytest.mark.parametrize(("roi", "reason"), [
+    *((roi, NO_AREA) for roi in MARKS.values()),
+    *((roi, NO_PIXEL) for roi in SPECKS.values()),
+])  # fmt: skip
+def test_marks_and_specks_are_left_out_and_counted_but_not_where_they_are_most(roi: bytes, reason: str) -> None:
+    cells, _, left_out = roi_set.read_roi_set(zipped(polygon(TRIANGLE), roi), "a.zip", record())
+    assert len(cells) == 1 and left_out == {reason: 1}
+    with pytest.raises(ImageError, match=r"^a\.roi: most of its annotations cannot be cells: 1 annotations"):
+        roi_set.read_roi_set(roi, "a.roi", record())
+
+
+NO_CELL = {
+    "unknown type 77": bytes(header(77, (0, 0, 5, 5))),
+    "type 1, subtype 99": bytes(header(RECT, (0, 0, 5, 5), subtype=99)),
     "fitted spline": polygon(TRIANGLE, options=1),
     "rounded corners": bytes(header(RECT, (0, 0, 5, 5), arc=4)),
     "not an ImageJ ROI": b"PNG" * 40,
@@ -186,17 +207,16 @@ NO_AREA = {
     "invalid PathIterator": composite([0, 1, 1, 9, 5, 5]),
     "cannot be decoded: cannot convert": composite([0, 1, 1, float("nan"), 5, 5]),
     "far outside": composite([0, 1, 1, 1, float("nan"), 5, 1, 5, 5, 4]),
-    "0 pixels wide": bytes(header(RECT, (3, 3, 3, 8))),
     "no pixel centre": bytes(header(OVAL, (40, 3, 45, 8))),
 }
 
 
-@pytest.mark.parametrize("problem", NO_AREA)
+@pytest.mark.parametrize("problem", NO_CELL)
 def test_a_roi_that_is_no_cell_is_named_with_its_kind(problem: str) -> None:
     with pytest.raises(ImageError, match=f"^a.zip, entry '1.roi': .*{problem}"):
-        roi_set.read_roi_set(zipped(polygon(TRIANGLE), NO_AREA[problem]), "a.zip", record())
+        roi_set.read_roi_set(zipped(polygon(TRIANGLE), NO_CELL[problem]), "a.zip", record())
     with pytest.raises(ImageError, match=f"^a.roi: .*{problem}"):
-        roi_set.read_roi_set(NO_AREA[problem], "a.roi", record())
+        roi_set.read_roi_set(NO_CELL[problem], "a.roi", record())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
@@ -267,7 +287,7 @@ def test_damaged_files_end_in_an_image_error_or_a_valid_result_and_take_little_m
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                cells, classes = roi_set.read_roi_set(bytes(content), "a.zip", record())
+                cells, classes, _ = roi_set.read_roi_set(bytes(content), "a.zip", record())
             assert len(cells) == 0 or cells.area.min() > 0
             assert not classes or cells.class_id.max() < len(classes)
         except ImageError as error:
@@ -294,7 +314,7 @@ def test_cells_come_back_as_they_were_written(
     ids = [data.draw(st.integers(0, 2)) for _ in crops]
     cells = cells_of(*crops, class_id=np.array(ids, np.int32), state="human")
     done = roi_set.write_roi_sets([record(instances=cells)], out, ("x", "y", "z"))
-    found, classes = roi_set.read_roi_set((out / "a.zip").read_bytes(), "a.zip", record())
+    found, classes, _ = roi_set.read_roi_set((out / "a.zip").read_bytes(), "a.zip", record())
     assert found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox) and np.array_equal(found.area, cells.area)
     assert [classes[i] for i in found.class_id] == [f"group {i + 1}" for i in ids]
     assert (done.images, done.cells) == (1, len(crops))
@@ -329,7 +349,7 @@ def test_the_same_cells_give_the_same_bytes_and_the_image_stands_beside(tmp_path
     assert (tmp_path / "one" / "a.tiff").read_bytes() == b"pixels"
     assert (done.images, done.cells) == (3, 1)
     assert done.losses == {"ignored cells": 1, "images not in the table": 1}
-    found, classes = roi_set.read_roi_set((tmp_path / "one" / "a.zip").read_bytes(), "a.zip", record())
+    found, classes, _ = roi_set.read_roi_set((tmp_path / "one" / "a.zip").read_bytes(), "a.zip", record())
     assert len(found) == 1 and classes == ()
 
 
@@ -347,7 +367,7 @@ def test_cells_beyond_the_16_bit_coordinates_of_imagej_come_back(tmp_path: Path)
     crop = np.ones((2, 3), bool)
     cells = from_crops(4, 70_000, [(crop, 10, 1), (crop, 32_766, 1), (crop, 69_990, 1)], state="human")
     roi_set.write_roi_sets([record(4, 70_000, instances=cells)], tmp_path, ("cell",))
-    found, _ = roi_set.read_roi_set((tmp_path / "a.zip").read_bytes(), "a.zip", record(4, 70_000))
+    found, _, _ = roi_set.read_roi_set((tmp_path / "a.zip").read_bytes(), "a.zip", record(4, 70_000))
     assert found.rle == cells.rle and np.array_equal(found.bbox, cells.bbox)
 
 

@@ -25,6 +25,7 @@ from helpers.rle_csv_files import (
 )
 
 from cellsemi.configs.errors import DataError
+from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.store.image_codec import to_png
 
 # --- Sartorius ------------------------------------------------------------------------------------------
@@ -177,3 +178,12 @@ def test_a_file_without_any_cell_needs_no_order(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("id,predicted\na,\nb,\n")
     opened = listed(tmp_path)
     assert len(opened.items) == 2 and not any("major" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ", "])
+def test_columns_may_be_separated_as_spreadsheets_separate_them(tmp_path: Path, mark: str) -> None:
+    rows = [["id", "annotation", "sample_id"], ["a", "1 2 9 3", "w1"]]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(mark.join(row) for row in rows), encoding="utf-8")
+    found = [values for _, _, values in CsvFile(path, "a.csv").records()]
+    assert found == rows

@@ -249,4 +249,4 @@ def test_rows_are_those_of_the_csv_module(tmp_path: Path) -> None:
     lines = ["id,rle", "a b,1 2", "'a',1", " x ,", "é,3 4"]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     found = [values for _, _, values in CsvFile(tmp_path / "t.csv", "t.csv").records()]
-    assert found == list(csv.reader(StringIO("\n".join(lines))))
+    assert found == [[value.strip() for value in row] for row in csv.reader(StringIO("\n".join(lines)))]

@@ -192,7 +192,7 @@ def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         ({"masks": LABELS > 0}, r"of type '\|b1'"),
         ({"masks": LABELS.astype(np.int32) - 1}, "the masks hold -1"),
         ({"masks": LABELS.T.copy()}, "label map is 3x4, the image 4x3"),
-        ({"masks": (LABELS > 0) * np.uint8(255)}, "only 0 and 255"),
+        ({"masks": (LABELS > 0) * np.uint8(255)}, "the value 255 stands in 2 pieces"),
         ({"masks": LABELS.tolist()}, "no array 'masks' in it; it has: masks"),
         ({"outlines": LABELS, "flows": []}, "no array 'masks' in it; it has: flows, outlines"),
         ({"masks": np.array([[LABELS]], dtype=object)}, "of type"),

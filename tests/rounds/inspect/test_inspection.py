@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cellsemi.rounds.drawing import scaled
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.inspect.advice import Hint, hints
 from cellsemi.rounds.inspect.statistics import Inspection, discover_classes, examples, inspect, spread
-from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, contact_sheet
+from cellsemi.rounds.report.contact_sheet import GAP_PX, PANEL_PX, TITLE_PX, WINDOW_PX, Panel, contact_sheet, windows
 from cellsemi.rounds.store.image_codec import decode_image, intensity_range, pixel_sha256, to_png
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -84,7 +85,7 @@ def small_set() -> list[Item]:
 
 
 def look(items: list[Item], limit: int | None = None, classes: tuple[str, ...] | None = None) -> Inspection:
-    return inspect(Opened(tuple(items), classes, ("a note",)), limit, lambda *_: None)[0]
+    return inspect(Opened(tuple(items), classes, ("a note",)), DataConfig(), limit, lambda *_: None)[0]
 
 
 def test_the_figures_are_those_of_the_images() -> None:
@@ -145,10 +146,36 @@ def test_an_empty_listing_has_figures() -> None:
 
 def test_examples_take_turns_and_hold_cells() -> None:
     items = [item(f"{kind}{i}", "val", Loaded(record("x", [])), cell_type=kind) for kind in "ab" for i in range(5)]
-    counts = {each.image_id: i for i, each in enumerate(items)}  # a0 has none
+    counts = {each.image_id: Counter({"cell": i} if i else {}) for i, each in enumerate(items)}  # a0 has none
     chosen = examples(items, counts, 4)
     assert len(set(chosen)) == 4 and sorted(name[0] for name in chosen) == ["a", "a", "b", "b"] and "a0" not in chosen
     assert examples(items, counts, 4) == chosen and examples(items, {}, 4) == []
+
+
+def test_examples_show_every_class_and_what_is_ignored() -> None:
+    held = {"a": "x", "b": "x", "c": "xy", "d": "xi", "e": "z", "f": "x"}
+    items = [item(name, "val", Loaded(record(name, []))) for name in held]
+    of = {name: Counter(dict.fromkeys(letters, 5)) for name, letters in held.items()}
+    assert {"c", "d", "e"} <= set(examples(items, of, 4)) and len(examples(items, of, 4)) == 4
+    assert set(examples(items, of, 1)) == {"c", "d", "e"}  # more, where fewer do not show all
+
+
+def test_a_large_image_is_shown_in_as_many_parts_as_its_classes_need() -> None:
+    size = 3 * WINDOW_PX
+    boxes = [(10, 10), (30, 12), (size - 40, size - 40), (size - 40, 10)]
+    crops = [(np.ones((9, 9), bool), x, y) for x, y in boxes]
+    cells = masks.from_crops(size, size, crops, class_id=[0, 0, 1, 2])
+    of_cell = ["a", "a", "b", "to be ignored"]
+    found = windows(cells, of_cell, set(of_cell))
+    assert len(found) == 3
+    for rows, columns in found:
+        assert rows.stop - rows.start == columns.stop - columns.start == WINDOW_PX
+    seen = {kind for kind, (x, y) in zip(of_cell, boxes, strict=True) for rows, columns in found
+            if rows.start <= y and y + 9 <= rows.stop and columns.start <= x and x + 9 <= columns.stop}  # fmt: skip
+    assert seen == set(of_cell)
+    assert len(windows(cells, of_cell, {"a"})) == 1 and len(windows(cells, of_cell, ())) == 1
+    small = masks.from_crops(20, 20, [(np.ones((3, 3), bool), 2, 2)])
+    assert windows(small, ["a"], {"a"}) == [(slice(0, 20), slice(0, 20))]
 
 
 def texts(found: Inspection, data: DataConfig) -> str:

@@ -114,7 +114,7 @@ def test_jpeg_is_close_to_what_went_in(channels: int) -> None:
     ("content", "words"),
     [
         (b"", "empty"),
-        (b"BM not for us", "not a PNG, JPEG or TIFF"),
+        (b"GIF89a", "not a PNG, JPEG, BMP or TIFF"),
         (b"\x89PNG\r\n\x1a\n", "cut off"),
         (pil(RNG.integers(0, 256, (64, 64), np.uint8))[:-600], "truncated"),
         (pil(RNG.integers(0, 256, (64, 64), np.uint8), "JPEG")[:900], "truncated"),
