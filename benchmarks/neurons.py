@@ -114,9 +114,7 @@ class Seed:
     def curve(self) -> str:
         """Validation mAP of round 0 by steps."""
         found = read_fit(self.line.paths.model(0, self.line.config.models[0].name)).found_steps
-        return (
-            "stated" if found is None else ", ".join(f"{steps}: {score:.3f}" for steps, score in found.scores.items())
-        )
+        return ", ".join(f"{steps}: {score:.3f}" for steps, score in (found.curve if found else []))
 
     def student(self, round: int) -> float | None:
         """Test mAP of the round."""

@@ -146,7 +146,7 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
     do_all(context, title, list(steps.values()), work)
     for item in fits:
         if found := read_fit(context.paths.model(round, item.member)).found_steps:
-            tried = ", ".join(f"{score:.3f} after {steps}" for steps, score in found.scores.items())
+            tried = ", ".join(f"{score:.3f} after {steps}" for steps, score in found.curve)
             context.watcher.note(f"round {round}: {item.member} is trained for {found.steps} steps (val mAP {tried})")
     return _alive(context, round, fits)
 

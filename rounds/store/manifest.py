@@ -88,6 +88,11 @@ class FoundSteps(OnDisk):
     steps: int
     scores: dict[str, float]
 
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(steps, score), by rising steps."""
+        return sorted((int(steps), score) for steps, score in self.scores.items())
+
 
 class FitRecord(OnDisk):
     """A trained model, or why there is none: `diverged` says at which step.

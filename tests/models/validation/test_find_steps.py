@@ -18,7 +18,7 @@ from cellsemi.models.validation import find_steps
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import PARTS, Search
 from cellsemi.rounds.evaluation.history import RoundManifest
-from cellsemi.rounds.store.manifest import read_fit
+from cellsemi.rounds.store.manifest import FoundSteps, read_fit
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.steps import read_steps
 
@@ -40,7 +40,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 def found_by(paths: RunPaths, round: int = 0, model: str = "unet-a") -> tuple[int, list[str]]:
     fit = read_fit(paths.model(round, model))
     assert fit.found_steps is not None and fit.steps == fit.found_steps.steps
-    return fit.steps, list(fit.found_steps.scores)
+    return fit.steps, [str(steps) for steps, _ in fit.found_steps.curve]
 
 
 AUTO = ("training.steps=auto", "training.first_steps=10", "training.max_steps=70", "training.min_gain=0.01")
@@ -108,6 +108,10 @@ def test_an_interrupted_search_goes_on_where_it_was(
     for name in ("unet-a", "unet-b"):
         one, other = (read_model_file(each.model(0, name)) for each in (plain, paths))
         assert one == other and found_by(plain, 0, name) == found_by(paths, 0, name)
+
+
+def test_the_curve_goes_by_the_number_of_steps() -> None:
+    assert FoundSteps(steps=9, scores={"1000": 0.3, "500": 0.2}).curve == [(500, 0.2), (1000, 0.3)]
 
 
 def test_a_search_of_one_trial_is_a_fit_of_so_many_steps(tmp_path: Path, scores: dict[int, float]) -> None:
