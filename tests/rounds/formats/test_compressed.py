@@ -28,7 +28,11 @@ def zipped(**files: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT), zipped(a_geojson=TEXT), zipped(a_json=TEXT, b_txt=b"")])
+@pytest.mark.parametrize(
+    "content",
+    [TEXT, gzip.compress(TEXT), zipped(a_geojson=TEXT), zipped(a_json=TEXT, b_txt=b"")],
+    ids=["plain", "gz", "zip", "zip of two"],
+)
 def test_all_forms_hold_the_same_cell(content: bytes) -> None:
     found = read_geojson(content, "a", ImageRecord("a", 10, 12, ""))
     assert found.cells.area.tolist() == [20] and takes(content)
@@ -52,6 +56,7 @@ def test_an_archive_is_given_to_the_format_that_it_holds() -> None:
         (gzip.compress(bytes(20 << 20)), "unpacks to more than 2"),
         (zipped(a_json=bytes(20 << 20)), "unpacks to more than 2"),
     ],
+    ids=["gz that is cut", "gz of noise", "zip of two", "zip that is cut", "gz bomb", "zip bomb"],
 )
 def test_damaged_and_endless_files_are_refused(content: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):
