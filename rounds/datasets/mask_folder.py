@@ -26,7 +26,7 @@ from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.schemas import ImageRecord
 
 SETTING = "the masks"  # what a message about the folder calls it
-MAX_PIXELS = DataConfig.model_fields["max_pixels"].default
+PLAIN = DataConfig()  # how the images beside masks are read
 AS_AN_IMAGE = 2  # the rank of a file that is named as an image: its masks, where it has no others
 ENDINGS = ("_cp_masks", *sorted(set(MASK_SUFFIXES) - {"", "_cp_masks"}, key=len, reverse=True))
 
@@ -77,7 +77,7 @@ class MaskFiles:
             for image_id, ranked in self._by_id.items():
                 if min(ranked) < AS_AN_IMAGE and AS_AN_IMAGE in ranked:
                     with suppress(ImageError):  # what is no image is nobody's image
-                        image = self._folder.record(ranked[AS_AN_IMAGE][0], image_id, MAX_PIXELS)
+                        image = self._folder.record(ranked[AS_AN_IMAGE][0], image_id, PLAIN)
                         self._by_pixels[image.sha256] = image_id
         found = self._by_pixels.get(record.sha256)
         return None if found is None else self._by_id[found]

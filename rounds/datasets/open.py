@@ -14,10 +14,10 @@ from cellsemi.configs.errors import DataError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import synthetic
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.distinct_ids import distinct_ids
 from cellsemi.rounds.datasets.splits import grouped_split
 from cellsemi.rounds.formats.base import Item, Loaded, Part, Reader, at, parts_of, root_of
 from cellsemi.rounds.formats.registry import reader_of
+from cellsemi.rounds.formats.shared.distinct_ids import distinct_ids
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
 from cellsemi.rounds.store.run import SPLITS
 

@@ -14,6 +14,7 @@ from helpers.pictures import quiet
 from torch import nn
 
 from cellsemi.configs.errors import TrainingDiverged
+from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import flow_loss
@@ -49,7 +50,7 @@ def loss_of(net: nn.Module, step: int) -> LossParts:
 
 def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: TrainingConfig = CONFIG) -> Loop:
     return Loop(
-        build(4, ("a", "b", "c"), 0),
+        build(FlowUnetConfig(name="m", width=4), ("a", "b", "c"), 0),
         config,
         steps=steps,
         folder=folder,
@@ -221,7 +222,7 @@ def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
 
 
 def gradients(batch: FlowBatch) -> tuple[float, torch.Tensor]:
-    net = build(4, ("a", "b", "c"), 1).eval()
+    net = build(FlowUnetConfig(name="m", width=4), ("a", "b", "c"), 1).eval()
     loss = flow_loss(net(torch.from_numpy(batch.images)), batch).total
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])

@@ -27,7 +27,7 @@ from cellsemi.rounds.formats.registry import all_specs
 from cellsemi.rounds.store import files, run, shards
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.run import RunPaths
-from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.schemas import SCHEMA_VERSION, ImageRecord
 
 SHAPE = (24, 32)
 
@@ -172,7 +172,7 @@ def test_an_import_is_written_whole_and_read_by_the_command_that_it_prints(here:
     content = files.read_json(here / "my shards" / "import.json")
     assert (content["classes"], content["source"]) == (["x", "y"], "label-maps")
     assert content["settings"]["group_column"] == "well" and content["report"]["images"]["labelled"] == 2
-    assert content["shards"]["val"][0]["rows"] == 1 and content["schema_version"] == 3
+    assert content["shards"]["val"][0]["rows"] == 1 and content["schema_version"] == SCHEMA_VERSION
     (image,) = shards.read_folder(here / "my shards" / "val")
     assert image.instances is not None and np.array_equal(masks.to_label_map(image.instances) > 0, labels(2) > 0)
     settings = ["data.source=shards", "data.root=my shards", 'data.classes=["x", "y"]']

@@ -19,7 +19,7 @@ from torch import nn
 
 from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.models import MaskRcnnConfig, ModelConfig
+from cellsemi.configs.models import FlowUnetConfig, MaskRcnnConfig, ModelConfig
 from cellsemi.models import weight_files
 from cellsemi.models.base import Family, ModelVariant
 from cellsemi.models.cellpose_sam import parts
@@ -49,8 +49,8 @@ def config_of(family: Family, model: ModelVariant) -> ModelConfig:
 
 def network(family: Family, model: ModelVariant) -> nn.Module:
     config = config_of(family, model)
-    if family.kind == "flow-unet":
-        return flow_net.build(24, ("cell",), 0)
+    if isinstance(config, FlowUnetConfig):
+        return flow_net.build(config, ("cell",), 0)
     if family.kind == "cellpose-sam":
         return parts.build_net(256)
     if isinstance(config, MaskRcnnConfig):
