@@ -65,12 +65,17 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
         if round and not counts.human_images + counts.pseudo_images:
             raise RunError(
-                f"round {round}: nothing to learn from: no human training image, and no cell of the teachers passed "
-                f"the filter ({context.paths.filter(round)} says why); lower filter.min_precision, or label a few "
+                f"round {round}: nothing to learn from: there is no human training image, and no unlabelled one teaches "
+                f"({_reasons(counts)}; {context.paths.filter(round)} says why). Where no cell is accepted, lower "
+                "filter.min_precision; where too many are missed, raise filter.max_wrong_background; or label a few "
                 "images"
             )
         if counts.left_out:
-            reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))
-            context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {reasons}")
+            context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {_reasons(counts)}")
 
     do(context, step, work)
+
+
+def _reasons(counts: MergeCounts) -> str:
+    """How many unlabelled images were left out, by reason."""
+    return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.left_out.items()))

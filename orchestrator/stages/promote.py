@@ -163,7 +163,9 @@ def _against_control(context: Context, result: RoundResult, name: str) -> Agains
     there = {evaluation.model for evaluation in found}
     first = next(model.name for model in config.models_of(standing) if model.name in there)
     control = find(read_evaluations(paths.evaluation(result.round), config.data.classes), name, "test")
-    difference = map_difference(find(found, first, "test"), control, config.rounds.promotion, config.run.seed)
+    difference = map_difference(
+        found_or_empty(found, standing, first, "test"), control, config.rounds.promotion, config.run.seed
+    )
     return AgainstControl(standing, first, result.round, name, difference)
 
 

@@ -53,7 +53,10 @@ def test_masks_alone_teach_with_labels_for_validation_only(tmp_path: Path) -> No
     """No human training image at all: round 0 is the teacher's own score, its student learns from what passed."""
     known = truth(config_at(tmp_path, *ONE))
     folder = write_masks(tmp_path / "tool", known.values(), every_other)
-    config = config_at(tmp_path, *ONE, with_masks(folder), "data.labelled_limit=0", "data.limit_rest=unlabelled")
+    alone = (*ONE, with_masks(folder), "data.labelled_limit=0", "data.limit_rest=unlabelled")
+    with pytest.raises(RunError, match=r"too many cells of its class are missed.*raise filter.max_wrong_background"):
+        bring(config_at(tmp_path / "guarded", *alone), 1)
+    config = config_at(tmp_path, *alone, "filter.max_wrong_background=1")  # half of the cells are in no mask
     paths, watcher = bring(config, 1)
 
     first, second = read_manifests(paths).values()
