@@ -65,8 +65,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
         if round and not counts.human_images + counts.pseudo_images:
             raise RunError(
-                f"round {round}: nothing to learn from: there is no human training image, and no unlabelled one teaches "
-                f"({_reasons(counts)}; {context.paths.filter(round)} says why). Where no cell is accepted, lower "
+                f"round {round}: nothing to learn from: there is no human training image, and no unlabelled one "
+                f"teaches ({_reasons(counts)}; {context.paths.filter(round)} says why). Where no cell is accepted, lower "
                 "filter.min_precision; where too many are missed, raise filter.max_wrong_background; or label a few "
                 "images"
             )
