@@ -66,7 +66,7 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         if round and not counts.human_images + counts.pseudo_images:
             raise RunError(
                 f"round {round}: nothing to learn from: there is no human training image, and no unlabelled one "
-                f"teaches ({_reasons(counts)}; {context.paths.filter(round)} says why). Where no cell is accepted, lower "
+                f"teaches ({_reasons(counts)}; {context.paths.filter(round)} says why). Where none is accepted, lower "
                 "filter.min_precision; where too many are missed, raise filter.max_wrong_background; or label a few "
                 "images"
             )

@@ -15,6 +15,7 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.history import RoundManifest
 from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
+from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.evaluation.verdict import AgainstControl
 from cellsemi.rounds.store.run import CONTROL, ENSEMBLE, open_run
 
@@ -56,7 +57,8 @@ def finished_run(out: Path, regime: str, seed: int, student: int, control: int) 
     # What teaches in the end is round 2; the verdict says how its first model compares with the control.
     compared = AgainstControl(2, "student", 3, CONTROL, rows[-2].vs_control)
     last = RoundManifest.read(paths.round_manifest(3))
-    last.model_copy(update={"against_control": compared}).write(paths.round_manifest(3))
+    refused = Decision(False, 0.1, "not promoted: not clearly better")
+    last.model_copy(update={"against_control": compared, "decision": refused}).write(paths.round_manifest(3))
     finish_fit(paths.model(3, CONTROL), 1600, 1.0)
 
 

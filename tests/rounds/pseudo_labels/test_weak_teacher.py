@@ -89,8 +89,7 @@ def pseudo_labels(teachers: dict[str, Teacher], seed: int, val: int = 10, pool: 
     kept = {name: each for name, each in known.items() if each.nothing is None}
     fused = {split: _fused(found, kept, fusion) for split, (_, found) in drawn.items()}
     pairs = list(zip(fused["val"], drawn["val"][0], strict=True))
-    quality = fit_quality(pairs, CLASSES, config)
-    calibrated = [(quality.apply(cells), truth) for cells, truth in pairs]
+    quality, calibrated = fit_quality(pairs, CLASSES, config)
     thresholds = choose_thresholds(calibrated, drawn["val"][0], CLASSES, config)
     right = accepted = 0
     for cells, truth in zip(fused["pool"], drawn["pool"][0], strict=True):
@@ -170,8 +169,7 @@ def test_a_teacher_that_is_right_on_all_of_26_cells_beside_an_untrained_one() ->
     assert known["untrained"].nothing == "0 of its 3 predictions are right, of 26 cells"
     for names in (["perfect"], ["perfect", "untrained"]):  # left out, as a campaign does, and even if it were not
         pairs = list(zip(_fused(both, {name: known[name] for name in names}, fusion), right, strict=True))
-        quality = fit_quality(pairs, CLASSES, config)
-        calibrated = [(quality.apply(cells), truth) for cells, truth in pairs]
+        _, calibrated = fit_quality(pairs, CLASSES, config)
         thresholds = choose_thresholds(calibrated, right, CLASSES, config)
         passed = [filter_cells(cells, thresholds, 1, CLASSES, 1).in_state("accepted") for cells, _ in calibrated]
         assert sum(map(len, passed)) == 26
