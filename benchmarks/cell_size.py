@@ -109,7 +109,7 @@ def measure(images: Path, folder: Path, training: TrainingConfig, seed: int) -> 
     started = time.process_time()
     family(model.kind).fit(task, lambda step, steps: None)
     fitted = time.process_time() - started
-    on_val = OnValidation(str(images / "val"), INFERENCE, len(CLASSES), None, "cpu", MAX_PIXELS)
+    on_val = OnValidation(str(images / "val"), INFERENCE, INFERENCE, len(CLASSES), None, "cpu", MAX_PIXELS)
     chosen = choose(on_val, folder).cell_probability
     assert chosen is not None
     predictor = load_predictor(folder, INFERENCE.at_probability(chosen.chosen), "cpu")

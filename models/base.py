@@ -116,11 +116,11 @@ class ProbabilityPredictor(Predictor, Protocol):
     """A flow model: its masks depend on the threshold on the cell probability of a pixel."""
 
     def at_probabilities(
-        self, image: Image, probabilities: Sequence[float]
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
     ) -> tuple[list[Instances], NDArray[np.float32]]:
         """The cells of one image at each cell-probability threshold, and the probability (H, W).
 
-        The network runs once.
+        The image is enlarged as in `predict`; the network runs once.
         """
         ...
 

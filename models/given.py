@@ -158,10 +158,10 @@ class ProbabilitiesInClassesOf(InClassesOf):
         self._at = predictor.at_probabilities
 
     def at_probabilities(
-        self, image: Image, probabilities: Sequence[float]
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
     ) -> tuple[list[Instances], NDArray[np.float32]]:
         """The cells of one image at each cell-probability threshold, and the probability (H, W)."""
-        found, probability = self._at(image, probabilities)
+        found, probability = self._at(image, probabilities, scale)
         return [self._renamed(cells) for cells in found], probability
 
 

@@ -98,7 +98,8 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
+        "rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
@@ -149,12 +150,13 @@ ALLOWED = {
     "models/python": "configs models/base models/given models/model_files models/own_family",
     "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/given models/model_files models/training models/weight_files"
+        "configs models/base models/detector models/given models/model_files models/training "
+        "models/weight_files"
     ),
     "models/training": "configs rounds/store models/base models/model_files",
     "models/validation": (
-        "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/model_files "
-        "models/registry models/training"
+        "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
+        "models/model_files models/registry models/training"
     ),
     "models/weight_files": "configs rounds/store",
     "orchestrator/ablation": (
@@ -182,7 +184,8 @@ ALLOWED = {
         "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
+        "rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",

@@ -33,10 +33,12 @@ class FlowPredictor(ABC):
         with compute_settings(self._inference.threads), torch.inference_mode():
             return [self._predict(image, scale) for image in images]
 
-    def at_probabilities(self, image: Image, probabilities: Sequence[float]) -> tuple[list[Instances], Outputs]:
+    def at_probabilities(
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
+    ) -> tuple[list[Instances], Outputs]:
         """The cells of one image at each cell-probability threshold, and the probability (H, W); see models.base."""
         with compute_settings(self._inference.threads), torch.inference_mode():
-            mean, spread = self.outputs(image)
+            mean, spread = self.outputs(image, scale)
             return [self._cells(mean, spread, self._inference.at_probability(p)) for p in probabilities], mean[0]
 
     def _predict(self, image: Image, scale: float) -> Instances:

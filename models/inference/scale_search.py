@@ -58,11 +58,18 @@ class ScaleSearch:
         found = []
         for place, image in enumerate(images):
             named = image_ids[place : place + 1]
-            best = [self._best_scale(_seen(image, polarity), scale, named) for polarity in self._polarities]
-            kept = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
-            self.chosen[best[kept][0], self._polarities[kept]] += 1
-            found.append(best[kept][1])
+            best, polarity, cells = self.best(image, scale, named)
+            self.chosen[best, polarity] += 1
+            found.append(cells)
         return found
+
+    def best(
+        self, image: Image, scale: float = 1.0, image_ids: Sequence[str] = ()
+    ) -> tuple[float, Polarity, Instances]:
+        """The scale and the polarity that are kept for an image, and its cells there."""
+        best = [self._best_scale(seen(image, polarity), scale, image_ids) for polarity in self._polarities]
+        kept = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
+        return best[kept][0], self._polarities[kept], best[kept][1]
 
     def _best_scale(self, image: Image, scale: float, image_ids: Sequence[str]) -> tuple[float, Instances]:
         candidates = [predict_named(self._predictor, [image], image_ids, scale * each)[0] for each in self._scales]
@@ -94,7 +101,8 @@ def expected_cells(cells: Instances) -> float:
     return float(cells.score.sum())
 
 
-def _seen(image: Image, polarity: Polarity) -> Image:
+def seen(image: Image, polarity: Polarity) -> Image:
+    """The image in a polarity."""
     return image if polarity == "as-is" else inverted(image)
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
 from cellsemi.models.base import ProbabilityPredictor
+from cellsemi.models.inference.scale_search import ScaleSearch, seen
 from cellsemi.models.registry import load_predictor
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -40,11 +41,13 @@ BINS = 1000  # of the probabilities of the pixels of cells
 class OnValidation:
     """What it takes to choose: the folder of the human labels that the model never saw, and its inference settings.
 
-    `quantile` is `filter.background_quantile`; None where the background is not chosen.
+    `labelling` are the settings for unlabelled images. `quantile` is `filter.background_quantile`; None where the
+    background is not chosen.
     """
 
     images: str
     inference: InferenceConfig
+    labelling: InferenceConfig
     classes: int
     quantile: float | None
     device: str
@@ -72,23 +75,39 @@ def choose(choice: OnValidation, model: Path) -> Chosen:
     equal ones the nearest to .5.
 
     The background probability is the one that the share `quantile` of the pixels of human cells falls short of, in the
-    class of cells where it is the lowest.
+    class of cells where it is the lowest. It is measured as the model labels: with the scale that a search keeps. An
+    image at a foreign scale, where the model sees no cell at all, would make nothing sure.
     """
     predictor = cast(ProbabilityPredictor, load_predictor(model, choice.inference.without_search(), choice.device))
-    scores, images, inside = np.zeros((len(choice.grid), len(LIMITS))), 0, _InsideCells(choice.classes)
+    scores, images = np.zeros((len(choice.grid), len(LIMITS))), 0
     for record in shards.read_folder(Path(choice.images)):
         assert record.image is not None and record.instances is not None
         image = decode_image(record.image, record.image_id, choice.max_pixels)
-        found, probability = predictor.at_probabilities(image, choice.grid)
-        inside.add(probability, record.instances.in_state("human"))
+        found, _ = predictor.at_probabilities(image, choice.grid) if choice.grid else ([], None)
         for place, cells in enumerate(found):
             predicted, truth = scorable(cells, record.instances)
             scores[place] += [score_image(record.image_id, truth, predicted, limit).total.ap for limit in LIMITS]
         images += 1
-    return Chosen(
-        cell_probability=_best(choice.grid, scores.max(axis=1) / max(images, 1)) if choice.grid else None,
-        background_probability=None if choice.quantile is None else inside.quantile(choice.quantile),
-    )
+    chosen = _best(choice.grid, scores.max(axis=1) / max(images, 1)) if choice.grid else None
+    below = None if choice.quantile is None else _background(choice, model, chosen, choice.quantile)
+    return Chosen(chosen, below)
+
+
+def _background(choice: OnValidation, model: Path, chosen: ChosenProbability | None, share: float) -> float | None:
+    """The background probability of a model whose cell probability is chosen or stated."""
+    inference = choice.labelling if chosen is None else choice.labelling.at_probability(chosen.chosen)
+    plain = cast(ProbabilityPredictor, load_predictor(model, inference.without_search(), choice.device))
+    search = load_predictor(model, inference, choice.device)
+    inside = _InsideCells(choice.classes)
+    for record in shards.read_folder(Path(choice.images)):
+        assert record.image is not None and record.instances is not None
+        image = decode_image(record.image, record.image_id, choice.max_pixels)
+        scale = 1.0
+        if isinstance(search, ScaleSearch):
+            scale, polarity, _ = search.best(image)
+            image = seen(image, polarity)
+        inside.add(plain.at_probabilities(image, (), scale)[1], record.instances.in_state("human"))
+    return inside.quantile(share)
 
 
 @dataclass(slots=True)

@@ -176,7 +176,8 @@ def _step(context: Context, round: int, item: Fit) -> Step:
         settings += ["rounds.start"] if item.train_round else []
         inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
     if item.steps is None or _choice(context, item) is not None:
-        settings += [f"models[{name}].inference", "data.max_pixels", "filter.background", "filter.background_quantile"]
+        settings += [f"models[{name}].inference", f"models[{name}].unlabelled_inference", "data.max_pixels"]
+        settings += ["filter.background", "filter.background_quantile"]
         inputs.append(paths.split(item.fold.val))
     return Step(
         round=round,
@@ -286,6 +287,7 @@ def _on_validation(context: Context, item: Fit, quantile: float | None) -> OnVal
     return OnValidation(
         images=str(context.paths.split(item.fold.val)),
         inference=config.inference_of(item.model),
+        labelling=config.unlabelled_inference_of(item.model),
         classes=len(config.data.classes),
         quantile=quantile,
         device=config.engine.device,

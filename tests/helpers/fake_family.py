@@ -61,7 +61,7 @@ class FakePredictor:
         return [self._predict(np.asarray(image, np.float32)) for image in images]
 
     def at_probabilities(
-        self, image: Image, probabilities: Sequence[float]
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
     ) -> tuple[list[Instances], NDArray[np.float32]]:
         return self.predict([image]) * len(probabilities), np.full(np.shape(image)[:2], 0.5, np.float32)
 

@@ -44,7 +44,7 @@ class Knowing(fake_family.FakePredictor):
     loaded: ClassVar[list[Any]] = []
 
     def at_probabilities(
-        self, image: Image, probabilities: Sequence[float]
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
     ) -> tuple[list[Instances], NDArray[np.float32]]:
         cells = self.truth[int(np.asarray(image, np.int64).sum())]
         none = Instances.empty(cells.height, cells.width)

@@ -91,7 +91,7 @@ class Preferring:
         return [cells.with_(score=cells.score if zoom == best else cells.score / 2)]
 
     def at_probabilities(
-        self, image: Image, probabilities: Sequence[float]
+        self, image: Image, probabilities: Sequence[float], scale: float = 1.0
     ) -> tuple[list[Instances], NDArray[np.float32]]:
         return self.predict([image]) * len(probabilities), np.full(np.shape(image)[:2], 0.5, np.float32)
 
