@@ -35,12 +35,13 @@ types: $(VENV)/.installed-lint
 	for part in __init__.py py.typed; do ln -sfn ../../cellsemi/$$part .lint/cellsemi/$$part; done
 	cd .lint && MYPYPATH=. $(BIN)/python -m mypy --config-file ../pyproject.toml cellsemi
 
-bench: $(VENV)/.installed ## every benchmark but rounds.py, one after another
-	set -e; for script in $$(grep -l __main__ benchmarks/*.py | grep -v /rounds.py); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(VENV)/.installed ## every benchmark but rounds.py and neurons.py, one after another
+	set -e; for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e /rounds.py -e /neurons.py); do echo "== $$script"; $(BIN)/python $$script; done
 
 # Hours: hundreds of fits. Called again it goes on where it stopped.
-bench-rounds: $(VENV)/.installed ## the benchmark of the rounds, with parts switched off: hours
+bench-rounds: $(VENV)/.installed ## the benchmarks of the rounds, with parts switched off: hours
 	$(BIN)/python benchmarks/rounds.py --ablate
+	$(BIN)/python benchmarks/neurons.py
 
 docs: $(VENV)/.installed ## write docs/config.md anew from the settings
 	$(BIN)/python docs/make_config.py

@@ -81,7 +81,7 @@ class TrainingConfig(Section):
         ),
     )
     pseudo_draw: Draw = Field(
-        "need",
+        "even",
         description="Among the pseudo-labelled images: all equally likely (`even`, and then by `balance`), or those "
         "more often whose cells are of classes and sizes that are rare among the human labels (`need`).",
     )

@@ -98,8 +98,7 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
-        "rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
@@ -150,8 +149,7 @@ ALLOWED = {
     "models/python": "configs models/base models/given models/model_files models/own_family",
     "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/given models/model_files models/training "
-        "models/weight_files"
+        "configs models/base models/detector models/given models/model_files models/training models/weight_files"
     ),
     "models/training": "configs rounds/store models/base models/model_files",
     "models/validation": (
@@ -184,8 +182,7 @@ ALLOWED = {
         "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
-        "rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",
