@@ -2,7 +2,7 @@
 
 A network that learned from a few images knows the sizes of their cells. Unlabelled images at another magnification
 hold the same cells at other sizes. At the scale whose sizes the network has learned, it is surest and finds most. A
-scale is worth the F0.5 (Van Rijsbergen 1979) that its scores promise, pixel by pixel:
+scale is scored by the F0.5 (Van Rijsbergen 1979) that its cells' scores promise, pixel by pixel:
 
     precision: the mean score of its cells, each weighted by its area, so that specks do not decide
     recall: the pixels that it expects to be cell, over the most that any scale expects
@@ -51,9 +51,9 @@ class ScaleSearch:
         self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
 
     def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
-        """The cells of each image at the scale that is worth most by pixels, in the polarity that is by cells.
+        """The cells of each image at the scale that scores highest by pixels, in the polarity that does by cells.
 
-        See `worths`. Of equal ones the image as it is before inverted, and the scale that is listed first.
+        See `search_scores`. Of equal ones the image as it is before inverted, and the scale that is listed first.
         """
         found = []
         for place, image in enumerate(images):
@@ -68,17 +68,17 @@ class ScaleSearch:
     ) -> tuple[float, Polarity, Instances]:
         """The scale and the polarity that are kept for an image, and its cells there."""
         best = [self._best_scale(seen(image, polarity), scale, image_ids) for polarity in self._polarities]
-        kept = int(np.argmax(worths([cells for _, cells in best], expected_cells)))
+        kept = int(np.argmax(search_scores([cells for _, cells in best], expected_cells)))
         return best[kept][0], self._polarities[kept], best[kept][1]
 
     def _best_scale(self, image: Image, scale: float, image_ids: Sequence[str]) -> tuple[float, Instances]:
         candidates = [predict_named(self._predictor, [image], image_ids, scale * each)[0] for each in self._scales]
-        place = int(np.argmax(worths(candidates, expected_cell_px)))
+        place = int(np.argmax(search_scores(candidates, expected_cell_px)))
         return self._scales[place], candidates[place]
 
 
-def worths(candidates: Sequence[Instances], expects: Callable[[Instances], float]) -> NDArray[np.float64]:
-    """float64 (S,) in [0, 1]: what the cells of one image are worth that were found in each of S ways.
+def search_scores(candidates: Sequence[Instances], expects: Callable[[Instances], float]) -> NDArray[np.float64]:
+    """float64 (S,) in [0, 1]: the scores of the cells of one image that were found in each of S ways.
 
     The F0.5 of the mean score of the cells, weighted by area, and of what they expect to find, over the most that any
     of them expects; 0 without cells.

@@ -84,7 +84,7 @@ def filter_pseudo_labels(context: Context, round: int, teachers: Ensemble) -> No
     """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards.
 
     Where fewer teachers are left than `fusion.min_votes`, since the others diverged, as many votes are asked for as
-    there are teachers, and the watcher is told: with the votes of the config no mask could train.
+    there are teachers, and the watcher says so: with the votes of the config no mask could train.
     """
     config, paths = context.config, context.paths
     chosen = paths.filter(round)

@@ -90,7 +90,7 @@ class Calibration:
 
     @property
     def nothing(self) -> str | None:
-        """Why the predictions are worth nothing, in words; None where some are right. See NIL."""
+        """Why the predictions are of no use, in words; None where some are right. See NIL."""
         found, there = self._totals()
         samples = sum(curve.samples for curve in self.curves.values())
         if not there:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, from_crops, iou_matrix, without_overlaps
-from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, Said, pair_ious
+from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, VotesCast, pair_ious
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def fuse(
     - `weighted`. As `vote`, with quality (the calibrated score; the score itself where nothing is calibrated)
       in the place of the score; no factor for the IoU.
     - In these means a silent teacher weighs its recall of the class (`recalls`, by teacher; without it 1), a member
-      the same, or its own score where that is more; a pair of members by both (`Said`). So a teacher that finds one
-      cell in ten does not silence one that finds all. Where all have the recall 1, a cell that all predict alike
+      the same, or its own score where that is more; a pair of members by both (`VotesCast`). So a teacher that finds
+      one cell in ten does not silence one that finds all. Where all have the recall 1, a cell that all predict alike
       keeps its mean score, and one predicted by one of three keeps a third.
     - `nms`. Cluster: the best scored cell and all linked to it that no better one took. Mask, `score` and
       `quality`: those of the best. Other cells of its own teacher stay; two of one other teacher are both
@@ -71,17 +71,17 @@ def fuse(
     links = _links(every, config.iou)
     clusters = method.clusters(every.teacher, links)
     classes = _classes(every.cells, clusters, method, one_class_per_image)
-    said = [
-        _said(every, members, class_id, method, links)
+    votes_cast = [
+        _votes_cast(every, members, class_id, method, links)
         for members, class_id in zip(clusters, classes.tolist(), strict=True)
     ]
-    scored = [method.scores(every.cells, members, each) for members, each in zip(clusters, said, strict=True)]
+    scored = [method.scores(every.cells, members, each) for members, each in zip(clusters, votes_cast, strict=True)]
     fused = _drawn(every.cells, clusters, method).with_(
         class_id=classes,
         score=[score for score, _ in scored],
         quality=[quality for _, quality in scored],
         votes=[len(members) for members in clusters],
-        agreement=_agreement(every.cells, clusters, [each.agreement for each in said]),
+        agreement=_agreement(every.cells, clusters, [each.agreement for each in votes_cast]),
         round=[every.cells.round[members].max() for members in clusters],
         weight=1.0,
         state="predicted",
@@ -106,14 +106,14 @@ def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recal
     return _AllCells(cells.select(order), teacher[order], tuple(own for _, own in numbered))
 
 
-def _said(every: _AllCells, members: list[int], class_id: int, method: Method, links: Links) -> Said:
+def _votes_cast(every: _AllCells, members: list[int], class_id: int, method: Method, links: Links) -> VotesCast:
     """What the teachers say of a cluster of a class."""
     recall = np.array([own[class_id] if own else 1.0 for own in every.recalls])
     spoke = every.teacher[members]
     column = every.cells.quality if method.weigh_by == "quality" else every.cells.score
     votes = np.maximum(recall[spoke], column[members].astype(np.float64))
     silent = np.setdiff1d(np.arange(len(recall)), spoke)
-    return Said(votes, pair_ious(every.cells, members, links), float(recall[silent].sum()))
+    return VotesCast(votes, pair_ious(every.cells, members, links), float(recall[silent].sum()))
 
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:

@@ -31,7 +31,7 @@ Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class VotesCast:
     """What the teachers say of one cluster: float64 (M,) the weight of each member, the IoU of each pair of members in
     the order of `combinations`, and the weight of the teachers that saw the image and found nothing there.
     """
@@ -69,13 +69,13 @@ class Method:
     """One way to fuse. `clusters` gets the teacher of each cell, int64 (N,), and the links.
 
     `draw` gets the crops of two or more members and their weights; it returns the fused crop, or the index of
-    the member whose mask is the result. `scores` gives score and quality of a cluster from what was `said` of it.
+    the member whose mask is the result. `scores` gives score and quality of a cluster from the votes cast on it.
     `weigh_by` is the column that weighs the members, in `draw` and in the vote on the class.
     """
 
     clusters: Callable[[NDArray[np.int64], Links], Clusters]
     draw: Callable[[Sequence[Crop], Weights], int | Crop]
-    scores: Callable[[Instances, list[int], Said], tuple[float, float]]
+    scores: Callable[[Instances, list[int], VotesCast], tuple[float, float]]
     weigh_by: Literal["score", "quality"] = "score"
 
     def weights(self, cells: Instances, members: Sequence[int]) -> Weights:
@@ -196,19 +196,19 @@ def pair_ious(cells: Instances, members: list[int], links: Links) -> tuple[float
     return tuple(iou_matrix(own, own)[np.triu_indices(len(own), 1)].tolist())
 
 
-def agreed_score(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
+def agreed_score(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
     """Twice the same: the mean of the scores over all teachers, times the agreement."""
-    score = said.mean(cells.score[members].astype(np.float64)) * said.agreed
+    score = votes_cast.mean(cells.score[members].astype(np.float64)) * votes_cast.agreed
     return score, score
 
 
-def mean_quality(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
+def mean_quality(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
     """Twice the same: the mean of the qualities over all teachers (in the paper mean confidence x T / N)."""
-    score = said.mean(cells.quality[members].astype(np.float64))
+    score = votes_cast.mean(cells.quality[members].astype(np.float64))
     return score, score
 
 
-def of_the_first(cells: Instances, members: list[int], said: Said) -> tuple[float, float]:
+def of_the_first(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
     """Score and quality of the first member."""
     return float(cells.score[members[0]]), float(cells.quality[members[0]])
 

@@ -51,8 +51,8 @@ def detect_label_maps(scan: FolderScan, file: str | None) -> Detected | None:
 
 def _check_says_no_splits(scan: FolderScan, path: str, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
     """DataError for a file called manifest.csv, or with a column of split names, that lacks the columns of one."""
-    said = find_column(columns, SPLIT_COLUMNS)
-    words = {row[said].lower() for row in rows if said}
+    split = find_column(columns, SPLIT_COLUMNS)
+    words = {row[split].lower() for row in rows if split}
     if path.lower() != MANIFEST and not (words and words <= {*SPLIT_WORDS, *SPLITS}):
         return
     raise DataError(

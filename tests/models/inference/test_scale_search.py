@@ -24,7 +24,7 @@ from cellsemi.models.inference.scale_search import (
     expected_cell_px,
     inverted,
     mean_score,
-    worths,
+    search_scores,
 )
 from cellsemi.orchestrator.stages import jobs
 from cellsemi.rounds.cells import masks
@@ -200,9 +200,9 @@ def test_what_a_scale_is_worth_counts_what_it_finds() -> None:
     assert [expected_cell_px(cells) for cells in candidates] == pytest.approx(expected)
     recall = [value / expected[3] for value in expected]
     by_hand = [1.25 * p * r / (0.25 * p + r) for p, r in zip((0.95, 0.8, 0.4), recall[1:], strict=True)]
-    assert worths(candidates, expected_cell_px).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
-    assert int(np.argmax(worths(candidates, expected_cell_px))) == 2
-    assert worths([none, none], expected_cell_px).tolist() == [0.0, 0.0]
+    assert search_scores(candidates, expected_cell_px).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
+    assert int(np.argmax(search_scores(candidates, expected_cell_px))) == 2
+    assert search_scores([none, none], expected_cell_px).tolist() == [0.0, 0.0]
 
 
 def test_a_pixel_of_several_masks_is_expected_once() -> None:
