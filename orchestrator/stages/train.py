@@ -252,7 +252,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
         shards=tuple(
-            map(str, shard_paths(context.paths.train(item.train_round, item.fold.suffix)) if item.steps else ())
+            map(str, shard_paths(context.paths.train(item.train_round, item.fold.suffix)) if item.model.trains else ())
         ),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),

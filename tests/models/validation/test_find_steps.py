@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellsemi.models.base import FitResult, FitTask
-from cellsemi.models.model_files import read_model_file
+from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.validation import find_steps
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import PARTS, Search
@@ -61,6 +62,7 @@ def test_it_stops_where_twice_as_many_steps_no_longer_help(tmp_path: Path, score
     folder = paths.model(0, "unet-a")
     assert read_model_file(folder).training.steps == 40 and not (folder / PARTS).exists()
     assert pq.read_table(folder / "loss.parquet")["step"].to_pylist() == list(range(1, 41))
+    assert json.loads(read_weights(folder))["cells"] > 0  # it was given the human labels
     said = "round 0: unet-a is trained for 40 steps (val mAP 0.200 after 10, 0.300 after 20, 0.305 after 40)"
     assert said in notes.notes
 
