@@ -152,7 +152,23 @@ class ModelBase(Section):
         return value
 
 
-class WithWeights(ModelBase):
+class MayTeachUntrained(ModelBase):
+    """A model that is trained, or with `train: false` teaches as it is."""
+
+    train: bool = Field(True, description="`false`: it teaches as it is, in round 0 unless `last_round` says more.")
+
+    @property
+    def trains(self) -> bool:
+        """As `train` says."""
+        return self.train
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained_teaches_first(cls, data: Any) -> Any:
+        return _in_round_0(data) if isinstance(data, dict) and data.get("train") is False else data
+
+
+class WithWeights(MayTeachUntrained):
     """A model that may start from given weights, and never from others; or that teaches with them as they are."""
 
     weights: str | None = Field(
@@ -170,16 +186,6 @@ class WithWeights(ModelBase):
     class_map: dict[str, str] = Field(
         default_factory=dict, description=f"`train: false`: the classes of `weights` {_CLASS_MAP}"
     )
-
-    @property
-    def trains(self) -> bool:
-        """As `train` says."""
-        return self.train
-
-    @model_validator(mode="before")
-    @classmethod
-    def _untrained_teaches_first(cls, data: Any) -> Any:
-        return _in_round_0(data) if isinstance(data, dict) and data.get("train") is False else data
 
     @field_validator("class_map", mode="before")
     @classmethod
@@ -330,7 +336,7 @@ class MasksConfig(ModelBase):
         return _with_text_keys(value)
 
 
-class PythonConfig(ModelBase):
+class PythonConfig(MayTeachUntrained):
     """`python`: a family of your own, from a module or an installed package (docs/teachers.md)."""
 
     kind: Literal["python"] = Field("python", description="The model family.")
@@ -340,17 +346,6 @@ class PythonConfig(ModelBase):
         description="Folder of the module; the run keeps a copy of the module. null: it is installed on every node.",
     )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="Whatever the family reads.")
-    train: bool = Field(True, description="`false`: it teaches as it is, in round 0 unless `last_round` says more.")
-
-    @property
-    def trains(self) -> bool:
-        """As `train` says."""
-        return self.train
-
-    @model_validator(mode="before")
-    @classmethod
-    def _untrained_teaches_first(cls, data: Any) -> Any:
-        return _in_round_0(data) if isinstance(data, dict) and data.get("train") is False else data
 
     @model_validator(mode="after")
     def _family_is_named(self) -> Self:

@@ -97,7 +97,7 @@ def _background(choice: OnValidation, model: Path, chosen: ChosenProbability | N
     """The background probability of a model whose cell probability is chosen or stated."""
     inference = choice.labelling if chosen is None else choice.labelling.at_probability(chosen.chosen)
     plain = cast(ProbabilityPredictor, load_predictor(model, inference.without_search(), choice.device))
-    search = load_predictor(model, inference, choice.device)
+    search = load_predictor(model, inference, choice.device) if inference.searches else plain
     inside = _InsideCells(choice.classes)
     for record in shards.read_folder(Path(choice.images)):
         assert record.image is not None and record.instances is not None

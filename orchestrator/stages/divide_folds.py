@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.datasets import splits
 from cellsemi.rounds.store import shards
@@ -76,8 +74,8 @@ def _main_class(record: ImageRecord, classes: Sequence[str]) -> str | None:
     """The class that is stated for an image, else that of most of its human cells, the first of equal ones."""
     if record.cell_type is not None or record.instances is None:
         return record.cell_type
-    counts = np.bincount(record.instances.in_state("human").class_id, minlength=len(classes))
-    return classes[int(counts.argmax())] if counts.any() else None
+    most = record.instances.in_state("human").main_class()
+    return None if most is None else classes[most]
 
 
 def _keys(context: Context, human: Sequence[str]) -> dict[str, str]:

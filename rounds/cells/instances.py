@@ -91,6 +91,10 @@ class Instances:
         """The class of each cell in words; of cells that do not know the names of their classes, its number."""
         return [str(number) for number in self.class_id.tolist()]
 
+    def main_class(self) -> int | None:
+        """The class id of most cells, of equal ones the first; None without cells."""
+        return int(np.bincount(self.class_id).argmax()) if len(self) else None
+
     def select(self, index: NDArray[Any] | Sequence[int]) -> Self:
         """The cells at `index` (bool (N,) or integer), in that order."""
         index = np.asarray(index)

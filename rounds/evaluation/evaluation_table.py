@@ -45,18 +45,18 @@ def read_evaluations(path: Path, classes: Sequence[str]) -> list[Evaluation]:
 
 def found_or_empty(evaluations: Iterable[Evaluation], round: int, model: str, split: str) -> Evaluation:
     """The one of this model and split, without images where the masks of a teacher lack the split."""
-    for found in evaluations:
-        if (found.model, found.split) == (model, split):
-            return found
-    return Evaluation(round, model, split, 0.0, ())
+    return _first_of(evaluations, model, split) or Evaluation(round, model, split, 0.0, ())
 
 
 def find(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluation:
     """The one of this model and split; RunError when there is none."""
-    for found in evaluations:
-        if (found.model, found.split) == (model, split):
-            return found
-    raise RunError(f"the evaluation holds no rows of {model!r} on {split!r}; remove its file to make it again")
+    if (found := _first_of(evaluations, model, split)) is None:
+        raise RunError(f"the evaluation holds no rows of {model!r} on {split!r}; remove its file to make it again")
+    return found
+
+
+def _first_of(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluation | None:
+    return next((found for found in evaluations if (found.model, found.split) == (model, split)), None)
 
 
 def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[str, object]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -46,9 +44,9 @@ def held_back(records: Iterable[ImageRecord], share: float) -> set[str]:
     ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for record in records:
         cells = record.instances
-        if cells is None or "accepted" not in cells.state:
+        most = None if cells is None else cells.in_state("accepted").main_class()
+        if cells is None or most is None:
             continue
-        most = int(np.bincount(cells.in_state("accepted").class_id).argmax())
         ranked[record.cell_type or str(most)].append((-label_quality(cells), record.image_id))
     late: set[str] = set()
     for found in ranked.values():

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
@@ -115,10 +113,10 @@ def _check_pseudo(record: ImageRecord, not_taught: Collection[int]) -> str:
     _check_states(record, record.instances, {"accepted", "ignored", "rejected"})
     if not len(record.instances):
         return NO_CELL_FOUND
-    accepted = record.instances.in_state("accepted")
-    if not len(accepted):
+    most = record.instances.in_state("accepted").main_class()
+    if most is None:
         return NO_CELL_ACCEPTED
-    return CELLS_MISSED if int(np.bincount(accepted.class_id).argmax()) in not_taught else ""
+    return CELLS_MISSED if most in not_taught else ""
 
 
 def _check(record: ImageRecord, split: str) -> None:
