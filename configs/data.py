@@ -21,6 +21,7 @@ Place = str | dict[Split, str]
 
 IGNORE: Literal["ignore"] = "ignore"  # in data.class_map: cells that leave the loss and the score
 DROP: Literal["drop"] = "drop"  # in data.class_map: what is no cell, such as a region that holds cells
+PARTIAL_ALL: Literal["all"] = "all"  # data.partial: of no image are all cells labelled
 EVERY_OTHER = "*"  # in data.class_map: every name that is not named otherwise
 
 
@@ -88,6 +89,64 @@ class CleanConfig(Section):
     def active(self) -> bool:
         """Whether anything is to be done at all."""
         return self != CleanConfig()
+
+
+class PartialConfig(Section):
+    """What was labelled where people did not label whole images; the rest is neither learnt nor scored."""
+
+    value: int | None = Field(
+        None, ge=1, description="Label maps: pixels of this value were not labelled; an image without it is whole."
+    )
+    regions: tuple[str, ...] = Field(
+        (),
+        description="Classes of annotations that outline what was labelled, as QuPath's rectangles `Training` and "
+        "`Validation`; they are no cells. An image without one is whole.",
+    )
+    background: tuple[str, ...] = Field(
+        (), description="Classes of annotations that outline background; they are no cells."
+    )
+    only_cells: tuple[Literal["labelled", "val", "test"], ...] = Field(
+        (),
+        description="Splits of whose images only some cells were labelled: what is neither a cell nor in an annotation "
+        "of `background` was not labelled. `true`: all three.",
+    )
+    ring_px: int = Field(
+        0, ge=0, le=100, description="`only_cells`: so many pixels around each cell are background where no cell is."
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether any image may be partly labelled."""
+        return self != PartialConfig()
+
+    @field_validator("only_cells", mode="before")
+    @classmethod
+    def _all_splits(cls, value: object) -> object:
+        return {True: ("labelled", "val", "test"), False: ()}[value] if isinstance(value, bool) else value
+
+    @field_validator("regions", "background", mode="before")
+    @classmethod
+    def _one_name(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        """`all`, the value of the label map, or the class of the regions, instead of a section."""
+        if value == PARTIAL_ALL:
+            return {"only_cells": True}
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"value": value}
+        return {"regions": value} if isinstance(value, str | list | tuple) else value
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        both = sorted(set(self.regions) & set(self.background))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be a class of regions and of background")
+        if self.ring_px and not self.only_cells:
+            raise ValueError("ring_px goes with only_cells: elsewhere all that no cell covers is background")
+        return self
 
 
 class DataConfig(Section):
@@ -196,6 +255,11 @@ class DataConfig(Section):
             "Table of `cellsemi data label-issues` (label_issues.csv, .parquet): the labelled or val cells of it are "
             "ignored, neither learnt nor scored. Take out the rows of cells that are right."
         ),
+    )
+    partial: PartialConfig = Field(
+        default_factory=PartialConfig,
+        description="Images that were labelled in part; short: a value of the label maps, the class of the regions, or "
+        "`all` (`only_cells: true`).",
     )
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Mending of the human masks, all counted.")
     generated: GeneratedConfig = Field(default_factory=GeneratedConfig, description="Sizes of the generated data set.")

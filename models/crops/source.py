@@ -25,10 +25,11 @@ from cellsemi.models.crops.need import needs
 from cellsemi.models.crops.normalise import Channels
 from cellsemi.models.crops.sampling import ImageSampler, learnt_cells
 from cellsemi.models.model_files import CellSize
+from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
-
+TRIES = 16  # places that are drawn at most until one teaches something
 
 CACHE_MB = 512  # decoded images that are kept; the least recently used make room
 
@@ -139,7 +140,7 @@ class CropSource:
 
 
 def _draw_centre(image: TrainingImage, rng: np.random.Generator) -> tuple[float, float]:
-    """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel."""
+    """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel that is not IGNORE."""
     chance, place, second = rng.random(3)
     height, width = image.instance_map.shape
     cells = len(image.cell_box)
@@ -150,6 +151,10 @@ def _draw_centre(image: TrainingImage, rng: np.random.Generator) -> tuple[float,
             rows, columns = np.nonzero(image.instance_map[box] == number + 1)
             pick = int(second * len(rows))
             return float(box[0].start + rows[pick]), float(box[1].start + columns[pick])
+    for _ in range(TRIES):
+        if image.instance_map[int(place * height), int(second * width)] != IGNORE:
+            break
+        place, second = rng.random(2)
     return place * height, second * width
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LOCAL_FILE, preset_names
 from cellsemi.orchestrator.terminal.tables import table
-from cellsemi.rounds.datasets.ingest_report import copies_sentence, sentences
+from cellsemi.rounds.datasets.ingest_report import copies_sentence, partly_sentence, sentences
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.inspect.statistics import ClassFigures, Range
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, run_name
@@ -103,6 +103,7 @@ def _print_passed_over(console: Console, found: Inspection) -> None:
     """Each kind of annotation, image and file that is not used, with its reason and one of them."""
     lines = [f"{count} {reason}" for reason, count in found.left_out.items()]
     lines += [copies_sentence(found.copies)] if found.copies else []
+    lines += [partly_sentence(found.partly_labelled)] if found.partly_labelled else []
     lines += [f"{each.count} {each.reason}: {each.first}" for each in found.passed_over]
     if lines:
         _line(console, "\n[bold]Passed over[/bold]")

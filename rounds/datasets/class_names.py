@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from cellsemi.configs.data import DROP, IGNORE, DataConfig, class_called
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Item, Loaded
+from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
 
 DROPPED = -2  # the class id of what is mapped to `drop`
 IGNORED = -1  # the class id of cells whose class is mapped to `ignore`
@@ -64,6 +65,11 @@ class ClassNames:
         cells = loaded.record.instances
         if cells is None or not len(cells):
             return cells
+        unknown = not_labelled(cells)
+        if unknown.any():
+            drawn = self.apply(replace(loaded, record=loaded.record.with_(instances=cells.select(~unknown))), item)
+            assert drawn is not None
+            return Instances.concat(cells.height, cells.width, [drawn, cells.select(unknown).with_(class_id=0)])
         ids = self._ids(loaded, item, cells)
         kept = np.flatnonzero(ids != DROPPED)
         cells, ids = cells.select(kept), ids[kept]

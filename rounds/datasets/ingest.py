@@ -11,6 +11,7 @@ from pathlib import Path
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
+from cellsemi.rounds.cells.instance_map import draw_instance_map
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import clean
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueTable, open_label_issues
@@ -19,6 +20,7 @@ from cellsemi.rounds.datasets.open import Opened, open_data
 from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, leak_check
 from cellsemi.rounds.formats.base import Item, Loaded
+from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
 from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
@@ -174,10 +176,13 @@ def _counted(record: ImageRecord, report: IngestReport, config: Config) -> Image
     split, cells = record.split, record.instances
     report.images[split] += 1
     if cells is not None:
-        human = cells.in_state("human")
+        human, unknown = cells.in_state("human"), cells.select(not_labelled(cells))
         report.cells[split] += len(human)
-        report.ignored[split] += len(cells) - len(human)
+        report.ignored[split] += len(cells) - len(human) - len(unknown)
         report.empty[split] += not len(cells)
+        if len(unknown):
+            report.partly[split] += 1
+            report.background_px[split] += int((draw_instance_map(cells, 0) == 0).sum())
         by_class = Counter(config.data.classes[i] for i in human.class_id.tolist())
         report.class_cells[split] = dict(Counter(report.class_cells[split]) + by_class)
     return replace(record, image=None, instances=None)
@@ -191,6 +196,11 @@ def _check(report: IngestReport, of: int, config: Config, needed: Sequence[str])
         raise DataError(
             f"{bad} of {of} images cannot be used, data.max_quarantined allows {allowed:.0%}"
             f"{_problems(report.quarantined)}"
+        )
+    if report.partly["labelled"] == report.images["labelled"] > 0 == report.background_px["labelled"]:
+        raise DataError(
+            f"no pixel of the {report.images['labelled']} labelled images is background: cells alone do not teach "
+            "where none is; outline some background (data.partial.background) or set data.partial.ring_px"
         )
     for split in needed:
         mine = [row for row in report.quarantined if row.split == split]

@@ -38,6 +38,8 @@ class IngestReport:
     ignored: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(SPLITS, 0)
     )  # cells, neither learnt nor scored
+    partly: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # images: data.partial
+    background_px: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # of these images
     repeated: int = 0  # cells of images that stand in the listing twice, left out once
     copies: int = 0  # unlabelled images with the pixels of an annotated one, left out
     left_out: dict[str, int] = field(default_factory=dict)  # annotations that are no cells, by the reason
@@ -72,6 +74,11 @@ def crowds_sentence(crowds: int, crowded: int) -> str:
     )
 
 
+def partly_sentence(images: int) -> str:
+    """What partly labelled images teach."""
+    return f"{images} images are labelled in part (data.partial): the rest of them is neither learnt nor scored"
+
+
 def copies_sentence(copies: int) -> str:
     """What became of unlabelled images that are annotated as well."""
     return f"{copies} unlabelled images have the pixels of an annotated image: left out of the unlabelled ones"
@@ -93,6 +100,8 @@ def sentences(report: IngestReport, data: DataConfig) -> list[str]:
         lines.append(crowds_sentence(report.crowds, report.crowded))
     if sum(report.ignored.values()):
         lines.append(f"{sum(report.ignored.values())} cells are marked to be ignored: neither learnt nor scored")
+    if sum(report.partly.values()):
+        lines.append(partly_sentence(sum(report.partly.values())))
     if report.quarantined:
         lines.append(f"{len(report.quarantined)} images cannot be used and are left out (data/{QUARANTINE_FILE}):")
         lines += [f"  {row.path}: {row.problem}" for row in report.quarantined[:5]]

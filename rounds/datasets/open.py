@@ -19,6 +19,7 @@ from cellsemi.rounds.formats.base import Item, Loaded, Part, Reader, at, parts_o
 from cellsemi.rounds.formats.registry import reader_of
 from cellsemi.rounds.formats.shared.distinct_ids import distinct_ids
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
+from cellsemi.rounds.formats.shared.partly_labelled import cells_alone, mark_not_labelled
 from cellsemi.rounds.store.run import SPLITS
 
 
@@ -60,7 +61,7 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
     `must_draw` false all annotated images are then "labelled", and a note says so.
     """
     if data.source == GENERATED:
-        return Opened(tuple(_generated(data, seed)), data.classes, ())
+        return Opened(tuple(mark_not_labelled(list(_generated(data, seed)), data.partial)), data.classes, ())
     open_part, parts = reader_of(data.source), parts_of(data)
     readers = tuple(open_part(part) for part in parts)
     listed_items = [list(reader.items()) for reader in readers]
@@ -78,10 +79,11 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
         notes = [str(error)]
     listed = [reader.classes for reader in readers]
     classes = None if None in listed else tuple(sorted({name for names in listed for name in names or ()}))
+    classes = None if classes is None else cells_alone(classes, data.partial)
     notes = [*(note for reader in readers for note in reader.notes), *notes]
     splits = frozenset(item.split for item in drawn if item.split and item.image_id in free)
     left_out = sum((Counter(reader.left_out) for reader in readers), Counter[str]())
-    return Opened(tuple(drawn), classes, tuple(notes), readers, left_out, pool, splits)
+    return Opened(tuple(mark_not_labelled(drawn, data.partial)), classes, tuple(notes), readers, left_out, pool, splits)
 
 
 def _generated(data: DataConfig, seed: int) -> Iterator[Item]:

@@ -32,5 +32,9 @@ def _words(classes: Sequence[str], count: int) -> tuple[str, str]:
         return f"{many} cells, not a cell", "export the cells alone, or give the regions a class that can be dropped"
     shown = ", ".join(name for name in classes if name)
     drops = ", ".join(f'"{name}": {DROP}' for name in classes if name)
-    remedy = f"--set 'data.class_map={{{drops}}}' leaves them out; mapped to a class they are taken as cells"
+    outlines = ", ".join(f'"{name}"' for name in classes if name)
+    remedy = (
+        f"--set 'data.class_map={{{drops}}}' leaves them out; --set 'data.partial=[{outlines}]' says that they outline "
+        "what was labelled; mapped to a class they are taken as cells"
+    )
     return f"{many} cells, not a cell ({shown})", remedy

@@ -22,6 +22,8 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IMAGE_CLASS: tuple[str, ...] = ()  # Loaded.classes of formats that do not say what a cell is
+REGION = "Region*"  # QuPath's class of regions of interest: they hold cells
+UNCLASSIFIED = "unclassified"  # the class of cells without one, where others of their file have one
 NOTHING: Mapping[str, int] = MappingProxyType({})
 NO_AREA = "annotations without an area (points, lines, rings of one or two points)"
 NO_PIXEL = "annotations that cover no pixel (specks, empty masks)"
@@ -30,12 +32,14 @@ NO_PIXEL = "annotations that cover no pixel (specks, empty masks)"
 class FileCells(NamedTuple):
     """What an annotation file holds: its cells, the class names that they index (() for none), and what was left out.
 
-    `left_out` counts annotations by the reason, in words.
+    `left_out` counts annotations by the reason, in words. `regions` are those of QuPath's class REGION, which are no
+    cells and stand in `left_out`, too.
     """
 
     cells: Instances
     classes: tuple[str, ...] = IMAGE_CLASS
     left_out: Mapping[str, int] = NOTHING
+    regions: Instances | None = None
 
 
 def check_left_out(left_out: Mapping[str, int], kept: int, path: str) -> None:
@@ -55,7 +59,8 @@ class Loaded:
     (`class_id` 0) and take that of the image, or the only one there is. Cells in the state "ignored" (COCO's
     crowds) are neither learnt nor scored; all others are "human". `repeated` counts cells that were left out
     because the same image stands in the listing twice, with the same mask; `left_out` counts annotations that are
-    no cells, by the reason; `crowds` counts the ignored cells that are COCO's crowds.
+    no cells, by the reason; `crowds` counts the ignored cells that are COCO's crowds; `regions` as in
+    `FileCells`.
     """
 
     record: ImageRecord
@@ -63,6 +68,7 @@ class Loaded:
     repeated: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     crowds: int = 0
+    regions: Instances | None = None
 
 
 @dataclass(frozen=True, slots=True)

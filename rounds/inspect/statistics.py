@@ -23,6 +23,7 @@ from cellsemi.rounds.datasets.ingest_report import Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import Opened, list_data
 from cellsemi.rounds.datasets.refuse_regions import check_no_regions
 from cellsemi.rounds.formats.base import Item, Loaded
+from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
 from cellsemi.rounds.inspect.passed_over import PassedOver, passed_over
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.run import SPLITS
@@ -88,6 +89,7 @@ class Inspection:
     crowds: int  # ignored cells that are COCO's crowds
     crowded: int  # images of which a large share of the annotations are crowds
     copies: int  # unlabelled images with the pixels of an annotated one; an import leaves them out
+    partly_labelled: int  # images of which a part was not labelled (data.partial)
     same_pixels: int  # images that repeat the pixels of an earlier one
     quarantined: tuple[Quarantined, ...]
     passed_over: tuple[PassedOver, ...] = ()
@@ -233,6 +235,8 @@ class Tally:
             self._add_cells(item, loaded.classes, record.instances)
 
     def _add_cells(self, item: Item, classes: tuple[str, ...], cells: Instances) -> None:
+        self.odd["partly_labelled"] += bool(not_labelled(cells).any())
+        cells = cells.select(~not_labelled(cells))
         kept = cells.in_state("human")
         self.empty += not len(kept)
         table = np.array(classes or (item.cell_type or ONLY_CLASS,))
@@ -297,6 +301,7 @@ class Tally:
             crowds=self.odd["crowds"],
             crowded=self.odd["crowded"],
             copies=self.odd["copies"],
+            partly_labelled=self.odd["partly_labelled"],
             same_pixels=sum(times - 1 for times in self.hashes.values()),
             quarantined=tuple(self.quarantined),
         )

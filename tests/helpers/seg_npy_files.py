@@ -52,7 +52,7 @@ def plain(header: str, data: bytes = b"") -> bytes:
 
 
 def read(content: bytes, labels: NDArray[Any] = LABELS) -> Instances:
-    cells, classes, _ = seg_npy.read_seg_npy(content, "m/a_seg.npy", record_of(labels))
+    cells, classes = seg_npy.read_seg_npy(content, "m/a_seg.npy", record_of(labels))[:2]
     assert classes == ()
     return cells
 

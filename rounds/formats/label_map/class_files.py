@@ -20,7 +20,7 @@ from cellsemi.configs.data import Place
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
-from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.label_map.label_map import LabelMapRules, cells_of_label_map
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, split_word, with_unlabelled
 from cellsemi.rounds.formats.shared.folder import Folder, composed, searched, split_extension
@@ -100,8 +100,8 @@ class ClassFiles:
         cells = []
         for name, file in by_name.items():
             content = self._folder.read(file)
-            pieces_are_cells = self._part.data.clean.parts == "split"
-            own = cells_of_label_map(content, file, record, self._part.data.max_pixels, pieces_are_cells)
+            rules = LabelMapRules.of(self._part.data)
+            own = cells_of_label_map(content, file, record, self._part.data.max_pixels, rules)
             cells.append(own.with_(class_id=self.classes.index(name)))
         together = Instances.concat(record.height, record.width, cells)
         return Loaded(record.with_(instances=together), self.classes)

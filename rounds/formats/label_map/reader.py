@@ -24,7 +24,7 @@ from cellsemi.configs.data import DataConfig, Split
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, root_of
-from cellsemi.rounds.formats.label_map.label_map import cells_of_label_map
+from cellsemi.rounds.formats.label_map.label_map import LabelMapRules, cells_of_label_map
 from cellsemi.rounds.formats.shared.csv_file import delimiter_of, stripped
 from cellsemi.rounds.formats.shared.folder import Folder, check_id, searched
 from cellsemi.rounds.store.run import SPLITS
@@ -104,8 +104,8 @@ class LabelMaps:
     def _cells(self, record: ImageRecord) -> Instances:
         assert self._masks is not None
         path = self._masks.find_id(record.image_id, alone=False)
-        pieces_are_cells = self._data.clean.parts == "split"
-        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels, pieces_are_cells)
+        rules = LabelMapRules.of(self._data)
+        return cells_of_label_map(self._masks.read(path), path, record, self._data.max_pixels, rules)
 
 
 def open_part(part: Part) -> LabelMaps:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part
+from cellsemi.rounds.formats.label_map.label_map import LabelMapRules
 from cellsemi.rounds.formats.paired.annotation import read_annotation_file
 from cellsemi.rounds.formats.registry import specs_of_extension
 from cellsemi.rounds.formats.shared.folder import Folder, composed, plain_stem, searched, split_extension
@@ -136,9 +137,10 @@ class Paired:
             raise ImageError(pair.image, problem, "keep the image that was annotated")
         record = self._images.record(pair.image, image_id, self._part.data)
         data = self._part.data
-        pieces_are_cells = data.clean.parts == "split"
-        found = read_annotation_file(self._masks, pair.annotations[0], record, data.max_pixels, pieces_are_cells)
-        return Loaded(record.with_(instances=found.cells), found.classes, left_out=found.left_out)
+        found = read_annotation_file(self._masks, pair.annotations[0], record, data.max_pixels, LabelMapRules.of(data))
+        return Loaded(
+            record.with_(instances=found.cells), found.classes, left_out=found.left_out, regions=found.regions
+        )
 
     def _matched(self, pictures: Sequence[str], annotations: Iterable[str]) -> list[Pair]:
         exact: defaultdict[FilePlace, list[str]] = defaultdict(list)

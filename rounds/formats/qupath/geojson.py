@@ -22,7 +22,16 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.cells.outlines import Filled, OutlineError, Polygon, fill, is_speck, to_instances, trace
 from cellsemi.rounds.colours import GREY, PALETTE
-from cellsemi.rounds.formats.base import NO_AREA, NO_PIXEL, Exported, FileCells, check_left_out, class_ids
+from cellsemi.rounds.formats.base import (
+    NO_AREA,
+    NO_PIXEL,
+    REGION,
+    UNCLASSIFIED,
+    Exported,
+    FileCells,
+    check_left_out,
+    class_ids,
+)
 from cellsemi.rounds.formats.qupath.feature_stream import features
 from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.json_stream import short
@@ -32,9 +41,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 IGNORED = "Ignore*"  # QuPath's class of what is not to be counted
 ENDINGS = (".geojson", ".json")
-REGION = "Region*"  # QuPath's class of regions of interest: they hold cells
 REGIONS = f"regions of QuPath's class {REGION}"
-UNCLASSIFIED = "unclassified"  # the class of cells without one, where others have one
 SCORE_DIGITS = 6
 
 _CELLS = ("annotation", "detection", "cell")  # of QuPath's kinds of objects; the others hold cells
@@ -57,15 +64,12 @@ def read_geojson(content: bytes, path: str, record: ImageRecord) -> FileCells:
     states: list[State] = []
     planes: set[str] = set()
     left_out: Counter[str] = Counter()
-    regions = 0
+    regions: list[Filled] = []
     for number, feature in enumerate(features(unpacked(content, path, ENDINGS), path), start=1):
         place = f"{path}, feature {number}"
         properties = _properties(feature, place)
         geometry = feature.get("geometry")
         name = _class_name(properties, place)
-        if name == REGION:
-            regions += 1
-            continue
         if isinstance(geometry, dict) and geometry.get("type") in _WITHOUT_AREA:
             left_out[NO_AREA] += 1
             continue
@@ -77,6 +81,9 @@ def read_geojson(content: bytes, path: str, record: ImageRecord) -> FileCells:
                 raise ImageError(place, str(error), "is it the file of this image?") from None
             left_out[NO_PIXEL] += 1
             continue
+        if name == REGION:
+            regions.append(cells.pop())
+            continue
         ignored = name.endswith("*") or properties.get("isIgnored") is True
         names.append("" if name.endswith("*") else name)
         states.append("ignored" if ignored else "human")
@@ -86,7 +93,8 @@ def read_geojson(content: bytes, path: str, record: ImageRecord) -> FileCells:
     check_left_out(left_out, len(cells), path)
     classes, class_id = _classes(names, states)
     instances = to_instances(cells, record.height, record.width, class_id=class_id, state=states)
-    return FileCells(instances, classes, left_out + Counter({REGIONS: regions}))
+    left_out += Counter({REGIONS: len(regions)})
+    return FileCells(instances, classes, left_out, to_instances(regions, record.height, record.width))
 
 
 def write_geojson(records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:

@@ -121,7 +121,7 @@ def test_cells_are_saved_in_every_format(run: cellsemi.Run, image: Path, here: P
     assert (decode_label_map((here / "saved.tif").read_bytes(), "x") > 0).sum() == (cells.label_map() > 0).sum()
     assert len(json.loads((here / "saved.json").read_text())["annotations"]) == len(cells)
     record = records(run._paths, "test")[0]
-    loaded, _, _ = read_seg_npy((here / "saved_seg.npy").read_bytes(), "x", record)
+    loaded = read_seg_npy((here / "saved_seg.npy").read_bytes(), "x", record).cells
     assert len(loaded) == len(cells)
     with pytest.raises(UsageError, match="geojson"):
         cells.save("cells.xyz")

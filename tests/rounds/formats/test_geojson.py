@@ -188,7 +188,7 @@ WRONG = {
 def test_points_lines_and_specks_are_left_out_and_counted_but_not_where_they_are_most(
     mark: dict[str, Any], reason: str
 ) -> None:
-    cells, _, left_out = read_file(collection(feature(), mark))
+    cells, _, left_out, _ = read_file(collection(feature(), mark))
     assert len(cells) == 1 and left_out == {reason: 1}
     with pytest.raises(ImageError, match=r"^a.geojson: most of its annotations cannot be cells: 2 annotations.*1 can"):
         read(collection(feature(), mark, mark))
@@ -196,7 +196,7 @@ def test_points_lines_and_specks_are_left_out_and_counted_but_not_where_they_are
 
 def test_regions_of_interest_hold_cells_and_are_none() -> None:
     region = feature([[[0, 0], [30, 0], [30, 20], [0, 20]]], classification={"name": "Region*"})
-    cells, classes, left_out = read_file(collection(region, feature()))
+    cells, classes, left_out, _ = read_file(collection(region, feature()))
     assert (len(cells), cells.state, classes) == (1, ("human",), ())
     assert left_out == {"regions of QuPath's class Region*": 1}
 

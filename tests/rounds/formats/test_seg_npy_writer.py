@@ -71,7 +71,7 @@ def test_cells_without_overlaps_come_back_as_they_were(labels: NDArray[np.uint16
     drawn = to_labels(record.instances)
     content = seg_npy.to_seg_npy(drawn, record.instances, "a.png")
     independent = np.load(BytesIO(content), allow_pickle=True).item()["masks"]
-    from_npy, _, _ = seg_npy.read_seg_npy(content, "a", record)
+    from_npy = seg_npy.read_seg_npy(content, "a", record).cells
     from_tiff = masks.from_label_map(decode_label_map(to_tiff(drawn), "a"))
     assert np.array_equal(independent, drawn)
     assert from_npy.rle == from_tiff.rle == record.instances.rle
