@@ -91,6 +91,8 @@ FORMATS: tuple[FormatEntry, ...] = (
 
 READABLE: tuple[str, ...] = tuple(entry.name for entry in FORMATS if entry.reads)
 WRITABLE: tuple[str, ...] = tuple(sorted(entry.name for entry in FORMATS if entry.writes))
+# Those in which a person corrects masks, each with its tool; the first one is the default.
+EDITABLE: tuple[str, ...] = ("seg-npy", "geojson", "imagej-rois", "coco", "label-maps")
 ANNOTATION_EXTENSIONS: tuple[str, ...] = tuple(
     dict.fromkeys(extension for entry in FORMATS for extension in entry.extensions)
 )

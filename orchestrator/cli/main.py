@@ -26,6 +26,7 @@ from cellsemi.orchestrator.cli.model import model
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
 from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
+from cellsemi.orchestrator.cli.review import review
 from cellsemi.orchestrator.cli.signals import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli.submit import submit
 
@@ -77,6 +78,7 @@ cli.add_command(ablate)
 cli.add_command(evaluate)
 cli.add_command(predict)
 cli.add_command(report)
+cli.add_command(review)
 cli.add_command(submit)
 cli.add_command(model)
 cli.add_command(models.models)
@@ -96,6 +98,7 @@ cli.add_command(models.weights)
 @click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
 @click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
 @click.option("--dry-run", is_flag=True, help="Show which steps are kept, to do, or done again; change nothing.")
+@click.option("--take-new", "take_new", is_flag=True, help="Learn from images that were labelled since the start.")
 @click.option("--accept-changes", "accept", is_flag=True, help="Take changed settings: redo the steps that read them.")
 @json_option
 @debug_option
@@ -110,6 +113,7 @@ def round(
     engine: str | None,
     address: str | None,
     dry_run: bool,
+    take_new: bool,
     accept: bool,
     as_json: bool,
 ) -> None:
@@ -118,7 +122,8 @@ def round(
     The same command goes on after a crash, and does nothing when the rounds are done; so does --run NAME alone, with
     the config of that run. Progress goes to standard error, the leaderboard to standard output. A run whose
     settings changed is refused, unless --accept-changes is given: then the steps that read them are done again,
-    and the others are kept.
+    and the others are kept. Images of the data folder that were labelled since the start are counted, and teach from
+    the next round on with --take-new; val and test stay what they are.
     """
     from cellsemi.orchestrator.runs.choose_config import choose_config
     from cellsemi.orchestrator.runs.plan import make_plan, refuse_changes
@@ -138,7 +143,7 @@ def round(
         raise refuse_changes(plan)
     paths = plan.paths if plan.changes else open_run(loaded.config)
     session.log = paths.log
-    _drive(loaded, target, paths, silent=as_json)
+    _drive(loaded, target, paths, take_new=take_new, silent=as_json)
     answer(as_json, tables.leaderboard_json(paths), lambda: tables.print_leaderboard(paths))
     if not as_json:
         next_steps.print_next(loaded.config, paths)
@@ -218,11 +223,12 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
     answer(as_json, [result.to_json() for result in results], lambda: tables.print_flows(results))
 
 
-def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> None:
+def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool, silent: bool) -> None:
     """Run the campaign while holding the lock of the run; print what is used before it starts."""
     from cellsemi.orchestrator.campaign import run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
     from cellsemi.orchestrator.events import EventLog
+    from cellsemi.orchestrator.review.new_images import look_for_new
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
     from cellsemi.orchestrator.terminal.watchers import open_watcher
@@ -239,6 +245,8 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
             print_line(
                 f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished"
             )
+        for line in look_for_new(paths, loaded.config, take=take_new):
+            print_line(line)
         if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
             print_line(f"Nothing to do: round {target} is done.")
             return

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from cellsemi.configs.errors import RunError
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.divide_folds import judged_images
 from cellsemi.rounds.pseudo_labels.curriculum import held_back, share_of_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
-from cellsemi.rounds.pseudo_labels.training_set import HELD_BACK, OF_JUDGED, MergeCounts, merge, with_images
+from cellsemi.rounds.pseudo_labels.training_set import (
+    HELD_BACK,
+    LABELLED_SINCE,
+    OF_JUDGED,
+    MergeCounts,
+    merge,
+    with_images,
+)
 from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.added import batches, labelled_since, read_added
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED
@@ -23,15 +31,30 @@ from cellsemi.rounds.store.steps import Step
 def build_training_sets(context: Context, round: int) -> None:
     """Human labels and, from round 1 on, the filtered pseudo-labels, into the round's training shards, per fold.
 
-    A fold leaves out the unlabelled images of the groups that evaluate it.
+    A fold leaves out the images of the groups that evaluate it, where they are unlabelled or were labelled since the
+    start. What was labelled since is no longer pseudo-labelled.
     """
     for fold in folds_of(context.config):
         _build(context, round, fold)
+        if round and _human_round(context, round):
+            _build_human(context, round, fold)
+
+
+def human_labels(context: Context, round: int, fold: Fold) -> Path:
+    """The folder of all human labels of a round, of which its control learns."""
+    number = _human_round(context, round)
+    return context.paths.human(round, fold.suffix) if number else context.paths.train(0, fold.suffix)
+
+
+def _human_round(context: Context, round: int) -> bool:
+    """Whether human labels teach in a round that the run did not have at its start."""
+    return bool(batches(context.paths, round))
 
 
 def _build(context: Context, round: int, fold: Fold) -> None:
     paths = context.paths
     human = [paths.split(name) for name in fold.train]
+    added = batches(paths, round)
     sources = human + ([paths.pseudo(round, fold.suffix)] if round else [])
     # With folds, those who evaluate the fold, and the unlabelled images, say which of these it must not learn from.
     placed = [paths.split(fold.val), paths.split(UNLABELLED)] if round and fold.suffix else []
@@ -41,8 +64,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
         name=f"build {fold.member('the training set')}",
         output=out,
         settings=context.read("data.shard_images", "data.classes", *(["rounds.curriculum"] if round else [])),
-        inputs=(*sources, *placed, *([paths.filter(round)] if round else [])),
-        total=sum(read_manifest(folder).rows for folder in sources),
+        inputs=(*sources, *placed, *added, *([paths.filter(round)] if round else [])),
+        total=sum(read_manifest(folder).rows for folder in (*sources, *added)),
     )
 
     def work() -> None:
@@ -58,7 +81,8 @@ def _build(context: Context, round: int, fold: Fold) -> None:
             not_taught = {context.config.data.classes.index(name) for name in names}
             pseudo = with_images(shards.read_folder(sources[-1]), shards.read_folder(paths.split(UNLABELLED)))
             left_out |= dict.fromkeys(judged_images(context, fold), OF_JUDGED)
-        records = merge(chain.from_iterable(map(shards.read_folder, human)), pseudo, counts, left_out, not_taught)
+            left_out |= dict.fromkeys(labelled_since(added, paths.split(UNLABELLED)), LABELLED_SINCE)
+        records = merge(_human(context, fold, added), pseudo, counts, left_out, not_taught)
         size = context.config.data.shard_images
         written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
         fingerprint = context.ledger.fingerprint(step)
@@ -72,6 +96,41 @@ def _build(context: Context, round: int, fold: Fold) -> None:
             )
         if counts.left_out:
             context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {_reasons(counts)}")
+
+    do(context, step, work)
+
+
+def _human(context: Context, fold: Fold, added: Sequence[Path]) -> Iterator[ImageRecord]:
+    """The human labels that a fold may learn from, those that were added since the start last."""
+    for name in fold.train:
+        yield from shards.read_folder(context.paths.split(name))
+    judged = judged_images(context, fold, added) if added else frozenset()
+    yield from (record for record in read_added(added) if record.image_id not in judged)
+
+
+def _build_human(context: Context, round: int, fold: Fold) -> None:
+    """All human labels of a round alone, for its control."""
+    paths, added = context.paths, batches(context.paths, round)
+    human = [paths.split(name) for name in fold.train]
+    placed = [paths.split(fold.val)] if fold.suffix else []
+    out = paths.human(round, fold.suffix)
+    step = Step(
+        round=round,
+        name=f"build {fold.member('the human labels')}",
+        output=out,
+        settings=context.read("data.shard_images", "data.classes"),
+        inputs=(*human, *placed, *added),
+        total=sum(read_manifest(folder).rows for folder in (*human, *added)),
+    )
+
+    def work() -> None:
+        started = time.monotonic()
+        counts = MergeCounts()
+        records = merge(_human(context, fold, added), (), counts)
+        size = context.config.data.shard_images
+        written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
+        fingerprint = context.ledger.fingerprint(step)
+        write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
 
     do(context, step, work)
 

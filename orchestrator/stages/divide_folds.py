@@ -10,6 +10,7 @@ the unlabelled images that share a group with the images that evaluate it (`judg
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.datasets import splits
@@ -56,18 +57,20 @@ def divide_folds(context: Context) -> None:
     do(context, step, work)
 
 
-def judged_images(context: Context, fold: Fold) -> frozenset[str]:
+def judged_images(context: Context, fold: Fold, added: Sequence[Path] = ()) -> frozenset[str]:
     """The ids of the unlabelled images that share a group, or pixels, with an image that evaluates the fold.
 
-    Empty for the one hold-out: there a group on both sides is refused when the images are read.
+    Those of images in the folders `added`, which were labelled since the start, as well. Empty for the one hold-out:
+    there a group on both sides is refused when the images are read.
     """
     paths = context.paths
     if not fold.suffix:
         return frozenset()
-    keys = _keys(context, fold.human)
+    keys = _keys(context, fold.human, added)
     judging = {keys[row["image_id"]] for row in shards.read_columns(paths.split(fold.val), ["image_id"])}
-    unlabelled = shards.read_columns(paths.split(PSEUDO_SPLIT), ["image_id"])
-    return frozenset(row["image_id"] for row in unlabelled if keys[row["image_id"]] in judging)
+    learning = [paths.split(PSEUDO_SPLIT), *added]
+    ids = (row["image_id"] for folder in learning for row in shards.read_columns(folder, ["image_id"]))
+    return frozenset(image_id for image_id in ids if keys[image_id] in judging)
 
 
 def _main_class(record: ImageRecord, classes: Sequence[str]) -> str | None:
@@ -78,13 +81,14 @@ def _main_class(record: ImageRecord, classes: Sequence[str]) -> str | None:
     return None if most is None else classes[most]
 
 
-def _keys(context: Context, human: Sequence[str]) -> dict[str, str]:
-    """The key of each image of some splits of human labels, and of the unlabelled ones, by its id (`splits.units`).
+def _keys(context: Context, human: Sequence[str], added: Sequence[Path] = ()) -> dict[str, str]:
+    """The key of each image of some splits of human labels, of the unlabelled and the added ones, by its id
+    (`splits.units`).
 
     Unlabelled images join human ones: two plates that share one of them are one group.
     """
     columns = ["image_id", "height", "width", "split", "group", "sha256"]
-    folders = [context.paths.split(split) for split in (*human, PSEUDO_SPLIT)]
+    folders = [context.paths.split(split) for split in (*human, PSEUDO_SPLIT)] + list(added)
     rows = [ImageRecord(**row) for folder in folders for row in shards.read_columns(folder, columns)]
     return dict(zip((row.image_id for row in rows), splits.units(rows), strict=True))
 

@@ -25,6 +25,7 @@ from cellsemi.rounds.evaluation.metrics import image_values
 from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
 from cellsemi.rounds.evaluation.verdict import AgainstControl
 from cellsemi.rounds.seeds import derive_seed
+from cellsemi.rounds.store.added import batches, read_batch
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import ENSEMBLE, is_control
@@ -46,8 +47,12 @@ class RoundResult:
 
 
 def stopped(context: Context, before: int, decision: Decision | None = None) -> str | None:
-    """Why no further round is run after the rounds below `before` and one with `decision`; None: go on."""
-    made = [each for number, each in decisions(read_manifests(context.paths)).items() if number < before]
+    """Why no further round is run after the rounds below `before` and one with `decision`; None: go on.
+
+    New human labels are a new start: what was refused before they taught does not count.
+    """
+    since = max((read_batch(folder).from_round for folder in batches(context.paths, before)), default=0)
+    made = [each for number, each in decisions(read_manifests(context.paths)).items() if since <= number < before]
     made += [decision] if decision else []
     return stop_reason([each.promoted for each in made], context.config)
 

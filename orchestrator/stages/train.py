@@ -15,6 +15,7 @@ from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE, read_model_fi
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.stages.build_training_set import human_labels
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.orchestrator.stages.read_images import code_of
@@ -37,7 +38,8 @@ class Fit:
     name: str
     model: ModelConfig
     fold: Fold
-    train_round: int  # the round whose training shards it learns from; 0 is human labels only
+    learns_from: Path  # the folder of its training shards
+    pseudo_round: int  # the round whose pseudo-labels are among them; 0: human labels only
     seed_round: int
     steps: int | None  # None: as many as it takes (`training.steps: auto`)
     teacher: Path | None = None  # the trained folder that it starts from; None: from scratch
@@ -59,7 +61,8 @@ def students_of(context: Context, round: int, teachers_round: int | None = None)
         for fold in folds_of(config):
             teacher = _teacher(context, fold.member(model.name), teachers_round) if model.trains else None
             steps = steps_of(context, round, model) if model.trains else 0
-            found.append(Fit(model.name, model, fold, round, round, steps, teacher))
+            learns_from = context.paths.train(round, fold.suffix)
+            found.append(Fit(model.name, model, fold, learns_from, round, round, steps, teacher))
     return found
 
 
@@ -116,15 +119,19 @@ def first_steps(context: Context, round: int) -> int:
 def controls_of(context: Context, round: int, steps: int, seeds: int) -> list[Fit]:
     """The supervised controls of a round, one for each seed: its first student, human labels only, for as many steps.
 
-    Without human training images there is none.
+    Human labels that were added since the start are among them. Without human training images there is none.
     """
     folds = folds_of(context.config)
-    if not read_manifest(context.paths.train(0, folds[0].suffix)).rows:
+    if not read_manifest(human_labels(context, round, folds[0])).rows:
         if round == 1:
             context.watcher.note(f"round {round}: no control can be trained: there are no human training images")
         return []
     model = context.config.students_of(round)[0]
-    return [Fit(control_name(seed), model, fold, 0, seed, steps) for seed in range(seeds) for fold in folds]
+    return [
+        Fit(control_name(seed), model, fold, human_labels(context, round, fold), 0, seed, steps)
+        for seed in range(seeds)
+        for fold in folds
+    ]
 
 
 def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
@@ -173,8 +180,8 @@ def _step(context: Context, round: int, item: Fit) -> Step:
     settings, inputs = [f"models[{name}]"], []
     if item.model.trains:
         settings += [f"models[{name}].training", "filter.ignore_dilation_px", "run.seed"]
-        settings += ["rounds.start"] if item.train_round else []
-        inputs = [paths.train(item.train_round, item.fold.suffix), *([item.teacher] if item.teacher else [])]
+        settings += ["rounds.start"] if item.pseudo_round else []
+        inputs = [item.learns_from, *([item.teacher] if item.teacher else [])]
     if item.steps is None or _choice(context, item) is not None:
         settings += [f"models[{name}].inference", f"models[{name}].unlabelled_inference", "data.max_pixels"]
         settings += ["filter.background", "filter.background_quantile"]
@@ -251,9 +258,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
-        shards=tuple(
-            map(str, shard_paths(context.paths.train(item.train_round, item.fold.suffix)) if item.model.trains else ())
-        ),
+        shards=tuple(map(str, shard_paths(item.learns_from) if item.model.trains else ())),
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=_most_steps(context, item),
@@ -267,9 +272,9 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
 
 def _human_fraction(context: Context, item: Fit) -> float:
     """The share of human crops; pseudo-labels that validation images speak for get more of the others."""
-    if not item.train_round:
+    if not item.pseudo_round:
         return 1.0
-    label_score = FilterFile.read(context.paths.filter(item.train_round)).label_score
+    label_score = FilterFile.read(context.paths.filter(item.pseudo_round)).label_score
     return round(context.config.training_of(item.model).human_share(label_score), 3)
 
 

@@ -33,10 +33,14 @@ ENDINGS = ("_cp_masks", *sorted(set(MASK_SUFFIXES) - {"", "_cp_masks"}, key=len,
 
 @dataclass(frozen=True, slots=True)
 class FoundMasks:
-    """The cells of an image in a set of masks; `classes` names what `class_id` counts, () where no class is stated."""
+    """The cells of an image in a set of masks; `classes` names what `class_id` counts, () where no class is stated.
+
+    `regions` are those of `FileCells`.
+    """
 
     cells: Instances
     classes: tuple[str, ...]
+    regions: Instances | None = None
 
 
 Find = Callable[[ImageRecord], FoundMasks | None]
@@ -57,7 +61,7 @@ class MaskFiles:
         return composed(image_id) in self._by_id
 
     def find(self, record: ImageRecord) -> FoundMasks | None:
-        """The cells of an image, None when no file has its name and no image beside masks has its pixels.
+        """The cells of an image, None when no file but itself has its name and no image beside masks has its pixels.
 
         ImageError when its file is damaged or foreign.
         """
@@ -67,8 +71,16 @@ class MaskFiles:
         paths = ranked[min(ranked)]
         if len(paths) > 1:
             raise ImageError(paths[0], f"several files of masks fit: {', '.join(paths)}", "keep one")
+        if min(ranked) == AS_AN_IMAGE and self._is_image(paths[0], record):
+            return None
         found = read_annotation_file(self._folder, paths[0], record, record.height * record.width)
-        return FoundMasks(found.cells, found.classes)
+        return FoundMasks(found.cells, found.classes, found.regions)
+
+    def _is_image(self, path: str, record: ImageRecord) -> bool:
+        """Whether a file that is called as an image is that image, whose masks were taken away."""
+        with suppress(ImageError):
+            return bool(record.sha256) and self._folder.record(path, record.image_id, PLAIN).sha256 == record.sha256
+        return False
 
     def _of_the_same_pixels(self, record: ImageRecord) -> dict[int, list[str]] | None:
         """The files of the image here that has the pixels of a record; each image is decoded once, when first asked."""
@@ -101,7 +113,7 @@ class MaskDataset:
         if cells is None:
             return None
         check_fits(item.place or item.image_id, "the mask", cells.height, cells.width, record)
-        return FoundMasks(cells, _classes(loaded, item))
+        return FoundMasks(cells, _classes(loaded, item), loaded.regions)
 
     @cached_property
     def _by_pixels(self) -> dict[str, Item]:

@@ -18,6 +18,7 @@ NO_CELL_FOUND = "no cell found"
 NO_CELL_ACCEPTED = "no cell accepted"
 OF_JUDGED = "of a group or of pixels that evaluate the fold"
 HELD_BACK = "labels too poor for this round"
+LABELLED_SINCE = "labelled by a person since"
 CELLS_MISSED = "too many cells of its class are missed"
 
 
@@ -70,8 +71,10 @@ def merge(
         if record.sha256:
             hashes[record.sha256] = record.image_id
     for record in pseudo:
-        _refuse_overlap(record, ids, hashes)
-        reason = (left_out or {}).get(record.image_id) or _check_pseudo(record, not_taught)
+        reason = (left_out or {}).get(record.image_id, "")
+        if not reason:
+            _refuse_overlap(record, ids, hashes)
+            reason = _check_pseudo(record, not_taught)
         if reason:
             counts.left_out[reason] += 1
             continue

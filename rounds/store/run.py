@@ -88,6 +88,11 @@ class RunPaths:
     def quarantine(self) -> Path:
         return self.data / QUARANTINE_FILE
 
+    @property
+    def added(self) -> Path:
+        """The human labels that the run was given after its start, a folder for each time."""
+        return self.root / "added"
+
     def code(self, model: str) -> Path:
         """The run's copy of the module of a family of the user's own."""
         return self.root / "code" / model
@@ -140,6 +145,10 @@ class RunPaths:
     def train(self, round: int, fold: str = "") -> Path:
         """What the students of a round, or of one of its folds, learn from."""
         return self.round(round) / f"train{fold}"
+
+    def human(self, round: int, fold: str = "") -> Path:
+        """All human labels of a round, where some were added since the start; what its controls learn from."""
+        return self.round(round) / f"human{fold}"
 
     def model(self, round: int, name: str) -> Path:
         """A trained model and all its predictions; `control` is one of them."""

@@ -39,7 +39,7 @@ def write_each(records: Iterable[ImageRecord], out: Path, ending: str, encode: E
         check_id(record.image_id, str(out))
         if record.instances is None:
             raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; leave it out")
-        image, annotation = record.image_id + _extension(record, record.image or b""), record.image_id + ending
+        image, annotation = image_file(record), record.image_id + ending
         for name in (image, annotation):
             if name in written:
                 raise DataError(f"{out / name}: {_clash(written[name], record.image_id)}; rename one")
@@ -63,9 +63,10 @@ def _clash(first: str, second: str) -> str:
     return f"image id {first!r} comes twice" if first == second else f"the images {first!r} and {second!r} need it both"
 
 
-def _extension(record: ImageRecord, image: bytes) -> str:
-    """The extension of the image's file: that of its source where the bytes are of this kind, else of their kind."""
-    extension = split_extension(record.source)[1]
+def image_file(record: ImageRecord) -> str:
+    """The name of the file of an image: its id, with the extension of its source where its bytes are of that kind,
+    else with that of their kind."""
+    image, extension = record.image or b"", split_extension(record.source)[1]
     kinds = next((kinds for beginning, kinds in _BEGINNINGS.items() if image.startswith(beginning)), (extension,))
     known = kinds[0] if extension not in kinds else extension
-    return known if known in EXTENSIONS else _TIFF[0]
+    return record.image_id + (known if known in EXTENSIONS else _TIFF[0])

@@ -1,0 +1,1 @@
+"""Hands images to a person for correction, and takes new labels into a run."""

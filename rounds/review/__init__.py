@@ -1,0 +1,1 @@
+"""Chooses which unlabelled images a person should correct, and reads what the person changed."""
