@@ -4,7 +4,8 @@
 
 One round is run on a development draw of DSB2018. Copies of that run then get the true labels of the `--top` images
 that `cellsemi review` hands out, in the place of a person's corrections, and of as many unlabelled images drawn at
-random; each copy makes a second round. A run that exists is continued or reused; `--table-only` writes what is finished.
+random; each copy makes a second round. A run that exists is continued or reused; `--table-only` writes what is
+finished.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ FLOORS = {
         "calibration drawing store",
         "formats evaluation",
         "datasets pseudo_labels",
-        "inspect report",
+        "inspect report review",
     ),
     "models": (
         "model_files weight_files",
@@ -49,7 +49,7 @@ FLOORS = {
     "orchestrator": (
         "engine events",
         "stages describe_dataset doctor flow_check",
-        "runs",
+        "runs review",
         "apply",
         "campaign",
         "ablation api terminal",
@@ -120,6 +120,7 @@ ALLOWED = {
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
         "rounds/pseudo_labels rounds/store"
     ),
+    "rounds/review": "rounds/cells",
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store models/model_files",
@@ -179,7 +180,8 @@ ALLOWED = {
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/weight_files orchestrator/ablation orchestrator/apply "
         "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
-        "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
+        "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs "
+        "orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
@@ -188,6 +190,10 @@ ALLOWED = {
     "orchestrator/engine": "configs rounds/store",
     "orchestrator/events": "",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
+    "orchestrator/review": (
+        "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
+        "rounds/formats/shared rounds/inspect rounds/pseudo_labels rounds/report rounds/review rounds/store"
+    ),
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "
@@ -203,7 +209,7 @@ ALLOWED = {
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
         "rounds/inspect rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
-        "orchestrator/events orchestrator/flow_check orchestrator/runs"
+        "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs"
     ),
 }
 

@@ -64,19 +64,20 @@ def review(
     if back is None:
         if use is not None:
             raise UsageError("--as goes with --take DIR")
-        _hand_out(paths, config, top or 20, kind or EDITABLE[0], out or Path(f"review-{paths.name}"), as_json)
+        wanted = (top or 20, kind or EDITABLE[0], out or Path(f"review-{paths.name}"))
+        _hand_out(paths, config, wanted, as_json)
         return
     if top is not None or out is not None or kind is not None:
         raise UsageError("--take reads a folder that was handed out: it takes no --top, --out or --format")
     _take_back(paths, config, back, use or "whole", as_json)
 
 
-def _hand_out(paths: RunPaths, config: Config, top: int, kind: str, out: Path, as_json: bool) -> None:
-    from cellsemi.orchestrator.review.offer import offer
+def _hand_out(paths: RunPaths, config: Config, wanted: tuple[int, str, Path], as_json: bool) -> None:
+    from cellsemi.orchestrator.review.offer import Wanted, offer
     from cellsemi.orchestrator.terminal import data_tables, review_tables
 
     with data_tables.counting(as_json) as count:
-        found = offer(paths, config, top, kind, out, count)
+        found = offer(paths, config, Wanted(*wanted), count)
     answer(as_json, found.to_json(), lambda: review_tables.print_offer(found))
 
 

@@ -69,6 +69,15 @@ class Ranked:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many images, in which format, into which new folder."""
+
+    top: int
+    kind: str
+    out: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What was handed out."""
 
@@ -93,25 +102,29 @@ class Offer:
         }
 
 
-def offer(paths: RunPaths, config: Config, top: int, kind: str, out: Path, count: Count) -> Offer:
-    """Choose `top` unlabelled images and write them with their masks into the new folder `out`.
+def offer(paths: RunPaths, config: Config, wanted: Wanted, count: Count) -> Offer:
+    """Choose unlabelled images and write them with their masks into a new folder.
 
-    RunError when the run has no pseudo-labels yet, or `out` holds something.
+    RunError when the run has no pseudo-labels yet, or the folder holds something.
     """
     round = last_labelled_round(paths, config)
     ranked, looks = _rank(paths, config, round, count)
     groups = [each.record.group for each in ranked]
-    places = choose([each.worth.total for each in ranked], looks, groups, top)
+    places = choose([each.worth.total for each in ranked], looks, groups, wanted.top)
     chosen = [ranked[place] for place in places]
     if not chosen:
         raise RunError(f"{paths.root}: no image is left whose labels are expected to change")
-    with files.atomic_folder(out) as folder:
-        sheets = _write(folder, paths, config, round, kind, chosen)
+    records = _records(paths, config, round, chosen)
+    with files.atomic_folder(wanted.out) as folder:
+        _write(folder, config, wanted.kind, records)
+        sheets = _draw(folder, records)
+        files.write_text(folder / TABLE, _csv(chosen))
+        files.write_text(folder / "README.txt", _readme(paths, wanted.kind))
         ids = tuple(each.record.image_id for each in chosen)
-        ReviewRecord(run=paths.name, pool=pool_fingerprint(paths), round=round, format=kind, images=ids).write(
+        ReviewRecord(run=paths.name, pool=pool_fingerprint(paths), round=round, format=wanted.kind, images=ids).write(
             folder / REVIEW_FILE
         )
-    return Offer(paths.name, round, out, kind, len(ranked), tuple(chosen), sheets)
+    return Offer(paths.name, round, wanted.out, wanted.kind, len(ranked), tuple(chosen), sheets)
 
 
 def last_labelled_round(paths: RunPaths, config: Config) -> int:
@@ -172,11 +185,15 @@ def _known(paths: RunPaths, config: Config) -> Known:
 # --- the folder ---------------------------------------------------------------------------------------
 
 
-def _write(folder: Path, paths: RunPaths, config: Config, round: int, kind: str, chosen: Sequence[Ranked]) -> int:
-    """All files but review.json; returns the number of pictures."""
+def _records(paths: RunPaths, config: Config, round: int, chosen: Sequence[Ranked]) -> list[ImageRecord]:
+    """The chosen images with their pseudo-labels, in their order."""
     order = {each.record.image_id: place for place, each in enumerate(chosen)}
-    records = [record for record in _labelled(paths, config, round) if record.image_id in order]
-    records.sort(key=lambda record: order[record.image_id])
+    found = [record for record in _labelled(paths, config, round) if record.image_id in order]
+    return sorted(found, key=lambda record: order[record.image_id])
+
+
+def _write(folder: Path, config: Config, kind: str, records: Sequence[ImageRecord]) -> None:
+    """The masks and the images, and what was given as it reads back."""
     shown = [_shown(record) for record in records]
     target = folder / MASKS
     target.mkdir()
@@ -188,13 +205,16 @@ def _write(folder: Path, paths: RunPaths, config: Config, round: int, kind: str,
         for record in shown:
             assert record.image is not None
             files.write_bytes(target / record.source, record.image)
-    reader = Rereader(masks_at(folder, kind), config.data, list(order))
-    given = [record.with_(image=None, instances=reader.cells(record)) for record in shown]
+    reader = Rereader(masks_at(folder, kind), config.data, [record.image_id for record in records])
+    given = [record.with_(image=None, instances=_read_back(reader, record)) for record in shown]
     (folder / GIVEN).mkdir()
     shards.write_folder(folder / GIVEN, given, config.data.shard_images, config_hash(config))
-    files.write_text(folder / TABLE, _csv(chosen))
-    files.write_text(folder / "README.txt", _readme(paths, kind))
-    return _draw(folder, records)
+
+
+def _read_back(reader: Rereader, record: ImageRecord) -> Instances | None:
+    """The masks of a record as the format keeps them: some give each pixel to one cell."""
+    assert record.instances is not None
+    return reader.cells(record, record.instances)
 
 
 def _shown(record: ImageRecord) -> ImageRecord:

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cellsemi.configs.data import DataConfig, PartialConfig
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.matching import overlap
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.mask_folder import open_masks
+from cellsemi.rounds.datasets.mask_folder import FoundMasks, open_masks
 from cellsemi.rounds.formats.base import REGION, UNCLASSIFIED, Item, Loaded
 from cellsemi.rounds.formats.shared.partly_labelled import mark_not_labelled
 from cellsemi.rounds.inspect.detect import detect
 from cellsemi.rounds.store.schemas import ImageRecord
 
+UNNAMED = ("", UNCLASSIFIED, "group 0")  # what formats call cells without a class
+
 
 class Rereader:
     """The masks of some images in a folder or file, as human labels.
 
-    Cells that a person drew without a class take that of the image, or the only one of the run. DataError when no
-    file is called as one of the images.
+    Cells that a person drew without a class take that of the image, the only one of the run, or that of the masks that
+    were handed out there. DataError when no file is called as one of the images.
     """
 
     def __init__(self, place: Path, data: DataConfig, ids: Sequence[str]) -> None:
@@ -27,20 +32,41 @@ class Rereader:
         partial = data.partial
         regions = tuple(dict.fromkeys((*partial.regions, REGION)))
         self._partial = PartialConfig(value=partial.value, regions=regions, background=partial.background)
-        alone = {UNCLASSIFIED: data.classes[0]} if len(data.classes) == 1 else {}
-        self._names = ClassNames(data.model_copy(update={"class_map": {**alone, **data.class_map}}))
-        self._folder = str(place)
+        groups = {f"group {number}": name for number, name in enumerate(data.classes, start=1)}  # as ImageJ has them
+        self._names = ClassNames(data.model_copy(update={"class_map": {**groups, **data.class_map}}))
+        self._classes, self._place = data.classes, str(place)
 
-    def cells(self, record: ImageRecord) -> Instances | None:
-        """The cells of an image, None where it has no file; ImageError when its file is damaged or foreign."""
+    def cells(self, record: ImageRecord, given: Instances) -> Instances | None:
+        """The cells of an image, None where it has no file; ImageError when its file is damaged or foreign.
+
+        `given` are the masks that were handed out, in the classes of the run.
+        """
         found = self._find(record)
         if found is None:
             return None
-        cells = found.cells.with_(state=[state if state == "ignored" else "human" for state in found.cells.state])
-        loaded = Loaded(record.with_(instances=cells), found.classes, regions=found.regions)
-        item = Item(record.image_id, "labelled", self._folder, lambda: loaded, record.cell_type)
+        states = [state if state == "ignored" else "human" for state in found.cells.state]
+        names = self._class_of_each(found, record, given)
+        classes = tuple(dict.fromkeys(names))
+        cells = found.cells.with_(state=states, class_id=[classes.index(name) for name in names])
+        loaded = Loaded(record.with_(instances=cells), classes, regions=found.regions)
+        item = Item(record.image_id, "labelled", self._place, lambda: loaded, record.cell_type)
         (marked,) = mark_not_labelled([item], self._partial)
         return self._names.apply(marked.load(), item)
+
+    def _class_of_each(self, found: FoundMasks, record: ImageRecord, given: Instances) -> list[str]:
+        """The name of the class of each cell: the stated one, else as the class says."""
+        stated = [found.classes[i] if found.classes else "" for i in found.cells.class_id.tolist()]
+        if all(name not in UNNAMED for name in stated):
+            return stated
+        most = given.main_class() or 0
+        shared = overlap(found.cells, given)
+        nearest = given.class_id[shared.iou.argmax(axis=1)] if len(given) else np.zeros(len(stated), np.int64)
+        near = shared.iou.max(axis=1) > 0 if len(given) else np.zeros(len(stated), bool)
+        guess = [self._classes[i if close else most] for i, close in zip(nearest.tolist(), near, strict=True)]
+        return [
+            name if name not in UNNAMED else record.cell_type or other
+            for name, other in zip(stated, guess, strict=True)
+        ]
 
 
 def _recognised(path: Path) -> DataConfig:

@@ -128,13 +128,13 @@ def _returned(
     for record in shards.read_folder(paths.split(UNLABELLED)):
         if record.image_id not in given:
             continue
-        before = given[record.image_id]
+        before = given[record.image_id] or Instances.empty(record.height, record.width)
         try:
-            cells = reader.cells(record)
+            cells = reader.cells(record, before)
         except ImageError as error:
             result.left[record.image_id] = f"{error.path}: {error.described}"
             continue
-        if cells is None or before is None:
+        if cells is None:
             result.left[record.image_id] = MISSING
             continue
         yield record, before, cells

@@ -20,7 +20,7 @@ from cellsemi.rounds.pseudo_labels.training_set import (
     with_images,
 )
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import batches, labelled_since, read_added
+from cellsemi.rounds.store.added import batches, labelled_since, read_added, read_batch
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED
@@ -94,6 +94,10 @@ def _build(context: Context, round: int, fold: Fold) -> None:
                 "filter.min_precision; where too many are missed, raise filter.max_wrong_background; or label a few "
                 "images"
             )
+        if added:
+            since = len({image_id for folder in added for image_id in read_batch(folder).images})
+            what = "images that were labelled since the start teach" if since > 1 else "image labelled since teaches"
+            context.watcher.note(f"round {round}: {since} {what} as well")
         if counts.left_out:
             context.watcher.note(f"round {round}: unlabelled images that teach nothing this round: {_reasons(counts)}")
 

@@ -36,6 +36,8 @@ def choose(worth: Sequence[float], looks: NDArray[np.float64], groups: Sequence[
     the columns, and at least SAME_GROUP within a group. Of equals the first is taken.
     """
     left = np.asarray(worth, np.float64).copy()
+    if not len(left):
+        return []
     spread = looks.std(axis=0)
     scaled = looks / np.where(spread > 0, spread, 1.0)
     similar = np.zeros(len(left))
