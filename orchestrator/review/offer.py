@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsemi.configs.errors import RunError
+from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.formats import entry_of
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
@@ -105,8 +105,10 @@ class Offer:
 def offer(paths: RunPaths, config: Config, wanted: Wanted, count: Count) -> Offer:
     """Choose unlabelled images and write them with their masks into a new folder.
 
-    RunError when the run has no pseudo-labels yet, or the folder holds something.
+    RunError when the run has no pseudo-labels yet, UsageError when the folder holds something.
     """
+    if wanted.out.exists() and (not wanted.out.is_dir() or any(wanted.out.iterdir())):
+        raise UsageError(f"{wanted.out}: exists and is not an empty folder; --out names a new one")
     round = last_labelled_round(paths, config)
     ranked, looks = _rank(paths, config, round, count)
     groups = [each.record.group for each in ranked]
