@@ -5,7 +5,8 @@
 A line is one run of the product, `cellsemi round --n N`: round 0 is trained until twice as many steps no longer help,
 the rounds and the control follow. *oracle* is a run on the same data with the true labels of the pool, for as many
 steps as the control: oracle - control is the headroom, what a perfect labeller could gain. A run that exists is
-continued or reused, so the script can be stopped and called again; `--table-only` writes what is finished.
+continued or reused, so the script can be stopped and called again; `--table-only` writes what is finished. What came
+out is kept in neurons.json, beside what earlier calls found, and the table is made from all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -36,6 +38,7 @@ from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import CONTROL
 
 HERE = Path(__file__).parent
+KEPT = HERE / "neurons.json"
 HEADROOM = 0.03  # from which on a share of it is worth stating
 # What makes a line affordable on two cores: one small network, small crops, at most so many steps.
 COMMON: Mapping[str, object] = {
@@ -91,50 +94,70 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
-    """The finished run of a set and seed, its oracle (None: not finished) and its pseudo-labels by round."""
+class Result:
+    """What a finished run of a set and seed came to; `neurons.json` keeps one object for each, from every session."""
 
+    data: str
     seed: int
-    line: Line
+    n: int
+    settings: Mapping[str, object]  # what differs from COMMON
+    made: str  # date of the run
+    rounds: Mapping[str, float]  # test mAP of the ensemble of each round that was run
+    control: float
+    steps: int  # of the control
+    delivered: float
+    what: str  # is delivered
     oracle: float | None
-    labels: Mapping[int, Labels]
+    labels: Mapping[str, Mapping[str, float]]  # by round: precision, recall, merged, wrong_background
+    curve: Sequence[tuple[int, float]]  # validation mAP of round 0 by steps
 
     @property
-    def control(self) -> float:
-        assert self.line.control is not None
-        return self.line.control.test_map.value
+    def key(self) -> tuple[str, int, int, str]:
+        """What tells it from others."""
+        return self.data, self.seed, self.n, json.dumps(self.settings, sort_keys=True)
 
     @property
-    def steps(self) -> int:
-        """Steps of the control."""
-        assert self.line.control is not None
-        return read_fit(self.line.paths.model(self.line.control.round, CONTROL)).steps
-
-    @property
-    def curve(self) -> str:
-        """Validation mAP of round 0 by steps."""
-        found = read_fit(self.line.paths.model(0, self.line.config.models[0].name)).found_steps
-        return ", ".join(f"{steps}: {score:.3f}" for steps, score in (found.curve if found else []))
-
-    def student(self, round: int) -> float | None:
-        """Test mAP of the round."""
-        return self.line.map_of(round)
+    def last(self) -> float:
+        """Test mAP of the last student."""
+        return self.rounds[max(self.rounds, key=int)]
 
 
-def seed_of(name: str, seed: int, n: int, out: Path, shared: Path) -> Seed | None:
+def result_of(name: str, seed: int, n: int, out: Path, shared: Path, settings: Mapping[str, object]) -> Result | None:
     """What is finished of a set and seed; None when its run is not."""
-    line = Line.read(out / run_name(name, seed), n)
+    folder = out / run_name(name, seed)
+    line = Line.read(folder, n)
     if line is None or line.control is None:
         return None
     oracle = Line.read(out / run_name(name, seed, oracle=True), 0)
-    truth = hidden_truth(name, shared)
-    dilation = line.config.filter.ignore_dilation_px
+    truth, dilation = hidden_truth(name, shared), line.config.filter.ignore_dilation_px
     found = {
-        round: labels
+        str(round): asdict(labels)
         for round in range(1, line.last + 1)
         if (labels := Labels.of(line.paths.pseudo(round, ""), truth, dilation)) is not None
     }
-    return Seed(seed, line, oracle.ensemble[0].test_map.value if oracle else None, found)
+    searched = read_fit(line.paths.model(0, line.config.models[0].name)).found_steps
+    made = datetime.fromtimestamp(line.paths.leaderboard.with_suffix(".parquet").stat().st_mtime, UTC)
+    return Result(
+        data=name,
+        seed=seed,
+        n=n,
+        settings=settings,
+        made=made.date().isoformat(),
+        rounds={str(number): row.test_map.value for number, row in line.ensemble.items()},
+        control=line.control.test_map.value,
+        steps=read_fit(line.paths.model(line.control.round, CONTROL)).steps,
+        delivered=line.delivered.test_map.value,
+        what="control" if line.delivered.model == CONTROL else f"round {line.promoted}",
+        oracle=oracle.ensemble[0].test_map.value if oracle else None,
+        labels=found,
+        curve=searched.curve if searched else [],
+    )
+
+
+def merged(kept: Sequence[Result], new: Sequence[Result]) -> list[Result]:
+    """The results of earlier calls with those of this one in their place."""
+    found = {each.key: each for each in (*kept, *new)}
+    return sorted(found.values(), key=lambda each: (list(SETS).index(each.data), each.n, each.key))
 
 
 def run_name(name: str, seed: int, *, oracle: bool = False) -> str:
@@ -182,9 +205,10 @@ def _call(line: list[str], log: Path) -> None:
 # --- the page -----------------------------------------------------------------------------------------
 
 
-def section(name: str, seeds: Sequence[Seed], n: int) -> str:
-    """The tables of a set."""
-    rounds = range(1, n + 1)
+def section(results: Sequence[Result]) -> str:
+    """The tables of the results of one set, one number of rounds and the same settings."""
+    first = results[0]
+    rounds = range(1, first.n + 1)
     head = [
         "seed",
         "teacher",
@@ -194,45 +218,46 @@ def section(name: str, seeds: Sequence[Seed], n: int) -> str:
         "oracle",
         "headroom won",
     ]
-    rows = [_row(seed, rounds) for seed in seeds]
-    rows.append(_mean_row(seeds, rounds))
+    rows = [_row(each, rounds) for each in results]
+    rows.append(_mean_row(results, rounds))
     labels = [
-        [str(seed.seed), str(round), *(f"{value:.3f}" for value in _values(found)), seed.curve if round == 1 else ""]
-        for seed in seeds
-        for round, found in seed.labels.items()
+        [str(each.seed), round, *(f"{value:.3f}" for value in found.values()), _curve(each) if round == "1" else ""]
+        for each in results
+        for round, found in each.labels.items()
     ]
     label_head = ["seed", "round", "precision", "recall", "merged", "wrong background", "val mAP of round 0 by steps"]
-    return f"## {name}\n\n{SETS[name].says}.\n\n{_table(head, rows)}\n\n{_table(label_head, labels)}\n"
+    own = "".join(f" --set {key}={json.dumps(value)}" for key, value in first.settings.items())
+    title = f"{first.data}, {first.n} round{'s' if first.n > 1 else ''}{own}"
+    dates = sorted({each.made for each in results})
+    made = f"Run on {', '.join(dates)}."
+    return f"## {title}\n\n{SETS[first.data].says}. {made}\n\n{_table(head, rows)}\n\n{_table(label_head, labels)}\n"
 
 
-def _values(labels: Labels) -> tuple[float, ...]:
-    return labels.precision, labels.recall, labels.merged, labels.wrong_background
+def _curve(result: Result) -> str:
+    return ", ".join(f"{steps}: {score:.3f}" for steps, score in result.curve)
 
 
-def _row(seed: Seed, rounds: Sequence[int]) -> list[str]:
-    line = seed.line
-    delivered = "control" if line.delivered.model == CONTROL else f"round {line.promoted}"
+def _row(result: Result, rounds: Sequence[int]) -> list[str]:
     return [
-        str(seed.seed),
-        _figure(line.map_of(0)),
-        *(_figure(seed.student(round)) for round in rounds),
-        f"{seed.control:.3f} ({seed.steps})",
-        f"{line.delivered.test_map.value:.3f} ({delivered})",
-        _figure(seed.oracle),
-        _won(line.map_of(line.last), seed.control, seed.oracle),
+        str(result.seed),
+        _figure(result.rounds["0"]),
+        *(_figure(result.rounds.get(str(round))) for round in rounds),
+        f"{result.control:.3f} ({result.steps})",
+        f"{result.delivered:.3f} ({result.what})",
+        _figure(result.oracle),
+        _won(result.last, result.control, result.oracle),
     ]
 
 
-def _mean_row(seeds: Sequence[Seed], rounds: Sequence[int]) -> list[str]:
-    students = {round: _mean([seed.student(round) for seed in seeds]) for round in rounds}
-    last = _mean([seed.line.map_of(seed.line.last) for seed in seeds])
-    control, oracle = _mean([seed.control for seed in seeds]), _mean([seed.oracle for seed in seeds])
+def _mean_row(results: Sequence[Result], rounds: Sequence[int]) -> list[str]:
+    last = _mean([each.last for each in results])
+    control, oracle = _mean([each.control for each in results]), _mean([each.oracle for each in results])
     return [
         "mean",
-        _figure(_mean([seed.line.map_of(0) for seed in seeds])),
-        *(_figure(value) for value in students.values()),
+        _figure(_mean([each.rounds["0"] for each in results])),
+        *(_figure(_mean([each.rounds.get(str(round)) for each in results])) for round in rounds),
         _figure(control),
-        _figure(_mean([seed.line.delivered.test_map.value for seed in seeds])),
+        _figure(_mean([each.delivered for each in results])),
         _figure(oracle),
         _won(last, control, oracle),
     ]
@@ -260,16 +285,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-def page(found: Mapping[str, Sequence[Seed]], n: int, settings: Sequence[str]) -> str:
+def page(results: Sequence[Result]) -> str:
     """The whole page."""
     common = "\n".join(f"* `{key}: {json.dumps(value)}`" for key, value in COMMON.items())
-    extra = "".join(f" --set '{setting}'" for setting in settings)
-    sections = "\n".join(section(name, seeds, n) for name, seeds in found.items() if seeds)
+    groups: dict[tuple[str, int, str], list[Result]] = {}
+    for each in results:
+        groups.setdefault((each.data, each.n, each.key[-1]), []).append(each)
+    sections = "\n".join(section(found) for found in groups.values())
     return f"""# What the rounds gain where longer training no longer helps
 
 {describe()}.
 
-`python benchmarks/neurons.py --n {n}{extra}`
+`python benchmarks/neurons.py`, called with one set and seed after another; `neurons.json` keeps what came out.
 
 Figures are test mAP (Kaggle Sartorius), one network a round. *teacher*: round 0, trained until twice as many steps no
 longer raised the validation mAP by .01 (the second table has the curve). *control*: the same network on the human
@@ -316,10 +343,11 @@ def main(
         (out / "data").mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda pair: run(*pair, n, out, shared, own), [(d, s) for s in seeds for d in there]))
-    read = {name: [seed_of(name, seed, n, out, shared) for seed in seeds] for name in there}
-    found = {name: [seed for seed in of_set if seed] for name, of_set in read.items()}
-    if any(found.values()):
-        target.write_text(page(found, n, settings), encoding="utf-8")
+    found = [result_of(name, seed, n, out, shared, own) for name in there for seed in seeds]
+    kept = [Result(**each) for each in json.loads(KEPT.read_text(encoding="utf-8"))] if KEPT.is_file() else []
+    if results := merged(kept, [each for each in found if each is not None]):
+        KEPT.write_text("[\n" + ",\n".join(json.dumps(asdict(each)) for each in results) + "\n]\n", encoding="utf-8")
+        target.write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

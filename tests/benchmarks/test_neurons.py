@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,3 +70,34 @@ def test_pseudo_labels_are_judged_against_hidden_ones(tmp_path: Path) -> None:
     assert labels.wrong_background == pytest.approx(18 / (4 * 36))
     assert neurons.Labels.of(tmp_path, {}, 2) is None
     assert neurons._won(0.31, 0.30, 0.34) == "25% of +0.040" and neurons._won(0.31, 0.30, 0.32) == "+0.010 of +0.020"
+
+
+def result(seed: int, **changes: object) -> Any:
+    values = {
+        "data": "few", "seed": seed, "n": 1, "settings": {}, "made": "2026-01-01", "rounds": {"0": 0.5, "1": 0.52},
+        "control": 0.51, "steps": 750, "delivered": 0.52, "what": "round 1", "oracle": 0.55,
+        "labels": {"1": {"precision": 0.9, "recall": 0.8, "merged": 0.0, "wrong_background": 0.1}},
+        "curve": [(500, 0.6), (1000, 0.605)],
+    }  # fmt: skip
+    return neurons.Result(**(values | changes))
+
+
+def test_results_of_earlier_calls_are_kept_and_the_same_line_is_replaced() -> None:
+    kept = [result(0), result(1), result(0, settings={"training.human_fraction": 0.5})]
+    found = neurons.merged(kept, [result(1, control=0.4), result(2, data="usiigaci")])
+    assert [(each.data, each.seed, each.control) for each in found] == [
+        ("usiigaci", 2, 0.51), ("few", 0, 0.51), ("few", 0, 0.51), ("few", 1, 0.4),
+    ]  # fmt: skip
+    kept_as = json.loads(json.dumps([asdict(each) for each in found]))
+    assert neurons.merged([neurons.Result(**each) for each in kept_as], []) == [
+        neurons.Result(**each) for each in kept_as
+    ]
+
+
+def test_the_page_has_a_table_for_each_set_number_of_rounds_and_setting() -> None:
+    one, other = result(0), result(3, rounds={"0": 0.5, "1": 0.5}, oracle=0.56)
+    text = neurons.page([one, other, result(0, settings={"training.human_fraction": 0.5})])
+    assert text.count("## few, 1 round") == 2 and "## few, 1 round --set training.human_fraction=0.5" in text
+    assert "| 0 | 0.500 | 0.520 | 0.510 (750) | 0.520 (round 1) | 0.550 | 25% of +0.040 |" in text
+    assert "| mean | 0.500 | 0.510 | 0.510 | 0.520 | 0.555 | 0% of +0.045 |" in text
+    assert "| 3 | 1 | 0.900 | 0.800 | 0.000 | 0.100 | 500: 0.600, 1000: 0.605 |" in text
