@@ -1,6 +1,6 @@
 """Converts masks between label maps, crops and run lengths; computes IoU and removes overlaps.
 
-The codec is pycocotools (column-major, compressed); this module keeps the work inside bounding boxes,
+Masks are run lengths as pycocotools has them (column-major, compressed). The work is done on the runs (`run_kernels`),
 so that the cost grows with the cells and not with cells x image size.
 """
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 from scipy import ndimage
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap, decode_crop, encode_crop
+from cellsemi.rounds.cells.rle import Bitmap, Runs, draw_crops, encode_crop, kernels, runs_of
 
 MAX_LABEL = 1 << 22  # values up to it are found without sorting the pixels
 
@@ -71,11 +70,13 @@ def from_crops(height: int, width: int, crops: Sequence[tuple[Bitmap, int, int]]
 
 def crops(instances: Instances) -> list[tuple[Bitmap, int, int]]:
     """(bitmap, x0, y0) of every cell, inside its bounding box."""
-    height, width = instances.height, instances.width
-    return [
-        (decode_crop(rle, box, height, width), int(box[0]), int(box[1]))
-        for rle, box in zip(instances.rle, instances.bbox, strict=True)
-    ]
+    drawn = draw_crops(instances_runs(instances), instances.bbox, instances.height)
+    return [(crop, int(box[0]), int(box[1])) for crop, box in zip(drawn, instances.bbox, strict=True)]
+
+
+def instances_runs(instances: Instances) -> Runs:
+    """The runs of all masks, in the order of the cells."""
+    return runs_of(instances.rle, instances.height, instances.width)
 
 
 def to_label_map(instances: Instances, order: NDArray[Any] | None = None) -> NDArray[np.int32]:
@@ -83,14 +84,12 @@ def to_label_map(instances: Instances, order: NDArray[Any] | None = None) -> NDA
 
     `order` (N,) defaults to falling score, ties by index. A cell covered whole by others gets no pixel.
     """
-    labels = np.zeros((instances.height, instances.width), np.int32)
     if order is None:
         order = np.argsort(-instances.score, kind="stable")
-    for i in np.asarray(order)[::-1]:
-        x0, y0, x1, y1 = instances.bbox[i]
-        crop = decode_crop(instances.rle[i], instances.bbox[i], instances.height, instances.width)
-        labels[y0:y1, x0:x1][crop] = i + 1
-    return labels
+    drawn = np.zeros(instances.height * instances.width, np.int32)
+    if len(instances):
+        kernels().paint(drawn, *instances_runs(instances), np.asarray(order, np.int64))
+    return np.ascontiguousarray(drawn.reshape(instances.width, instances.height).T)
 
 
 def without_overlaps(instances: Instances, order: NDArray[Any] | None = None) -> tuple[Instances, NDArray[np.int64]]:
@@ -107,16 +106,20 @@ def without_overlaps(instances: Instances, order: NDArray[Any] | None = None) ->
     return instances.select(index).with_(rle=drawn.rle, bbox=drawn.bbox, area=drawn.area), lost
 
 
-def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:
-    """Mask IoU, float64 (len(a), len(b)), of cells of the same image."""
+def shared_pixels(a: Instances, b: Instances) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The pixels that cells of the same image share, int64 (len(a), len(b)), and the areas of their masks."""
     if (a.height, a.width) != (b.height, b.width):
         raise ValueError(f"expected one image size, got {a.height}x{a.width} and {b.height}x{b.width}")
-    if not len(a) or not len(b):
-        return np.zeros((len(a), len(b)))
-    size = [a.height, a.width]
-    first = [{"size": size, "counts": rle} for rle in a.rle]
-    second = [{"size": size, "counts": rle} for rle in b.rle]
-    return np.asarray(coco.iou(first, second, [0] * len(second)), dtype=np.float64)
+    shared = np.zeros((len(a), len(b)), np.int64)
+    first, second = instances_runs(a), instances_runs(b)
+    kernels().shared_pixels(*first, a.bbox, *second, b.bbox, shared)
+    return shared, first.area(), second.area()
+
+
+def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:
+    """Mask IoU, float64 (len(a), len(b)), of cells of the same image."""
+    shared, first, second = shared_pixels(a, b)
+    return np.asarray(shared / np.maximum(first[:, None] + second[None, :] - shared, 1))
 
 
 def union_map(instances: Instances, dilation_px: int = 0) -> Bitmap:

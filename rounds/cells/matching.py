@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import crops, iou_matrix, union_map
+from cellsemi.rounds.cells.masks import crops, shared_pixels, union_map
 
 TWENTIETHS = tuple(range(10, 20))  # IoU .50, .55, ... .95
 HALF = TWENTIETHS[0]
@@ -42,18 +42,12 @@ class Overlap:
 
 
 def overlap(truth: Instances, predicted: Instances) -> Overlap:
-    """Exact overlaps of the cells of one image.
-
-    The codec gives IoU = i / u as a float; with i + u = the two areas, i is recovered and rounded, which is
-    exact for any image of less than 10^12 pixels. ValueError when an area is not that of its mask.
-    """
-    iou = iou_matrix(truth, predicted)
-    areas = truth.area[:, None] + predicted.area[None, :]
-    shared = iou * areas / (1 + iou)
-    intersection = np.rint(shared).astype(np.int64)
-    if shared.size and np.abs(shared - intersection).max() > 1e-3:
-        raise ValueError("area: expected the number of pixels of each mask, got values that do not fit their IoU")
-    return Overlap(intersection, areas - intersection)
+    """Exact overlaps of the cells of one image; ValueError when an area is not that of its mask."""
+    shared, *areas = shared_pixels(truth, predicted)
+    for found, cells in zip(areas, (truth, predicted), strict=True):
+        if not np.array_equal(found, cells.area):
+            raise ValueError("area: expected the number of pixels of each mask, got values that do not fit their masks")
+    return Overlap(shared, areas[0][:, None] + areas[1][None, :] - shared)
 
 
 def gains(above: NDArray[np.bool_]) -> NDArray[np.bool_]:

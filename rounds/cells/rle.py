@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 Bitmap = NDArray[np.bool_]
+
+
+class Runs(NamedTuple):
+    """The runs of foreground of N masks, half-open intervals in column-major order of the image, mask after mask.
+
+    `starts` and `ends` are int64 (R,), sorted and disjoint within a mask; those of mask i stand from `offsets[i]` to
+    `offsets[i + 1]`, int64 (N + 1,).
+    """
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def area(self) -> NDArray[np.int64]:
+        """int64 (N,): the pixels of each mask."""
+        upto = np.concatenate([[0], np.cumsum(self.ends - self.starts)])
+        return np.asarray(upto[self.offsets[1:]] - upto[self.offsets[:-1]])
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """The compiled loops; numba is imported now."""
+    from cellsemi.rounds.cells import run_kernels
+
+    return run_kernels
+
+
+def runs_of(rles: Sequence[bytes], height: int, width: int) -> Runs:
+    """The runs of COCO-compressed masks of one image; ValueError for a text that is none of an image of this size."""
+    text = np.frombuffer(b"".join(rles), np.uint8)
+    text_offsets = np.zeros(len(rles) + 1, np.int64)
+    np.cumsum([len(rle) for rle in rles], out=text_offsets[1:])
+    starts, ends = np.empty((2, len(text) // 2 + len(rles) + 1), np.int64)
+    offsets = np.zeros(len(rles) + 1, np.int64)
+    bad, problem = kernels().decode_all(text, text_offsets, height * width, starts, ends, offsets)
+    if problem == kernels().CUT_OFF:
+        raise ValueError("the RLE string is cut off in the middle of a run")
+    if problem:
+        covered = int(decode_counts(rles[bad]).sum())
+        raise ValueError(f"the RLE covers {covered} pixels, the image of {width}x{height} has {height * width}")
+    return Runs(starts[: offsets[-1]], ends[: offsets[-1]], offsets)
 
 
 def encode_crop(crop: Bitmap, x0: int, y0: int, height: int, width: int) -> bytes:
@@ -21,21 +64,11 @@ def encode_crop(crop: Bitmap, x0: int, y0: int, height: int, width: int) -> byte
     h, w = crop.shape
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
         raise ValueError(f"crop {w}x{h} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
-    columns, rows = np.nonzero(crop.T)
-    position = (columns + x0).astype(np.int64) * height + rows + y0
-    if not len(position):
-        counts = [height * width]
-    else:
-        breaks = np.flatnonzero(np.diff(position) != 1)
-        starts = position[np.concatenate([[0], breaks + 1])]
-        ends = position[np.concatenate([breaks, [len(position) - 1]])] + 1
-        edges = np.empty(2 * len(starts), np.int64)
-        edges[0::2], edges[1::2] = starts, ends
-        runs = np.diff(edges, prepend=0)
-        tail = height * width - int(ends[-1])
-        counts = [*runs.tolist(), *([tail] if tail else [])]
-    encoded: bytes = coco.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
-    return encoded
+    starts, ends = np.empty((2, (h + 1) // 2 * w + 1), np.int64)
+    found = kernels().runs_in(crop, x0, y0, height, starts, ends)
+    text = np.empty(7 * (2 * found + 1), np.uint8)
+    length = kernels().text_of(starts[:found], ends[:found], height * width, text)
+    return text[:length].tobytes()
 
 
 def decode_counts(rle: bytes) -> NDArray[np.int64]:
@@ -65,43 +98,16 @@ def decode_counts(rle: bytes) -> NDArray[np.int64]:
 
 def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, width: int) -> Bitmap:
     """The bool (y1 - y0, x1 - x0) bitmap of a mask inside `bbox` (x0, y0, x1, y1, half-open)."""
-    x0, y0, x1, y1 = (int(v) for v in bbox)
-    counts = decode_counts(rle)
-    if counts.sum() != height * width or (counts < 0).any():
-        raise ValueError(f"the RLE covers {counts.sum()} pixels, the image of {width}x{height} has {height * width}")
-    edges = np.cumsum(counts)
-    inside = _within(edges, bbox, height)
-    if inside is not None:
-        return inside
-    change = np.zeros((x1 - x0) * height + 1, np.int8)
-    offset = x0 * height
-    starts = np.clip(edges[0::2][: len(counts) // 2] - offset, 0, len(change) - 1)
-    ends = np.clip(edges[1::2] - offset, 0, len(change) - 1)
-    np.add.at(change, starts, 1)
-    np.add.at(change, ends, -1)
-    strip = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, height)
-    return np.ascontiguousarray(strip[:, y0:y1].T)
+    return next(draw_crops(runs_of((rle,), height, width), (bbox,), height))
 
 
-def _within(edges: NDArray[np.int64], bbox: Sequence[int] | NDArray[Any], height: int) -> Bitmap | None:
-    """The bitmap where each run lies in one column and in the box: the work is that of the box, not of its columns.
-
-    None where a run does not.
-    """
-    x0, y0, x1, y1 = (int(v) for v in bbox)
-    starts, ends = edges[0::2][: len(edges) // 2], edges[1::2]
-    filled = ends > starts
-    (left, top), (right, bottom) = divmod(starts[filled], height), divmod(ends[filled] - 1, height)
-    if not len(left) or (left != right).any():
-        return None
-    if left.min() < x0 or left.max() >= x1 or top.min() < y0 or bottom.max() >= y1:
-        return None
-    high = y1 - y0
-    change = np.zeros((x1 - x0) * high + 1, np.int8)
-    np.add.at(change, (left - x0) * high + top - y0, 1)
-    np.add.at(change, (left - x0) * high + bottom - y0 + 1, -1)
-    strip = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, high)
-    return np.ascontiguousarray(strip.T)
+def draw_crops(runs: Runs, boxes: Iterable[Sequence[int] | NDArray[Any]], height: int) -> Iterator[Bitmap]:
+    """The bitmap of each mask inside its box, as `decode_crop` gives it."""
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        crop = np.zeros((int(y1 - y0), int(x1 - x0)), bool)
+        part = slice(runs.offsets[i], runs.offsets[i + 1])
+        kernels().draw_crop(crop, runs.starts[part], runs.ends[part], int(x0), int(y0), height)
+        yield crop
 
 
 def decode(rle: bytes, height: int, width: int) -> Bitmap:
