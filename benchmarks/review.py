@@ -61,9 +61,9 @@ class Result:
     changed: int
 
 
-def run_name(data: str, seed: int, way: str = "base") -> str:
-    """The folder of a run."""
-    return f"review-{data}-s{seed}-{way}"
+def folder_of(out: Path, data: str, seed: int, way: str = "first") -> Path:
+    """The folder of a run; its copies have its name in folders of their own."""
+    return out / way / f"review-{data}-s{seed}"
 
 
 # --- runs ---------------------------------------------------------------------------------------------
@@ -71,15 +71,15 @@ def run_name(data: str, seed: int, way: str = "base") -> str:
 
 def run(data: str, seed: int, top: int, out: Path, root: Path, settings: Mapping[str, object]) -> None:
     """The first round, and a second one after each way to choose what is corrected."""
-    base = RunPaths(out / run_name(data, seed))
+    base = RunPaths(folder_of(out, data, seed))
     images = out / "data" / f"review-{data}-s{seed}"
     regimes.write_manifest(regimes.draw_development(data, seed, regimes.read_rows(root)), images, root)
-    values = {**COMMON, "data.root": str(images), "run.root": str(out), "run.seed": seed, **settings}
+    values = {**COMMON, "data.root": str(images), "run.root": str(base.root.parent), "run.seed": seed, **settings}
     sets = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     _call(["round", "--n", "1", "--config", "dsb2018", "--run", base.name, "--engine", "inline", *sets], base)
     truth = regimes.hidden_truth(data, root)
     for way in WAYS:
-        copy = RunPaths(out / run_name(data, seed, way))
+        copy = RunPaths(folder_of(out, data, seed, way))
         if not copy.config.is_file():
             shutil.copytree(base.root, copy.root)
         if not batches(copy):
@@ -129,6 +129,7 @@ def _correct_random(paths: RunPaths, top: int, seed: int, truth: Mapping[str, In
 
 def _call(line: Sequence[str], paths: RunPaths) -> None:
     print("$ cellsemi", " ".join(line), flush=True)
+    paths.root.parent.mkdir(parents=True, exist_ok=True)
     with paths.root.with_name(f"{paths.name}.log").open("a", encoding="utf-8") as file:
         subprocess.run(["cellsemi", *line], check=True, stdout=file, stderr=subprocess.STDOUT)
 
@@ -153,8 +154,8 @@ def section(data: str, seeds: Sequence[int], out: Path) -> str | None:
     """The table of a data set; None when nothing of it is finished."""
     rows, gains = [], []
     for seed in seeds:
-        first = Line.read(out / run_name(data, seed), 1)
-        found = [result(out / run_name(data, seed, way)) for way in WAYS]
+        first = Line.read(folder_of(out, data, seed), 1)
+        found = [result(folder_of(out, data, seed, way)) for way in WAYS]
         if first is None or None in found:
             continue
         drawn, chosen = (each for each in found if each is not None)
