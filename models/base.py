@@ -52,6 +52,8 @@ class FitTask:
     human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
     code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
+    weights: str | None = None  # the run's copy of what the model's `weights` names, a file or a folder
+    weights_sha256: str | None = None  # of that copy
 
     @property
     def memory(self) -> Path | None:
@@ -73,6 +75,7 @@ class FitTask:
                 self.steps,
                 self.human_fraction,
                 *([] if self.teacher is None else [read_model_file(Path(self.teacher)).weights_sha256]),
+                *([] if self.weights_sha256 is None else [self.weights_sha256]),
             ]
         )
 

@@ -1,4 +1,4 @@
-"""Describes `flow-unet`, the embedded family: a compact flow-field U-Net, trained from scratch on a laptop."""
+"""Describes `flow-unet`, the embedded family: a compact flow-field U-Net, trained on a laptop."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def _bioimageio(task: ExportTask) -> list[str]:
 FAMILY = Family(
     config=FlowUnetConfig,
     variants=(ModelVariant("flow-unet", 393_372),),
-    start="scratch",
+    start="either",
     packages=("torch", "cellpose"),
     code_licence="Apache-2.0 (cellsemi)",
-    weights_licence="none are used",
+    weights_licence="none of others: it starts from scratch, or from a model of your own",
     fit=_fit,
     load=_load,
     take=_take,

@@ -11,11 +11,9 @@ from typing import cast
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MasksConfig, ModelConfig, PythonConfig, WithWeights
 from cellsemi.configs.schema import Config
-from cellsemi.models import weight_files
-from cellsemi.models.given import trained_folder
-from cellsemi.models.model_files import read_weights
 from cellsemi.models.own_family import copy_module, own_family
 from cellsemi.models.registry import family
+from cellsemi.models.start_weights import find_given
 from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
@@ -41,11 +39,7 @@ def check_models(config: Config) -> None:
 def _check_weights(model: WithWeights) -> None:
     if model.weights is None:
         return
-    folder = None if model.trains else trained_folder(model.weights)
-    if folder is not None:
-        read_weights(folder)
-    else:
-        weight_files.verify(model.weights, model.weights_sha256)
+    find_given(model.weights, model.weights_sha256)
 
 
 def bring_code(context: Context) -> None:

@@ -158,7 +158,6 @@ def test_the_classes_of_a_model() -> None:
     ("models", "problem"),
     [
         ("[{kind: flow-unet, name: a, train: false}, {kind: flow-unet, name: s}]", "needs `weights`"),
-        ("[{kind: flow-unet, name: a, weights: x}]", "`weights` goes with `train: false`"),
         ("[{kind: flow-unet, name: a, class_map: {a: cell}}]", "class_map is read with `train: false` only"),
         ("[{kind: masks, name: a, folder: x}]", "no model takes part in round 1|no model is trained in round 1"),
         (
