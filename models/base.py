@@ -158,6 +158,21 @@ class ModelVariant:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
+Shapes = Mapping[str, tuple[int, ...]]  # of the tensors of a file of weights, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What a family sees in a file of weights: `what` it is in words, and how many classes its heads tell apart.
+
+    `classes` is None where there are no such heads. `settings` are what an entry of `models` states besides `weights`.
+    """
+
+    what: str
+    classes: int | None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Citation:
     """A work to cite: how it is written out, and its DOI (without an address in front)."""
@@ -223,7 +238,8 @@ class Family:
     `fit` trains into `task.out_dir`. `load` returns the predictor of a folder that `fit` wrote; ModelError when a
     file is missing or altered. `exports` are the files of others that such a folder can be written as, by the name of
     the format. `take` writes such a folder from given weights as they are, for a teacher that is not trained
-    (`train: false`); None: there is no such teacher of this family.
+    (`train: false`); None: there is no such teacher of this family. `recognise` looks at the names and shapes of the
+    tensors of a file, and says what of the family they are; None for what it cannot start from.
     """
 
     config: type[ModelBase]
@@ -237,6 +253,7 @@ class Family:
     exports: Mapping[str, Export] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
     take: Callable[[FitTask], FitResult] | None = None
+    recognise: Callable[[Shapes], Recognised | None] = lambda shapes: None
 
     @property
     def kind(self) -> str:

@@ -86,7 +86,7 @@ def find_given(weights: str, sha256: str | None = None) -> Given:
     if found.path.suffix == PICKLE and not found.compared:
         raise ModelError(
             f"weights {found.path}: a .pkl is a program, and is read only with its sha256 stated: "
-            f"weights_sha256: {found.sha256} if you trust this file"
+            f"weights_sha256: {found.sha256} (`weights add --sha256`) if you trust this file"
         )
     return Given(found.path, found.sha256, found.bytes, None)
 

@@ -106,7 +106,7 @@ def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", 
     except ValueError as error:
         raise UsageError(str(error)) from None
     known = registered()
-    found = _verified(_absolute(str(file)), {"stated": sha256}, None)
+    found = _verified(absolute(str(file)), {"stated": sha256}, None)
     old = known.get(name)
     if old is not None and old.sha256 != found.sha256 and not replaces:
         raise UsageError(f"{name} is registered for {old.path} with another sha256; choose another --name, or --force")
@@ -128,11 +128,12 @@ def verify(weights: str, sha256: str | None = None) -> VerifiedWeights:
     """
     entry = registered().get(weights)
     if entry is None:
-        return _verified(_absolute(weights), {"stated": sha256}, None)
+        return _verified(absolute(weights), {"stated": sha256}, None)
     return _verified(Path(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
+    """A path as it is kept: whole, with ~ for the home of a user."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:  # ~NAME of nobody
@@ -237,7 +238,7 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors ({error}); get the file anew") from None
+        raise ModelError(f"{path}: no weights file: not safetensors ({error}); get the file anew") from None
 
 
 def _torch_file(path: Path) -> Any:

@@ -38,7 +38,7 @@ FLOORS = {
         "inspect report",
     ),
     "models": (
-        "model_files weight_files",
+        "model_files weight_files weight_sources",
         "base start_weights",
         "crops given inference own_family training",
         "flow detector",
@@ -159,6 +159,7 @@ ALLOWED = {
         "models/model_files models/registry models/training"
     ),
     "models/weight_files": "configs rounds/store",
+    "models/weight_sources": "",
     "orchestrator/ablation": (
         "configs rounds/evaluation rounds/store orchestrator/campaign orchestrator/engine orchestrator/events "
         "orchestrator/runs"
@@ -179,7 +180,8 @@ ALLOWED = {
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
-        "models/model_files models/registry models/weight_files orchestrator/ablation orchestrator/apply "
+        "models/model_files models/registry models/start_weights models/weight_files models/weight_sources "
+        "orchestrator/ablation orchestrator/apply "
         "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),

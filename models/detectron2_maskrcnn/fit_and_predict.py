@@ -16,13 +16,11 @@ from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
 from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
 from cellsemi.models.detectron2_maskrcnn import weights
+from cellsemi.models.detectron2_maskrcnn.names import CASCADE_SCORES, CLASS_SCORES
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, build
 from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.training.device import pick_device
-
-CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"  # (classes + background, features)
-CASCADE_SCORES = "roi_heads.box_predictor.0.cls_score.weight"
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:

@@ -7,7 +7,6 @@ model zoo has it (R-50.pkl, in Caffe2's names). Torchvision's ResNet-50 is not: 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.models.base import FitTask
+from cellsemi.models.detectron2_maskrcnn.names import detectron2_name, is_caffe2_resnet
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, settings
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.start_weights import Given, other_settings, refuse_other_model
@@ -31,7 +31,7 @@ FROZEN_NORM = f"{BACKBONE}.stem.conv1.norm.running_mean"  # the group norm of th
 
 def is_scratch(given: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of a network in the variant that is trained from scratch."""
-    return FROZEN_NORM not in given and not caffe2_resnet(given)
+    return FROZEN_NORM not in given and not is_caffe2_resnet(given)
 
 
 def start(net: Network, given: Given, tensors: Mapping[str, Tensor], task: FitTask) -> StartWeights:
@@ -47,7 +47,7 @@ def start(net: Network, given: Given, tensors: Mapping[str, Tensor], task: FitTa
     except ModelError as error:
         changed = other_settings(given, task.model)
         raise ModelError(f"{error}; {changed}" if changed else str(error)) from None
-    unused = [name for name in tensors if caffe2_resnet(tensors) and detectron2_name(name) is None]
+    unused = [name for name in tensors if is_caffe2_resnet(tensors) and detectron2_name(name) is None]
     return given.stated(task.model, len(net.state_dict()) - len(new), new, unused)
 
 
@@ -59,7 +59,7 @@ def start_from(net: Network, tensors: Mapping[str, Tensor], path: Path) -> list[
     another shape, and when the file was made for other pixel values or other anchors.
     """
     own, constants, given = net.state_dict(), _constants(net), dict(tensors)
-    alone = caffe2_resnet(given)
+    alone = is_caffe2_resnet(given)
     if alone:
         named = {detectron2_name(name): value for name, value in given.items()}
         given = {f"{BACKBONE}.{name}": value for name, value in named.items() if name is not None}
@@ -81,34 +81,6 @@ _WANTED = (
     "expected those of Detectron2's mask_rcnn_R_50_FPN_3x, or with `cascade: true` of cascade_mask_rcnn_R_50_FPN_3x; "
     "its R-50.pkl (MSRA); or a detectron2-maskrcnn of cellsemi"
 )
-# Caffe2's names of a ResNet, and what they are in Detectron2.
-_CAFFE2 = re.compile(r"(?:(res[2-5])_(\d+)_(branch1|branch2[abc])|(res_)?conv1)_(w|bn_\w+)")
-_LAYERS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
-_VALUES = {
-    "w": "weight",
-    "bn_gamma": "norm.weight",
-    "bn_beta": "norm.bias",
-    "bn_running_mean": "norm.running_mean",
-    "bn_running_var": "norm.running_var",
-}
-
-
-def caffe2_resnet(given: Mapping[str, object]) -> bool:
-    """Whether these are the names of a ResNet of Caffe2 without a detector around it."""
-    return "conv1_w" in given and "res2_0_branch2a_w" in given
-
-
-def detectron2_name(name: str) -> str | None:
-    """The name in Detectron2's ResNet of a tensor of Caffe2's; None where it has no use for it.
-
-    >>> detectron2_name("res2_0_branch2a_bn_gamma"), detectron2_name("conv1_w"), detectron2_name("fc1000_w")
-    ('res2.0.conv1.norm.weight', 'stem.conv1.weight', None)
-    """
-    found = _CAFFE2.fullmatch(name)
-    if found is None or found[5] not in _VALUES:
-        return None
-    layer = f"{found[1]}.{found[2]}.{_LAYERS[found[3]]}" if found[1] else "stem.conv1"
-    return f"{layer}.{_VALUES[found[5]]}"
 
 
 def _without(table: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.detectron2_maskrcnn.family import FAMILY
+from cellsemi.models.detectron2_maskrcnn.names import detectron2_name
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
-from cellsemi.models.detectron2_maskrcnn.weights import detectron2_name, is_scratch, start, start_from
+from cellsemi.models.detectron2_maskrcnn.weights import is_scratch, start, start_from
 from cellsemi.models.model_files import WEIGHTS_FILE, StartWeights, read_model_file
 from cellsemi.models.start_weights import find_given
 from cellsemi.models.training.device import compute_settings
