@@ -101,6 +101,18 @@ class ModelFacts(BaseModel):
         """The family of the model."""
         return self.model.kind
 
+    def start(self) -> str:
+        """Which given weights it started from, in one line that follows its name; empty where there were none."""
+        start = self.started_from
+        if self.class_ids is not None:
+            sha256 = self.teacher_sha256 or (start.sha256 if start else "")
+            return f"teaches as it is, with the weights of sha256 {sha256[:8]}"
+        if start is None:
+            return ""
+        if self.teacher_sha256 is not None:
+            return f"starts from its teacher, which goes back to {start.weights} (sha256 {start.sha256[:8]})"
+        return start.sentence()
+
 
 class ModelFile(ModelFacts):
     """The content of MODEL_FILE: the facts, and the sha256 of the weights beside it."""

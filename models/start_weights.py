@@ -39,13 +39,14 @@ class Given:
     """Weights that are there and whose sha256 is what it should be.
 
     `file` holds the tensors, `bytes` is its size. `about` describes the model where cellsemi has trained it, None for a
-    file of others.
+    file of others. `compared`: somebody has stated the sha256, or registered it.
     """
 
     file: Path
     sha256: str
     bytes: int
     about: ModelFile | None
+    compared: bool
 
     @property
     def place(self) -> Path:
@@ -66,16 +67,33 @@ class Given:
             before=None if self.about is None else self.about.started_from,
         )
 
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files that make up the weights, side by side in a folder."""
+        return (self.file,) if self.about is None else (self.file, self.file.parent / MODEL_FILE)
+
+    def refuse_unknown_pickle(self) -> None:
+        """ModelError for a .pkl whose sha256 nobody has stated."""
+        if self.file.suffix == PICKLE and not self.compared:
+            raise ModelError(
+                f"weights {self.file}: a .pkl is a program, and is read only with its sha256 stated: "
+                f"weights_sha256: {self.sha256} (`weights add --sha256`) if you trust this file"
+            )
+
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, on the CPU; ModelError as `weight_files.load_state` states."""
+        """The tensors by name, on the CPU.
+
+        ModelError for a .pkl whose sha256 nobody has stated, and as `weight_files.load_state` states.
+        """
+        self.refuse_unknown_pickle()
         return load_state(self.file)
 
 
 def find_given(weights: str, sha256: str | None = None) -> Given:
     """The weights of a folder, a path or a registered name, after they were hashed and compared with `sha256`.
 
-    ModelError, with the remedy, when they are missing or are others, when a folder holds no trained model or several,
-    and for a .pkl whose sha256 nobody stated.
+    ModelError, with the remedy, when they are missing or are others, and when a folder holds no trained model or
+    several.
     """
     folder = None if weights in registered() else trained_folder(weights)
     if folder is not None:
@@ -83,12 +101,7 @@ def find_given(weights: str, sha256: str | None = None) -> Given:
     found = verify(weights, sha256)
     if found.path.name == WEIGHTS_FILE and (found.path.parent / MODEL_FILE).is_file():
         return _trained(found.path.parent, sha256)
-    if found.path.suffix == PICKLE and not found.compared:
-        raise ModelError(
-            f"weights {found.path}: a .pkl is a program, and is read only with its sha256 stated: "
-            f"weights_sha256: {found.sha256} (`weights add --sha256`) if you trust this file"
-        )
-    return Given(found.path, found.sha256, found.bytes, None)
+    return Given(found.path, found.sha256, found.bytes, None, found.compared)
 
 
 def trained_folder(weights: str) -> Path | None:
@@ -142,4 +155,4 @@ def _trained(folder: Path, sha256: str | None) -> Given:
     about, content = read_model_file(folder), read_weights(folder)
     if sha256 is not None and sha256.lower() != about.weights_sha256:
         raise ModelError(f"weights {folder}: another model: its sha256 is {about.weights_sha256}, not {sha256}")
-    return Given(folder / WEIGHTS_FILE, about.weights_sha256, len(content), about)
+    return Given(folder / WEIGHTS_FILE, about.weights_sha256, len(content), about, compared=True)

@@ -39,6 +39,7 @@ from cellsemi.orchestrator.stages.promote import (
 )
 from cellsemi.orchestrator.stages.read_images import (
     bring_code,
+    bring_weights,
     check_models,
     read_images,
     who_decides_here,
@@ -60,6 +61,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     if finished <= n:
         check_models(config)
         bring_code(context)
+        bring_weights(context)
         read_images(context)
         watcher.note(who_decides_here(context))
         divide_folds(context)

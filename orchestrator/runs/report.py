@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.schema import Config
+from cellsemi.models.model_files import MODEL_FILE, read_model_file
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.duration import duration
@@ -72,6 +73,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         problems=list(_problems(paths, round)),
         times=list(_times(paths, round)),
         places=list(_places(paths, round, folds)),
+        starts=list(_starts(paths, round)),
     )
 
 
@@ -80,6 +82,14 @@ def _training_set(paths: RunPaths, round: int, fold: Fold) -> TrainingSet:
     assert merged is not None, "a training set is merged"
     name, images = fold.suffix.lstrip("."), merged.human_images
     return TrainingSet(name, images, merged.human_cells, merged.pseudo_images, merged.left_out)
+
+
+def _starts(paths: RunPaths, round: int) -> Iterator[str]:
+    """Which given weights the models of a round started from."""
+    for model in models_of(paths, round):
+        folder = paths.model(round, model)
+        if (folder / MODEL_FILE).is_file() and (start := read_model_file(folder).start()):
+            yield f"{model} {start}"
 
 
 def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[str]]:
