@@ -38,10 +38,7 @@ def start_from_earlier(net: nn.Module, given: Given, task: FitTask, model: WithW
     refuse_other_model(given, task.model.kind, task.classes)
     tensors, own = given.tensors(), net.state_dict()
     if found := differences(tensors, own):
-        settings = other_settings(given, model)
-        raise ModelError(
-            f"weights {given.place}: not the weights of this {task.model.kind}: {found}"
-            + (f"; {settings}" if settings else "; check the model's settings and the number of data.classes")
-        )
+        settings = other_settings(given, model) or "check the model's settings and the number of data.classes"
+        raise ModelError(f"weights {given.place}: not those of this {task.model.kind} ({settings}): {found}")
     net.load_state_dict(tensors)
     return given.stated(model, loaded=len(own))

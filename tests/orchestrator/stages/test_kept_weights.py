@@ -19,7 +19,7 @@ from cellsemi.configs.errors import ModelError, RunError
 from cellsemi.configs.models import FlowUnetConfig, MaskRcnnConfig
 from cellsemi.models import weight_files
 from cellsemi.models.base import FitResult, FitTask, Progress
-from cellsemi.models.model_files import write_model_file
+from cellsemi.models.model_files import StartWeights, read_weights, write_model_file
 from cellsemi.orchestrator.runs.plan import accept_changes, adopt_steps
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept
 from cellsemi.rounds.store.run import RunPaths, open_run, read_config
@@ -84,6 +84,26 @@ def test_a_name_is_resolved_once_and_all_rounds_start_from_the_run_s_copy(home: 
     said = f"unet: mine now stands for {home / 'b.pth'} (sha256 {second[:8]}); the run goes on with its own copy in "
     assert any(note.startswith(said) for note in watcher.notes)
     assert read_config(paths) == config
+
+
+def test_what_was_loaded_is_a_line_on_the_terminal_and_in_the_report(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(task: FitTask, progress: Progress) -> FitResult:
+        result, folder = fake_family.FakeFamily().fit(task, progress), Path(task.out_dir)
+        start = StartWeights(weights="a.pth", sha256=task.weights_sha256 or "", loaded=5, random=("head.bias",))
+        write_model_file(folder, read_weights(folder), facts_of(task.model, task.classes).model_copy(
+            update={"started_from": start, "teacher_sha256": task.teacher and "0" * 64}))  # fmt: skip
+        return result
+
+    monkeypatch.setattr(fake_family, "FAMILY", replace(fake_family.FAMILY, fit=fit))
+    sha256 = file_of(home / "a.pth", 1.0)
+    paths, watcher = bring(config_at(home / "runs", *named("a.pth")), 1)
+    first = f"unet starts from a.pth (sha256 {sha256[:8]}): 5 tensors are loaded, 1 start anew (head)"
+    later = f"unet starts from its teacher, which goes back to a.pth (sha256 {sha256[:8]})"
+    assert first in watcher.notes and later in watcher.notes
+    for round, line in ((0, first), (1, later)):
+        assert f"- {line}.\n" in (paths.round(round) / "report.md").read_text()
 
 
 def test_on_a_machine_without_the_file_the_copy_is_used(home: Path) -> None:
