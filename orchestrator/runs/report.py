@@ -15,6 +15,7 @@ from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.history import RoundManifest, standings
+from cellsemi.rounds.evaluation.seen import seen_by_starts
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
@@ -129,6 +130,7 @@ def _problems(paths: RunPaths, round: int) -> Iterator[str]:
     """Images and models that were left out, and what models reported while they predicted."""
     if count := quarantined(paths):
         yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
+    yield from seen_by_starts(paths)
     for model in models_of(paths, round):
         folder = paths.model(round, model)
         if (folder / MANIFEST).is_file() and (why := read_fit(folder).diverged):

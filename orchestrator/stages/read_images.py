@@ -19,10 +19,11 @@ from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
 from cellsemi.rounds.evaluation.enough_images import who_decides
+from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept, write_kept
 from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
-from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.run import SPLITS, RunPaths
 from cellsemi.rounds.store.steps import Step
 
 
@@ -97,6 +98,8 @@ def _copied(context: Context, name: str, weights: str, given: Given) -> KeptWeig
     """Copy the weights of a model into the run's folder."""
     sums = {path: given.sha256 if path == given.file else files.sha256_bytes(path.read_bytes()) for path in given.parts}
     folder = copy_files(context.paths, given.parts, sums)
+    if (seen := _seen_by(given)) is not None:
+        seen.write(folder / SEEN_FILE)
     kept = (folder if given.about is not None else folder / given.file.name).relative_to(context.paths.root).as_posix()
     context.watcher.note(f"{name}: {weights} is {given.place} (sha256 {given.sha256[:8]}); the run's copy is {kept}")
     return KeptWeights(
@@ -119,6 +122,17 @@ def bring_code(context: Context) -> None:
                 raise ModelError(
                     f"{model.name}: {model.family} states the config of {found.kind}, expected PythonConfig"
                 )
+
+
+def _seen_by(given: Given) -> SeenImages | None:
+    """Which images an earlier model has used, where its exported folder or its run is around it."""
+    if given.about is None:
+        return None
+    place = given.place.absolute()
+    exported, run = place.parent.parent / SEEN_FILE, RunPaths(place.parent.parent.parent)
+    if exported.is_file():
+        return SeenImages.read(exported)
+    return SeenImages.of_run(run) if run.config.is_file() else None
 
 
 def code_of(context: Context, model: ModelConfig) -> Path | None:
@@ -149,6 +163,12 @@ def read_images(context: Context) -> None:
         finish(replace(step, total=images), time.monotonic() - started)
 
     do_all(context, step.name, [step], work)
+
+
+def note_seen(context: Context) -> None:
+    """Say where an earlier model, which one of the run's starts from, has used its val or test images."""
+    for sentence in seen_by_starts(context.paths):
+        context.watcher.note(sentence)
 
 
 def who_decides_here(context: Context) -> str:

@@ -21,8 +21,10 @@ from cellsemi.models import weight_files
 from cellsemi.models.base import FitResult, FitTask, Progress
 from cellsemi.models.model_files import StartWeights, read_weights, write_model_file
 from cellsemi.orchestrator.runs.plan import accept_changes, adopt_steps
+from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept
 from cellsemi.rounds.store.run import RunPaths, open_run, read_config
+from cellsemi.rounds.store.shards import read_columns
 from cellsemi.rounds.store.steps import read_steps
 
 pytestmark = pytest.mark.usefixtures("fake_models")
@@ -182,6 +184,23 @@ def test_what_cannot_be_the_start_is_refused_before_an_image_is_read(
     with pytest.raises(ModelError, match=problem):
         bring(config, 0, watcher)
     assert watcher.begun == [] and not open_run(config).weights.exists()
+
+
+def test_val_and_test_images_that_an_earlier_model_was_trained_on_are_counted(home: Path) -> None:
+    plain = ("models=[{kind: flow-unet, name: unet}]", *named("x")[1:])
+    first, _ = bring(config_at(home / "first", *plain), 0)
+    weights = first.model(0, "unet")
+    _, same = bring(config_at(home / "same", *named(f"'{weights}'")), 0)
+    assert not any("was trained on" in note for note in same.notes), "the same images are val and test again"
+    rows = [row for split in ("val", "test") for row in read_columns(first.split(split), ["sha256"])]
+    kept = read_kept(open_run(config_at(home / "same", *named(f"'{weights}'"))))["unet"].kept
+    paths = RunPaths(home / "same" / "demo")
+    SeenImages(pixels={rows[0]["sha256"]: "labelled", rows[-1]["sha256"]: "val"}, groups={}).write(
+        paths.root / kept / SEEN_FILE)  # fmt: skip
+    (said,) = seen_by_starts(paths)
+    assert said.startswith(f"unet starts from {weights}, which was trained on 1 of 3 val images and 0 of 3 test images")
+    _, watcher = bring(config_at(home / "same", *named(f"'{weights}'")), 1)
+    assert said in watcher.notes and f"- {said}" in (paths.round(1) / "report.md").read_text()
 
 
 def test_a_file_that_changes_while_it_is_copied_is_refused(home: Path) -> None:
