@@ -173,11 +173,11 @@ class WithWeights(MayTeachUntrained):
 
     weights: str | None = Field(
         None,
-        description="File of weights to start from, or a name of `cellsemi weights add`; with `train: false` also a "
-        "folder of `cellsemi model export`.",
+        description="Weights to start from: a file, a name of `cellsemi weights add`, or the folder of a model of an "
+        "earlier run, as `cellsemi model export` writes it.",
     )
     weights_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Hex sha256 of that file; refused when it is another."
+        None, pattern="^[0-9a-f]{64}$", description="Hex sha256 of those weights; refused when it is another."
     )
     train: bool = Field(
         True,
@@ -202,7 +202,7 @@ class WithWeights(MayTeachUntrained):
 
 
 class FlowUnetConfig(WithWeights):
-    """`flow-unet`: the compact flow-field U-Net, trained from scratch."""
+    """`flow-unet`: the compact flow-field U-Net, from scratch or from a model of an earlier run."""
 
     kind: Literal["flow-unet"] = Field("flow-unet", description="The model family.")
     width: int = Field(24, ge=4, le=64, description="Channels of the first level; the others are multiples of it.")
@@ -215,12 +215,6 @@ class FlowUnetConfig(WithWeights):
             "`geodesic`: shortest paths to an inner centre, holds for branching cells; or Cellpose's `diffusion`."
         ),
     )
-
-    @model_validator(mode="after")
-    def _trains_from_scratch(self) -> Self:
-        if self.train and self.weights is not None:
-            raise ValueError("flow-unet is trained from scratch: `weights` goes with `train: false`")
-        return self
 
     @property
     def has_cell_probability(self) -> bool:

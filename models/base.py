@@ -52,6 +52,8 @@ class FitTask:
     human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
     code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
+    weights: str | None = None  # the run's copy of what the model's `weights` names, a file or a folder
+    weights_sha256: str | None = None  # of that copy
 
     @property
     def memory(self) -> Path | None:
@@ -73,6 +75,7 @@ class FitTask:
                 self.steps,
                 self.human_fraction,
                 *([] if self.teacher is None else [read_model_file(Path(self.teacher)).weights_sha256]),
+                *([] if self.weights_sha256 is None else [self.weights_sha256]),
             ]
         )
 
@@ -155,6 +158,21 @@ class ModelVariant:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
+Shapes = Mapping[str, tuple[int, ...]]  # of the tensors of a file of weights, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What a family sees in a file of weights: `what` it is in words, and how many classes its heads tell apart.
+
+    `classes` is None where there are no such heads. `settings` are what an entry of `models` states besides `weights`.
+    """
+
+    what: str
+    classes: int | None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Citation:
     """A work to cite: how it is written out, and its DOI (without an address in front)."""
@@ -220,7 +238,8 @@ class Family:
     `fit` trains into `task.out_dir`. `load` returns the predictor of a folder that `fit` wrote; ModelError when a
     file is missing or altered. `exports` are the files of others that such a folder can be written as, by the name of
     the format. `take` writes such a folder from given weights as they are, for a teacher that is not trained
-    (`train: false`); None: there is no such teacher of this family.
+    (`train: false`); None: there is no such teacher of this family. `recognise` looks at the names and shapes of the
+    tensors of a file, and says what of the family they are; None for what it cannot start from.
     """
 
     config: type[ModelBase]
@@ -234,6 +253,7 @@ class Family:
     exports: Mapping[str, Export] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
     take: Callable[[FitTask], FitResult] | None = None
+    recognise: Callable[[Shapes], Recognised | None] = lambda shapes: None
 
     @property
     def kind(self) -> str:

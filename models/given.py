@@ -18,67 +18,61 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import WithWeights
 from cellsemi.models.base import FitResult, FitTask, Image, Predictor, ProbabilityPredictor, predict_named
 from cellsemi.models.model_files import (
-    MODEL_FILE,
     FitFigures,
     ModelFacts,
     StartWeights,
-    read_model_file,
     read_weights,
     write_model_file,
 )
+from cellsemi.models.start_weights import Given, find_given, refuse_other_kind
 from cellsemi.rounds.cells.instances import Instances
 
 LEFT_OUT = -1  # the class id of what a model's `class_map` ignores
-EXPORTED = "members"  # the folder of the models in one of `cellsemi model export`
 
 
-def trained_folder(weights: str) -> Path | None:
-    """The trained folder that `weights` names, or that of the one model of an exported folder; None for no folder.
+def given_of(task: FitTask) -> Given | None:
+    """The weights that the model of a task names: the run's copy, else what the name stands for; None without a name.
 
-    ModelError when the folder holds no trained model, or several.
+    ModelError as `find_given` states.
     """
-    folder = Path(weights).expanduser()
-    if not folder.is_dir():
+    model = task.model
+    if not isinstance(model, WithWeights) or model.weights is None:
         return None
-    if (folder / MODEL_FILE).is_file():
-        return folder
-    members = sorted(path.parent for path in (folder / EXPORTED).glob(f"*/{MODEL_FILE}"))
-    if len(members) != 1:
-        names = ", ".join(str(path) for path in members) or "none"
-        raise ModelError(f"weights {folder}: expected one trained model in this folder; there are: {names}; name one")
-    return members[0]
+    return find_given(task.weights or model.weights, task.weights_sha256 or model.weights_sha256)
 
 
-def take_folder(task: FitTask, model: WithWeights) -> FitResult | None:
-    """Take the trained folder that `model.weights` names; None where it is a file.
+def given_or_fail(task: FitTask) -> Given:
+    """The same of a model that cannot be without weights."""
+    found = given_of(task)
+    assert found is not None, "the config refuses to be without"
+    return found
 
-    Sizes of the network are those of the folder. ModelError when its model is of another kind, or another than stated.
+
+def take_folder(task: FitTask, model: WithWeights, given: Given) -> FitResult | None:
+    """Take a model that cellsemi has trained; None where the weights are a file of others.
+
+    Sizes of the network are those of the folder. ModelError when its model is of another kind.
     """
-    assert model.weights is not None, "the config refuses to be without"
-    folder = trained_folder(model.weights)
-    if folder is None:
+    about = given.about
+    if about is None:
         return None
-    about = read_model_file(folder)
-    if about.kind != task.model.kind:
-        raise ModelError(f"weights {folder}: a {about.kind}, not a {task.model.kind}: set `kind: {about.kind}`")
-    if model.weights_sha256 not in (None, about.weights_sha256):
-        raise ModelError(
-            f"weights {folder}: another model: its sha256 is {about.weights_sha256}, not {model.weights_sha256}"
-        )
+    refuse_other_kind(given, task.model.kind)
     if about.class_ids is not None:
-        raise ModelError(f"weights {folder}: itself a teacher with a class_map; name the weights that it was made from")
-    own = about.model.model_copy(update={"name": task.model.name})
+        raise ModelError(
+            f"weights {given.place}: itself a teacher with a class_map; name the weights that it was made from"
+        )
     facts = ModelFacts(
-        model=own,
+        model=about.model.model_copy(update={"name": task.model.name}),
         classes=about.classes,
         one_class_per_image=about.one_class_per_image,
         fingerprint=task.fingerprint,
         training=about.training,
+        cell_size=about.cell_size,
         started_from=about.started_from,
         teacher_sha256=about.weights_sha256,
-        class_ids=class_ids(about.classes, model.class_map, task.classes, str(folder)),
+        class_ids=class_ids(about.classes, model.class_map, task.classes, str(given.place)),
     )
-    return _written(task, read_weights(folder), facts)
+    return _written(task, read_weights(given.place), facts)
 
 
 def take_file(

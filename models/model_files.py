@@ -30,16 +30,38 @@ class FitFigures(BaseModel):
 class StartWeights(BaseModel):
     """The given weights that a fit started from.
 
-    `unused` lists the tensors of the file that the model has no use for, `random` those of the model that kept their
-    random start.
+    `loaded` counts the tensors of the model that they gave, None where nobody counted; `unused` lists those of the file
+    that the model has no use for, `random` those of the model that kept their random start. `before` are the weights
+    that the given ones, a model of cellsemi, had started from in turn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str
     sha256: str
+    loaded: int | None = None
     unused: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
+    before: StartWeights | None = None
+
+    def sentence(self) -> str:
+        """What was loaded and what starts anew, in one line.
+
+        >>> StartWeights(weights="coco", sha256="bf2d0c1e" * 8, loaded=338, random=("rpn.head.bias",)).sentence()
+        'starts from coco (sha256 bf2d0c1e): 338 tensors are loaded, 1 start anew (rpn.head)'
+        """
+        said = f"starts from {self.weights} (sha256 {self.sha256[:8]})"
+        if self.loaded is None:
+            return said
+        new = f"{len(self.random)} start anew ({_parts(self.random)})" if self.random else "none starts anew"
+        unused = f"; {len(self.unused)} of the file are not used ({_parts(self.unused)})" if self.unused else ""
+        return f"{said}: {self.loaded} tensors are loaded, {new}{unused}"
+
+
+def _parts(names: tuple[str, ...]) -> str:
+    """The parts of a network that tensors belong to: the first two names of their paths."""
+    places = (".".join(name.split(".")[:-1][:2]) or name for name in names)
+    return ", ".join(dict.fromkeys(place.rstrip(".0123456789") for place in places))
 
 
 class CellSize(BaseModel):
@@ -78,6 +100,18 @@ class ModelFacts(BaseModel):
     def kind(self) -> str:
         """The family of the model."""
         return self.model.kind
+
+    def start(self) -> str:
+        """Which given weights it started from, in one line that follows its name; empty where there were none."""
+        start = self.started_from
+        if self.class_ids is not None:
+            sha256 = self.teacher_sha256 or (start.sha256 if start else "")
+            return f"teaches as it is, with the weights of sha256 {sha256[:8]}"
+        if start is None:
+            return ""
+        if self.teacher_sha256 is not None:
+            return f"starts from its teacher, which goes back to {start.weights} (sha256 {start.sha256[:8]})"
+        return start.sentence()
 
 
 class ModelFile(ModelFacts):

@@ -12,7 +12,7 @@ from pathlib import Path
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MODEL_KINDS
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, Predictor, check_packages
+from cellsemi.models.base import Family, Predictor, Recognised, Shapes, check_packages
 from cellsemi.models.given import in_classes_of
 from cellsemi.models.inference.scale_search import BOTH, ScaleSearch
 from cellsemi.models.model_files import read_model_file
@@ -35,6 +35,12 @@ def family(kind: str) -> Family:
     found = _imported(kind)
     check_packages(found, kind)
     return found
+
+
+def recognised(shapes: Shapes) -> dict[str, Recognised]:
+    """What each family sees in a file of weights with tensors of these names and shapes, by the family's kind."""
+    found = {each.kind: each.recognise(shapes) for each in families()}
+    return {kind: what for kind, what in found.items() if what is not None}
 
 
 def load_predictor(folder: Path, inference: InferenceConfig, device: str) -> Predictor:

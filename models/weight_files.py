@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import warnings
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,11 +29,25 @@ HOME_VARIABLE = "CELLSEMI_HOME"
 REGISTRY_FILE = "weights.json"
 NAMES_SHOWN = 6  # of tensors, in an error
 PARALLEL_PREFIX = "module."  # what torch's DataParallel puts before every name
-NESTED_UNDER = ("model", "state_dict")  # where training scripts keep the tensors of a checkpoint
-# What torch.load is known to raise on damaged files and on files of another kind.
+NESTED_UNDER = ("model", "state_dict", "model_state_dict")  # where training scripts keep the tensors of a checkpoint
+PICKLE = ".pkl"  # Detectron2's model zoo; a torch file of that name is read as one
+# All that a pickle of numpy arrays by name asks for; numpy 2 moved its own.
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
+# What the reading of damaged files, and of files of another kind, is known to raise.
 _DAMAGE = (
-    OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError,
+    OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError, MemoryError,
+    pickle.UnpicklingError,
 )  # fmt: skip
+_ASKS_FOR = re.compile(r"GLOBAL ([\w.]+)")  # in torch's refusal of what is no tensor
+_TORCHSCRIPT = "TorchScript"  # in torch's refusal of a program that is scripted
+_REMEDY = "get the tensors alone: torch.save(net.state_dict(), FILE), or a .safetensors file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +106,7 @@ def add(file: Path, name: str, *, sha256: str | None = None, licence: str = "", 
     except ValueError as error:
         raise UsageError(str(error)) from None
     known = registered()
-    found = _verified(_absolute(str(file)), {"stated": sha256}, None)
+    found = _verified(absolute(str(file)), {"stated": sha256}, None)
     old = known.get(name)
     if old is not None and old.sha256 != found.sha256 and not replaces:
         raise UsageError(f"{name} is registered for {old.path} with another sha256; choose another --name, or --force")
@@ -111,11 +128,12 @@ def verify(weights: str, sha256: str | None = None) -> VerifiedWeights:
     """
     entry = registered().get(weights)
     if entry is None:
-        return _verified(_absolute(weights), {"stated": sha256}, None)
+        return _verified(absolute(weights), {"stated": sha256}, None)
     return _verified(Path(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
+    """A path as it is kept: whole, with ~ for the home of a user."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:  # ~NAME of nobody
@@ -147,20 +165,23 @@ def _verified(path: Path, expected: dict[str, str | None], name: str | None) -> 
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU: .safetensors, else a torch file without code.
+    """The tensors of a weights file by name, on the CPU: .safetensors, .pkl of Detectron2, else a torch file.
 
-    Tensors under a key `model` or `state_dict` are taken out of it, and the prefix of DataParallel is
-    taken off. A torch file is read with `weights_only=True`: one that would run code is refused. ModelError
-    when the file is damaged, of another kind, or holds anything else than tensors.
+    Tensors under a key `model`, `state_dict` or `model_state_dict` are taken out of it, and the prefix of DataParallel
+    is taken off. No code of the file is run: a torch file is read with `weights_only=True`, of a .pkl nothing but
+    arrays, tables and plain values. ModelError when the file would need more, is damaged, of another kind, or holds
+    anything else than tensors.
     """
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    from torch import Tensor
+
+    content = _content(path)
     for key in NESTED_UNDER:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    from torch import Tensor
-
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(f"{path}: holds no plain table of tensors by name; save a network's state_dict()")
+        raise ModelError(
+            f"{path}: no weights file: it holds {_what(content)}, not a table of tensors by name; {_REMEDY}"
+        )
     if all(str(name).startswith(PARALLEL_PREFIX) for name in content):
         content = {name.removeprefix(PARALLEL_PREFIX): value for name, value in content.items()}
     return {str(name): value.detach() for name, value in content.items()}
@@ -172,6 +193,44 @@ def some_names(names: list[str]) -> str:
     return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
+def differences(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """How the tensors `given` differ from those that a network has, in words; empty where names and shapes agree."""
+    shapes = [
+        f"{name} ({list(given[name].shape)} given, {list(value.shape)} wanted)"
+        for name, value in own.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    found = {
+        "missing": sorted(own.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - own.keys()),
+        "of another shape": sorted(shapes),
+    }
+    return ", ".join(f"{some_names(names)} {what}" for what, names in found.items() if names)
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix == PICKLE and not zipfile.is_zipfile(path):
+        return _pickled_arrays(path)
+    return _torch_file(path)
+
+
+def _what(content: object) -> str:
+    """What a file that is no table of tensors holds, in a few words."""
+    if not isinstance(content, dict):
+        return f"one {type(content).__name__}"
+    if not content:
+        return "nothing"
+    from torch import Tensor
+
+    others = [f"{name!r} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
+    return f"{len(others)} entries that are no tensors: {some_names(others)}"
+
+
 def _safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -179,7 +238,7 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors ({error}); get the file anew") from None
+        raise ModelError(f"{path}: no weights file: not safetensors ({error}); get the file anew") from None
 
 
 def _torch_file(path: Path) -> Any:
@@ -190,8 +249,43 @@ def _torch_file(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols, before it refuses or reads them
             return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{path}: cannot be read as weights without running code ({reason}); "
-            "save it as safetensors, or with torch.save(net.state_dict(), FILE)"
-        ) from None
+        raise ModelError(f"{path}: no weights file: {_why_refused(error)}") from None
+
+
+def _why_refused(error: BaseException) -> str:
+    """Why torch did not read a file, in words of our own: its own advise to switch the safety off."""
+    if isinstance(error, OSError):
+        return f"it cannot be read ({error.strerror or type(error).__name__})"
+    if _TORCHSCRIPT in str(error):
+        return f"a program for TorchScript; {_REMEDY}"
+    if asked := _ASKS_FOR.search(str(error)):
+        return f"it asks for {asked[1]}, and what holds more than tensors can run code when it is opened; {_REMEDY}"
+    return f"it is damaged, or was not written by torch.save; get the file anew, or {_REMEDY}"
+
+
+def _pickled_arrays(path: Path) -> Any:
+    """The tensors of a .pkl of Detectron2's model zoo: numpy arrays by name, at the top or under `model` or `blobs`."""
+    import numpy as np
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+    except _DAMAGE as error:
+        raise ModelError(f"{path}: no weights file: not numpy arrays by name alone ({error}); {_REMEDY}") from None
+    table = next((content[key] for key in ("model", "blobs") if isinstance(content, dict) and key in content), content)
+    if not isinstance(table, dict) or not table:
+        raise ModelError(f"{path}: no weights file: it holds no arrays by name; {_REMEDY}")
+    for name, value in table.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+            raise ModelError(f"{path}: no weights file: {name!r} is no array of numbers; {_REMEDY}")
+    return {str(name): torch.from_numpy(np.array(value)) for name, value in table.items()}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Refuses every name that numpy arrays do not need."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)

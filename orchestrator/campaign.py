@@ -39,7 +39,9 @@ from cellsemi.orchestrator.stages.promote import (
 )
 from cellsemi.orchestrator.stages.read_images import (
     bring_code,
+    bring_weights,
     check_models,
+    note_seen,
     read_images,
     who_decides_here,
 )
@@ -60,7 +62,9 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     if finished <= n:
         check_models(config)
         bring_code(context)
+        bring_weights(context)
         read_images(context)
+        note_seen(context)
         watcher.note(who_decides_here(context))
         divide_folds(context)
     for round in range(finished, n + 1):

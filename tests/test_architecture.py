@@ -38,8 +38,8 @@ FLOORS = {
         "inspect report review",
     ),
     "models": (
-        "model_files weight_files",
-        "base",
+        "model_files weight_files weight_sources",
+        "base start_weights",
         "crops given inference own_family training",
         "flow detector",
         "cellpose_sam detectron2_maskrcnn flow_unet masks python torchvision_maskrcnn",
@@ -126,7 +126,7 @@ ALLOWED = {
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
         "configs rounds/cells rounds/seeds rounds/store models/base models/crops models/flow models/given "
-        "models/inference models/model_files models/training models/weight_files"
+        "models/inference models/model_files models/start_weights models/training"
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
@@ -134,15 +134,15 @@ ALLOWED = {
         "models/inference models/model_files models/training models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/given models/model_files models/training "
-        "models/weight_files"
+        "configs rounds/store models/base models/detector models/given models/model_files models/start_weights "
+        "models/training models/weight_files"
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
         "configs rounds/cells rounds/store models/base models/crops models/flow models/given models/inference "
         "models/model_files models/training"
     ),
-    "models/given": "configs rounds/cells models/base models/model_files",
+    "models/given": "configs rounds/cells models/base models/model_files models/start_weights",
     "models/inference": "configs rounds/cells models/base",
     "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
@@ -150,14 +150,17 @@ ALLOWED = {
     "models/python": "configs models/base models/given models/model_files models/own_family",
     "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/given models/model_files models/training models/weight_files"
+        "configs models/base models/detector models/given models/model_files models/start_weights models/training "
+        "models/weight_files"
     ),
-    "models/training": "configs rounds/store models/base models/model_files",
+    "models/training": ("configs rounds/store models/base models/model_files models/start_weights models/weight_files"),
+    "models/start_weights": "configs models/model_files models/weight_files",
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
         "models/model_files models/registry models/training"
     ),
     "models/weight_files": "configs rounds/store",
+    "models/weight_sources": "",
     "orchestrator/ablation": (
         "configs rounds/evaluation rounds/store orchestrator/campaign orchestrator/engine orchestrator/events "
         "orchestrator/runs"
@@ -178,7 +181,8 @@ ALLOWED = {
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
-        "models/model_files models/registry models/weight_files orchestrator/ablation orchestrator/apply "
+        "models/model_files models/registry models/start_weights models/weight_files models/weight_sources "
+        "orchestrator/ablation orchestrator/apply "
         "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs "
         "orchestrator/terminal"
@@ -202,8 +206,8 @@ ALLOWED = {
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
-        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/given models/inference "
-        "models/model_files models/own_family models/registry models/validation models/weight_files "
+        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/inference "
+        "models/model_files models/own_family models/registry models/start_weights models/validation "
         "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import (
+    Export,
+    ExportTask,
+    Family,
+    FitResult,
+    FitTask,
+    ModelVariant,
+    Predictor,
+    Progress,
+    Recognised,
+    Shapes,
+)
 from cellsemi.models.model_files import read_model_file
 
 CELLPOSE_PX = 30.0  # Cellpose 4 enlarges an image by this over the `diameter` that `CellposeModel.eval` is given
@@ -46,6 +57,15 @@ def _export(task: ExportTask) -> list[str]:
     return sentences
 
 
+def _recognise(shapes: Shapes) -> Recognised | None:
+    for prefix, what in (("", "Cellpose-SAM's network"), ("net.", "a fine-tuned Cellpose-SAM of cellsemi")):
+        if f"{prefix}W2" in shapes and f"{prefix}encoder.patch_embed.proj.weight" in shapes:
+            classes = [shape[0] for name, shape in shapes.items() if name == "classes.4.weight"]
+            pixels = shapes[f"{prefix}W2"][-1] ** 2  # of a feature
+            return Recognised(what, classes[0] // pixels if classes else 1)
+    return None
+
+
 FAMILY = Family(
     config=CellposeSamConfig,
     variants=(ModelVariant("cellpose-sam", 304_628_930),),
@@ -59,5 +79,6 @@ FAMILY = Family(
     fit=_fit,
     load=_load,
     take=_take,
+    recognise=_recognise,
     exports={"cellpose": Export(".pth", _export)},
 )

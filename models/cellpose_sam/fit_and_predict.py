@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
+from torch import Tensor
 
 from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
@@ -28,15 +29,15 @@ from cellsemi.models.flow.batch import flow_batch
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
 from cellsemi.models.flow.predictor import FlowPredictor
-from cellsemi.models.given import take_file, take_folder
+from cellsemi.models.given import given_or_fail, take_file, take_folder
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
+from cellsemi.models.start_weights import Given, find_given, refuse_other_model
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
-from cellsemi.models.weight_files import VerifiedWeights, load_state, verify
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
@@ -53,7 +54,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     """
     folder, device = Path(task.out_dir), pick_device(task.device)
     model = config_of(task.model, CellposeSamConfig)
-    start = _start(model)
+    given = given_or_fail(task)
     # Without a class head there is nothing to train while the network is frozen.
     training = task.training if len(task.classes) > 1 else task.training.model_copy(update={"frozen_steps": 0})
     size = cell_size_of(task)
@@ -66,7 +67,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         return parts.cellpose_loss(raw.float(), batch)
 
     with compute_settings(task.training.threads):
-        net, unused = _from_file(start, model.bsize, len(task.classes), task.seed)
+        net, started_from = _network(given, task, model)
         start_from_teacher(net, task)
         parameters = sum(parameter.numel() for parameter in net.parameters())
         loop = Loop(
@@ -74,14 +75,12 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             training,
             steps=task.steps,
             folder=folder,
-            fingerprint=files.sha256_json([task.fingerprint, start.sha256]),
+            fingerprint=files.sha256_json([task.fingerprint, given.sha256]),
             precision=choose_precision(task.training.precision, device, task.memory),
             device=device,
             backbone=parts.NET,
         )
         trained = loop.run(loss_of, progress)
-    assert model.weights is not None  # the config refuses to be without
-    started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result
@@ -90,13 +89,12 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 def take(task: FitTask) -> FitResult:
     """Take the config's weights as they are: one class without a name, unless they are a trained folder."""
     model = config_of(task.model, CellposeSamConfig)
-    found = take_folder(task, model)
+    given = given_or_fail(task)
+    found = take_folder(task, model, given)
     if found is not None:
         return found
-    start = _start(model)
-    assert model.weights is not None  # the config refuses to be without
-    net, unused = _from_file(start, model.bsize, classes=1, seed=task.seed)
-    started_from = StartWeights(weights=model.weights, sha256=start.sha256, unused=tuple(unused))
+    net, unused = _from_file(given, model.bsize, classes=1, seed=task.seed)
+    started_from = given.stated(model, len(net.state_dict()), unused=unused)
     parameters = sum(parameter.numel() for parameter in net.parameters())
     tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
     return take_file(task, save(tensors), parameters, 1, model.class_map, started_from)
@@ -106,12 +104,8 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> CellposePredi
     """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
     about = read_model_file(folder)
     model = config_of(about.model, CellposeSamConfig)
-    state = load_tensors(read_weights(folder))
-    net, _ = parts.load_net(parts.cellpose_state(state), model.bsize, str(folder))
-    whole = CellposeNet(net, len(about.classes))
-    whole.load_state_dict(state)
     return CellposePredictor(
-        whole,
+        _trained(load_tensors(read_weights(folder)), len(about.classes), model.bsize, str(folder)),
         inference.scaled(about.cell_size.scale),
         pick_device(device),
         bsize=model.bsize,
@@ -125,7 +119,8 @@ def pretrained(model: CellposeSamConfig, inference: InferenceConfig, device: str
 
     ModelError when the file is missing, is another than stated, or holds other weights.
     """
-    net, _ = _from_file(_start(model), model.bsize, classes=1, seed=0)
+    assert model.weights is not None  # the config refuses to be without
+    net, _ = _from_file(find_given(model.weights, model.weights_sha256), model.bsize, classes=1, seed=0)
     return CellposePredictor(
         net,
         inference,
@@ -191,11 +186,25 @@ class CellposePredictor(FlowPredictor):
         return activated
 
 
-def _start(model: CellposeSamConfig) -> VerifiedWeights:
-    assert model.weights is not None  # the config refuses to be without
-    return verify(model.weights, model.weights_sha256)
+def _network(given: Given, task: FitTask, model: CellposeSamConfig) -> tuple[CellposeNet, StartWeights]:
+    """The network with given weights: those of Cellpose, below a new class head, or all of an earlier model."""
+    if given.about is not None:
+        refuse_other_model(given, model.kind, task.classes)
+        whole = _trained(given.tensors(), len(task.classes), model.bsize, str(given.place))
+        return whole, given.stated(model, len(whole.state_dict()))
+    net, unused = _from_file(given, model.bsize, len(task.classes), task.seed)
+    head = [name for name in net.state_dict() if not name.startswith(parts.NET)]
+    return net, given.stated(model, len(net.state_dict()) - len(head), head, unused)
 
 
-def _from_file(start: VerifiedWeights, bsize: int, classes: int, seed: int) -> tuple[CellposeNet, list[str]]:
-    net, unused = parts.load_net(load_state(start.path), bsize, str(start.path))
+def _from_file(given: Given, bsize: int, classes: int, seed: int) -> tuple[CellposeNet, list[str]]:
+    net, unused = parts.load_net(given.tensors(), bsize, str(given.file))
     return parts.with_classes(net, classes, seed), unused
+
+
+def _trained(state: dict[str, Tensor], classes: int, bsize: int, origin: str) -> CellposeNet:
+    """The network with all the tensors of a trained folder, class head included."""
+    net, _ = parts.load_net(parts.cellpose_state(state), bsize, origin)
+    whole = CellposeNet(net, classes)
+    whole.load_state_dict(state)
+    return whole

@@ -6,8 +6,20 @@ from pathlib import Path
 
 from cellsemi.configs.models import Detectron2Config
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Export, ExportTask, Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import (
+    Export,
+    ExportTask,
+    Family,
+    FitResult,
+    FitTask,
+    ModelVariant,
+    Predictor,
+    Progress,
+    Recognised,
+    Shapes,
+)
 from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
+from cellsemi.models.detectron2_maskrcnn.names import CASCADE_SCORES, CLASS_SCORES, is_caffe2_resnet
 from cellsemi.models.model_files import read_model_file
 
 
@@ -42,6 +54,23 @@ def _export(task: ExportTask) -> list[str]:
     return sentences
 
 
+def _recognise(shapes: Shapes) -> Recognised | None:
+    if is_caffe2_resnet(shapes) and "res4_5_branch2c_w" in shapes and "res4_6_branch2c_w" not in shapes:
+        return Recognised("MSRA's ResNet-50 without a detector: FPN, RPN and heads start anew", None)
+    blocks = sum(name.startswith("backbone.bottom_up.res4.") and name.endswith("conv3.weight") for name in shapes)
+    if (
+        blocks != 6
+        or "roi_heads.mask_head.predictor.weight" not in shapes
+        or "backbone.fpn_lateral2.weight" not in shapes
+    ):
+        return None
+    for cascade, scores in ((False, CLASS_SCORES), (True, CASCADE_SCORES)):
+        if scores in shapes:
+            name = "Cascade Mask R-CNN" if cascade else "Mask R-CNN"
+            return Recognised(f"{name} of Detectron2, R50-FPN", shapes[scores][0] - 1, {"cascade": cascade})
+    return None
+
+
 FAMILY = Family(
     config=Detectron2Config,
     variants=(
@@ -56,5 +85,6 @@ FAMILY = Family(
     fit=_fit,
     load=_load,
     take=_take,
+    recognise=_recognise,
     exports={"detectron2": Export(".pth", _export)},
 )

@@ -16,43 +16,41 @@ from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
 from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
 from cellsemi.models.detectron2_maskrcnn import weights
-from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
-from cellsemi.models.given import take_folder
+from cellsemi.models.detectron2_maskrcnn.names import CASCADE_SCORES, CLASS_SCORES
+from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, build
+from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.training.device import pick_device
-
-CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"  # (classes + background, features)
-CASCADE_SCORES = "roi_heads.box_predictor.0.cls_score.weight"
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
     """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
     config = config_of(task.model, Detectron2Config)
-    net = build(config, len(task.classes), task.seed)
-    started_from = weights.start(net, config)
+    net, started_from = _network(task, config)
     return fit_detector(task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from)
 
 
 def take(task: FitTask) -> FitResult:
     """Take a finished checkpoint as it is, all its classes; ModelError when it lacks a tensor of this network."""
     config = config_of(task.model, Detectron2Config)
-    found = take_folder(task, config)
+    given = given_or_fail(task)
+    found = take_folder(task, config, given)
     if found is not None:
         return found
-    file, given = weights.read(config)
-    classes = class_count(given, CASCADE_SCORES if config.cascade else CLASS_SCORES, file.path)
-    net = build(config, classes, task.seed)
-    refuse_unfinished(weights.start_from(net, given, file.path), file.path)
-    assert config.weights is not None, "the config refuses to be without"
-    return take_net(task, net, classes, config, StartWeights(weights=config.weights, sha256=file.sha256))
+    tensors = given.tensors()
+    classes = class_count(tensors, CASCADE_SCORES if config.cascade else CLASS_SCORES, given.file)
+    net = build(config, classes, task.seed, weights.is_scratch(tensors))
+    refuse_unfinished(weights.start_from(net, tensors, given.file), given.file)
+    return take_net(task, net, classes, config, given.stated(config, len(net.state_dict())))
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:
     """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
     about = read_model_file(folder)
     config = config_of(about.model, Detectron2Config)
-    net = build(config, len(about.classes), seed=0)
-    net.load_state_dict(load_tensors(read_weights(folder)))
+    tensors = load_tensors(read_weights(folder))
+    net = build(config, len(about.classes), seed=0, scratch=weights.is_scratch(tensors))
+    net.load_state_dict(tensors)
     return DetectorPredictor(
         net,
         net.detect,
@@ -61,3 +59,13 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
     )
+
+
+def _network(task: FitTask, config: Detectron2Config) -> tuple[Network, StartWeights | None]:
+    """The network of a task, with the stated weights, if any, loaded into it."""
+    given = given_of(task)
+    if given is None:
+        return build(config, len(task.classes), task.seed), None
+    tensors = given.tensors()
+    net = build(config, len(task.classes), task.seed, weights.is_scratch(tensors))
+    return net, weights.start(net, given, tensors, task)

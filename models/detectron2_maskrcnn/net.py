@@ -29,11 +29,11 @@ PYRAMID = ["p2", "p3", "p4", "p5", "p6"]
 GROUP_NORM = "GN"
 
 
-def settings(config: Detectron2Config, classes: int) -> CfgNode:
+def settings(config: Detectron2Config, classes: int, scratch: bool) -> CfgNode:
     """The settings of a config for some number of classes, as Detectron2's own CfgNode.
 
-    With given weights they are COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x, or for a cascade
-    Misc/cascade_mask_rcnn_R_50_FPN_3x: frozen batch norm, stem and first stage never trained. Without weights
+    With weights of others they are COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x, or for a cascade
+    Misc/cascade_mask_rcnn_R_50_FPN_3x: frozen batch norm, stem and first stage never trained. From scratch
     such a network cannot learn; then it is that of Misc/scratch_mask_rcnn_R_50_FPN_3x_gn (He et al. 2019,
     "Rethinking ImageNet Pre-training"): group norm, a box head of four convolutions, nothing frozen. The caps
     are those of `config`, the same in training and testing.
@@ -60,7 +60,7 @@ def settings(config: Detectron2Config, classes: int) -> CfgNode:
     model.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     model.ROI_MASK_HEAD.NUM_CONV, model.ROI_MASK_HEAD.POOLER_RESOLUTION = 4, 14
     cfg.TEST.DETECTIONS_PER_IMAGE = config.max_detections
-    if config.weights is None:
+    if scratch:
         model.BACKBONE.FREEZE_AT = 0
         model.RESNETS.STRIDE_IN_1X1 = False
         model.ROI_BOX_HEAD.NUM_CONV, model.ROI_BOX_HEAD.NUM_FC = 4, 1
@@ -128,8 +128,11 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         return prepared, {name: level.float() for name, level in self.backbone(prepared.tensor).items()}
 
 
-def build(config: Detectron2Config, classes: int, seed: int) -> Network:
-    """A fresh network, the same for the same seed; torch's global generator is left as it was."""
+def build(config: Detectron2Config, classes: int, seed: int, scratch: bool = True) -> Network:
+    """A fresh network, the same for the same seed; torch's global generator is left as it was.
+
+    `scratch`: in the variant that is trained from scratch, which the weights of such a model need, too.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(settings(config, classes))
+        return Network(settings(config, classes, scratch))

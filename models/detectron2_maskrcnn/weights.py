@@ -1,125 +1,90 @@
-"""Reads and writes Detectron2's checkpoints: .pth, .safetensors, and its model zoo's .pkl without running code."""
+"""Loads given weights into Detectron2's networks, and writes its checkpoints.
+
+Accepted are a finished detector of Detectron2's, one of cellsemi, and MSRA's ResNet-50, trained on ImageNet, as its
+model zoo has it (R-50.pkl, in Caffe2's names). Torchvision's ResNet-50 is not: it was made with other strides.
+"""
 
 from __future__ import annotations
 
 import io
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
-from cellsemi.models.detectron2_maskrcnn.net import Network, settings
+from cellsemi.models.base import FitTask
+from cellsemi.models.detectron2_maskrcnn.names import detectron2_name, is_caffe2_resnet
+from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, settings
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
-from cellsemi.models.weight_files import VerifiedWeights, load_state, some_names, verify
+from cellsemi.models.start_weights import Given, other_settings, refuse_other_model
+from cellsemi.models.weight_files import differences
 from cellsemi.rounds.store import files
 
 OTHER_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")  # depend on the number of classes
 ANCHORS = "anchor_generator.cell_anchors."  # in old checkpoints, with pixel_mean and pixel_std
-# All that a pickle of numpy arrays by name asks for; numpy 2 moved its own.
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-}
-_DAMAGE = (
-    pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ImportError, MemoryError,
-)  # fmt: skip
+FROZEN_NORM = f"{BACKBONE}.stem.conv1.norm.running_mean"  # the group norm of the variant from scratch has none
 
 
-def start(net: Network, config: Detectron2Config) -> StartWeights | None:
-    """Load the weights that a config states, if any.
+def is_scratch(given: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of a network in the variant that is trained from scratch."""
+    return FROZEN_NORM not in given and not is_caffe2_resnet(given)
 
-    In the result `random` lists the weights of the classes, where the file has another number of them.
-    ModelError when the file is missing, is another, or does not fit.
+
+def start(net: Network, given: Given, tensors: Mapping[str, Tensor], task: FitTask) -> StartWeights:
+    """Load the tensors of given weights into `net`; returns what was loaded and what starts anew.
+
+    ModelError, naming what differs, when the weights do not fit, and when they are those of an earlier model with other
+    classes.
     """
-    if config.weights is None:
-        return None
-    file, given = read(config)
-    return StartWeights(weights=config.weights, sha256=file.sha256, random=tuple(start_from(net, given, file.path)))
-
-
-def read(config: Detectron2Config) -> tuple[VerifiedWeights, dict[str, Tensor]]:
-    """The file of weights that a config states, and its tensors by name.
-
-    ModelError when the file is missing, is another, or is a .pkl whose sha256 is not stated.
-    """
-    assert config.weights is not None, "called where weights are stated"
-    file = verify(config.weights, config.weights_sha256)
-    if file.path.suffix == ".pkl":
-        if config.weights_sha256 is None:
-            raise ModelError(
-                f"weights {file.path}: a .pkl is a program, and is read only with its sha256 stated: "
-                f"weights_sha256: {file.sha256} if you trust this file"
-            )
-        return file, read_pickle(file.path)
-    return file, load_state(file.path)
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file in the format of Detectron2's model zoo: {"model": numpy arrays by name, ...}.
-
-    Nothing but arrays, tables and plain values is unpickled. ModelError when the file asks for more, is damaged,
-    or is of another format (Caffe2's, with other names).
-    """
+    assert isinstance(task.model, Detectron2Config), "called by this family"
+    refuse_other_model(given, task.model.kind, task.classes)
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except _DAMAGE as error:
-        raise ModelError(f"{path}: cannot be read as a Detectron2 model ({error}); convert it to .pth") from None
-    table = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(table, dict) or not table:
-        raise ModelError(f"{path}: holds no weights under 'model': not Detectron2's own format; convert it to .pth")
-    for name, value in table.items():
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-            raise ModelError(f"{path}: {name!r} is no array of numbers; convert the file to .pth")
-    return {str(name): torch.from_numpy(np.array(value)) for name, value in table.items()}
+        new = start_from(net, tensors, given.place)
+    except ModelError as error:
+        changed = other_settings(given, task.model)
+        raise ModelError(f"{error}; {changed}" if changed else str(error)) from None
+    unused = [name for name in tensors if is_caffe2_resnet(tensors) and detectron2_name(name) is None]
+    return given.stated(task.model, len(net.state_dict()) - len(new), new, unused)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Refuses every name that numpy arrays do not need."""
+def start_from(net: Network, tensors: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Copy the tensors, read from `path`, into `net`; returns the names that keep their random start.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def start_from(net: Network, given: dict[str, Tensor], path: Path) -> list[str]:
-    """Copy the weights `given`, read from `path`, into `net`; returns the names that keep their random start.
-
-    Those are the last layers of the box and mask heads where their shape differs (another number of classes).
-    ModelError naming the weights when any other is missing, unexpected or of another shape, and when the file
-    was made for other pixel values or other anchors.
+    Those are the last layers of the box and mask heads where their shape differs (another number of classes), and with
+    a ResNet alone all but the backbone. ModelError naming the weights when any other is missing, unexpected or of
+    another shape, and when the file was made for other pixel values or other anchors.
     """
-    own, constants = net.state_dict(), _constants(net)
+    own, constants, given = net.state_dict(), _constants(net), dict(tensors)
+    alone = is_caffe2_resnet(given)
+    if alone:
+        named = {detectron2_name(name): value for name, value in given.items()}
+        given = {f"{BACKBONE}.{name}": value for name, value in named.items() if name is not None}
     for name in constants.keys() & given.keys():
         if given[name].shape != constants[name].shape or not torch.allclose(given[name].float(), constants[name]):
             raise ModelError(f"{path}: {name} is {given[name].flatten().tolist()}, this model's is another; {_WANTED}")
     given = {name: value for name, value in given.items() if name not in constants}
-    other = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
-    wrong = sorted(name for name in other if not name.startswith(OTHER_CLASSES))
-    missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    if wrong or missing or unexpected:
-        raise ModelError(
-            f"{path}: not the weights of this model: {some_names(missing)} missing, "
-            f"{some_names(unexpected)} unexpected, {some_names(wrong)} of another shape; {_WANTED}"
-        )
-    net.load_state_dict({name: own[name] if name in other else value for name, value in given.items()})
-    return sorted(other)
+    wanted = {name: value for name, value in own.items() if not alone or name.startswith(f"{BACKBONE}.")}
+    other = {name for name in wanted if name in given and given[name].shape != own[name].shape}
+    new = {name for name in other if name.startswith(OTHER_CLASSES)}
+    found = differences(_without(given, new), _without(wanted, new))
+    if found:
+        raise ModelError(f"{path}: not the weights of this model: {found}; {_WANTED}")
+    net.load_state_dict(own | _without(given, new))
+    return sorted(new | (own.keys() - wanted.keys()))
 
 
 _WANTED = (
-    "expected those of Detectron2's mask_rcnn_R_50_FPN_3x, or with `cascade: true` of cascade_mask_rcnn_R_50_FPN_3x"
+    "expected those of Detectron2's mask_rcnn_R_50_FPN_3x, or with `cascade: true` of cascade_mask_rcnn_R_50_FPN_3x; "
+    "its R-50.pkl (MSRA); or a detectron2-maskrcnn of cellsemi"
 )
+
+
+def _without(table: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in table.items() if name not in names}
 
 
 def export_detectron2(folder: Path, path: Path) -> None:
@@ -135,9 +100,10 @@ def export_detectron2(folder: Path, path: Path) -> None:
         )
     if path.suffix != ".pth":
         raise ModelError(f"{path}: expected a name that ends in .pth")
+    tensors = load_tensors(read_weights(folder))
     buffer = io.BytesIO()
-    torch.save({"model": load_tensors(read_weights(folder))}, buffer)
-    cfg = settings(about.model, len(about.classes))
+    torch.save({"model": tensors}, buffer)
+    cfg = settings(about.model, len(about.classes), is_scratch(tensors))
     files.write_bytes(path.with_suffix(".yaml"), cfg.dump().encode())
     files.write_bytes(path, buffer.getvalue())
 

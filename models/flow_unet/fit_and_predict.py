@@ -1,4 +1,4 @@
-"""Trains the flow-field U-Net from scratch, and predicts with it."""
+"""Trains the flow-field U-Net, from scratch or from an earlier model, and predicts with it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import FlowTarget
 from cellsemi.models.flow_unet.net import build
-from cellsemi.models.given import take_folder
+from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
-from cellsemi.models.training.start import start_from_teacher
+from cellsemi.models.training.start import start_from_earlier, start_from_teacher
 from cellsemi.rounds.cells.instances import Instances
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
-    """Train from scratch or from a teacher, or go on from the checkpoint of the same task, into `task.out_dir`."""
+    """Train from scratch, from an earlier model or from a teacher, or go on from the checkpoint of the same task."""
     folder, device = Path(task.out_dir), pick_device(task.device)
     model = config_of(task.model, FlowUnetConfig)
     size = cell_size_of(task)
     source = CropSource.of(task, model.augment, size)
     net = build(model, task.classes, task.seed)
+    given = given_of(task)
+    started_from = None if given is None else start_from_earlier(net, given, task, model)
     start_from_teacher(net, task)
 
     def loss_of(net: nn.Module, step: int) -> LossParts:
@@ -60,7 +62,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             device=device,
         )
         trained = loop.run(loss_of, progress)
-    result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size)
+    result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size, started_from)
     loop.clear()
     return result
 
@@ -68,10 +70,12 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 def take(task: FitTask) -> FitResult:
     """Take a trained folder as it is; ModelError when the weights are none of cellsemi's."""
     model = config_of(task.model, FlowUnetConfig)
-    found = take_folder(task, model)
+    given = given_or_fail(task)
+    found = take_folder(task, model, given)
     if found is None:
         raise ModelError(
-            f"weights {model.weights}: no folder of `cellsemi model export`; flow-unet has no other weights"
+            f"weights {given.place}: no folder of `cellsemi model export`; flow-unet has no other weights that teach "
+            "as they are"
         )
     return found
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Family, FitResult, FitTask, ModelVariant, Predictor, Progress
+from cellsemi.models.base import (
+    Family,
+    FitResult,
+    FitTask,
+    ModelVariant,
+    Predictor,
+    Progress,
+    Recognised,
+    Shapes,
+)
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
@@ -25,6 +34,33 @@ def _load(folder: Path, inference: InferenceConfig, device: str) -> Predictor:
     from cellsemi.models.torchvision_maskrcnn.fit_and_predict import load
 
     return load(folder, inference, device)
+
+
+RESNETS = {  # blocks of the third stage, and whether they are deep: the name, and the backbones that begin with it
+    (2, False): ("ResNet-18", "resnet18"),
+    (6, True): ("ResNet-50", "resnet50"),
+}
+BODY = "backbone.body."
+
+
+def _recognise(shapes: Shapes) -> Recognised | None:
+    scores = shapes.get("roi_heads.box_predictor.cls_score.weight")
+    alone = "conv1.weight" in shapes and "layer1.0.conv1.weight" in shapes
+    prefix = "" if alone else BODY
+    blocks = sum(name.startswith(f"{prefix}layer3.") and name.endswith(".conv1.weight") for name in shapes)
+    found = RESNETS.get((blocks, f"{prefix}layer3.0.conv3.weight" in shapes))
+    if found is None or not (alone or scores):
+        return None
+    name, backbone = found
+    if alone:
+        what = f"a {name} without a detector: FPN, RPN and heads start anew"
+        return Recognised(what, None, {"backbone": backbone})
+    if "backbone.fpn.inner_blocks.0.1.weight" in shapes:
+        backbone += "-v2"
+    elif f"{BODY}layer1.2.channel.shared.0.weight" in shapes:
+        backbone += "-cbam"
+    assert scores is not None, "it has a detector"
+    return Recognised(f"Mask R-CNN of torchvision's parts on a {name}", scores[0] - 1, {"backbone": backbone})
 
 
 def _variant(backbone: str, parameters: int, **settings: object) -> ModelVariant:
@@ -49,4 +85,5 @@ FAMILY = Family(
     fit=_fit,
     load=_load,
     take=_take,
+    recognise=_recognise,
 )

@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors.torch import load as load_tensors
-from torch import nn
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models import weight_files
 from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
 from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
-from cellsemi.models.given import take_folder
+from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import map_makers
-from cellsemi.models.torchvision_maskrcnn.net import BACKBONE, STRIDE, build
-from cellsemi.models.torchvision_maskrcnn.weights import start_from
+from cellsemi.models.torchvision_maskrcnn.net import BACKBONE, STRIDE, MaskRcnn, build
+from cellsemi.models.torchvision_maskrcnn.weights import form_of, start, start_from
 from cellsemi.models.training.device import pick_device
 
 CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"  # (classes + background, features)
@@ -28,8 +26,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
     config = config_of(task.model, MaskRcnnConfig)
     _refuse_small_crops(task.training, config.upscale)
-    net = build(config, len(task.classes), task.seed)
-    started_from = _start(net, config)
+    net, started_from = _network(task, config)
     sigma_px = config.centre_sigma_px * config.upscale
     makers = map_makers(centre=config.centre_head, boundary=config.boundary_head, sigma_px=sigma_px)
     return fit_detector(
@@ -40,25 +37,24 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 def take(task: FitTask) -> FitResult:
     """Take a finished checkpoint as it is, all its classes; ModelError when it lacks a tensor of this network."""
     config = config_of(task.model, MaskRcnnConfig)
-    found = take_folder(task, config)
+    given = given_or_fail(task)
+    found = take_folder(task, config, given)
     if found is not None:
         return found
-    assert config.weights is not None, "the config refuses to be without"
-    file = weight_files.verify(config.weights, config.weights_sha256)
-    given = weight_files.load_state(file.path)
-    classes = class_count(given, CLASS_SCORES, file.path)
-    net = build(config, classes, task.seed)
-    refuse_unfinished(start_from(net, given, file.path), file.path)
-    start = StartWeights(weights=config.weights, sha256=file.sha256)
-    return take_net(task, net, classes, config, start)
+    tensors = given.tensors()
+    classes = class_count(tensors, CLASS_SCORES, given.file)
+    net = build(config, classes, task.seed, form_of(config, tensors))
+    refuse_unfinished(start_from(net, tensors, given.file), given.file)
+    return take_net(task, net, classes, config, given.stated(config, len(net.state_dict())))
 
 
 def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredictor:
     """The predictor of a folder that `fit` wrote; ModelError when a file is missing or altered."""
     about = read_model_file(folder)
     config = config_of(about.model, MaskRcnnConfig)
-    net = build(config, len(about.classes), seed=0)
-    net.load_state_dict(load_tensors(read_weights(folder)))
+    tensors = load_tensors(read_weights(folder))
+    net = build(config, len(about.classes), seed=0, form=form_of(config, tensors))
+    net.load_state_dict(tensors)
     return DetectorPredictor(
         net,
         net.detect,
@@ -69,13 +65,14 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
     )
 
 
-def _start(net: nn.Module, config: MaskRcnnConfig) -> StartWeights | None:
-    """Load the stated weights, if any, into the network."""
-    if config.weights is None:
-        return None
-    file = weight_files.verify(config.weights, config.weights_sha256)
-    new = start_from(net, weight_files.load_state(file.path), file.path)
-    return StartWeights(weights=config.weights, sha256=file.sha256, random=tuple(new))
+def _network(task: FitTask, config: MaskRcnnConfig) -> tuple[MaskRcnn, StartWeights | None]:
+    """The network of a task, with the stated weights, if any, loaded into it."""
+    given = given_of(task)
+    if given is None:
+        return build(config, len(task.classes), task.seed), None
+    tensors = given.tensors()
+    net = build(config, len(task.classes), task.seed, form_of(config, tensors))
+    return net, start(net, given, tensors, task)
 
 
 def _refuse_small_crops(training: TrainingConfig, upscale: float) -> None:

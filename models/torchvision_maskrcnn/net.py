@@ -6,6 +6,7 @@ The names of the weights are torchvision's, so that its files can be loaded (wei
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,20 @@ from cellsemi.models.torchvision_maskrcnn.heads import (
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 STRIDE = 32  # sides are filled up to a multiple of it, with the mean
 BACKBONE = "backbone.body"  # prefix of the ResNet's weights: what a first stage leaves frozen
-CHANNELS = 256  # of the pyramid, and of the mask layers of given weights
+CHANNELS = 256  # of the pyramid
 BOX_PX, MASK_PX = 7, 14  # sides of the pooled boxes; a mask has 2 x MASK_PX
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What of a network depends on the weights that it starts from, beside its settings.
+
+    `frozen`: the statistics of the backbone's batch norm stay as they came. `mask_width` is the number of channels of
+    all layers of the mask head but the last hidden one.
+    """
+
+    frozen: bool
+    mask_width: int
 
 
 class MaskRcnn(nn.Module):
@@ -45,11 +58,11 @@ class MaskRcnn(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: MaskRcnnConfig, classes: int) -> None:
+    def __init__(self, config: MaskRcnnConfig, classes: int, form: Form) -> None:
         super().__init__()
-        self.backbone = _backbone(config)
+        self.backbone = _backbone(config, form.frozen)
         self.rpn = _proposal_network(config)
-        self.roi_heads = _region_heads(config, classes + 1)
+        self.roi_heads = _region_heads(config, classes + 1, form.mask_width)
         heads = {"centre": config.centre_head, "boundary": config.boundary_head}
         self.extra_heads = nn.ModuleDict({name: map_head(CHANNELS) for name, wanted in heads.items() if wanted})
         self._extra_weight = config.extra_weight
@@ -86,11 +99,14 @@ class MaskRcnn(nn.Module):
         return ImageList(padded, [(height, width)] * len(images)), self.backbone(padded)
 
 
-def build(config: MaskRcnnConfig, classes: int, seed: int) -> MaskRcnn:
-    """A fresh network, the same for the same seed; torch's global generator is left as it was."""
+def build(config: MaskRcnnConfig, classes: int, seed: int, form: Form | None = None) -> MaskRcnn:
+    """A fresh network, the same for the same seed; torch's global generator is left as it was.
+
+    `form` is that of the weights that it shall hold (weights.form_of); None: from scratch.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MaskRcnn(config, classes)
+        return MaskRcnn(config, classes, form or Form(frozen=False, mask_width=config.mask_hidden))
 
 
 def anchor_sizes(config: MaskRcnnConfig) -> tuple[tuple[int, ...], ...]:
@@ -100,10 +116,9 @@ def anchor_sizes(config: MaskRcnnConfig) -> tuple[tuple[int, ...], ...]:
     return (config.anchor_px,) * len(STRIDES)
 
 
-def _backbone(config: MaskRcnnConfig) -> BackboneWithFPN:
-    """ResNet and pyramid. Given weights of the first two kinds come with statistics, which stay as they are."""
+def _backbone(config: MaskRcnnConfig, frozen: bool) -> BackboneWithFPN:
+    """ResNet and pyramid."""
     v2 = config.backbone == "resnet50-v2"
-    frozen = config.weights is not None and config.backbone in ("resnet18", "resnet50")
     make = resnet.resnet50 if config.backbone.startswith("resnet50") else resnet.resnet18
     body = make(weights=None, norm_layer=FrozenBatchNorm2d if frozen else nn.BatchNorm2d)
     channels = [body.inplanes // 8 * 2**stage for stage in range(4)]
@@ -132,14 +147,13 @@ def _proposal_network(config: MaskRcnnConfig) -> ProposalNetwork:
     )
 
 
-def _region_heads(config: MaskRcnnConfig, labels: int) -> RegionHeads:
+def _region_heads(config: MaskRcnnConfig, labels: int, width: int) -> RegionHeads:
     """Box and mask heads for so many labels, background included."""
     norm: Callable[..., nn.Module] | None = nn.BatchNorm2d if config.backbone == "resnet50-v2" else None
     if norm:
         box_head = FastRCNNConvFCHead((CHANNELS, BOX_PX, BOX_PX), [CHANNELS] * 4, [config.box_hidden], norm)
     else:
         box_head = TwoMLPHead(CHANNELS * BOX_PX**2, config.box_hidden)
-    width = CHANNELS if config.weights is not None and config.train else config.mask_hidden
     mask_predictor = MaskRCNNPredictor(width, config.mask_hidden, labels)
     # As in Detectron2. torchvision's start grows as the classes get fewer: with two, the first mask loss is 10.
     nn.init.normal_(mask_predictor.mask_fcn_logits.weight, std=0.001)

@@ -12,7 +12,6 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
 from cellsemi.orchestrator.apply.min_score import MinScore
-from cellsemi.orchestrator.apply.seen import USES, SeenImages
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.ingest import read_record
@@ -20,6 +19,7 @@ from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.mask_folder import Find, FoundMasks, open_masks
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.evaluation.comparison import Scored, Standing, common_classes, compare, renumbered, score_in
+from cellsemi.rounds.evaluation.seen import USES, SeenImages
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.schemas import ImageRecord
 

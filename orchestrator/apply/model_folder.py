@@ -11,7 +11,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.models.model_files import CODE, MODEL_FILE, WEIGHTS_FILE, read_weights
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.recipe import MEMBERS, RECIPE_FILE
-from cellsemi.orchestrator.apply.seen import SEEN_FILE
+from cellsemi.rounds.evaluation.seen import SEEN_FILE
 from cellsemi.rounds.store import files
 
 CARD = "README.md"

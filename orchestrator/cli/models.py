@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 sha256_option = click.option("--sha256", metavar="HEX", help="What the file's sha256 must be, in hex.")
 FILE = click.Path(path_type=Path)
+SHA256_DIGITS = 64
 
 
 # --- models -------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def print_models(content: Sequence[Mapping[str, Any]]) -> None:
 
 @click.group()
 def weights() -> None:
-    """Register, verify and export files of weights.
+    """Find, register, verify and export files of weights.
 
     A registered name can stand for a file in a config (`weights: NAME`). Nothing is downloaded.
     """
@@ -111,14 +113,62 @@ def weights() -> None:
 @click.option("--force", is_flag=True, help="Give a name that is taken to this file.")
 @debug_option
 def add(file: Path, name: str, sha256: str | None, licence: str, force: bool) -> None:
-    """Give a file of weights a name on this machine.
+    """Give a file of weights, or a folder of `cellsemi model export`, a name on this machine.
 
-    Path and sha256 are kept, the file stays where it is, and is verified whenever it is used.
+    The file is opened without running anything in it, and what it holds is said. Path and sha256 are kept, the file
+    stays where it is, and is verified whenever it is used.
     """
     from cellsemi.models import weight_files
+    from cellsemi.models.registry import recognised
+    from cellsemi.models.start_weights import find_given
 
-    entry = weight_files.add(file, name, sha256=sha256, licence=licence, replaces=force)
-    click.echo(f"{name} is {entry.path} ({_size(entry.bytes)}). In a config:\n{_config_lines(name, entry.sha256)}")
+    given = find_given(str(weight_files.absolute(str(file))), sha256)
+    tensors = given.tensors()
+    entry = weight_files.add(given.file, name, sha256=sha256, licence=licence, replaces=force)
+    numbers = sum(value.numel() for value in tensors.values())
+    click.echo(f"{name} is {entry.path} ({_size(entry.bytes)}): {len(tensors)} tensors of {numbers:,} numbers.")
+    found = recognised({key: tuple(value.shape) for key, value in tensors.items()})
+    lines = _config_lines(name, entry.sha256)
+    if not found:
+        click.echo(f"No model here starts from such tensors (`cellsemi models`).\n{lines}")
+    for kind, seen in found.items():
+        classes = "" if seen.classes is None else f", {seen.classes} class{'es' if seen.classes > 1 else ''}"
+        classes += "" if given.about is None else f" ({', '.join(given.about.classes)})"
+        click.echo(f"It is {seen.what}{classes}. In a config:\n    kind: {kind}\n{lines}")
+        for key, value in seen.settings.items():
+            click.echo(f"    {key}: {json.dumps(value)}")
+
+
+@weights.command()
+@json_option
+@debug_option
+def sources(as_json: bool) -> None:
+    """Show where others publish weights, and the line that fetches each.
+
+    cellsemi fetches nothing: run a line where there is a network, then `cellsemi weights add`.
+    """
+    from cellsemi.models.weight_sources import SOURCES
+
+    content = [{**asdict(source), "fetch": source.fetch} for source in SOURCES]
+    answer(as_json, content, lambda: _print_sources(content))
+
+
+def _print_sources(content: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    for source in content:
+        size = "size not stated" if source["megabytes"] is None else f"{source['megabytes']:g} MB"
+        beginning = source["sha256"] and ("sha256" if len(source["sha256"]) == SHA256_DIGITS else "sha256 begins with")
+        checksum = f"{beginning} {source['sha256']}" if beginning else "no sha256 stated"
+        fits = f"kind: {source['kind']}" + (f", {source['settings']}" if source["settings"] else "")
+        console.print(f"[bold]{escape(source['file'])}[/bold]  {escape(source['what'])}", soft_wrap=True)
+        console.print(f"  {size}, {checksum}" + (f" ({source['note']})" if source["note"] else ""), soft_wrap=True)
+        console.print(f"  licence: {escape(source['licence'])}", soft_wrap=True)
+        console.print(f"  fits {fits}" if source["kind"] else "  fits no model here", soft_wrap=True)
+        console.print(f"  {escape(source['fetch'])}", soft_wrap=True)
+    console.print("Nothing is fetched here. `cellsemi weights add FILE --name NAME` registers a file that you have.")
 
 
 @weights.command("list")

@@ -92,13 +92,21 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
 
 
 def _weights(start: StartWeights) -> str:
-    return f"{Path(start.weights).name} (sha256 {start.sha256})"
+    """The weights of a start, and those before them, if any."""
+    named = f"{Path(start.weights).name} (sha256 {start.sha256})"
+    return named if start.before is None else f"{named}, which started from {_weights(start.before)}"
 
 
 def _licence(kind: str, start: StartWeights) -> str:
-    """What is known of the licence of weights: their owner's note on this machine, and what the family states."""
-    notes = [entry.licence for entry in registered().values() if entry.sha256 == start.sha256 and entry.licence]
+    """What is known of the licence of weights: their owner's notes on this machine, and what the family states."""
+    sums = _sums(start)
+    notes = [entry.licence for entry in registered().values() if entry.sha256 in sums and entry.licence]
     return "; ".join([*dict.fromkeys(notes), f"known weights of {kind}: {family(kind).weights_licence}"])
+
+
+def _sums(start: StartWeights) -> set[str]:
+    """The sha256 of the weights of a start, and of all before them."""
+    return {start.sha256} | (set() if start.before is None else _sums(start.before))
 
 
 def _round(number: int, manifest: RoundManifest) -> CardRound:

@@ -12,6 +12,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_difference
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
+from cellsemi.rounds.store.kept_weights import read_kept, write_kept
 from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, write_config
 from cellsemi.rounds.store.steps import Stale, StepRecord, read_steps, record_path, stale_steps, supersede
 
@@ -124,6 +125,9 @@ def adopt_steps(source: RunPaths, target: RunPaths, config: Config) -> int:
         _link(record_path(output), target.root / record_path(output).relative_to(source.root), set())
     if source.precision.is_dir():
         _link(source.precision, target.precision, set())
+    if weights := read_kept(source):
+        _link(source.weights, target.weights, set())
+        write_kept(target, weights)
     return len(kept)
 
 

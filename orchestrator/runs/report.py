@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.configs.schema import Config
+from cellsemi.models.model_files import MODEL_FILE, read_model_file
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.history import RoundManifest, standings
+from cellsemi.rounds.evaluation.seen import seen_by_starts
 from cellsemi.rounds.pseudo_labels.filter import count_reasons
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
@@ -72,6 +74,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         problems=list(_problems(paths, round)),
         times=list(_times(paths, round)),
         places=list(_places(paths, round, folds)),
+        starts=list(_starts(paths, round)),
     )
 
 
@@ -80,6 +83,14 @@ def _training_set(paths: RunPaths, round: int, fold: Fold) -> TrainingSet:
     assert merged is not None, "a training set is merged"
     name, images = fold.suffix.lstrip("."), merged.human_images
     return TrainingSet(name, images, merged.human_cells, merged.pseudo_images, merged.left_out)
+
+
+def _starts(paths: RunPaths, round: int) -> Iterator[str]:
+    """Which given weights the models of a round started from."""
+    for model in models_of(paths, round):
+        folder = paths.model(round, model)
+        if (folder / MODEL_FILE).is_file() and (start := read_model_file(folder).start()):
+            yield f"{model} {start}"
 
 
 def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[str]]:
@@ -119,6 +130,7 @@ def _problems(paths: RunPaths, round: int) -> Iterator[str]:
     """Images and models that were left out, and what models reported while they predicted."""
     if count := quarantined(paths):
         yield f"{count} images of the data set cannot be used: {paths.quarantine.relative_to(paths.root)}"
+    yield from seen_by_starts(paths)
     for model in models_of(paths, round):
         folder = paths.model(round, model)
         if (folder / MANIFEST).is_file() and (why := read_fit(folder).diverged):

@@ -1,4 +1,4 @@
-"""Checks the models before a run, and reads the user's images into shards; bad ones are quarantined."""
+"""Makes a run ready: checks the models, keeps their code and weights, reads the images; bad ones are quarantined."""
 
 from __future__ import annotations
 
@@ -11,41 +11,100 @@ from typing import cast
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MasksConfig, ModelConfig, PythonConfig, WithWeights
 from cellsemi.configs.schema import Config
-from cellsemi.models import weight_files
-from cellsemi.models.given import trained_folder
-from cellsemi.models.model_files import read_weights
 from cellsemi.models.own_family import copy_module, own_family
 from cellsemi.models.registry import family
+from cellsemi.models.start_weights import Given, find_given, refuse_other_kind, refuse_other_model
 from cellsemi.orchestrator.stages.context import Context, Finish, do_all
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
 from cellsemi.rounds.evaluation.enough_images import who_decides
+from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept, write_kept
 from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
-from cellsemi.rounds.store.run import SPLITS
+from cellsemi.rounds.store.run import SPLITS, RunPaths
 from cellsemi.rounds.store.steps import Step
 
 
 def check_models(config: Config) -> None:
-    """ModelError, before anything is begun, when a model lacks its framework, or its weights are not as stated."""
+    """ModelError, before anything is begun, when a model lacks its framework or its masks."""
     for model in config.models:
         family(model.kind)  # refuses when a package is missing, with the line that installs it
-        if isinstance(model, WithWeights):
-            _check_weights(model)
         if isinstance(model, MasksConfig):
             for what, path in (("folder", model.folder), ("scores", model.scores)):
                 if path is not None and not Path(path).expanduser().exists():
                     raise ModelError(f"{model.name}: {what} {path}: there is no such file or folder")
 
 
-def _check_weights(model: WithWeights) -> None:
-    if model.weights is None:
-        return
-    folder = None if model.trains else trained_folder(model.weights)
-    if folder is not None:
-        read_weights(folder)
-    else:
-        weight_files.verify(model.weights, model.weights_sha256)
+def bring_weights(context: Context) -> None:
+    """Keep what the weights of each model stand for, and a copy of them in the run's folder, once.
+
+    A copy that is there stays: a run goes on with the weights that it began with, and says where the name stands for
+    others by now. ModelError, before anything is copied, when weights are missing, are others than stated, or are those
+    of another kind or of other classes.
+    """
+    before = read_kept(context.paths)
+    found = {
+        model.name: (model.weights, _checked(context, model, model.weights, before.get(model.name)))
+        for model in context.config.models
+        if isinstance(model, WithWeights) and model.weights is not None
+    }
+    kept = {
+        name: each if isinstance(each, KeptWeights) else _copied(context, name, weights, each)
+        for name, (weights, each) in found.items()
+    }
+    if kept != before:
+        write_kept(context.paths, kept)
+
+
+def _checked(context: Context, model: WithWeights, weights: str, kept: KeptWeights | None) -> KeptWeights | Given:
+    """What the run has kept of a model's weights, or what is to be copied first."""
+    if kept is None or kept.weights != weights or model.weights_sha256 not in (None, kept.sha256):
+        given = find_given(weights, model.weights_sha256)
+        given.refuse_unknown_pickle()
+        kind = type(model).model_fields["kind"].default
+        refuse_other_kind(given, kind)
+        if model.trains:
+            refuse_other_model(given, kind, context.config.data.classes)
+        return given
+    try:
+        find_given(str(context.paths.root / kept.kept), kept.sha256)
+    except ModelError as problem:
+        try:
+            return find_given(weights, kept.sha256)
+        except ModelError as other:
+            raise ModelError(
+                f"{model.name}: the run's copy cannot be used ({problem}), nor its source ({other})"
+            ) from None
+    if changed := _stands_for_others(weights, kept):
+        context.watcher.note(
+            f"{model.name}: {weights} {changed}; the run goes on with its own copy in {kept.kept} (sha256 "
+            f"{kept.sha256[:8]})"
+        )
+    return kept
+
+
+def _stands_for_others(weights: str, kept: KeptWeights) -> str:
+    """What became of weights that the run has kept, in words; empty while they are the same."""
+    try:
+        now = find_given(weights)
+    except ModelError:
+        return f"is no longer found (it was {kept.source})"
+    return "" if now.sha256 == kept.sha256 else f"now stands for {now.place} (sha256 {now.sha256[:8]})"
+
+
+def _copied(context: Context, name: str, weights: str, given: Given) -> KeptWeights:
+    """Copy the weights of a model into the run's folder."""
+    sums = {path: given.sha256 if path == given.file else files.sha256_bytes(path.read_bytes()) for path in given.parts}
+    folder = copy_files(context.paths, given.parts, sums)
+    if (seen := _seen_by(given)) is not None:
+        seen.write(folder / SEEN_FILE)
+    kept = (folder if given.about is not None else folder / given.file.name).relative_to(context.paths.root).as_posix()
+    context.watcher.note(f"{name}: {weights} is {given.place} (sha256 {given.sha256[:8]}); the run's copy is {kept}")
+    return KeptWeights(
+        weights=weights, source=str(given.place.absolute()), sha256=given.sha256, bytes=given.bytes, kept=kept
+    )
 
 
 def bring_code(context: Context) -> None:
@@ -63,6 +122,17 @@ def bring_code(context: Context) -> None:
                 raise ModelError(
                     f"{model.name}: {model.family} states the config of {found.kind}, expected PythonConfig"
                 )
+
+
+def _seen_by(given: Given) -> SeenImages | None:
+    """Which images an earlier model has used, where its exported folder or its run is around it."""
+    if given.about is None:
+        return None
+    place = given.place.absolute()
+    exported, run = place.parent.parent / SEEN_FILE, RunPaths(place.parent.parent.parent)
+    if exported.is_file():
+        return SeenImages.read(exported)
+    return SeenImages.of_run(run) if run.config.is_file() else None
 
 
 def code_of(context: Context, model: ModelConfig) -> Path | None:
@@ -93,6 +163,12 @@ def read_images(context: Context) -> None:
         finish(replace(step, total=images), time.monotonic() - started)
 
     do_all(context, step.name, [step], work)
+
+
+def note_seen(context: Context) -> None:
+    """Say where an earlier model, which one of the run's starts from, has used its val or test images."""
+    for sentence in seen_by_starts(context.paths):
+        context.watcher.note(sentence)
 
 
 def who_decides_here(context: Context) -> str:

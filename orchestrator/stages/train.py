@@ -23,6 +23,7 @@ from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
+from cellsemi.rounds.store.kept_weights import read_kept
 from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit, read_manifest
 from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
@@ -198,6 +199,7 @@ def _step(context: Context, round: int, item: Fit) -> Step:
             "human_fraction": _human_fraction(context, item),
             "fold": item.fold.suffix,
             "starts_from": item.teacher.relative_to(paths.root).as_posix() if item.teacher else None,
+            **({"weights_sha256": kept.sha256} if (kept := read_kept(paths).get(name)) else {}),
         },
         total=_most_steps(context, item) or 1,
         unit="steps" if item.model.trains else "models",
@@ -222,6 +224,8 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             finish,
         )
         _note_cell_size(context, ordered[item][0].output, ordered[item][1].member)
+        if start := read_model_file(ordered[item][0].output).start():
+            context.watcher.note(f"{ordered[item][1].member} {start}")
         tick()
 
     outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
@@ -251,7 +255,7 @@ def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> 
 
 
 def _task(context: Context, item: Fit, folder: Path) -> FitTask:
-    config = context.config
+    config, kept = context.config, read_kept(context.paths).get(item.model.name)
     return FitTask(
         model=item.model,
         training=config.training_of(item.model),
@@ -267,6 +271,8 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         human_fraction=_human_fraction(context, item),
         teacher=None if item.teacher is None else str(item.teacher),
         code=None if (code := code_of(context, item.model)) is None else str(code),
+        weights=None if kept is None else str(context.paths.root / kept.kept),
+        weights_sha256=None if kept is None else kept.sha256,
     )
 
 

@@ -54,7 +54,7 @@ class Facts:
     which has no teachers, no `thresholds` and no pseudo-labels. `pseudo` counts cells by class, then by state and
     reason as filter.count_reasons names them, over all folds; `unlabelled` counts the images that were filtered.
     `drift` holds the alarms, None where drift was not checked. `times` are (stage, what was done, how long); `places`
-    are (what, path below the run's folder).
+    are (what, path below the run's folder). `starts` are sentences on the given weights that models started from.
     """
 
     run: str
@@ -76,6 +76,7 @@ class Facts:
     problems: Sequence[str]
     times: Sequence[tuple[str, str, str]]
     places: Sequence[tuple[str, str]]
+    starts: Sequence[str] = ()
 
 
 def to_markdown(facts: Facts) -> str:
@@ -143,6 +144,9 @@ def _learning(facts: Facts) -> Iterator[str]:
         yield "Human labels alone: round 0 has no teachers."
     else:
         yield f"Teachers: {_names(facts.teachers)} of round {facts.teachers_round}."
+    if facts.starts:
+        yield ""
+    yield from (f"- {_sentence(start)}" for start in facts.starts)
     yield ""
     header = ["human images", "human cells", "pseudo-labelled images", "unlabelled images left out"]
     several = len(facts.training) > 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,6 +23,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import MANIFEST
 
 QUARANTINE_FILE = "quarantine.parquet"
+KEPT_WEIGHTS = "weights"  # the part of run.yaml that kept_weights writes
 
 
 SPLITS = ("labelled", "unlabelled", "val", "test")
@@ -96,6 +98,11 @@ class RunPaths:
     def code(self, model: str) -> Path:
         """The run's copy of the module of a family of the user's own."""
         return self.root / "code" / model
+
+    @property
+    def weights(self) -> Path:
+        """The run's copies of the weights that its models start from (kept_weights)."""
+        return self.root / "weights"
 
     @property
     def leaderboard(self) -> Path:
@@ -211,11 +218,13 @@ def open_run(config: Config) -> RunPaths:
 
 
 def write_config(paths: RunPaths, config: Config) -> None:
-    """Write run.yaml: the resolved config, its hash, the versions."""
+    """Write run.yaml: the resolved config, its hash, the versions; the kept weights stay in it."""
+    kept = read_run_file(paths).get(KEPT_WEIGHTS) if paths.config.is_file() else None
     content = {
         RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
+        **({KEPT_WEIGHTS: kept} if kept else {}),
         "config": config.model_dump(mode="json"),
     }
     files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -223,13 +232,20 @@ def write_config(paths: RunPaths, config: Config) -> None:
 
 def read_config(paths: RunPaths) -> Config:
     """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    return build_config(read_run_file(paths)["config"], str(paths.config))
+
+
+def read_run_file(paths: RunPaths) -> dict[str, Any]:
+    """The content of run.yaml as plain values; RunError when it is missing or damaged."""
     try:
         content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
-        return build_config(content["config"], str(paths.config))
     except FileNotFoundError:
         raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
-    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{paths.config}: damaged ({error})") from None
+    if not isinstance(content, dict) or "config" not in content:
+        raise RunError(f"{paths.config}: damaged (it holds no config)")
+    return content
 
 
 def versions() -> dict[str, str]:

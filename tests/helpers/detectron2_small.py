@@ -24,8 +24,8 @@ SMALL = Detectron2Config(name="m", rpn_proposals=100, roi_batch=16, augment=PLAI
 real_settings = detectron2_net.settings
 
 
-def small_settings(config: Detectron2Config, classes: int) -> Any:
-    cfg = real_settings(config, classes)
+def small_settings(config: Detectron2Config, classes: int, scratch: bool = True) -> Any:
+    cfg = real_settings(config, classes, scratch)
     model = cfg.MODEL
     model.RESNETS.DEPTH, model.RESNETS.RES2_OUT_CHANNELS = 18, 64
     model.FPN.OUT_CHANNELS = 64

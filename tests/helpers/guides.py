@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tifffile
+import torch
 from helpers.applied import records, small_run, write_images, write_labels
 
 from cellsemi.rounds.store.image_codec import decode_image
@@ -58,7 +59,8 @@ def furnish(folder: Path) -> None:
     write_images(paths, "test", folder / "labelled_images")
     write_labels(paths, "test", folder / "labelled_images")
     write_labels(paths, "test", folder / "other_tool")
-    (folder / "cpsam.pth").write_bytes(b"weights of a network that no test runs")
+    for name in ("cpsam", "cpsam.pth"):  # weights of a network that no test runs
+        torch.save({"a": torch.zeros(1)}, folder / name)
     image = records(paths, "test")[0]
     assert image.image is not None
     tifffile.imwrite(folder / "plate7.tif", decode_image(image.image, "x"))

@@ -69,6 +69,11 @@ def test_an_earlier_model_teaches_as_it_is(kind: str, tmp_path: Path) -> None:
         assert read_weights(out) == read_weights(Path(task.out_dir))
         expected, same = found(Path(task.out_dir)), found(out)
         assert len(expected) and (same.rle, same.score.tolist()) == (expected.rle, expected.score.tolist())
+        sized = {**files.read_json(exported / MODEL_FILE), "cell_size": {"diameter_px": 80.0, "scale": 0.5}}
+        files.write_json(tmp_path / "sized" / MODEL_FILE, sized)
+        files.write_bytes(tmp_path / "sized" / "model.safetensors", read_weights(exported))
+        kept_size = taken(task, tmp_path / "half", as_teacher(task.model, weights=str(tmp_path / "sized"), name="t"))
+        assert read_model_file(kept_size).cell_size.scale == 0.5
         turned = as_teacher(task.model, weights=str(exported), class_map={"bright": "b", "dim": "ignore"})
         kept = found(taken(task, tmp_path / "turned", turned, ("a", "b")))
         assert kept.rle == tuple(np.array(expected.rle, object)[expected.class_id == 0])
@@ -158,7 +163,6 @@ def test_the_classes_of_a_model() -> None:
     ("models", "problem"),
     [
         ("[{kind: flow-unet, name: a, train: false}, {kind: flow-unet, name: s}]", "needs `weights`"),
-        ("[{kind: flow-unet, name: a, weights: x}]", "`weights` goes with `train: false`"),
         ("[{kind: flow-unet, name: a, class_map: {a: cell}}]", "class_map is read with `train: false` only"),
         ("[{kind: masks, name: a, folder: x}]", "no model takes part in round 1|no model is trained in round 1"),
         (

@@ -111,7 +111,15 @@ def test_a_damaged_registry_is_said(home: Path) -> None:
         weight_files.registered()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"model": s, "epoch": 3},
+        lambda s: {"state_dict": s},
+        lambda s: {"model_state_dict": s, "optimizer": {"lr": 1}},
+    ],
+)
 def test_tensors_are_read_from_what_people_save(home: Path, wrap: object) -> None:
     parallel = {f"module.{name}": value for name, value in STATE.items()}
     for state in (STATE, parallel):
@@ -148,6 +156,32 @@ def test_other_files_are_refused_without_running_them(
     with pytest.raises(ModelError, match=name):
         weight_files.load_state(home / name)
     assert capsys.readouterr().out == ""
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        weight_files.load_state(path)
+    return str(caught.value)
+
+
+def test_a_refusal_says_what_the_file_asks_for_and_never_to_switch_the_safety_off(home: Path) -> None:
+    import argparse
+    import warnings
+
+    net = torch.nn.Linear(1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is going
+        torch.jit.script(net).save(str(home / "script.pth"))
+    (home / "text.pth").write_text("hello")
+    (home / "pickle.pth").write_bytes(pickle.dumps(Harmful(), 4))
+    saved(home / "args.pth", {"model": STATE, "args": argparse.Namespace(a=1)})
+    saved(home / "net.pth", net)
+    found = {path.stem: refused(path) for path in sorted(home.glob("*.pth"))}
+    assert "it asks for argparse.Namespace" in found["args"] and "torch.nn.modules.linear.Linear" in found["net"]
+    assert "a program for TorchScript" in found["script"] and "not written by torch.save" in found["text"]
+    for message in found.values():
+        assert "no weights file" in message and "torch.save(net.state_dict(), FILE)" in message
+        assert not any(word in message for word in ("weights_only", "trust", "add_safe_globals", "Re-running"))
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"a": 1}, {"a": STATE}, torch.zeros(3)])

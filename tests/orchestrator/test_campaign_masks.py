@@ -16,7 +16,7 @@ from helpers.terminal import invoke
 
 from cellsemi.configs.errors import DataError, ModelError, RunError
 from cellsemi.models.base import FitResult, FitTask
-from cellsemi.models.given import take_folder
+from cellsemi.models.given import given_or_fail, take_folder
 from cellsemi.rounds.datasets.teacher_masks import MISSING
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import delivered
@@ -39,7 +39,7 @@ def with_masks(*folders: Path, more: str = "") -> str:
 
 
 def take(task: FitTask) -> FitResult:
-    found = take_folder(task, task.model)  # type: ignore[arg-type]
+    found = take_folder(task, task.model, given_or_fail(task))  # type: ignore[arg-type]
     assert found is not None
     return found
 

@@ -14,6 +14,7 @@ from cellpose import models as stock
 from helpers.model_folder import UNET, at_scale, write_model
 from helpers.pictures import quiet
 from helpers.tiny_cellpose import SIDE, TRAINING, Tiny, discs, record, task_in
+from safetensors.torch import load_file
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import CellposeSamConfig
@@ -23,7 +24,7 @@ from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.export import export_cellpose
 from cellsemi.models.cellpose_sam.family import FAMILY
 from cellsemi.models.cellpose_sam.parts import cellpose_pixels
-from cellsemi.models.model_files import read_model_file
+from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file
 from cellsemi.models.training.result import LOSS_FILE
 
 REAL = parts.build_net
@@ -51,6 +52,24 @@ def test_every_part_of_the_loss_falls_and_the_start_is_recorded(trained: Path) -
     assert isinstance(about.model, CellposeSamConfig) and about.model.bsize == SIDE
     assert about.started_from is not None
     assert len(about.started_from.sha256) == 64 and about.started_from.unused == ()
+
+
+def test_an_earlier_model_is_the_start_with_its_class_head(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "build_net", Tiny)
+    task = task_in(tmp_path, [record(0)], steps=1, classes=("a", "b"))
+    assert isinstance(task.model, CellposeSamConfig)
+    still = task.training.model_copy(update={"lr": 1e-12, "backbone_lr": 1e-12, "ema": 0.0})
+    earlier = replace(task, training=still, model=task.model.model_copy(update={"weights": str(trained)}))
+    FAMILY.fit(earlier, quiet)
+    before, after = (load_file(folder / WEIGHTS_FILE) for folder in (trained, tmp_path / "out"))
+    assert before.keys() == after.keys() and any(name.startswith("classes.") for name in after)
+    assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
+    start = read_model_file(tmp_path / "out").started_from
+    assert start is not None and start.random == () and start.before == read_model_file(trained).started_from
+    with pytest.raises(ModelError, match="its classes are a, b, the run's are b, a"):
+        FAMILY.fit(replace(earlier, classes=("b", "a")), quiet)
 
 
 def test_a_checkpoint_of_other_start_weights_is_not_continued(tmp_path: Path) -> None:

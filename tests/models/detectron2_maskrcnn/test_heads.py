@@ -1,9 +1,7 @@
-"""The pieces around Detectron2: losses against its own, ignored areas, weights of cells, files of weights."""
+"""The pieces around Detectron2: losses against its own, ignored areas, weights of cells."""
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +11,14 @@ import pytest
 import torch
 from helpers.box_crops import crop_of
 from helpers.detectron2_small import SMALL, make_small, small_settings, stock_network
-from safetensors.torch import save_file
 
-from cellsemi.configs.errors import ModelError
 from cellsemi.models.crops.crop import Crop
 from cellsemi.models.detector.loss import ignored_share, mask_truth
 from cellsemi.models.detector.targets import DetectorBatch, DetectorTarget, batch_of
 from cellsemi.models.detectron2_maskrcnn.api import Boxes, EventStorage, Instances
 from cellsemi.models.detectron2_maskrcnn.net import Network, build
-from cellsemi.models.detectron2_maskrcnn.weights import read_pickle, start, start_from
-from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.cells.instance_map import IGNORE
-from cellsemi.rounds.store import files
 
 CPU = torch.device("cpu")
 SIDE = 64
@@ -223,131 +216,6 @@ def test_the_box_losses_are_weighted_means() -> None:
     far = [np.abs(shifts.numpy()[i].reshape(2, 4)[c] - truth).sum() for i, c in ((0, 0), (1, 1), (4, 1))]
     expected = (np.array(far) * weight[[0, 1, 4]]).sum() / weight.sum()
     assert found["loss_box_reg"].item() == pytest.approx(expected, rel=1e-5)
-
-
-# --- weights ------------------------------------------------------------------------------------------
-
-
-def given_state(classes: int = 2, **changes: Any) -> dict[str, torch.Tensor]:
-    config = SMALL.model_copy(update={"weights": "x", **changes})
-    return dict(build(config, classes, seed=7).state_dict())
-
-
-def pickled(state: dict[str, torch.Tensor], path: Path, protocol: int = 2) -> str:
-    arrays = {name: value.numpy() for name, value in state.items()}
-    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}, protocol))
-    return files.sha256_bytes(path.read_bytes())
-
-
-def started(path: Path, sha256: str | None = None, **changes: Any) -> tuple[StartWeights, dict[str, torch.Tensor]]:
-    config = SMALL.model_copy(update={"weights": str(path), "weights_sha256": sha256, **changes})
-    net = build(config, 2, seed=0)
-    about = start(net, config)
-    assert about is not None
-    return about, dict(net.state_dict())
-
-
-@pytest.mark.parametrize("kind", ["pth", "safetensors", "pkl"])
-def test_files_of_its_own_names_are_the_start(kind: str, tmp_path: Path) -> None:
-    state, path, sha256 = given_state(), tmp_path / f"w.{kind}", None
-    old = state | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}
-    if kind == "pth":
-        torch.save({"model": old, "iteration": 7}, path)
-    elif kind == "safetensors":
-        save_file(old, path)
-    else:
-        sha256 = pickled(old, path)
-    about, found = started(path, sha256)
-    assert about.random == () and about.sha256 == files.sha256_bytes(path.read_bytes())
-    assert found.keys() == state.keys() and all(torch.equal(value, found[name]) for name, value in state.items())
-
-
-@pytest.mark.parametrize("cascade", [False, True])
-def test_the_last_layers_of_another_number_of_classes_start_at_random_and_are_listed(
-    cascade: bool, tmp_path: Path
-) -> None:
-    state, path = given_state(80, cascade=cascade), tmp_path / "w.safetensors"
-    save_file(state, path)
-    about, found = started(path, cascade=cascade)
-    first, boxes = ("box_predictor.0", []) if cascade else ("box_predictor", ["bbox_pred"])
-    expected = {f"roi_heads.{first}.{layer}.weight" for layer in ("cls_score", *boxes)}
-    assert expected | {"roi_heads.mask_head.predictor.bias"} <= set(about.random)
-    assert all(torch.equal(value, found[name]) for name, value in state.items() if name not in about.random)
-    assert len(about.random) == (8 if cascade else 6)
-
-
-def test_a_pickle_is_read_only_with_its_sha256_stated(tmp_path: Path) -> None:
-    sha256 = pickled(given_state(), tmp_path / "w.pkl")
-    with pytest.raises(ModelError, match=f"weights_sha256: {sha256}"):
-        started(tmp_path / "w.pkl")
-    with pytest.raises(ModelError, match="another file or was altered"):
-        started(tmp_path / "w.pkl", "0" * 64)
-
-
-class _Program:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_would_run_a_program_is_refused(protocol: int, tmp_path: Path) -> None:
-    path = tmp_path / "w.pkl"
-    path.write_bytes(pickle.dumps({"model": {"a": np.array(_Program(tmp_path / "ran"))}}, protocol))
-    with pytest.raises(ModelError, match="mkdir"):
-        read_pickle(path)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "cannot be read"),
-        (pickle.dumps({"model": {"a": np.zeros(3)}})[:-30], "cannot be read"),
-        (pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}), "under 'model'"),
-        (pickle.dumps([1, 2]), "under 'model'"),
-        (pickle.dumps({"model": {"a": 3}}), "no array of numbers"),
-        (pickle.dumps({"model": {"a": np.array([None, 1])}}), "no array of numbers"),
-    ],
-)
-def test_pickles_of_another_kind_are_refused(content: bytes, problem: str, tmp_path: Path) -> None:
-    (tmp_path / "w.pkl").write_bytes(content)
-    with pytest.raises(ModelError, match=problem):
-        read_pickle(tmp_path / "w.pkl")
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_pickles_of_any_protocol_come_back_exactly(protocol: int, tmp_path: Path) -> None:
-    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(4)}
-    pickled(state, tmp_path / "w.pkl", protocol)
-    found = read_pickle(tmp_path / "w.pkl")
-    assert found.keys() == state.keys() and all(torch.equal(found[name], value) for name, value in state.items())
-
-
-def test_weights_of_another_network_are_refused() -> None:
-    net, state, path = network(weights="x"), given_state(), Path("w.pth")
-    start_from(net, state, path)
-    fewer = {name: value for name, value in state.items() if name != "backbone.fpn_lateral2.weight"}
-    with pytest.raises(ModelError, match=r"fpn_lateral2\.weight missing"):
-        start_from(net, fewer, path)
-    norms = {name: value for name, value in state.items() if not name.endswith("running_var")}
-    with pytest.raises(ModelError, match=r"running_var.* missing"):
-        start_from(net, norms, path)
-    with pytest.raises(ModelError, match="extra unexpected"):
-        start_from(net, state | {"extra": torch.zeros(1)}, path)
-    with pytest.raises(ModelError, match=r"fpn_lateral2\.weight of another shape"):
-        start_from(net, state | {"backbone.fpn_lateral2.weight": torch.zeros(1)}, path)
-    with pytest.raises(ModelError, match="cascade: true"):
-        start_from(net, given_state(cascade=True), path)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(ModelError, match="pixel_mean"):
-        start_from(net, state | {"pixel_mean": torch.tensor([0.4, 0.5, 0.5]).view(3, 1, 1)}, path)
-    anchors = {"proposal_generator.anchor_generator.cell_anchors.0": torch.tensor([[-64.0, -64, 64, 64]])}
-    with pytest.raises(ModelError, match="cell_anchors"):
-        start_from(net, state | anchors, path)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_a_network_is_the_same_for_the_same_seed_and_the_generator_is_left() -> None:

@@ -24,7 +24,7 @@ from cellsemi.models.detector.targets import resized
 from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.torchvision_maskrcnn.family import FAMILY
-from cellsemi.models.torchvision_maskrcnn.net import MaskRcnn, build
+from cellsemi.models.torchvision_maskrcnn.net import Form, MaskRcnn, build
 from cellsemi.models.training.device import compute_settings
 from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
@@ -174,7 +174,7 @@ def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_sam
 def test_a_fit_starts_from_the_stated_weights_and_from_no_others(trained: Path, tmp_path: Path) -> None:
     given = {name: value for name, value in load_file(trained / WEIGHTS_FILE).items() if "roi_heads" not in name}
     start = MODEL.model_copy(update={"weights": "x", "mask_hidden": 16})
-    net = build(start, 7, 1).state_dict()
+    net = build(start, 7, 1, Form(frozen=True, mask_width=256)).state_dict()
     path = tmp_path / "seven.safetensors"
     save_file({name: given.get(name, value).contiguous() for name, value in net.items()}, path)
     sha256 = files.sha256_bytes(path.read_bytes())

@@ -13,11 +13,11 @@ from helpers.terminal import invoke
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.orchestrator.apply.choose_model import of_run
-from cellsemi.orchestrator.apply.seen import SeenImages
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import delivered_model
 from cellsemi.rounds.evaluation.metrics import score_image
+from cellsemi.rounds.evaluation.seen import SeenImages
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.run import RunPaths
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.model_folder import CELLPOSE, UNET, facts_of
@@ -26,8 +28,9 @@ from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.detectron2_maskrcnn.install import DETECTRON2_INSTALL
 from cellsemi.models.flow_unet import net as flow_net
 from cellsemi.models.model_files import write_model_file
-from cellsemi.models.registry import FAMILIES, families
+from cellsemi.models.registry import FAMILIES, families, recognised
 from cellsemi.models.torchvision_maskrcnn import net as rcnn_net
+from cellsemi.models.weight_sources import SOURCES
 from cellsemi.orchestrator import doctor
 from cellsemi.orchestrator.cli import models
 from cellsemi.rounds.store.run import RunPaths, write_config
@@ -157,6 +160,61 @@ def test_what_is_wrong_with_a_file_is_an_error_with_its_exit_code(home: Path) ->
     assert invoke("weights", "add", "w.pth").exit_code == 2  # no --name
     assert invoke("weights", "add", "w.pth", "--name", "mine", "--force").exit_code == 0
     assert invoke("weights", "verify").exit_code == 0
+
+
+def test_what_a_file_holds_is_said_when_it_is_added(home: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.save({"model_state_dict": resnet18().state_dict()}, home / "resnet.pth")
+    added = invoke("weights", "add", "resnet.pth", "--name", "resnet")
+    assert "122 tensors of 11,699,132 numbers" in added.output
+    assert "It is a ResNet-18 without a detector: FPN, RPN and heads start anew. In a config:" in added.output
+    assert "    kind: torchvision-maskrcnn\n    weights: resnet\n" in added.output and "resnet18" in added.output
+    saved(home / "other.pth")
+    assert "No model here starts from such tensors" in invoke("weights", "add", "other.pth", "--name", "o").output
+
+
+def test_an_exported_model_is_added_by_its_folder(home: Path) -> None:
+    from safetensors.torch import save
+
+    net = flow_net.build(FlowUnetConfig(name="u", width=8), ("a", "b"), 0)
+    facts = facts_of(FlowUnetConfig(name="u", width=8), ("a", "b"))
+    write_model_file(home / "exported" / "members" / "u", save(net.state_dict()), facts)
+    added = invoke("weights", "add", "exported", "--name", "earlier")
+    assert "It is a flow-field U-Net of cellsemi, 2 classes (a, b)" in added.output
+    assert "    kind: flow-unet\n" in added.output and "    width: 8\n    depth: 4\n" in added.output
+    assert invoke("weights", "verify", "earlier").exit_code == 0
+
+
+def test_what_is_no_weights_file_is_not_registered(home: Path) -> None:
+    (home / "text.pth").write_text("hello")
+    (home / "w.pkl").write_bytes(pickle.dumps({"a": np.zeros(3)}))
+    for name, words in (("text.pth", "no weights file"), ("w.pkl", "read only with its sha256 stated")):
+        failed = invoke("weights", "add", name, "--name", "x")
+        assert isinstance(failed.exception, ModelError) and words in str(failed.exception)
+    digest = hashlib.sha256((home / "w.pkl").read_bytes()).hexdigest()
+    assert invoke("weights", "add", "w.pkl", "--name", "p", "--sha256", digest).exit_code == 0
+    assert list(weight_files.registered()) == ["p"]
+
+
+@pytest.mark.parametrize(("family", "model"), CATALOGUE, ids=[model.name for _, model in CATALOGUE])
+def test_a_family_knows_the_tensors_of_its_own_networks(family: Family, model: ModelVariant) -> None:
+    with torch.device("meta"):
+        net = network(family, model)
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = recognised(shapes)
+    assert set(found) == {family.kind}
+    assert found[family.kind].classes == 1
+    assert found[family.kind].settings.items() >= {k: v for k, v in model.settings.items() if k != "anchor_px"}.items()
+
+
+def test_the_sources_of_weights_are_listed(home: Path) -> None:
+    shown = invoke("weights", "sources")
+    assert shown.exit_code == 0 and "sha256 begins with bf2d0c1e" in shown.output
+    content = json.loads(invoke("weights", "sources", "--json").output)
+    assert {row["file"] for row in content} == {source.file for source in SOURCES}
+    for row in content:
+        assert row["fetch"] in shown.output and f"licence: {row['licence']}" in shown.output
 
 
 def trained(folder: Path, model: ModelConfig = CELLPOSE, value: float = 1.0) -> Path:
