@@ -98,7 +98,8 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
+        "rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
@@ -134,8 +135,8 @@ ALLOWED = {
         "models/inference models/model_files models/training models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/given models/model_files models/start_weights "
-        "models/training models/weight_files"
+        "configs rounds/store models/base models/detector models/given models/model_files "
+        "models/start_weights models/training models/weight_files"
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
@@ -149,12 +150,12 @@ ALLOWED = {
     "models/own_family": "configs rounds/store models/base models/model_files",
     "models/python": "configs models/base models/given models/model_files models/own_family",
     "models/registry": "configs models/base models/given models/inference models/model_files",
-    "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/given models/model_files models/start_weights models/training "
-        "models/weight_files"
-    ),
-    "models/training": ("configs rounds/store models/base models/model_files models/start_weights models/weight_files"),
     "models/start_weights": "configs models/model_files models/weight_files",
+    "models/torchvision_maskrcnn": (
+        "configs models/base models/detector models/given models/model_files models/start_weights "
+        "models/training models/weight_files"
+    ),
+    "models/training": "configs rounds/store models/base models/model_files models/start_weights models/weight_files",
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
         "models/model_files models/registry models/training"
@@ -182,13 +183,13 @@ ALLOWED = {
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/weight_files models/weight_sources "
-        "orchestrator/ablation orchestrator/apply "
-        "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
-        "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs "
-        "orchestrator/terminal"
+        "orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/describe_dataset "
+        "orchestrator/doctor orchestrator/engine orchestrator/events orchestrator/flow_check "
+        "orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
+        "rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store",
@@ -206,9 +207,9 @@ ALLOWED = {
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
-        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/own_family models/registry models/start_weights models/validation "
-        "orchestrator/engine orchestrator/events"
+        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/inference models/model_files "
+        "models/own_family models/registry models/start_weights models/validation orchestrator/engine "
+        "orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
