@@ -47,7 +47,7 @@ from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fi
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
-from cellsemi.rounds.store.run import RunPaths, is_control
+from cellsemi.rounds.store.run import RunPaths, is_control, take_config
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
@@ -55,6 +55,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
 
     The caller holds the run's lock. Raises a CellsemiError when it cannot go on; what is done is kept.
     """
+    take_config(paths, config)
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:

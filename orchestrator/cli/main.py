@@ -134,7 +134,7 @@ def round(
     if dry_run:
         answer(as_json, plan_table.to_json(plan), lambda: plan_table.print_plan(plan))
         return
-    if plan.changes and not accept:
+    if plan.asks and not accept:
         raise refuse_changes(plan)
     paths = plan.paths if plan.changes else open_run(loaded.config)
     session.log = paths.log

@@ -35,11 +35,20 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a call with a config would do. `changes` are the settings that differ from those of the run."""
+    """What a call with a config would do. `changes` are the settings that differ from those of the run.
+
+    `undoes`: a round is finished, or the changes make a step stale that is done.
+    """
 
     paths: RunPaths
     changes: tuple[str, ...]
     steps: tuple[PlannedStep, ...]
+    undoes: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether the changes need --accept-changes: a round is finished, or work that is done would be done again."""
+        return bool(self.changes) and self.undoes
 
     def count(self, state: State) -> int:
         """How many steps are in a state."""
@@ -62,7 +71,8 @@ def make_plan(config: Config, n: int) -> Plan:
     finished = len(paths.finished_rounds())
     begun = any(record.round == finished for record in records)
     steps += _rounds_to_do(finished, n, begun)
-    return Plan(paths, changes, tuple(steps))
+    undoes = finished > 0 or any(record.state == "done" and record.output in stale for record in records)
+    return Plan(paths, changes, tuple(steps), undoes)
 
 
 def _planned(record: StepRecord, because: tuple[str, ...] | None) -> PlannedStep:

@@ -182,16 +182,15 @@ def run_name(folder: str | Path) -> str:
 
 
 def open_run(config: Config) -> RunPaths:
-    """Create the run's folder and run.yaml, or check that an existing run was made with this config.
+    """Create the run's folder and run.yaml, or check that an existing run can go on with this config.
 
-    UsageError with the difference when it was not; `engine` and `run.root` may change.
+    UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
+    has no images (`is_bound`).
     """
     paths = paths_of(config)
     if not paths.config.is_file():
         write_config(paths, config)
-        return paths
-    difference = config_difference(read_config(paths), config)
-    if difference:
+    elif is_bound(paths) and (difference := config_difference(read_config(paths), config)):
         raise UsageError(
             f"{paths.root}: this run was made with another config:\n  "
             + "\n  ".join(difference)
@@ -199,6 +198,18 @@ def open_run(config: Config) -> RunPaths:
             f"with --accept-changes, or give the new run a name: --run {paths.name}-2"
         )
     return paths
+
+
+def is_bound(paths: RunPaths) -> bool:
+    """Whether the run holds work: its images are read, which is the first step. Until then any config may take it."""
+    return (paths.data / MANIFEST).is_file()
+
+
+def take_config(paths: RunPaths, config: Config) -> None:
+    """Make this the config of the run, as `open_run` allows it; the caller holds the run's lock."""
+    open_run(config)
+    if not is_bound(paths) and config_difference(read_config(paths), config):
+        write_config(paths, config)
 
 
 def write_config(paths: RunPaths, config: Config) -> None:
