@@ -88,7 +88,7 @@ class TrainingConfig(Section):
     threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="`auto`: what is clearly faster on this hardware, measured once and kept by the run.",
+        description="`auto`: bfloat16 where the hardware has it (CUDA 8.0, avx512_bf16, amx_bf16), once for a run.",
     )
 
     def human_share(self, label_score: float) -> float:

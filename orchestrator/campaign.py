@@ -21,6 +21,7 @@ from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
 from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
 from cellsemi.orchestrator.stages.check_drift import check_drift
+from cellsemi.orchestrator.stages.choose_precision import agree_on_precision
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
 from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
@@ -64,6 +65,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
         read_images(context)
         watcher.note(who_decides_here(context))
         divide_folds(context)
+        agree_on_precision(context)
     for round in range(finished, n + 1):
         if reason := stopped(context, round):
             watcher.note(f"rounds from {round} on are not run: {reason}")

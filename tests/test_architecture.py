@@ -197,7 +197,7 @@ ALLOWED = {
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
         "rounds/pseudo_labels rounds/seeds rounds/store models/base models/given models/inference "
-        "models/model_files models/own_family models/registry models/validation models/weight_files "
+        "models/model_files models/own_family models/registry models/training models/validation models/weight_files "
         "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (

@@ -116,6 +116,13 @@ class RayEngine:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
+    def device_here(self) -> str | None:
+        """See Engine.device_here: a Ray that we started is on this machine alone."""
+        if self._address is not None:
+            return None
+        hidden = resources_per_worker(self._config, True, _cluster_resources()["GPU"]).hide_gpus
+        return "cpu" if hidden else self._config.device
+
     def close(self) -> None:
         """See Engine.close."""
         session, self._session = self._session, None

@@ -12,7 +12,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_difference
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
-from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, write_config
+from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, read_precision, write_config, write_precision
 from cellsemi.rounds.store.steps import Stale, StepRecord, read_steps, record_path, stale_steps, supersede
 
 State = Literal["kept", "to do", "redone"]
@@ -132,8 +132,8 @@ def adopt_steps(source: RunPaths, target: RunPaths, config: Config) -> int:
         inner = {other.output for other in records if other.output.startswith(f"{record.output}/")}
         _link(output, target.root / record.output, {source.root / path for path in inner})
         _link(record_path(output), target.root / record_path(output).relative_to(source.root), set())
-    if source.precision.is_dir():
-        _link(source.precision, target.precision, set())
+    if (agreed := read_precision(source)) is not None:
+        write_precision(target, agreed)
     return len(kept)
 
 

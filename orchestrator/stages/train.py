@@ -15,6 +15,7 @@ from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE, read_model_fi
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.stages.choose_precision import agreed_training
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.orchestrator.stages.read_images import code_of
@@ -247,7 +248,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     config = context.config
     return FitTask(
         model=item.model,
-        training=config.training_of(item.model),
+        training=agreed_training(context, item.model),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
@@ -258,7 +259,6 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=_most_steps(context, item),
         device=config.engine.device,
-        shared_dir=str(context.paths.precision),
         human_fraction=_human_fraction(context, item),
         teacher=None if item.teacher is None else str(item.teacher),
         code=None if (code := code_of(context, item.model)) is None else str(code),

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
@@ -22,6 +24,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import MANIFEST
 
 QUARANTINE_FILE = "quarantine.parquet"
+PRECISION = "precision"  # the key of run.yaml for what `training.precision: auto` came to
 
 
 SPLITS = ("labelled", "unlabelled", "val", "test")
@@ -74,11 +77,6 @@ class RunPaths:
     @property
     def log(self) -> Path:
         return self.root / "run.log"
-
-    @property
-    def precision(self) -> Path:
-        """What `training.precision: auto` came to, a file for each kind of hardware."""
-        return self.root / "precision"
 
     @property
     def data(self) -> Path:
@@ -212,12 +210,32 @@ def take_config(paths: RunPaths, config: Config) -> None:
         write_config(paths, config)
 
 
+class AgreedPrecision(BaseModel):
+    """What `training.precision: auto` came to, once for a run, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: Literal["float32", "bfloat16"]
+    because: str
+
+
 def write_config(paths: RunPaths, config: Config) -> None:
-    """Write run.yaml: the resolved config, its hash, the versions."""
+    """Write run.yaml: the resolved config, its hash, the versions; the precision of the run stays as it was agreed."""
+    agreed = read_precision(paths) if paths.config.is_file() else None
+    _write(paths, config, agreed)
+
+
+def write_precision(paths: RunPaths, agreed: AgreedPrecision) -> None:
+    """Add to run.yaml the precision that all fits of the run take."""
+    _write(paths, read_config(paths), agreed)
+
+
+def _write(paths: RunPaths, config: Config, agreed: AgreedPrecision | None) -> None:
     content = {
         RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
+        **({} if agreed is None else {PRECISION: agreed.model_dump()}),
         "config": config.model_dump(mode="json"),
     }
     files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -225,13 +243,39 @@ def write_config(paths: RunPaths, config: Config) -> None:
 
 def read_config(paths: RunPaths) -> Config:
     """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    return build_config(_content(paths)["config"], str(paths.config))
+
+
+def read_precision(paths: RunPaths) -> AgreedPrecision | None:
+    """The precision that all fits of a run take; None while none was agreed on. RunError as `read_config`."""
+    found = _content(paths).get(PRECISION)
+    try:
+        return None if found is None else AgreedPrecision.model_validate(found)
+    except ValidationError as error:
+        raise _damaged(paths, f"{PRECISION}: {error.errors()[0]['msg']}") from None
+
+
+def _content(paths: RunPaths) -> dict[str, Any]:
+    """What run.yaml holds, with a config; RunError when it is missing or damaged."""
     try:
         content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
-        return build_config(content["config"], str(paths.config))
     except FileNotFoundError:
         raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
-    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
-        raise RunError(f"{paths.config}: damaged ({error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _damaged(paths, " ".join(str(error).split())) from None
+    if content is None:
+        raise _damaged(paths, "it is empty, and no command leaves it so")
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise _damaged(paths, "it holds no config")
+    return content
+
+
+def _damaged(paths: RunPaths, how: str) -> RunError:
+    return RunError(
+        f"{paths.config}: altered after it was written ({how}). Put the file back from a copy; or remove it and give "
+        f"the config that the run was made with: cellsemi round --n N --config FILE --run {paths.name}. Steps that "
+        "were made with its settings are kept"
+    )
 
 
 def versions() -> dict[str, str]:
