@@ -42,6 +42,7 @@ from cellsemi.orchestrator.stages.read_images import (
     bring_code,
     check_models,
     read_images,
+    require_pool,
     who_decides_here,
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
@@ -64,14 +65,24 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
         bring_code(context)
         read_images(context)
         watcher.note(who_decides_here(context))
+        if n > 0:
+            require_pool(context)
         divide_folds(context)
         agree_on_precision(context)
+        _reopen_from(paths, finished)
     for round in range(finished, n + 1):
         if reason := stopped(context, round):
             watcher.note(f"rounds from {round} on are not run: {reason}")
             break
         play(context, round, last=round == n)
     write_leaderboard(context)
+
+
+def _reopen_from(paths: RunPaths, round: int) -> None:
+    """Take back that rounds from this one on are finished: they follow from one whose manifest is not there."""
+    while paths.round(round).is_dir():
+        paths.round_manifest(round).unlink(missing_ok=True)
+        round += 1
 
 
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:

@@ -22,10 +22,11 @@ from cellsemi.rounds.report.reliability_diagram import picture
 from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, read_fit, read_manifest
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 from cellsemi.rounds.store.steps import read_steps
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 NAME = "report.md"
 

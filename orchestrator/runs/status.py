@@ -64,6 +64,8 @@ def find_run(name: str | None) -> RunPaths:
         paths = RunPaths(folder.resolve())
         if paths.config.is_file():
             return paths
+        if run.is_bound(paths):
+            run.read_config(paths)  # says that run.yaml is gone, and what to do
     names = ", ".join(sorted(paths.name for paths in known_runs())) or "none"
     raise UsageError(f"no run is called {name!r} and no folder {name} holds one; below ./{RUNS} there are: {names}")
 

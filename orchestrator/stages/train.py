@@ -23,10 +23,11 @@ from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit, read_manifest
+from cellsemi.rounds.store.manifest import FitRecord, read_fit, read_manifest
 from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 

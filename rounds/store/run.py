@@ -21,7 +21,7 @@ from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.store import files
-from cellsemi.rounds.store.manifest import MANIFEST
+from cellsemi.rounds.store.unaltered import MANIFEST, RUN_FILE, round_folder
 
 QUARANTINE_FILE = "quarantine.parquet"
 PRECISION = "precision"  # the key of run.yaml for what `training.precision: auto` came to
@@ -64,7 +64,7 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        return self.root / "run.yaml"
+        return self.root / RUN_FILE
 
     @property
     def lock(self) -> Path:
@@ -104,7 +104,7 @@ class RunPaths:
         return self.data / split
 
     def round(self, round: int) -> Path:
-        return self.root / f"round-{round:02d}"
+        return round_folder(self.root, round)
 
     def pseudo(self, round: int, fold: str = "") -> Path:
         """The filtered pseudo-labels; with folds, each has its own (`fold` is its suffix)."""
@@ -183,7 +183,7 @@ def open_run(config: Config) -> RunPaths:
     """Create the run's folder and run.yaml, or check that an existing run can go on with this config.
 
     UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
-    has no images (`is_bound`).
+    holds no work (`is_bound`).
     """
     paths = paths_of(config)
     if not paths.config.is_file():
@@ -199,8 +199,8 @@ def open_run(config: Config) -> RunPaths:
 
 
 def is_bound(paths: RunPaths) -> bool:
-    """Whether the run holds work: its images are read, which is the first step. Until then any config may take it."""
-    return (paths.data / MANIFEST).is_file()
+    """Whether the run holds work: a step after the reading of the images was begun. Before, any config may take it."""
+    return paths.round(0).is_dir()
 
 
 def take_config(paths: RunPaths, config: Config) -> None:
@@ -260,6 +260,8 @@ def _content(paths: RunPaths) -> dict[str, Any]:
     try:
         content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if is_bound(paths):
+            raise _damaged(paths, "it is gone") from None
         raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _damaged(paths, " ".join(str(error).split())) from None
@@ -272,9 +274,9 @@ def _content(paths: RunPaths) -> dict[str, Any]:
 
 def _damaged(paths: RunPaths, how: str) -> RunError:
     return RunError(
-        f"{paths.config}: altered after it was written ({how}). Put the file back from a copy; or remove it and give "
-        f"the config that the run was made with: cellsemi round --n N --config FILE --run {paths.name}. Steps that "
-        "were made with its settings are kept"
+        f"{paths.config}: altered after it was written ({how}). Put it back from a copy; or remove it and give the "
+        f"config that the run was made with: cellsemi round --n N --config FILE --run {paths.name}. Steps that were "
+        "made with its settings are kept (--dry-run shows which)"
     )
 
 

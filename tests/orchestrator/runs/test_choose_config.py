@@ -33,13 +33,12 @@ def test_a_run_goes_on_with_its_own_config(here: Path) -> None:
 
 def test_settings_change_it_as_they_would_have_changed_the_file(here: Path) -> None:
     paths = run_called("tiny")
-    finish_folder(paths.data, rows=1)
+    finish_folder(paths.round(0), rows=1)
     loaded, _ = choose_config(None, "tiny", ["training.lr=0.5"])
     assert loaded.config == load_config("demo", [*OWN, "run.name=tiny", "training.lr=0.5"]).config
     assert loaded.config.training_of(loaded.config.models[0]).lr == 0.5
     with pytest.raises(UsageError, match=r"training\.lr: 0\.004 -> 0\.5"):
         open_run(loaded.config)
-    finish_folder(paths.round(0), rows=1)
     done = invoke("round", "--n", "0", "--run", "tiny", "--set", "training.lr=0.5")
     assert "training.lr: 0.004 -> 0.5" in str(done.exception) and "--accept-changes" in str(done.exception)
 
