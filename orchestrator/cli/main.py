@@ -228,13 +228,15 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
     from cellsemi.orchestrator.terminal.watchers import open_watcher
     from cellsemi.rounds.store.lock import driver_lock
 
-    with driver_lock(paths), quiet_output(paths.log) as stream:
+    with driver_lock(paths) as without_locks, quiet_output(paths.log) as stream:
 
         def print_line(line: str) -> None:
             if not silent:
                 click.echo(line, file=stream)
 
         print_line(f"config: {loaded.origin}\nrun:    {paths.root}")
+        if without_locks:
+            print_line(without_locks)
         if redone := accept_changes(loaded.config, paths):
             print_line(
                 f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished"

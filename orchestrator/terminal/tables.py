@@ -160,8 +160,8 @@ def short(cell: str) -> str:
 def print_status(status: Status, console: Console | None = None) -> None:
     """How far a run is: its stages by round, its teachers, what was quarantined, what happened last."""
     console = console or Console(highlight=False)
-    working = "a driver is working on it" if status.working else "no driver is working on it"
-    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{working}", soft_wrap=True)
+    working = f"a driver is working on it ({status.driver})" if status.working else "no driver is working on it"
+    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{escape(working)}", soft_wrap=True)
     rows = table("round", "stage", "state", "done", "time")
     rows.columns[3].justify = rows.columns[4].justify = "right"
     for round in sorted({stage.round for stage in status.stages}):

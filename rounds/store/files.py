@@ -129,6 +129,8 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
