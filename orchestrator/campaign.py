@@ -47,6 +47,7 @@ from cellsemi.orchestrator.stages.read_images import (
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
 from cellsemi.rounds.store.run import RunPaths, is_control, take_config
@@ -58,6 +59,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
     The caller holds the run's lock. Raises a CellsemiError when it cannot go on; what is done is kept.
     """
     take_config(paths, config)
+    files.sweep_unfinished(paths.root)
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:

@@ -177,15 +177,15 @@ ALLOWED = {
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
-        "models/model_files models/registry models/weight_files orchestrator/ablation orchestrator/apply "
-        "orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
+        "models/model_files models/registry models/training models/weight_files orchestrator/ablation "
+        "orchestrator/apply orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
-    "orchestrator/engine": "configs rounds/store",
+    "orchestrator/engine": "configs rounds/store models/training",
     "orchestrator/events": "",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/runs": (

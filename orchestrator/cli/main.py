@@ -17,6 +17,7 @@ import click
 
 from cellsemi.configs.errors import CellsemiError
 from cellsemi.configs.loading import LoadedConfig, load_config
+from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
@@ -26,8 +27,8 @@ from cellsemi.orchestrator.cli.model import model
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
 from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
-from cellsemi.orchestrator.cli.signals import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli.submit import submit
+from cellsemi.orchestrator.terminal.quiet import outlast_readers
 
 if TYPE_CHECKING:
     from cellsemi.rounds.store.run import RunPaths
@@ -40,6 +41,7 @@ run_argument = click.argument("run", required=False)
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     session = Session(debug=os.environ.get("CELLSEMI_DEBUG", "") not in ("", "0"))
+    outlast_readers()
     sys.excepthook = session.crashed
     catch_sigterm()
     try:
@@ -245,6 +247,5 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, silent: bool) -> 
             print_line(f"Nothing to do: round {target} is done.")
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
-            catch_sigterm()  # importing ray replaces the handler
             print_line(f"engine: {engine.describe()}")
             run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))
