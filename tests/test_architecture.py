@@ -178,7 +178,8 @@ ALLOWED = {
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/training models/weight_files orchestrator/ablation "
-        "orchestrator/apply orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
+        "orchestrator/apply orchestrator/campaign orchestrator/describe_dataset orchestrator/doctor "
+        "orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
