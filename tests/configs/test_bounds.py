@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import annotated_types
+import pytest
 from pydantic.fields import FieldInfo
 
 from cellsemi.configs.base import Section
+from cellsemi.configs.errors import ConfigError
+from cellsemi.configs.loading import load_config
+from cellsemi.configs.schema import Config
 
 
 def sections() -> list[type[Section]]:
@@ -40,4 +44,30 @@ def unbounded() -> Iterator[str]:
 
 
 def test_every_number_has_an_upper_bound() -> None:
+    assert Config in sections() and len(sections()) > 20
     assert sorted(unbounded()) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.batch=1000000000",
+        "rounds.promotion.bootstrap=1000000000",
+        "engine.workers=100000",
+        "rounds.folds=100000",
+        "data.generated.unlabelled=1000000000",
+        "training.lr=.inf",
+        "training.lr=.nan",
+        "inference.scales=[1e9]",
+        "inference.tile_px=[1000000, 1000000]",
+        "models.0.augment.elastic_sigma_px=100000",
+    ],
+)
+def test_absurd_values_are_refused_with_their_path(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0].rpartition(".")[2]):
+        load_config("demo", [setting])
+
+
+def test_the_largest_values_in_use_are_allowed() -> None:
+    used = ["training.batch=64", "training.steps=200000", "engine.workers=1000", "rounds.promotion.bootstrap=10000"]
+    assert isinstance(load_config("demo", used).config, Config)
