@@ -277,8 +277,8 @@ def read(base: Path) -> list[Row]:
     path = base.with_suffix(".parquet")
     if not path.is_file() and (finished := len(RunPaths(base.parent).finished_rounds())):
         raise RunError(
-            f"{path}: removed after it was written; `cellsemi round --n {finished - 1} --run {base.parent.name}` "
-            "writes it again from the rounds, and trains nothing"
+            f"{path}: missing, though round {finished - 1} is finished; `cellsemi round --n {finished - 1} --run "
+            f"{base.parent.name}` writes it again from the rounds, and trains nothing"
         )
     if not path.is_file():
         raise RunError(f"{path}: no leaderboard yet; it is written when the first round is finished")

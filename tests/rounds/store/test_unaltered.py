@@ -135,7 +135,9 @@ def test_an_emptied_or_removed_run_yaml_and_a_removed_leaderboard_say_so(here: P
     assert other.count("redone") > 0 and other.asks
     paths.config.write_bytes(before)
     paths.leaderboard.with_suffix(".parquet").unlink()
-    with pytest.raises(RunError, match=r"removed after it was written; `cellsemi round --n 0 --run demo`"):
+    with pytest.raises(
+        RunError, match=r"missing, though round 0 is finished; `cellsemi round --n 0 --run demo` writes it again"
+    ):
         leaderboard.read(paths.leaderboard)
     _, notes = bring(config_at(here / "runs"), 0)
     assert leaderboard.read(paths.leaderboard) and not notes.begun
