@@ -13,8 +13,7 @@ from pathlib import Path
 
 import click
 
-from cellsemi.rounds.store import files
-from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.run import RunPaths, read_precision
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import DSB2018, describe, skip
@@ -43,10 +42,10 @@ def main(limit: int, seed: int, n: int, root: Path, out: Path) -> None:
 
 def page(paths: RunPaths, limit: int, seed: int, n: int) -> str:
     """The run's own leaderboard, below what it was made with."""
-    precision = ", ".join(files.read_json(path)["precision"] for path in sorted(paths.precision.glob("*.json")))
+    agreed = read_precision(paths)
     return f"""# DSB2018: a flow U-Net and a Mask R-CNN as one ensemble
 
-{describe()}; training in {precision or "the stated precision"}.
+{describe()}; training in {"the stated precision" if agreed is None else agreed.training}.
 
 `cellsemi round --n {n} --config dsb2018-mixed --set data.root=FOLDER --set data.labelled_limit={limit}
 --set run.seed={seed}`: `unet` is `flow-unet`, `maskrcnn` is torchvision's Mask R-CNN with ResNet-18, both from scratch,

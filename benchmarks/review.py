@@ -30,9 +30,9 @@ from rounds_runs import Line
 from cellsemi.configs.loading import config_hash
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.label_map.writer import to_labels, to_tiff
+from cellsemi.rounds.review.added import AddedImage, batches, read_batch, write_batch
 from cellsemi.rounds.review.corrections import compare
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import AddedImage, batches, read_batch, write_batch
 from cellsemi.rounds.store.run import RunPaths, read_config
 
 HERE = Path(__file__).parent

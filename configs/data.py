@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.base import Fraction, Section
+from cellsemi.configs.base import MAX_AREA_PX, MAX_SEED, Factor, Fraction, Section
 from cellsemi.configs.formats import FORMATS, READABLE, entry_of
 
 Split = Literal["labelled", "unlabelled", "val", "test"]
@@ -36,19 +36,21 @@ def class_called(name: str, class_map: Mapping[str, str], classes: Sequence[str]
 class GeneratedConfig(Section):
     """The generated phase-contrast-like cells of the demo (`data.source: generated`)."""
 
-    labelled: int = Field(12, ge=1, description="Labelled images to train on.")
-    unlabelled: int = Field(48, ge=0, description="Unlabelled images, which the rounds label.")
-    val: int = Field(12, ge=1, description="Labelled images that choose thresholds and judge promotion.")
-    test: int = Field(18, ge=1, description="Labelled images that are scored once per model and choose nothing.")
+    labelled: int = Field(12, ge=1, le=100_000, description="Labelled images to train on.")
+    unlabelled: int = Field(48, ge=0, le=100_000, description="Unlabelled images, which the rounds label.")
+    val: int = Field(12, ge=1, le=100_000, description="Labelled images that choose thresholds and judge promotion.")
+    test: int = Field(
+        18, ge=1, le=100_000, description="Labelled images that are scored once per model and choose nothing."
+    )
     height_px: int = Field(192, ge=64, le=4096, description="Image height.")
     width_px: int = Field(256, ge=64, le=4096, description="Image width.")
-    magnifications: tuple[float, ...] = Field(
+    magnifications: tuple[Factor, ...] = Field(
         (1.0,),
         min_length=1,
         description="Magnifications of the unlabelled, val and test images, relative to that of the labelled "
         "images; their wells take turns.",
     )
-    densities: tuple[float, float] = Field(
+    densities: tuple[Factor, Factor] = Field(
         (1.0, 1.0),
         description="Fewest and most cells per area of the dish in the wells of the unlabelled, val and test "
         "images, relative to those of the labelled images.",
@@ -83,7 +85,7 @@ class CleanConfig(Section):
         "keep", description="Masks of several parts: keep them, keep the largest part, or make each part a cell."
     )
     drop_duplicates: bool = Field(False, description="Of several cells with the very same mask keep the first.")
-    min_area_px: int = Field(0, ge=0, description="Drop cells (and parts) that are smaller than this.")
+    min_area_px: int = Field(0, ge=0, le=MAX_AREA_PX, description="Drop cells (and parts) that are smaller than this.")
 
     @property
     def active(self) -> bool:
@@ -216,10 +218,13 @@ class DataConfig(Section):
     test_fraction: float = Field(
         0.15, gt=0, lt=1, description="Share of the annotated images drawn for test when the data names none."
     )
-    split_seed: int = Field(0, ge=0, description="Draws val and test; apart from run.seed, so that seeds share a test.")
+    split_seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Draws val and test; apart from run.seed, so that seeds share a test."
+    )
     labelled_limit: int | None = Field(
         None,
         ge=0,
+        le=10_000_000,
         description="Train on this many labelled images, drawn by `run.seed`; null takes all; 0 with teachers alone.",
     )
     limit_rest: Literal["leave out", "unlabelled"] = Field(
@@ -236,7 +241,7 @@ class DataConfig(Section):
         "shown, or take its pixels as stored. Annotation tools differ in this.",
     )
     max_pixels: int = Field(
-        100_000_000, ge=1, description="An image with more pixels in its header is quarantined unread."
+        100_000_000, ge=1, le=MAX_AREA_PX, description="An image with more pixels in its header is quarantined unread."
     )
     max_quarantined: Fraction = Field(
         0.2, description="The run stops when a larger share of the images than this cannot be used."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from cellsemi.configs.base import Fraction, Section, checked_name
+from cellsemi.configs.base import MAX_SEED, Factor, Fraction, Section, Side, checked_name
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 FLOW_UNET_CELL_PX = 40.0  # the largest typical cell that flow-unet is shown by `training.cell_px: auto`
@@ -29,7 +29,7 @@ class AugmentConfig(Section):
     """Augmentation of a training crop; the instance map is transformed along, with nearest interpolation."""
 
     scale_min: float = Field(0.4, gt=0, le=1, description="Smallest scale of a crop.")
-    scale_max: float = Field(2.5, ge=1, description="Largest scale of a crop.")
+    scale_max: float = Field(2.5, ge=1, le=100, description="Largest scale of a crop.")
     size_aware: bool = Field(
         False,
         description="Scale each image so that its typical cell appears at all typical sizes of the data.",
@@ -47,8 +47,8 @@ class AugmentConfig(Section):
     blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
     noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
     elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
-    elastic_alpha_px: float = Field(40.0, gt=0, description="Strength of the elastic deformation.")
-    elastic_sigma_px: float = Field(6.0, gt=0, description="Smoothness of the elastic deformation.")
+    elastic_alpha_px: float = Field(40.0, gt=0, le=1000, description="Strength of the elastic deformation.")
+    elastic_sigma_px: float = Field(6.0, gt=0, le=100, description="Smoothness of the elastic deformation.")
     grid: Fraction = Field(0.0, description="Probability of a grid distortion instead of an elastic one: never both.")
     copy_paste: CopyPasteConfig = Field(default_factory=CopyPasteConfig, description="Pasted cells.")
 
@@ -101,9 +101,15 @@ class ModelBase(Section):
     """The settings of every entry of `models`."""
 
     name: str = Field(description="Name of this teacher and student, used in paths and on the leaderboard.")
-    seed_offset: int = Field(0, ge=0, description="Added to the run's seed: the same family, another start.")
-    first_round: int = Field(0, ge=0, description="It takes part from this round on: 1 for a larger student.")
-    last_round: int | None = Field(None, ge=0, description="It takes part up to this round; null: to the end.")
+    seed_offset: int = Field(
+        0, ge=0, le=MAX_SEED, description="Added to the run's seed: the same family, another start."
+    )
+    first_round: int = Field(
+        0, ge=0, le=10_000, description="It takes part from this round on: 1 for a larger student."
+    )
+    last_round: int | None = Field(
+        None, ge=0, le=10_000, description="It takes part up to this round; null: to the end."
+    )
     augment: AugmentConfig = Field(
         default_factory=AugmentConfig, description="Augmentation of this model's crops, or light, strong, sartorius."
     )
@@ -235,11 +241,17 @@ class DetectorConfig(WithWeights):
     """The settings that all box detectors share."""
 
     upscale: float = Field(1.0, gt=0, le=8, description="Enlargement of crops and tiles before the network sees them.")
-    rpn_proposals: int = Field(2000, ge=100, description="Proposals kept per image, before and after suppression.")
-    roi_batch: int = Field(512, ge=8, description="Proposals per image that the box and mask losses sample.")
+    rpn_proposals: int = Field(
+        2000, ge=100, le=100_000, description="Proposals kept per image, before and after suppression."
+    )
+    roi_batch: int = Field(
+        512, ge=8, le=100_000, description="Proposals per image that the box and mask losses sample."
+    )
     score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections below this box score are not recorded.")
     nms_iou: Fraction = Field(0.5, description="Boxes that overlap a better one by more are suppressed.")
-    max_detections: int = Field(1000, ge=1, description="Detections per tile; a warning reports it when it is reached.")
+    max_detections: int = Field(
+        1000, ge=1, le=100_000, description="Detections per tile; a warning reports it when it is reached."
+    )
 
 
 class MaskRcnnConfig(DetectorConfig):
@@ -250,23 +262,24 @@ class MaskRcnnConfig(DetectorConfig):
         "resnet50",
         description="ResNet with FPN; `-cbam`: attention after each stage; `-v2`: torchvision's later one.",
     )
-    anchor_px: tuple[int, ...] = Field(
+    anchor_px: tuple[Side, ...] = Field(
         (16, 32, 64, 128, 256),
         min_length=1,
         description="Anchor sizes: five are one per FPN level; any other number is all of them on each level.",
     )
-    anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="Height to width of anchors.")
-    box_hidden: int = Field(1024, ge=16, description="Width of the two layers of the box head.")
+    anchor_ratios: tuple[Factor, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="Height to width of anchors.")
+    box_hidden: int = Field(1024, ge=16, le=65_536, description="Width of the two layers of the box head.")
     mask_hidden: int = Field(
         256,
         ge=16,
+        le=65_536,
         description="Channels of the mask head; with `weights` of its last hidden layer alone, the others have theirs.",
     )
-    rpn_batch: int = Field(256, ge=8, description="Anchors per image that the proposal loss samples.")
+    rpn_batch: int = Field(256, ge=8, le=100_000, description="Anchors per image that the proposal loss samples.")
     centre_head: bool = Field(False, description="Also learn a heatmap of the centres (weight `extra_weight`).")
     boundary_head: bool = Field(False, description="Also learn the boundaries (weight `extra_weight`).")
-    extra_weight: float = Field(0.5, ge=0, description="Weight of each of the two extra losses.")
-    centre_sigma_px: float = Field(5.0, gt=0, description="Width of a centre's peak in the heatmap.")
+    extra_weight: float = Field(0.5, ge=0, le=1000, description="Weight of each of the two extra losses.")
+    centre_sigma_px: float = Field(5.0, gt=0, le=1000, description="Width of a centre's peak in the heatmap.")
 
 
 class Detectron2Config(DetectorConfig):
@@ -284,9 +297,12 @@ class CellposeSamConfig(WithWeights):
 
     kind: Literal["cellpose-sam"] = Field("cellpose-sam", description="The model family.")
     flow_threshold: float = Field(
-        0.4, ge=0, description="Masks whose flows differ more from the predicted ones are left out; 0: none is."
+        0.4,
+        ge=0,
+        le=1000,
+        description="Masks whose flows differ more from the predicted ones are left out; 0: none is.",
     )
-    bsize: int = Field(256, ge=64, multiple_of=8, description="Side of the tiles that the network takes.")
+    bsize: int = Field(256, ge=64, le=4096, multiple_of=8, description="Side of the tiles that the network takes.")
 
     @model_validator(mode="after")
     def _weights_are_stated(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cellsemi.configs.base import Fraction, Section
+from cellsemi.configs.base import MAX_AREA_PX, Fraction, Section
 
 AUTO: Literal["auto"] = "auto"
 
@@ -33,6 +33,7 @@ class FusionConfig(Section):
     min_votes: int = Field(
         1,
         ge=1,
+        le=1000,
         description="Clusters with fewer teachers do not train: they are background where their quality is low, else "
         "they leave the loss. Of fewer teachers that are left all must agree.",
     )
@@ -43,9 +44,14 @@ class ClassThresholds(Section):
 
     accept: Fraction = Field(description="Confidence from which a pseudo-mask trains the students.")
     reject: Fraction = Field(description="Confidence below which a pseudo-mask is background; between: ignored.")
-    min_area_px: int = Field(0, ge=0, description="Smaller masks are rejected, or ignored when their quality is high.")
+    min_area_px: int = Field(
+        0, ge=0, le=MAX_AREA_PX, description="Smaller masks are rejected, or ignored when their quality is high."
+    )
     max_area_px: int | None = Field(
-        None, ge=1, description="Larger masks leave the loss: a clump holds real cells; null means no limit."
+        None,
+        ge=1,
+        le=MAX_AREA_PX,
+        description="Larger masks leave the loss: a clump holds real cells; null means no limit.",
     )
 
     @model_validator(mode="after")
@@ -68,7 +74,7 @@ class FilterConfig(Section):
         description="`auto`: what the accept threshold maximises on validation data, per class: `f-beta` of the "
         "accepted masks at IoU > .5, or `map`, their mean score over the images.",
     )
-    f_beta: float = Field(0.5, gt=0, description="Objective `f-beta`: its beta; < 1 prefers precision.")
+    f_beta: float = Field(0.5, gt=0, le=1000, description="Objective `f-beta`: its beta; < 1 prefers precision.")
     min_precision: Fraction = Field(
         0.5, description="`auto`: accept thresholds below this calibrated confidence are not taken."
     )
@@ -88,7 +94,9 @@ class FilterConfig(Section):
         lt=0.5,
         description="`auto`: this quantile of the areas of labelled and val cells, and its mirror, limit the area.",
     )
-    area_slack: float = Field(2.0, ge=1, description="`auto`: the area limits are widened by this factor both ways.")
+    area_slack: float = Field(
+        2.0, ge=1, le=1000, description="`auto`: the area limits are widened by this factor both ways."
+    )
     quality: Literal["calibrated", "regressed"] = Field(
         "calibrated",
         description="What is calibrated to the probability that a mask is right: its score, or (`regressed`) the IoU "
@@ -96,7 +104,7 @@ class FilterConfig(Section):
         "trees of other images say.",
     )
     min_samples: int = Field(
-        40, ge=1, description="Classes with fewer validation predictions share one calibration curve."
+        40, ge=1, le=1_000_000_000, description="Classes with fewer validation predictions share one calibration curve."
     )
     background: Literal["sure", "all"] = Field(
         "sure",
@@ -114,7 +122,7 @@ class FilterConfig(Section):
         "its validation cells, labelled as if they were unlabelled, would be taught as background.",
     )
     ignore_dilation_px: int = Field(
-        2, ge=0, description="Ignored masks are grown by this much when they leave the loss."
+        2, ge=0, le=100, description="Ignored masks are grown by this much when they leave the loss."
     )
     weight_by_quality: bool = Field(
         True,
@@ -126,7 +134,7 @@ class FilterConfig(Section):
 class PromotionConfig(Section):
     """When a round's students become the teachers of the next."""
 
-    bootstrap: int = Field(2000, ge=100, description="Resamples of the validation images.")
+    bootstrap: int = Field(2000, ge=100, le=100_000, description="Resamples of the validation images.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals on the leaderboard.")
     min_probability: Fraction = Field(
         0.6,
@@ -149,6 +157,7 @@ class RoundsConfig(Section):
     folds: int | None = Field(
         None,
         ge=2,
+        le=100,
         description="Cross-validation: train every model once per fold of the labelled and val images, and evaluate it "
         "on the fold that it never saw. Folds keep groups and equal pixels whole and have equal parts of each class; "
         "null: one hold-out, the val images.",
@@ -165,6 +174,7 @@ class RoundsConfig(Section):
     stop_after: int | None = Field(
         1,
         ge=1,
+        le=10_000,
         description="No further round is run when this many in a row were not promoted, unless other models take part "
         "in it: with the same teachers and models it differs in nothing but its seed. null: never stop. Each further "
         "try needs a higher probability.",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.base import Section, checked_name
+from cellsemi.configs.base import MAX_SEED, Section, checked_name
 from cellsemi.configs.data import IGNORE, DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
@@ -25,7 +25,9 @@ class RunConfig(Section):
 
     name: str = Field("demo", description="Name of the run; its folder below `root`.")
     root: str = Field("runs", description="Folder of all runs; must be seen by every node of a cluster.")
-    seed: int = Field(0, ge=0, description="Draws the labelled subset, the generated cells and every initialisation.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Draws the labelled subset, the generated cells and every initialisation."
+    )
 
     @field_validator("name")
     @classmethod
@@ -38,15 +40,21 @@ class EngineConfig(Section):
 
     kind: Literal["ray", "inline"] = Field("ray", description="`ray`, or `inline`: everything in this process.")
     address: str | None = Field(None, description="Ray cluster; else RAY_ADDRESS; else a local Ray is started.")
-    workers: int | None = Field(None, ge=1, description="Workers at once; null takes what the cluster has.")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that a worker reserves.")
-    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+    workers: int | None = Field(None, ge=1, le=10_000, description="Workers at once; null takes what the cluster has.")
+    cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="CPUs that a worker reserves.")
+    gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
         AUTO, description="GPUs that a worker reserves; `auto`: one where there are any; fractions share one."
     )
     device: str = Field("auto", description="`auto` (CUDA when a worker has it), `cpu`, `cuda`.")
-    max_attempts: int = Field(3, ge=1, description="Attempts per shard or student before it is given up and reported.")
-    shard_deadline_s: float = Field(1800.0, gt=0, description="A worker silent for longer on one shard is replaced.")
-    min_free_mb: int = Field(512, ge=0, description="The run stops cleanly when less disk space than this is left.")
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="Attempts per shard or student before it is given up and reported."
+    )
+    shard_deadline_s: float = Field(
+        1800.0, gt=0, le=1_000_000, description="A worker silent for longer on one shard is replaced."
+    )
+    min_free_mb: int = Field(
+        512, ge=0, le=1_000_000_000, description="The run stops cleanly when less disk space than this is left."
+    )
 
 
 class Config(Section):

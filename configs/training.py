@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cellsemi.configs.base import Fraction, Section
+from cellsemi.configs.base import MAX_AREA_PX, MAX_STEPS, Factor, Fraction, Section, Side
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
@@ -21,18 +21,20 @@ View = Literal["identity", "flip_x", "flip_y", "rot90", "rot180", "rot270"]
 class TrainingConfig(Section):
     """How every student is trained."""
 
-    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | Literal["auto"] = Field(
         "auto",
         description="Optimiser steps per student and round; `auto`: in round 0 the steps are doubled until that no "
         "longer raises the validation mAP by `min_gain`, and later rounds take half of what was found.",
     )
-    first_steps: int = Field(500, ge=1, description="`steps: auto`: the first number of steps that is tried.")
-    max_steps: int = Field(8000, ge=1, description="`steps: auto`: the most steps of a model in round 0.")
+    first_steps: int = Field(
+        500, ge=1, le=MAX_STEPS, description="`steps: auto`: the first number of steps that is tried."
+    )
+    max_steps: int = Field(8000, ge=1, le=MAX_STEPS, description="`steps: auto`: the most steps of a model in round 0.")
     min_gain: Fraction = Field(
         0.01, description="`steps: auto`: gain in validation mAP by twice as many steps that asks for still more."
     )
-    batch: int = Field(12, ge=1, description="Crops per step.")
-    crop_px: int = Field(128, ge=32, multiple_of=16, description="Side of a training crop.")
+    batch: int = Field(12, ge=1, le=4096, description="Crops per step.")
+    crop_px: int = Field(128, ge=32, le=4096, multiple_of=16, description="Side of a training crop.")
     cell_px: Annotated[float, Field(ge=4, le=512)] | Literal["auto"] | None = Field(
         AUTO_CELL_PX,
         description="Diameter in pixels at which the network sees the typical cell: crops and images are brought to it "
@@ -40,30 +42,42 @@ class TrainingConfig(Section):
         "at most 40 for `flow-unet`, so that large cells are shrunk; null for other kinds.",
     )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
-    lr: float = Field(4e-3, gt=0, description="Peak learning rate (of the heads, where a model has a backbone).")
+    lr: float = Field(
+        4e-3, gt=0, le=100, description="Peak learning rate (of the heads, where a model has a backbone)."
+    )
     backbone_lr: float | None = Field(
-        None, gt=0, description="Peak learning rate of the backbone, for models that have one; null: the same."
+        None, gt=0, le=100, description="Peak learning rate of the backbone, for models that have one; null: the same."
     )
     schedule: Literal["one-cycle", "constant", "cosine", "step", "plateau"] = Field(
         "one-cycle", description="Course of the learning rate after the warm-up."
     )
-    warmup_steps: int = Field(0, ge=0, description="Linear warm-up (not for `one-cycle`, which has its own).")
-    decay_at: tuple[float, ...] = Field(
+    warmup_steps: int = Field(
+        0, ge=0, le=MAX_STEPS, description="Linear warm-up (not for `one-cycle`, which has its own)."
+    )
+    decay_at: tuple[Factor, ...] = Field(
         (0.7, 0.9), description="`step`: shares of the steps after which the rate is multiplied by `decay_factor`."
     )
     decay_factor: float = Field(0.1, gt=0, lt=1, description="`step`, `plateau`: factor of each decay.")
     patience_steps: int = Field(
-        200, ge=1, description="`plateau`: decay when the mean loss of this many steps is not below the best before."
+        200,
+        ge=1,
+        le=MAX_STEPS,
+        description="`plateau`: decay when the mean loss of this many steps is not below the best before.",
     )
     frozen_steps: int = Field(
-        0, ge=0, description="First stage: this many steps with the backbone frozen; then a schedule of its own begins."
+        0,
+        ge=0,
+        le=MAX_STEPS,
+        description="First stage: this many steps with the backbone frozen; then a schedule of its own begins.",
     )
-    frozen_lr: float | None = Field(None, gt=0, description="Learning rate of the first stage; null: `lr`.")
+    frozen_lr: float | None = Field(None, gt=0, le=100, description="Learning rate of the first stage; null: `lr`.")
     momentum: float = Field(0.9, ge=0, lt=1, description="`sgd`: momentum.")
-    weight_decay: float = Field(1e-2, ge=0, description="Weight decay.")
+    weight_decay: float = Field(1e-2, ge=0, le=100, description="Weight decay.")
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
-    grad_clip: float = Field(5.0, gt=0, description="Largest gradient norm.")
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints: the most that a crash costs.")
+    grad_clip: float = Field(5.0, gt=0, le=1_000_000, description="Largest gradient norm.")
+    checkpoint_every: int = Field(
+        50, ge=1, le=MAX_STEPS, description="Steps between checkpoints: the most that a crash costs."
+    )
     human_fraction: Fraction | Literal["auto"] = Field(
         "auto",
         description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of "
@@ -85,10 +99,12 @@ class TrainingConfig(Section):
         description="Among the pseudo-labelled images: all equally likely (`even`, and then by `balance`), or those "
         "more often whose cells are of classes and sizes that are rare among the human labels (`need`).",
     )
-    threads: int = Field(1, ge=1, description="CPU threads per student; part of the hash, since sums depend on it.")
+    threads: int = Field(
+        1, ge=1, le=1024, description="CPU threads per student; part of the hash, since sums depend on it."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="`auto`: what is clearly faster on this hardware, measured once and kept by the run.",
+        description="`auto`: bfloat16 where the hardware has it (CUDA 8.0, avx512_bf16, amx_bf16), once for a run.",
     )
 
     def human_share(self, label_score: float) -> float:
@@ -107,10 +123,10 @@ class UnlabelledInferenceConfig(Section):
     """How teachers predict unlabelled images, where that differs from `inference`: pseudo-labels gain by more views."""
 
     tta: tuple[View, ...] | None = Field(None, min_length=1, description="Test-time views; null: as in `inference`.")
-    scales: tuple[float, ...] | None = Field(
+    scales: tuple[Factor, ...] | None = Field(
         None, min_length=1, description="Averaged scales; null: as in `inference`."
     )
-    scale_search: tuple[float, ...] | None = Field(
+    scale_search: tuple[Factor, ...] | None = Field(
         None, description="Scales of which the best is kept for each image; null: as in `inference`."
     )
     polarity_search: bool | None = Field(
@@ -133,10 +149,10 @@ def checked_scales(value: tuple[float, ...]) -> tuple[float, ...]:
 class GridConfig(Section):
     """Windows of a fixed grid: the image is cut into rows x columns, a window holds several cells of the grid."""
 
-    rows: int = Field(ge=1, description="Rows of the grid.")
-    columns: int = Field(ge=1, description="Columns of the grid.")
-    window_rows: int = Field(ge=1, description="Rows of the grid that a window holds.")
-    window_columns: int = Field(ge=1, description="Columns of the grid that a window holds.")
+    rows: int = Field(ge=1, le=100, description="Rows of the grid.")
+    columns: int = Field(ge=1, le=100, description="Columns of the grid.")
+    window_rows: int = Field(ge=1, le=100, description="Rows of the grid that a window holds.")
+    window_columns: int = Field(ge=1, le=100, description="Columns of the grid that a window holds.")
 
     @model_validator(mode="after")
     def _window_fits(self) -> Self:
@@ -148,11 +164,11 @@ class GridConfig(Section):
 class InferenceConfig(Section):
     """How every teacher predicts."""
 
-    tile_px: int | tuple[int, int] = Field(
+    tile_px: Side | tuple[Side, Side] = Field(
         1024, description="Side of a tile, or (height, width); larger images are tiled."
     )
     overlap: float = Field(0.25, ge=0, lt=0.9, description="Share of a tile that overlaps its neighbour.")
-    stride_px: tuple[int, int] | None = Field(
+    stride_px: tuple[Side, Side] | None = Field(
         None, description="Distance of tiles (y, x) instead of `overlap`, for example (73, 134) with tiles of 301x302."
     )
     grid: GridConfig | None = Field(None, description="Windows of a grid instead of tiles of a size.")
@@ -165,10 +181,10 @@ class InferenceConfig(Section):
     )
     core_share: Fraction = Field(0.5, description="`keep: core`: share of a mask that must lie in its tile's core.")
     tta: tuple[View, ...] = Field(("identity", "flip_x"), min_length=1, description="Test-time views, averaged.")
-    scales: tuple[float, ...] = Field(
+    scales: tuple[Factor, ...] = Field(
         (1.0,), min_length=1, description="Scales at which each view is predicted; masks come back to the image's size."
     )
-    scale_search: tuple[float, ...] = Field(
+    scale_search: tuple[Factor, ...] = Field(
         (),
         description=(
             "Scales that are tried on each image, times `scales`; the cells of the scale that finds most cell, "
@@ -186,7 +202,9 @@ class InferenceConfig(Section):
     tta_iou: Fraction = Field(
         0.5, description="Detectors: detections of different views with at least this IoU are one cell."
     )
-    min_area_px: int = Field(10, ge=1, description="Smaller predictions are noise and are not recorded.")
+    min_area_px: int = Field(
+        10, ge=1, le=MAX_AREA_PX, description="Smaller predictions are noise and are not recorded."
+    )
     cell_probability: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         AUTO_PROBABILITY,
         description="Flow models: pixels above this probability belong to cells; `auto`: chosen for each trained model "
@@ -198,12 +216,12 @@ class InferenceConfig(Section):
         "chosen for each model on validation images (`filter.background_quantile`).",
     )
     flow_steps: int = Field(
-        200, ge=1, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
+        200, ge=1, le=100_000, description="Steps of a pixel along the flow: the longest way from a tip to a centre."
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="`flow-unet`: arithmetic of the network; bfloat16 is faster where the hardware has it."
     )
-    threads: int = Field(1, ge=1, description="CPU threads per worker.")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads per worker.")
 
     @field_validator("tile_px")
     @classmethod

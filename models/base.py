@@ -48,17 +48,11 @@ class FitTask:
     seed: int
     steps: int
     device: str
-    shared_dir: str | None = None  # of the run: what its fits must agree on, such as the precision
     human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
     code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
     weights: str | None = None  # the run's copy of what the model's `weights` names, a file or a folder
     weights_sha256: str | None = None  # of that copy
-
-    @property
-    def memory(self) -> Path | None:
-        """`shared_dir` as a path."""
-        return None if self.shared_dir is None else Path(self.shared_dir)
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
 from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
 from cellsemi.orchestrator.stages.check_drift import check_drift
+from cellsemi.orchestrator.stages.choose_precision import agree_on_precision
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
 from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
@@ -43,13 +44,15 @@ from cellsemi.orchestrator.stages.read_images import (
     check_models,
     note_seen,
     read_images,
+    require_pool,
     who_decides_here,
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
-from cellsemi.rounds.store.run import RunPaths, is_control
+from cellsemi.rounds.store.run import RunPaths, is_control, take_config
 
 
 def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
@@ -57,6 +60,8 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
 
     The caller holds the run's lock. Raises a CellsemiError when it cannot go on; what is done is kept.
     """
+    take_config(paths, config)
+    files.sweep_unfinished(paths.root)
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:
@@ -66,13 +71,24 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
         read_images(context)
         note_seen(context)
         watcher.note(who_decides_here(context))
+        if n > 0:
+            require_pool(context)
         divide_folds(context)
+        agree_on_precision(context)
+        _reopen_from(paths, finished)
     for round in range(finished, n + 1):
         if reason := stopped(context, round):
             watcher.note(f"rounds from {round} on are not run: {reason}")
             break
         play(context, round, last=round == n)
     write_leaderboard(context)
+
+
+def _reopen_from(paths: RunPaths, round: int) -> None:
+    """Take back that rounds from this one on are finished: they follow from one whose manifest is not there."""
+    while paths.round(round).is_dir():
+        paths.round_manifest(round).unlink(missing_ok=True)
+        round += 1
 
 
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:

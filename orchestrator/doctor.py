@@ -45,7 +45,10 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that `cellsemi doctor` prints. `bfloat16_faster` is None unless it was measured."""
+    """All that `cellsemi doctor` prints.
+
+    `bfloat16` says by kind of device what computes in it, "" nothing; `bfloat16_faster` is None unless it was measured.
+    """
 
     python: str
     platform: str
@@ -57,6 +60,7 @@ class Report:
     free_disk_gb: float
     folder: str
     ray: dict[str, str] = field(default_factory=dict)
+    bfloat16: dict[str, str] = field(default_factory=dict)
     bfloat16_faster: dict[str, bool] | None = None
 
     @property
@@ -84,6 +88,7 @@ def examine(measure: bool = False) -> Report:
         free_disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
         folder=str(folder),
         ray={name: os.environ[name] for name in RAY_VARIABLES if name in os.environ},
+        bfloat16=native_bfloat16(devices),
         bfloat16_faster=measure_bfloat16(devices) if measure else None,
     )
 
@@ -144,11 +149,23 @@ def torch_devices() -> tuple[list[str], list[str]]:
     return devices, problems + sorted(messages)
 
 
+def native_bfloat16(devices: Sequence[str]) -> dict[str, str]:
+    """What computes in bfloat16, by kind of device ({"cpu": "avx512_bf16"}); "" where nothing does."""
+    import torch
+
+    from cellsemi.models.training import precision
+
+    return {kind: precision.native_bfloat16(torch.device(kind)) for kind in _kinds(devices)}
+
+
 def measure_bfloat16(devices: Sequence[str]) -> dict[str, bool]:
     """Whether training in bfloat16 is clearly faster than in float32, by kind of device ({"cpu": False})."""
     import torch
 
-    from cellsemi.models.training.precision import choose_precision
+    from cellsemi.models.training.precision import measured_faster
 
-    kinds = sorted({name.split(":")[0] for name in devices})
-    return {kind: choose_precision("auto", torch.device(kind)) == "bfloat16" for kind in kinds}
+    return {kind: measured_faster(torch.device(kind)) for kind in _kinds(devices)}
+
+
+def _kinds(devices: Sequence[str]) -> list[str]:
+    return sorted({name.split(":")[0] for name in devices})

@@ -98,8 +98,7 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
-        "rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
@@ -121,7 +120,7 @@ ALLOWED = {
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
         "rounds/pseudo_labels rounds/store"
     ),
-    "rounds/review": "rounds/cells",
+    "rounds/review": "rounds/cells rounds/store",
     "rounds/seeds": "",
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store models/model_files",
@@ -182,17 +181,16 @@ ALLOWED = {
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
-        "models/model_files models/registry models/start_weights models/weight_files models/weight_sources "
-        "orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/describe_dataset "
-        "orchestrator/doctor orchestrator/engine orchestrator/events orchestrator/flow_check "
-        "orchestrator/review orchestrator/runs orchestrator/terminal"
+        "models/model_files models/registry models/start_weights models/training models/weight_files "
+        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
+        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
+        "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
-        "rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
-    "orchestrator/engine": "configs rounds/store",
+    "orchestrator/engine": "configs rounds/store models/training",
     "orchestrator/events": "",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/review": (
@@ -207,9 +205,9 @@ ALLOWED = {
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
-        "rounds/pseudo_labels rounds/seeds rounds/store models/base models/inference models/model_files "
-        "models/own_family models/registry models/start_weights models/validation orchestrator/engine "
-        "orchestrator/events"
+        "rounds/pseudo_labels rounds/review rounds/seeds rounds/store models/base models/inference "
+        "models/model_files models/own_family models/registry models/start_weights models/training "
+        "models/validation orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "

@@ -13,8 +13,10 @@ import pytest
 from helpers.campaigns import PLAIN, tables
 from helpers.terminal import MAIN, cellsemi
 
+from cellsemi.orchestrator.engine.ray_start import LEFTOVER_FILE
 from cellsemi.rounds.evaluation import leaderboard
-from cellsemi.rounds.store.lock import is_locked
+from cellsemi.rounds.store.files import read_json
+from cellsemi.rounds.store.lock import read_holder
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths
 
@@ -55,7 +57,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_tables(undisturbed: RunPath
     paths = RunPaths(tmp_path / "runs" / "small")
     for round in (0, 1):
         kill_when(paths.model(round, "unet-b") / "checkpoint.safetensors", tmp_path)
-        assert not is_locked(paths)
+        assert read_holder(paths) is None
     done = cellsemi(*command("inline"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert tables(paths) == tables(undisturbed)
@@ -81,6 +83,28 @@ def test_on_ray_it_ends_with_the_same_tables(undisturbed: RunPaths, tmp_path: Pa
     assert "engine: local Ray" in done.stderr
     assert "raylet" not in done.stdout + done.stderr, "Ray's own lines belong into the log"
     assert tables(RunPaths(tmp_path / "runs" / "small")) == tables(undisturbed)
+
+
+@pytest.mark.ray
+def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tmp_path: Path) -> None:
+    more = ["--set", "training.steps=100000", "--set", "training.checkpoint_every=50000"]
+    paths = RunPaths(tmp_path / "runs" / "small")
+    with (tmp_path / "out.txt").open("wb") as out:
+        called = [sys.executable, "-c", MAIN, *command("ray"), *more]
+        process = subprocess.Popen(called, cwd=tmp_path, stdout=out, stderr=out)
+        deadline = time.monotonic() + 600
+        while not (paths.model(0, "unet-b") / "progress.json").is_file():
+            assert process.poll() is None, "it ended before it could be told to"
+            assert time.monotonic() < deadline, "no training began"
+            time.sleep(0.05)
+        session = Path(read_json(paths.root / LEFTOVER_FILE)["folder"])
+        assert session.is_dir()
+        process.terminate()
+        assert process.wait(timeout=120) == 143
+    said = (tmp_path / "out.txt").read_text()
+    assert "Terminated. What is done is kept" in said and "Error" not in said
+    assert (paths.model(0, "unet-b") / "checkpoint.safetensors").is_file()
+    assert not session.exists() and not (paths.root / LEFTOVER_FILE).exists()
 
 
 def test_a_second_call_does_nothing(undisturbed: RunPaths) -> None:

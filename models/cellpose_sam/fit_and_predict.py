@@ -76,7 +76,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             steps=task.steps,
             folder=folder,
             fingerprint=files.sha256_json([task.fingerprint, given.sha256]),
-            precision=choose_precision(task.training.precision, device, task.memory),
+            precision=choose_precision(task.training.precision, device),
             device=device,
             backbone=parts.NET,
         )

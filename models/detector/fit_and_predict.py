@@ -67,7 +67,7 @@ def fit_detector(
             steps=task.steps,
             folder=Path(task.out_dir),
             fingerprint=task.fingerprint,
-            precision=choose_precision(task.training.precision, device, task.memory),
+            precision=choose_precision(task.training.precision, device),
             device=device,
             backbone=backbone,
         )

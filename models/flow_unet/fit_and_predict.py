@@ -58,7 +58,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
             steps=task.steps,
             folder=folder,
             fingerprint=task.fingerprint,
-            precision=choose_precision(task.training.precision, device, task.memory),
+            precision=choose_precision(task.training.precision, device),
             device=device,
         )
         trained = loop.run(loss_of, progress)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.training import stop
 from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
 from cellsemi.models.training.precision import Precision
 from cellsemi.models.training.schedule import rates
@@ -103,19 +104,22 @@ class Loop:
         """Train to the last step. TrainingDiverged, naming the step, when a number is not finite.
 
         `progress(step, steps)` is called every REPORT_EVERY steps, after each checkpoint and at the end;
-        what it raises ends the fit, and the checkpoint stays.
+        what it raises ends the fit, and the checkpoint stays. After SIGTERM a last checkpoint is written.
         """
         started = time.monotonic()
         resumed_at = self._resume()
         self._net.train()
-        for step in range(resumed_at, self._steps):
-            self._step(step, loss_of)
-            done = step + 1
-            saved = done % self._config.checkpoint_every == 0 and done < self._steps
-            if saved:
-                self._save(done)
-            if saved or done % REPORT_EVERY == 0 or done == self._steps:
-                progress(done, self._steps)
+        with stop.deferred():
+            for step in range(resumed_at, self._steps):
+                self._step(step, loss_of)
+                done = step + 1
+                due = done % self._config.checkpoint_every == 0 or stop.wanted()
+                saved = due and done < self._steps
+                if saved:
+                    self._save(done)
+                if saved or done % REPORT_EVERY == 0 or done == self._steps:
+                    progress(done, self._steps)
+                stop.stop_if_wanted()
         weights = {name: value.cpu().contiguous() for name, value in self._average.values.items()}
         return Trained(weights, tuple(self._records), resumed_at, time.monotonic() - started)
 

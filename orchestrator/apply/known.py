@@ -8,9 +8,9 @@ from pathlib import Path
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.ensemble import Ensemble
-from cellsemi.rounds.store.manifest import MANIFEST
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 
 def known_folders(paths: RunPaths, ensemble: Ensemble, config: Config) -> list[Path]:

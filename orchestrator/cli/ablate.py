@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -109,13 +108,9 @@ def _drive(loaded: LoadedConfig, plan: Plan, log: Path, silent: bool) -> Table:
 
 
 def _open(plan: Plan, log: Path) -> Engine:
-    """The engine; importing ray puts a handler of SIGTERM of its own in place of ours."""
     from cellsemi.orchestrator.engine.open import open_engine
 
-    ours = signal.getsignal(signal.SIGTERM)
-    engine = open_engine(plan.base.engine, log)
-    signal.signal(signal.SIGTERM, ours)
-    return engine
+    return open_engine(plan.base.engine, log)
 
 
 def print_table(table: Table, written: list[Path], console: Console | None = None) -> None:

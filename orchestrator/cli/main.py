@@ -17,6 +17,7 @@ import click
 
 from cellsemi.configs.errors import CellsemiError
 from cellsemi.configs.loading import LoadedConfig, load_config
+from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
@@ -27,8 +28,8 @@ from cellsemi.orchestrator.cli.options import Session, answer, config_options, d
 from cellsemi.orchestrator.cli.predict import predict
 from cellsemi.orchestrator.cli.report import report
 from cellsemi.orchestrator.cli.review import review
-from cellsemi.orchestrator.cli.signals import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli.submit import submit
+from cellsemi.orchestrator.terminal.quiet import outlast_readers
 
 if TYPE_CHECKING:
     from cellsemi.rounds.store.run import RunPaths
@@ -41,6 +42,7 @@ run_argument = click.argument("run", required=False)
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     session = Session(debug=os.environ.get("CELLSEMI_DEBUG", "") not in ("", "0"))
+    outlast_readers()
     sys.excepthook = session.crashed
     catch_sigterm()
     try:
@@ -139,7 +141,7 @@ def round(
     if dry_run:
         answer(as_json, plan_table.to_json(plan), lambda: plan_table.print_plan(plan))
         return
-    if plan.changes and not accept:
+    if plan.asks and not accept:
         raise refuse_changes(plan)
     paths = plan.paths if plan.changes else open_run(loaded.config)
     session.log = paths.log
@@ -234,13 +236,15 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
     from cellsemi.orchestrator.terminal.watchers import open_watcher
     from cellsemi.rounds.store.lock import driver_lock
 
-    with driver_lock(paths), quiet_output(paths.log) as stream:
+    with driver_lock(paths) as without_locks, quiet_output(paths.log) as stream:
 
         def print_line(line: str) -> None:
             if not silent:
                 click.echo(line, file=stream)
 
         print_line(f"config: {loaded.origin}\nrun:    {paths.root}")
+        if without_locks:
+            print_line(without_locks)
         if redone := accept_changes(loaded.config, paths):
             print_line(
                 f"{len(redone)} steps are done again; their files lie in superseded/ until their round is finished"
@@ -251,6 +255,5 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             print_line(f"Nothing to do: round {target} is done.")
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
-            catch_sigterm()  # importing ray replaces the handler
             print_line(f"engine: {engine.describe()}")
             run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))

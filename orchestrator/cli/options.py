@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ import click
 from cellsemi.configs.loading import LOCAL_FILE
 
 Command = Callable[..., None]
+CRASH_LOG = ("cellsemi-", ".log")  # where there is no run to hold the log of a crash: a file for temporary ones
+CRASH_LOG_S = 24 * 3600.0
 
 
 @dataclass(slots=True)
@@ -33,7 +37,8 @@ class Session:
             return
         path = self.log
         if path is None:
-            handle, name = tempfile.mkstemp(prefix="cellsemi-", suffix=".log")
+            _sweep_crash_logs()
+            handle, name = tempfile.mkstemp(prefix=CRASH_LOG[0], suffix=CRASH_LOG[1])
             os.close(handle)
             path = Path(name)
         with path.open("a", encoding="utf-8") as file:
@@ -48,6 +53,14 @@ class Session:
         """One line after Ctrl-C or SIGTERM."""
         rest = " What is done is kept: the same command goes on where it stopped." if self.log else ""
         click.echo(f"{word}.{rest}", err=True)
+
+
+def _sweep_crash_logs() -> None:
+    """Remove the logs of earlier crashes that are older than a day."""
+    for path in Path(tempfile.gettempdir()).glob("*".join(CRASH_LOG)):
+        with contextlib.suppress(OSError):  # of another user, or gone
+            if time.time() - path.stat().st_mtime > CRASH_LOG_S:
+                path.unlink()
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -11,7 +11,6 @@ import click
 
 from cellsemi.configs.formats import WRITABLE
 from cellsemi.orchestrator.cli.options import Command, Session, answer, debug_option, json_option
-from cellsemi.orchestrator.cli.signals import catch_sigterm
 
 if TYPE_CHECKING:
     from cellsemi.orchestrator.apply.predict_files import Pool
@@ -62,7 +61,6 @@ def opened_pool(
         open_engine(config, log) as opened_engine,
         open_watcher(stream, silent) as watcher,
     ):
-        catch_sigterm()  # importing ray replaces the handler
         yield Pool(opened_engine, watcher, device)
 
 

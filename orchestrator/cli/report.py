@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
@@ -9,9 +11,10 @@ from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
 
 @click.command()
 @click.argument("run", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Another folder, where the run's own is read-only.")
 @json_option
 @debug_option
-def report(run: str | None, as_json: bool) -> None:
+def report(run: str | None, out: Path | None, as_json: bool) -> None:
     """Write a report of every finished round.
 
     RUN is a name below ./runs or a folder; default: the run worked on last. Each round gets report.md and a
@@ -27,6 +30,6 @@ def report(run: str | None, as_json: bool) -> None:
     rounds = paths.finished_rounds()
     if not rounds:
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
-    written = [str(write_report(config, paths, round)) for round in rounds]
+    written = [str(write_report(config, paths, round, out)) for round in rounds]
     content = {"run": paths.name, "folder": str(paths.root), "reports": written}
     answer(as_json, content, lambda: click.echo("\n".join(written)))

@@ -46,6 +46,10 @@ class InlineEngine:
         """One line."""
         return "in-process"
 
+    def device_here(self) -> str:
+        """See Engine.device_here."""
+        return self._config.device
+
     def close(self) -> None:
         """Nothing was started, so nothing is stopped."""
 

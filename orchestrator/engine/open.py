@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.models.training.stop import deferred, keeping_handler
 from cellsemi.orchestrator.engine.protocol import Engine
 
 
@@ -20,9 +22,13 @@ def open_engine(config: EngineConfig, log_path: Path, kind: str | None = None, a
         return InlineEngine(config)
     from cellsemi.orchestrator.engine.ray_start import start_ray
 
-    session = start_ray(address or config.address, log_path.parent)
-    from cellsemi.orchestrator.engine.ray_engine import (
-        RayEngine,
-    )  # imports ray: after start_ray has set what Ray reads then
+    with contextlib.ExitStack() as on_error:
+        with deferred(), keeping_handler():
+            session = start_ray(address or config.address, log_path.parent)
+            on_error.callback(session.close)
+            # imports ray: after start_ray has set what Ray reads then
+            from cellsemi.orchestrator.engine.ray_engine import RayEngine
 
-    return RayEngine(config, session)
+            engine = RayEngine(config, session)
+        on_error.pop_all()
+    return engine

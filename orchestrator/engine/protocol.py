@@ -91,6 +91,10 @@ class Engine(Protocol):
         """One line that names what the work runs on."""
         ...
 
+    def device_here(self) -> str | None:
+        """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
+        ...
+
     def close(self) -> None:
         """Stop what `open_engine` started; a second call does nothing."""
         ...

@@ -10,8 +10,10 @@ another task has used, and a task that hangs cannot be killed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.models.training.stop import Terminated, catch_sigterm, deferred, stop_if_wanted
 from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Record, Tick, Worker
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, RaySession, alive_nodes, folder_problem
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 RECOUNT_S = 5.0  # between two counts of what a cluster holds
+SAVE_S = 10.0  # for last checkpoints; a batch system sends SIGKILL some 30 s after SIGTERM
 PATIENCE_LOCAL_S = 120.0  # the Ray that we started has all its resources from the start
 PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to start a machine
 
@@ -54,18 +58,22 @@ class JobActor:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def set_up(self, hide_gpus: bool, probe: Probe | None) -> str | Fault:
-        """Prepare the process; returns the id of its node, or a Fault with the reason why it cannot work there."""
+    def set_up(self, hide_gpus: bool, probe: Probe | None) -> int | Fault:
+        """Prepare the process; returns its id, or a Fault with the reason why it cannot work on its node.
+
+        After SIGTERM a training in it writes a last checkpoint.
+        """
+        catch_sigterm()
         if hide_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # Ray sets OMP_NUM_THREADS to the CPUs reserved; libraries with a variable of their own get the same number.
         for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
-        node = ray.get_runtime_context().get_node_id()
         problem = folder_problem(probe) if probe is not None else ""
         if problem:
+            node = ray.get_runtime_context().get_node_id()
             return Fault("final", f"EngineError: {problem}", f"node {node[:8]}: {problem}. {SHARED_HELP}")
-        return str(node)
+        return os.getpid()
 
     def start_job(self, job: Job) -> Fault | None:
         """Start the job."""
@@ -97,11 +105,13 @@ class RayEngine:
 
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
-        return self._run(job, items, map_rules(self._config, job.name), on_done, tick)
+        with deferred():
+            return self._run(job, items, map_rules(self._config, job.name), on_done, tick)
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks."""
-        return self._run(job, items, task_rules(self._config, job.name), on_done, tick)
+        with deferred():
+            return self._run(job, items, task_rules(self._config, job.name), on_done, tick)
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
@@ -116,12 +126,20 @@ class RayEngine:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
+    def device_here(self) -> str | None:
+        """See Engine.device_here: a Ray that we started is on this machine alone."""
+        if self._address is not None:
+            return None
+        hidden = resources_per_worker(self._config, True, _cluster_resources()["GPU"]).hide_gpus
+        return "cpu" if hidden else self._config.device
+
     def close(self) -> None:
         """See Engine.close."""
         session, self._session = self._session, None
         self._idle = []
         if session is not None:
-            session.close()
+            with deferred():
+                session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +158,7 @@ class RayEngine:
         counted_s = ticked_s = -float("inf")
         try:
             while not scheduler.over:
+                stop_if_wanted()
                 now_s = time.monotonic()
                 if now_s - counted_s >= RECOUNT_S:
                     counted_s = now_s
@@ -151,6 +170,10 @@ class RayEngine:
                     tick()
                     ticked_s = time.monotonic()
             self._idle, self._idle_resources = actors.hand_over(), resources
+        except Terminated:
+            if self._address is None:
+                actors.let_save()
+            raise
         finally:
             actors.dismiss()
         return scheduler.outcome
@@ -203,6 +226,7 @@ class _Actors:
         )
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
+        self._pids: dict[int, int] = {}  # of the workers that were set up here
         self._idle = list(idle) if use_idle else []
         self._used: set[int] = set()  # workers on an actor of an earlier job
         if not use_idle:
@@ -221,6 +245,15 @@ class _Actors:
         kept = [self._actors.pop(worker) for worker in self._scheduler.idle if worker in self._actors]
         kept, self._idle = kept + self._idle, []
         return kept
+
+    def let_save(self) -> None:
+        """Tell the workers of this machine to end, and wait until they have: a training writes a last checkpoint."""
+        working = [ref for ref, call in self._calls.items() if call.method == "run" and call.worker in self._pids]
+        for call in [self._calls[ref] for ref in working]:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                os.kill(self._pids[call.worker], signal.SIGTERM)
+        if working:
+            ray.wait(working, num_returns=len(working), timeout=SAVE_S)
 
     def dismiss(self) -> None:
         """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""
@@ -279,6 +312,7 @@ class _Actors:
             else:
                 scheduler.start_failed(worker, answer, now_s)
         elif call.method == "set_up":
+            self._pids[worker] = answer
             scheduler.placed(worker, now_s)
             self._call(_Call(worker, "start_job"), self._job)
         elif call.method == "start_job":

@@ -16,6 +16,7 @@ import functools
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sys
 import uuid
@@ -31,6 +32,7 @@ from cellsemi.rounds.store import files
 
 OBJECT_STORE_BYTES = 100 * 2**20  # we send nothing large; Ray's minimum is 75 MB
 PROBE_FILE = ".shared-folder-probe"
+LEFTOVER_FILE = ".ray-session.json"
 NODE_ANSWER_S = 60.0
 CONNECT_S = 10.0
 SHARED_HELP = "Put the run on storage that all nodes see: --set run.root=FOLDER"
@@ -49,12 +51,45 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """The folder that our own Ray keeps its logs and sockets in, and the file of the run that names it.
+
+    Ray leaves the folder behind. It is removed when the engine is closed; what was killed before leaves the name of it,
+    for the next start in the same run.
+    """
+
+    folder: Path
+    named_in: Path
+
+    def note(self) -> None:
+        """Name the folder in the run."""
+        files.write_json(self.named_in, {"host": socket.gethostname(), "folder": str(self.folder)})
+
+    def remove(self) -> None:
+        """Remove the folder, then its name."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.named_in.unlink(missing_ok=True)
+
+
+def sweep_leftover(run_folder: Path) -> None:
+    """Remove what a killed call left of its own Ray on this machine; the caller holds the run's lock."""
+    path = run_folder / LEFTOVER_FILE
+    if not path.is_file():
+        return
+    about = files.read_json(path)
+    folder = Path(about["folder"])
+    if about["host"] == socket.gethostname() and folder.name.startswith("session_") and folder.parent.name == "ray":
+        Leftover(folder, path).remove()
+
+
+@dataclass(frozen=True, slots=True)
 class RaySession:
-    """A connection to Ray. `address` and `probe` are None when we started Ray."""
+    """A connection to Ray. `address` and `probe` are None when we started Ray, `leftover` when we joined one."""
 
     version: str
     address: str | None
     probe: Probe | None
+    leftover: Leftover | None = None
 
     def close(self) -> None:
         """Leave the cluster, or stop our own Ray; its worker processes end."""
@@ -63,6 +98,8 @@ class RaySession:
         ray.shutdown()
         if self.probe is not None:
             Path(self.probe.path).unlink(missing_ok=True)
+        if self.leftover is not None:
+            self.leftover.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +120,10 @@ def start_ray(address: str | None, run_folder: Path) -> RaySession:
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     if chosen == "local":
         _apply_settings("local")
-        _start_local()
-        return RaySession(_ray_version(), None, None)
+        sweep_leftover(run_folder)
+        leftover = Leftover(_start_local(), run_folder / LEFTOVER_FILE)
+        leftover.note()
+        return RaySession(_ray_version(), None, None, leftover)
     _check_address(chosen, "the address" if address else "RAY_ADDRESS")
     _apply_settings("cluster")
     _join(chosen)
@@ -197,14 +236,16 @@ def _apply_settings(kind: str) -> None:
         raise EngineError("Ray is already at work in this process; close that engine first, or call ray.shutdown()")
 
 
-def _start_local() -> None:
+def _start_local() -> Path:
+    """Start Ray; returns the folder of its logs and sockets."""
     with _explained("Ray could not be started on this machine"):
-        _init(
+        started = _init(
             address="local",
             num_cpus=cpu_count() if cpu_count() != os.cpu_count() else None,  # Ray itself knows container limits
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+    return Path(started.address_info["session_dir"])
 
 
 # --- a cluster of others -----------------------------------------------------------------------------
@@ -232,11 +273,11 @@ def _join(address: str) -> None:
         _init(address=address)
 
 
-def _init(**options: Any) -> None:
+def _init(**options: Any) -> Any:
     """Worker output goes to the file descriptors of the driver, which `quiet_output` redirects to the log."""
     import ray
 
-    ray.init(logging_level=logging.ERROR, log_to_driver=True, **options)
+    return ray.init(logging_level=logging.ERROR, log_to_driver=True, **options)
 
 
 @contextlib.contextmanager

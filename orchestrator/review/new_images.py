@@ -18,11 +18,11 @@ from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item
+from cellsemi.rounds.review.added import AddedImage, batches, read_batch, write_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import AddedImage, batches, read_batch, write_batch
-from cellsemi.rounds.store.manifest import MANIFEST
 from cellsemi.rounds.store.run import SPLITS, RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 ANNOTATED = tuple(split for split in SPLITS if split != "unlabelled")
 JUDGES = ("val", "test")

@@ -29,17 +29,17 @@ from cellsemi.rounds.formats.registry import spec_of
 from cellsemi.rounds.formats.shared.per_image import image_file
 from cellsemi.rounds.pseudo_labels.training_set import with_images
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.review.added import batches, labelled_since
 from cellsemi.rounds.review.choose import choose, look
 from cellsemi.rounds.review.worth import Known, Worth, worth
 from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.added import batches, labelled_since
 from cellsemi.rounds.store.folds import HUMAN_SPLIT, folds_of
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import MANIFEST
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 REVIEW_FILE, TABLE, MASKS, GIVEN = "review.json", "review.csv", "masks", "given"
 COLUMNS = ("rank", "image_id", "seen", "expected_changes", "worth", "cells", "doubtful", "group", "why")

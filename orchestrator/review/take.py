@@ -15,9 +15,9 @@ from cellsemi.orchestrator.review.offer import GIVEN, REVIEW_FILE, TABLE, Review
 from cellsemi.orchestrator.review.round_trip import Rereader
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
+from cellsemi.rounds.review.added import AddedImage, batches, read_added, write_batch
 from cellsemi.rounds.review.corrections import Correction, compare, partly
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import AddedImage, batches, read_added, write_batch
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.run import RunPaths

@@ -23,6 +23,7 @@ def choose_config(source: str | None, run: str | None, settings: Sequence[str]) 
     if paths is None:
         named = [] if run is None else [f"run.name={json.dumps(run)}"]
         return load_config(source, [*settings, *named]), ""
+    read_config(paths)  # a run.yaml that was emptied or cut has its own error
     place = [f"run.name={json.dumps(paths.name)}"]
     if paths_of(load_config(str(paths.config), place).config) != paths:
         place.append(f"run.root={json.dumps(str(paths.root.parent))}")

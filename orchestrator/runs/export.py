@@ -15,9 +15,9 @@ from cellsemi.rounds.evaluation.history import delivered_model, standing_round
 from cellsemi.rounds.formats.shards import IMPORT_FILE
 from cellsemi.rounds.pseudo_labels.training_set import with_images
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import MANIFEST
 from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths, read_config
 from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 HUMAN = "labelled"  # the split of a run whose cells are people's, not predictions
 

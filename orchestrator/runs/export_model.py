@@ -17,8 +17,9 @@ from cellsemi.rounds.evaluation.ensemble import Ensemble, read_ensemble
 from cellsemi.rounds.report.model_card import body
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import MANIFEST, read_fit
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths, read_config
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 FLOWS = Citation(
     "Stringer, Wang, Michaelos, Pachitariu: Cellpose: a generalist algorithm for cellular segmentation. Nature Methods "

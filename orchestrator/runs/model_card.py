@@ -16,8 +16,9 @@ from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.evaluation.history import RoundManifest, read_manifests, read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.report.model_card import CardData, CardFacts, CardMember, CardRound, to_markdown
-from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, read_fit
+from cellsemi.rounds.store.manifest import DataManifest, read_fit
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config, versions
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 VERSIONS = ("cellsemi", "torch", "cellpose", "numpy")  # shown, where they are installed
 

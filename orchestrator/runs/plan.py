@@ -13,8 +13,9 @@ from cellsemi.configs.loading import config_difference
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
 from cellsemi.rounds.store.kept_weights import read_kept, write_kept
-from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, write_config
-from cellsemi.rounds.store.steps import Stale, StepRecord, read_steps, record_path, stale_steps, supersede
+from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, read_precision, write_config, write_precision
+from cellsemi.rounds.store.steps import Stale, StepRecord, read_steps, stale_steps, supersede
+from cellsemi.rounds.store.unaltered import record_path
 
 State = Literal["kept", "to do", "redone"]
 SHOWN = 20  # lines of a refusal; --dry-run prints all
@@ -36,11 +37,20 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a call with a config would do. `changes` are the settings that differ from those of the run."""
+    """What a call with a config would do. `changes` are the settings that differ from those of the run.
+
+    `undoes`: a round is finished, or a change makes a step stale that is done. To read the images again loses nothing.
+    """
 
     paths: RunPaths
     changes: tuple[str, ...]
     steps: tuple[PlannedStep, ...]
+    undoes: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether the changes need --accept-changes: a round is finished, or work that is done would be done again."""
+        return bool(self.changes) and self.undoes
 
     def count(self, state: State) -> int:
         """How many steps are in a state."""
@@ -54,16 +64,19 @@ def make_plan(config: Config, n: int) -> Plan:
     which nobody can know before.
     """
     paths = paths_of(config)
-    if not paths.config.is_file():
-        return Plan(paths, (), tuple(_rounds_to_do(0, n, begun=False)))
     records = read_steps(paths)
-    changes = tuple(config_difference(read_config(paths), config))
     stale = {each.record.output: each.because for each in _stale(records, config)}
+    if paths.config.is_file():
+        changes = tuple(config_difference(read_config(paths), config))
+    else:
+        changes = (f"{paths.config.name} is gone, and steps were made with other settings",) if stale else ()
     steps = [_planned(record, stale.get(record.output)) for record in records]
     finished = len(paths.finished_rounds())
     begun = any(record.round == finished for record in records)
     steps += _rounds_to_do(finished, n, begun)
-    return Plan(paths, changes, tuple(steps))
+    work = [record for record in records if record.state == "done" and paths.root / record.output != paths.data]
+    undoes = finished > 0 or any(record.output in stale for record in work)
+    return Plan(paths, changes, tuple(steps), undoes)
 
 
 def _planned(record: StepRecord, because: tuple[str, ...] | None) -> PlannedStep:
@@ -103,7 +116,7 @@ def accept_changes(config: Config, paths: RunPaths) -> list[StepRecord]:
     Returns the steps that are to be done again. The caller holds the run's lock. A call that is cut off goes on from
     where it was: run.yaml is written last.
     """
-    if not config_difference(read_config(paths), config):
+    if paths.config.is_file() and not config_difference(read_config(paths), config):
         return []
     moved = supersede(paths, [each.record for each in _stale(read_steps(paths), config)])
     write_config(paths, config)
@@ -123,8 +136,8 @@ def adopt_steps(source: RunPaths, target: RunPaths, config: Config) -> int:
         inner = {other.output for other in records if other.output.startswith(f"{record.output}/")}
         _link(output, target.root / record.output, {source.root / path for path in inner})
         _link(record_path(output), target.root / record_path(output).relative_to(source.root), set())
-    if source.precision.is_dir():
-        _link(source.precision, target.precision, set())
+    if (agreed := read_precision(source)) is not None:
+        write_precision(target, agreed)
     if weights := read_kept(source):
         _link(source.weights, target.weights, set())
         write_kept(target, weights)

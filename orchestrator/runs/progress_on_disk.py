@@ -51,6 +51,6 @@ def quarantined(paths: RunPaths) -> int | None:
     """How many images could not be used; None while the data set has not been read."""
     if not paths.quarantine.is_file():
         return None
-    import pyarrow.parquet as pq
+    from cellsemi.rounds.store.shards import count_rows
 
-    return int(pq.read_metadata(paths.quarantine).num_rows)
+    return count_rows(paths.quarantine)

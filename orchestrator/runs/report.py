@@ -24,21 +24,23 @@ from cellsemi.rounds.report.reliability_diagram import picture
 from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
-from cellsemi.rounds.store.manifest import MANIFEST, read_fit, read_manifest
+from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.prediction_pairs import cells_of
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 from cellsemi.rounds.store.steps import read_steps
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 NAME = "report.md"
 
 
-def write_report(config: Config, paths: RunPaths, round: int) -> Path:
+def write_report(config: Config, paths: RunPaths, round: int, out: Path | None = None) -> Path:
     """Write report.md of a finished round, and its picture where there are predictions; returns its path.
 
-    The same run folder gives the same bytes. RunError when a file of the run is missing or damaged.
+    They go into the folder of the round, or one of its name below `out`. The same run folder gives the same bytes.
+    RunError when a file of the run is missing or damaged.
     """
     facts = collect(config, paths, round)
-    path = paths.round(round) / NAME
+    path = (paths.round(round) if out is None else out / paths.round(round).name) / NAME
     if shown := round_report.diagrams(facts):
         files.write_bytes(path.with_name(round_report.PICTURE), picture(shown))
     files.write_text(path, round_report.to_markdown(facts))

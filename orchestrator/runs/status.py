@@ -29,8 +29,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `cellsemi status` shows. `teachers` are those of the next round, "" while there are none; `drift` is None
-    while no pseudo-labels were compared.
+    """What `cellsemi status` shows.
+
+    `driver` names who works on the run, "" nobody. `teachers` are those of the next round, "" while there are none;
+    `drift` is None while no pseudo-labels were compared.
     """
 
     run: str
@@ -38,6 +40,7 @@ class Status:
     config_hash: str
     finished_rounds: tuple[int, ...]
     working: bool
+    driver: str
     stages: tuple[Stage, ...]
     teachers: str
     decisions: tuple[str, ...]
@@ -64,6 +67,8 @@ def find_run(name: str | None) -> RunPaths:
         paths = RunPaths(folder.resolve())
         if paths.config.is_file():
             return paths
+        if run.is_bound(paths):
+            run.read_config(paths)  # says that run.yaml is gone, and what to do
     names = ", ".join(sorted(paths.name for paths in known_runs())) or "none"
     raise UsageError(f"no run is called {name!r} and no folder {name} holds one; below ./{RUNS} there are: {names}")
 
@@ -87,6 +92,7 @@ def _last_change(paths: RunPaths) -> float:
 def read_status(paths: RunPaths) -> Status:
     """Everything that the run's folder holds; RunError when it is damaged."""
     config = run.read_config(paths)
+    holder = lock.read_holder(paths)
     decisions = history.decisions(history.read_manifests(paths))
     last = None
     for last in read_events(paths.events):  # noqa: B007 - the last one is what is asked for
@@ -96,7 +102,8 @@ def read_status(paths: RunPaths) -> Status:
         folder=str(paths.root),
         config_hash=config_hash(config),
         finished_rounds=tuple(paths.finished_rounds()),
-        working=lock.is_locked(paths),
+        working=holder is not None,
+        driver=_driver(holder),
         stages=tuple(stages(paths)),
         teachers=_teachers(paths, decisions),
         decisions=tuple(f"round {round}: {made.reason}" for round, made in decisions.items()),
@@ -104,6 +111,12 @@ def read_status(paths: RunPaths) -> Status:
         drift=_drift(paths),
         last_event=last,
     )
+
+
+def _driver(holder: lock.LockHolder | None) -> str:
+    if holder is None:
+        return ""
+    return str(holder) if holder.here else f"{holder}, another machine: whether it still runs cannot be told from here"
 
 
 def _teachers(paths: RunPaths, decisions: Mapping[int, Decision]) -> str:

@@ -19,8 +19,8 @@ from cellsemi.rounds.pseudo_labels.training_set import (
     merge,
     with_images,
 )
+from cellsemi.rounds.review.added import batches, labelled_since, read_added, read_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import batches, labelled_since, read_added, read_batch
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED

@@ -24,8 +24,8 @@ from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.metrics import image_values
 from cellsemi.rounds.evaluation.promotion import Decision, Sized, decide
 from cellsemi.rounds.evaluation.verdict import AgainstControl
+from cellsemi.rounds.review.added import batches, read_batch
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.store.added import batches, read_batch
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import ENSEMBLE, is_control

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from cellsemi.configs.errors import ModelError
+from cellsemi.configs.data import GENERATED
+from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.configs.models import MasksConfig, ModelConfig, PythonConfig, WithWeights
 from cellsemi.configs.schema import Config
 from cellsemi.models.own_family import copy_module, own_family
@@ -22,9 +23,10 @@ from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept, write_kept
-from cellsemi.rounds.store.manifest import MANIFEST, DataManifest, write_manifest
+from cellsemi.rounds.store.manifest import DataManifest, write_manifest
 from cellsemi.rounds.store.run import SPLITS, RunPaths
 from cellsemi.rounds.store.steps import Step
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 
 def check_models(config: Config) -> None:
@@ -176,6 +178,25 @@ def who_decides_here(context: Context) -> str:
     report = DataManifest.read(context.paths.data / MANIFEST).report
     counts = cast(dict[str, int], report["images"])
     return who_decides(counts["labelled"], counts["val"], context.config.rounds.folds)
+
+
+def require_pool(context: Context) -> None:
+    """UsageError, with what gives a pool, when there are no unlabelled images: rounds after 0 would label nothing."""
+    report = DataManifest.read(context.paths.data / MANIFEST).report
+    if cast(dict[str, int], report["images"])["unlabelled"]:
+        return
+    source = context.config.data.source
+    if source == GENERATED:
+        remedy = "--set data.generated.unlabelled=48 makes some"
+    elif source == "shards":
+        remedy = "import the data anew with a pool (--set data.images.unlabelled=FOLDER)"
+    else:
+        remedy = "--set data.images.unlabelled=FOLDER names a folder of them"
+    raise UsageError(
+        f"{context.paths.root}: there are no unlabelled images, so the rounds have nothing to pseudo-label. {remedy}; "
+        "--set data.labelled_limit=N --set data.limit_rest=unlabelled hides the labels of all but N images; and --n 0 "
+        "trains on the human labels alone"
+    )
 
 
 def _read(context: Context, step: Step) -> IngestReport:

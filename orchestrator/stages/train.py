@@ -16,6 +16,7 @@ from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.stages.build_training_set import human_labels
+from cellsemi.orchestrator.stages.choose_precision import agreed_training
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.orchestrator.stages.read_images import code_of
@@ -24,10 +25,11 @@ from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.kept_weights import read_kept
-from cellsemi.rounds.store.manifest import MANIFEST, FitRecord, read_fit, read_manifest
+from cellsemi.rounds.store.manifest import FitRecord, read_fit, read_manifest
 from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 
@@ -258,7 +260,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     config, kept = context.config, read_kept(context.paths).get(item.model.name)
     return FitTask(
         model=item.model,
-        training=config.training_of(item.model),
+        training=agreed_training(context, item.model),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
@@ -267,7 +269,6 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=_most_steps(context, item),
         device=config.engine.device,
-        shared_dir=str(context.paths.precision),
         human_fraction=_human_fraction(context, item),
         teacher=None if item.teacher is None else str(item.teacher),
         code=None if (code := code_of(context, item.model)) is None else str(code),

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 EVERY_S = 3.0  # between two lines of progress
 SHOWN_IMAGES = 5  # images that cannot be used; all of them are counted
 SHOWN_PROBLEMS = 30
-STEPS = "--n 3"
 
 
 class Count(Protocol):
@@ -123,7 +122,7 @@ def _next_steps(look: Look, path: Path | None, options: Sequence[str]) -> Iterat
         yield f"Next: {shlex.join(['cellsemi', 'init', as_argument(path), *options])}   # writes these lines"
     else:
         yield f"Next: put these lines into {LOCAL_FILE}"
-    yield f"      cellsemi round {STEPS}"
+    yield f"      cellsemi round {_rounds(look.found.listed['unlabelled'])}"
     root = look.suggested.config.data.root
     if look.detected.source != "shards" and root is not None:
         out = f"{Path(root).resolve().name}-shards"
@@ -215,7 +214,8 @@ def print_init(look: Look | None, out: Path, console: Console | None = None) -> 
             if not hint.setting:  # the others are lines of the file
                 _line(console, f"[yellow]-[/yellow] {escape(hint.text)}")
     where = [] if out == LOCAL_FILE else ["--config", str(out)]
-    _line(console, escape(f"{out} written. Next: {shlex.join(['cellsemi', 'round', *STEPS.split(), *where])}"))
+    steps = _rounds(None if look is None else look.found.listed["unlabelled"])
+    _line(console, escape(f"{out} written. Next: {shlex.join(['cellsemi', 'round', *steps.split(), *where])}"))
 
 
 # --- import, export, check ----------------------------------------------------------------------------
@@ -243,16 +243,22 @@ def print_import(
     missing = [split for split in ("labelled", "val", "test") if not report.cells[split]]
     if missing:
         _line(console, f"[yellow]-[/yellow] no cells in {', '.join(missing)}: a run needs labelled, val and test")
-    _line(console, escape(f"Next: {next_round(out, data.classes, data.one_class_per_image)}"))
+    steps = _rounds(report.images["unlabelled"])
+    _line(console, escape(f"Next: {next_round(out, data.classes, data.one_class_per_image, steps)}"))
 
 
-def next_round(out: Path, class_names: Sequence[str], one_class_per_image: bool) -> str:
+def _rounds(unlabelled: int | None) -> str:
+    """The rounds to suggest: without unlabelled images only round 0 can be made; None: their number is not known."""
+    return "--n 0" if unlabelled == 0 else "--n 3"
+
+
+def next_round(out: Path, class_names: Sequence[str], one_class_per_image: bool, steps: str) -> str:
     """The command that starts rounds on an import."""
     classes = json.dumps(list(class_names), ensure_ascii=False)
     settings = ["data.source=shards", f"data.root={out}", f"data.classes={classes}"]
     settings += ["data.one_class_per_image=true"] if one_class_per_image else []
     words = [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["cellsemi", "round", *STEPS.split(), "--run", run_name(out), *words])
+    return shlex.join(["cellsemi", "round", *steps.split(), "--run", run_name(out), *words])
 
 
 def print_export(done: Exported, sentence: str, kind: str, out: Path, console: Console | None = None) -> None:

@@ -160,8 +160,8 @@ def short(cell: str) -> str:
 def print_status(status: Status, console: Console | None = None) -> None:
     """How far a run is: its stages by round, its teachers, what was quarantined, what happened last."""
     console = console or Console(highlight=False)
-    working = "a driver is working on it" if status.working else "no driver is working on it"
-    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{working}", soft_wrap=True)
+    working = f"a driver is working on it ({status.driver})" if status.working else "no driver is working on it"
+    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{escape(working)}", soft_wrap=True)
     rows = table("round", "stage", "state", "done", "time")
     rows.columns[3].justify = rows.columns[4].justify = "right"
     for round in sorted({stage.round for stage in status.stages}):
@@ -235,6 +235,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
             # soft_wrap: a command that is copied must not be broken by the terminal's width
             console.print(f"{package.name}: {escape(package.remedy)}", soft_wrap=True)
     console.print(f"devices:   {escape(', '.join(report.devices) or 'none')}", soft_wrap=True)
+    for device, native in report.bfloat16.items():
+        chosen = f"bfloat16 on {device} ({native})" if native else f"float32 on {device}: no bfloat16 arithmetic"
+        console.print(f"training:  {escape(chosen)}, with training.precision: auto", soft_wrap=True)
     for device, faster in (report.bfloat16_faster or {}).items():
         console.print(f"bfloat16:  {'faster' if faster else 'not faster'} than float32 on {escape(device)}")
     console.print(f"CPUs:      {report.cpus}")

@@ -19,10 +19,11 @@ from cellsemi.rounds.datasets.splits import duplicates, leak_check
 from cellsemi.rounds.formats.shards import IMPORT_FILE, read_import
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import MAX_PIXELS, decode_image, pixel_sha256
-from cellsemi.rounds.store.manifest import MANIFEST
 from cellsemi.rounds.store.run import SPLITS, RunPaths, read_config
 from cellsemi.rounds.store.schemas import IMAGES, ImageRecord, check_version
 from cellsemi.rounds.store.shards import shard_paths
+from cellsemi.rounds.store.steps import altered, read_steps
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 OnImage = Callable[[int], None]
 
@@ -70,7 +71,8 @@ class Stated:
 def check_shards(root: Path, on_image: OnImage) -> Checked:
     """Check the shards of an import, of a run, or of one folder; UsageError when there are none.
 
-    `on_image` is called after each image with the number of them so far.
+    `on_image` is called after each image with the number of them so far. Of a run, what its rounds wrote is compared
+    with the sha256 that were noted.
     """
     stated = _stated(root)
     checked = Checked("image shards")
@@ -90,9 +92,18 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
                 counts += _ignored(row)
                 on_image(counts["images"])
     checked.problems += _between(kept)
+    if RunPaths(root).config.is_file():
+        counts["steps"] = sum(record.state == "done" for record in read_steps(RunPaths(root)))
+        checked.problems += [Problem(*_split(root, line)) for line in altered(RunPaths(root))]
     repeated = sum(duplicates(kept).values())
     checked.counts = {**counts, **({"images that repeat the pixels of another": repeated} if repeated else {})}
     return checked
+
+
+def _split(root: Path, line: str) -> tuple[str, str]:
+    """A line of `altered` as the place below the run, and the problem."""
+    path, _, problem = line.partition(": ")
+    return Path(path).relative_to(root).as_posix(), problem
 
 
 # --- what is stated -----------------------------------------------------------------------------------

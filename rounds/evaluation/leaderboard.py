@@ -29,7 +29,7 @@ from cellsemi.rounds.evaluation.figures import (
 )
 from cellsemi.rounds.evaluation.metrics import summarise
 from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.run import is_control
+from cellsemi.rounds.store.run import RunPaths, is_control
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,8 +273,13 @@ def frame(base: Path) -> pd.DataFrame:
 
 
 def read(base: Path) -> list[Row]:
-    """The rows of `base`.parquet; RunError when there is none yet."""
+    """The rows of `base`.parquet; RunError when there is none yet, or it was removed."""
     path = base.with_suffix(".parquet")
+    if not path.is_file() and (finished := len(RunPaths(base.parent).finished_rounds())):
+        raise RunError(
+            f"{path}: missing, though round {finished - 1} is finished; `cellsemi round --n {finished - 1} --run "
+            f"{base.parent.name}` writes it again from the rounds, and trains nothing"
+        )
     if not path.is_file():
         raise RunError(f"{path}: no leaderboard yet; it is written when the first round is finished")
     return [Row.from_json(values) for values in shards.read_rows(path)]

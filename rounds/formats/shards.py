@@ -23,6 +23,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import MAX_PIXELS
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
+from cellsemi.rounds.store.unaltered import is_as_stated
 
 IMPORT_FILE = "import.json"
 
@@ -59,7 +60,8 @@ class ShardFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.classes = read_import(root).classes
+        self._record = read_import(root)
+        self.classes = self._record.classes
 
     def files(self) -> dict[str, str]:
         """What the import wrote."""
@@ -70,6 +72,7 @@ class ShardFolder:
     def items(self) -> Iterator[Item]:
         """Every image, by split and shard."""
         for split in get_args(Split):
+            self._check(split)
             paths = shard_paths(self.root / split)
             records = ShardSet(paths, cached_groups=2)
             rows = read_columns(self.root / split, ["image_id", "cell_type", "group"])
@@ -77,6 +80,15 @@ class ShardFolder:
                 load = partial(self._load, records, index)
                 place = f"{split}, row {index + 1}"
                 yield Item(row["image_id"], split, place, load, row["cell_type"], row["group"])
+
+    def _check(self, split: Split) -> None:
+        """DataError when a shard is not the one that was written; each is read for this once in a process."""
+        for listed in self._record.shards.get(split, ()):
+            path = self.root / split / listed["file"]
+            if not path.is_file():
+                raise DataError(f"{path}: missing; import anew")
+            if not is_as_stated(path, listed["sha256"]):
+                raise DataError(f"{path}: altered since the import wrote it; import anew")
 
     def _load(self, records: ShardSet, index: int) -> Loaded:
         return Loaded(records[index], self.classes)

@@ -1,1 +1,1 @@
-"""Chooses which unlabelled images a person should correct, and reads what the person changed."""
+"""Chooses which unlabelled images a person should correct, and keeps what people have labelled since a run began."""

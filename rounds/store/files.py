@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 
 from cellsemi.configs.errors import RunError
 
+UNFINISHED = ".tmp"  # the suffix of a file while it is written
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
     errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
@@ -39,7 +41,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -72,6 +74,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _fsync_folder(path.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def sweep_unfinished(folder: Path) -> None:
+    """Remove the temporary files that killed calls left below a folder; nobody else may be writing into it."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -129,6 +138,8 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -10,13 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.run import KEPT_WEIGHTS, RunPaths, read_run_file
+from cellsemi.rounds.store.run import KEPT_WEIGHTS, RunPaths, read_run_file, write_part
 
 CHUNK = 2**22  # bytes read at once
 
@@ -45,12 +44,8 @@ def read_kept(paths: RunPaths) -> dict[str, KeptWeights]:
 
 
 def write_kept(paths: RunPaths, kept: Mapping[str, KeptWeights]) -> None:
-    """Write the table into run.yaml, before the config, which is long."""
-    content = read_run_file(paths)
-    config = content.pop("config")
-    content[KEPT_WEIGHTS] = {name: each.model_dump(mode="json") for name, each in kept.items()}
-    text = yaml.safe_dump({**content, "config": config}, sort_keys=False, allow_unicode=True)
-    files.write_text(paths.config, text)
+    """Write the table into run.yaml."""
+    write_part(paths, KEPT_WEIGHTS, {name: each.model_dump(mode="json") for name, each in kept.items()})
 
 
 def copy_files(paths: RunPaths, sources: Sequence[Path], sha256: Mapping[Path, str]) -> Path:

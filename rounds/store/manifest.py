@@ -12,8 +12,8 @@ from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.shards import Shard, part_name, shard_paths
+from cellsemi.rounds.store.unaltered import MANIFEST, missing
 
-MANIFEST = "manifest.json"
 COMMITS = "_commits"
 
 
@@ -144,6 +144,8 @@ def outputs_fingerprint(path: Path) -> str:
     """
     if path.is_file():
         return files.sha256_bytes(path.read_bytes())
+    if not (path / MANIFEST).is_file():
+        raise missing(path)
     content: Mapping[str, JsonValue] = files.read_json(path / MANIFEST)
     return files.sha256_json({key: value for key, value in content.items() if key != "seconds"})
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.unaltered import MANIFEST, check_output, missing
 
 
 class OnDisk(BaseModel):
@@ -18,9 +19,10 @@ class OnDisk(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The content of a file; RunError when it is missing or not of this kind."""
+        """The content of a file; RunError when it is missing, altered, or not of this kind."""
+        check_output(path.parent if path.name == MANIFEST else path)
         if not path.is_file():
-            raise RunError(f"{path}: missing; the same command makes it again once what came after it is removed")
+            raise missing(path)
         try:
             return cls.model_validate(files.read_json(path))
         except ValidationError as error:

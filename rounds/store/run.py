@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.store import files
-from cellsemi.rounds.store.manifest import MANIFEST
+from cellsemi.rounds.store.unaltered import MANIFEST, RUN_FILE, round_folder
 
 QUARANTINE_FILE = "quarantine.parquet"
-KEPT_WEIGHTS = "weights"  # the part of run.yaml that kept_weights writes
+KEPT_WEIGHTS = "weights"  # the key of run.yaml for what the `weights` of its models stand for
+PRECISION = "precision"  # the key of run.yaml for what `training.precision: auto` came to
 
 
 SPLITS = ("labelled", "unlabelled", "val", "test")
@@ -63,7 +65,7 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        return self.root / "run.yaml"
+        return self.root / RUN_FILE
 
     @property
     def lock(self) -> Path:
@@ -76,11 +78,6 @@ class RunPaths:
     @property
     def log(self) -> Path:
         return self.root / "run.log"
-
-    @property
-    def precision(self) -> Path:
-        """What `training.precision: auto` came to, a file for each kind of hardware."""
-        return self.root / "precision"
 
     @property
     def data(self) -> Path:
@@ -118,7 +115,7 @@ class RunPaths:
         return self.data / split
 
     def round(self, round: int) -> Path:
-        return self.root / f"round-{round:02d}"
+        return round_folder(self.root, round)
 
     def pseudo(self, round: int, fold: str = "") -> Path:
         """The filtered pseudo-labels; with folds, each has its own (`fold` is its suffix)."""
@@ -198,16 +195,15 @@ def run_name(folder: str | Path) -> str:
 
 
 def open_run(config: Config) -> RunPaths:
-    """Create the run's folder and run.yaml, or check that an existing run was made with this config.
+    """Create the run's folder and run.yaml, or check that an existing run can go on with this config.
 
-    UsageError with the difference when it was not; `engine` and `run.root` may change.
+    UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
+    holds no work (`is_bound`).
     """
     paths = paths_of(config)
     if not paths.config.is_file():
         write_config(paths, config)
-        return paths
-    difference = config_difference(read_config(paths), config)
-    if difference:
+    elif is_bound(paths) and (difference := config_difference(read_config(paths), config)):
         raise UsageError(
             f"{paths.root}: this run was made with another config:\n  "
             + "\n  ".join(difference)
@@ -217,14 +213,35 @@ def open_run(config: Config) -> RunPaths:
     return paths
 
 
+def is_bound(paths: RunPaths) -> bool:
+    """Whether the run holds work: a step after the reading of the images was begun. Before, any config may take it."""
+    return paths.round(0).is_dir()
+
+
+def take_config(paths: RunPaths, config: Config) -> None:
+    """Make this the config of the run, as `open_run` allows it; the caller holds the run's lock."""
+    open_run(config)
+    if not is_bound(paths) and config_difference(read_config(paths), config):
+        write_config(paths, config)
+
+
+class AgreedPrecision(BaseModel):
+    """What `training.precision: auto` came to, once for a run, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: Literal["float32", "bfloat16"]
+    because: str
+
+
 def write_config(paths: RunPaths, config: Config) -> None:
-    """Write run.yaml: the resolved config, its hash, the versions; the kept weights stay in it."""
-    kept = read_run_file(paths).get(KEPT_WEIGHTS) if paths.config.is_file() else None
+    """Write run.yaml: the resolved config, its hash, the versions; what else it holds stays in it."""
+    found = read_run_file(paths) if paths.config.is_file() else {}
     content = {
         RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        **({KEPT_WEIGHTS: kept} if kept else {}),
+        **{key: found[key] for key in (KEPT_WEIGHTS, PRECISION) if key in found},
         "config": config.model_dump(mode="json"),
     }
     files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -235,17 +252,51 @@ def read_config(paths: RunPaths) -> Config:
     return build_config(read_run_file(paths)["config"], str(paths.config))
 
 
+def write_part(paths: RunPaths, key: str, value: Any) -> None:
+    """Put a part beside the config into run.yaml: KEPT_WEIGHTS or PRECISION."""
+    content = read_run_file(paths)
+    config = content.pop("config")
+    text = yaml.safe_dump({**content, key: value, "config": config}, sort_keys=False, allow_unicode=True)
+    files.write_text(paths.config, text)
+
+
+def write_precision(paths: RunPaths, agreed: AgreedPrecision) -> None:
+    """Add to run.yaml the precision that all fits of the run take."""
+    write_part(paths, PRECISION, agreed.model_dump())
+
+
+def read_precision(paths: RunPaths) -> AgreedPrecision | None:
+    """The precision that all fits of a run take; None while none was agreed on. RunError as `read_config`."""
+    found = read_run_file(paths).get(PRECISION)
+    try:
+        return None if found is None else AgreedPrecision.model_validate(found)
+    except ValidationError as error:
+        raise _damaged(paths, f"{PRECISION}: {error.errors()[0]['msg']}") from None
+
+
 def read_run_file(paths: RunPaths) -> dict[str, Any]:
-    """The content of run.yaml as plain values; RunError when it is missing or damaged."""
+    """What run.yaml holds, with a config, as plain values; RunError when it is missing or damaged."""
     try:
         content = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if is_bound(paths):
+            raise _damaged(paths, "it is gone") from None
         raise RunError(f"{paths.root}: not a run (no {paths.config.name})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{paths.config}: damaged ({error})") from None
-    if not isinstance(content, dict) or "config" not in content:
-        raise RunError(f"{paths.config}: damaged (it holds no config)")
+        raise _damaged(paths, " ".join(str(error).split())) from None
+    if content is None:
+        raise _damaged(paths, "it is empty, and no command leaves it so")
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise _damaged(paths, "it holds no config")
     return content
+
+
+def _damaged(paths: RunPaths, how: str) -> RunError:
+    return RunError(
+        f"{paths.config}: altered after it was written ({how}). Put it back from a copy; or remove it and give the "
+        f"config that the run was made with: cellsemi round --n N --config FILE --run {paths.name}. Steps that were "
+        "made with its settings are kept (--dry-run shows which)"
+    )
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
@@ -16,6 +17,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
+from cellsemi.rounds.store.unaltered import SHARDS, check_output, check_shard, remedy
 
 ROWS_PER_GROUP = 4  # images decoded together when one is asked for
 
@@ -68,14 +70,14 @@ def write_folder(
 
 def shard_paths(folder: Path) -> list[Path]:
     """The shards of a folder, in order."""
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(folder.glob(SHARDS))
 
 
 def read_shard(path: Path) -> Iterator[ImageRecord]:
     """The records of one shard, a row group in memory at a time."""
     with _open(path) as file:
         for group in range(file.num_row_groups):
-            yield from _records(file.read_row_group(group))
+            yield from _records(path, file, group)
 
 
 def read_folder(folder: Path) -> Iterator[ImageRecord]:
@@ -88,7 +90,7 @@ def read_columns(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Some columns of all rows of a folder as plain dicts (without the images it is small)."""
     rows: list[dict[str, Any]] = []
     for path in shard_paths(folder):
-        with _open(path) as file:
+        with _open(path) as file, _readable(path):
             rows += file.read(columns=list(columns)).to_pylist()
     return rows
 
@@ -103,7 +105,8 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema, co
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a small table as plain dicts, Arrow maps as dicts too; RunError as for a shard."""
-    with _open(path) as file:
+    check_output(path)
+    with _open(path) as file, _readable(path):
         rows: list[dict[str, Any]] = file.read().to_pylist(maps_as_pydicts="strict")
     return rows
 
@@ -112,6 +115,7 @@ class ShardSet(Sequence[ImageRecord]):
     """Random access to the records of some shards, with a bounded cache of row groups."""
 
     def __init__(self, paths: Sequence[Path], cached_groups: int = 64) -> None:
+        self._paths = list(paths)
         self._files = [_open(path) for path in paths]
         self._index = [
             (f, group, row)
@@ -131,24 +135,42 @@ class ShardSet(Sequence[ImageRecord]):
         f, group, row = self._index[index]
         key = (f, group)
         if key not in self._cache:
-            self._cache[key] = list(_records(self._files[f].read_row_group(group)))
+            self._cache[key] = list(_records(self._paths[f], self._files[f], group))
             if len(self._cache) > self._cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key][row]
 
 
+def count_rows(path: Path) -> int:
+    """How many rows a table or a shard has; RunError as for a shard."""
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def _open(path: Path) -> pq.ParquetFile:
-    try:
+    """A table of this version; RunError when it is missing, altered since its step wrote it, or damaged."""
+    if not path.is_file():
+        raise RunError(f"{path}: missing. {remedy(path)}")
+    check_shard(path)
+    with _readable(path):
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise RunError(f"{path}: the shard is missing; remove its stage's manifest to make it again") from None
-    except pa.ArrowInvalid as error:
-        raise RunError(f"{path}: not a readable Parquet file ({error})") from None
     check_version(file.schema_arrow, str(path))
     return file
 
 
-def _records(table: pa.Table) -> Iterator[ImageRecord]:
-    for row in table.to_pylist():
+def _records(path: Path, file: pq.ParquetFile, group: int) -> Iterator[ImageRecord]:
+    with _readable(path):
+        rows = file.read_row_group(group).to_pylist()
+    for row in rows:
         yield from_row(row)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """RunError for a file that is no Parquet, or of which a part was altered."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise RunError(f"{path}: damaged: not a readable Parquet file ({why}). {remedy(path)}") from None

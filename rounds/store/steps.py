@@ -21,9 +21,15 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import COMMITS, Commit, outputs_fingerprint
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.unaltered import (
+    MANIFEST,
+    RECORD,
+    altered_shards,
+    check_output,
+    content_of,
+    record_path,
+)
 
-RECORD = "step.json"
-FILES = (".json", ".parquet")  # outputs that are a file; all others are folders
 StepState = Literal["done", "begun"]
 
 
@@ -48,7 +54,8 @@ class Step:
 class StepRecord(OnDisk):
     """A step that was begun or done, as it lies on disk. Paths are below the run's folder.
 
-    `number` counts the steps of a run in the order in which they began; `total` counts `unit`s of work.
+    `number` counts the steps of a run in the order in which they began; `total` counts `unit`s of work; `content` is
+    that of the output of a step that is done (unaltered.content_of).
     """
 
     round: int
@@ -63,11 +70,7 @@ class StepRecord(OnDisk):
     unit: str
     total: int
     seconds: float | None = None
-
-
-def record_path(output: Path) -> Path:
-    """Where the record of a step with this output lies."""
-    return output.with_name(f"{output.stem}.{RECORD}") if output.suffix in FILES else output / RECORD
+    content: str | None = None
 
 
 def read_steps(paths: RunPaths) -> list[StepRecord]:
@@ -101,13 +104,14 @@ class Ledger:
         """Whether the step is done with these settings and inputs.
 
         A record made from other settings or from other inputs is moved aside, with all that was made from its
-        output. RunError when the very same inputs were altered after the step was done.
+        output. RunError when the very same inputs, or the output itself, were altered after the step was done.
         """
         path = record_path(step.output)
         if not path.is_file() or not step.output.exists():
             return False
         record, inputs = StepRecord.read(path), self._inputs(step)
         if record.fingerprint == fingerprint_of(step, inputs):
+            check_output(step.output)
             return record.state == "done"
         altered = record.state == "done" and self._differs_only_in_content(record, step, inputs)
         if altered:
@@ -148,9 +152,12 @@ class Ledger:
             unit=step.unit,
             total=step.total,
             seconds=seconds,
+            content=content_of(step.output) if state == "done" and step.output.exists() else None,
         ).write(record_path(step.output))
 
     def _inputs(self, step: Step) -> dict[str, str]:
+        for path in step.inputs:
+            check_output(path)
         return {below(self._paths, path): outputs_fingerprint(path) for path in step.inputs}
 
     @staticmethod
@@ -174,6 +181,21 @@ def done_on_disk(paths: RunPaths, record: StepRecord) -> int | None:
         return record.total
     commits = list((paths.root / record.output / COMMITS).glob("*.json"))
     return sum(Commit.read(path).rows for path in commits) if commits else None
+
+
+def altered(paths: RunPaths) -> Iterator[str]:
+    """What is no longer as the steps of a run wrote it, a line each with the remedy; the shards of data/ apart."""
+    for record in read_steps(paths):
+        output = paths.root / record.output
+        if record.state != "done":
+            continue
+        try:
+            check_output(output)
+        except RunError as error:
+            yield str(error)
+            continue
+        if output != paths.data and (output / MANIFEST).is_file():
+            yield from altered_shards(output)
 
 
 # --- what a change makes stale -------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.events import SilentWatcher
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import MANIFEST, DataManifest
+from cellsemi.rounds.store.manifest import DataManifest
 from cellsemi.rounds.store.run import open_run
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "data.max_quarantined=0"]
 UNLABELLED = ["data.labelled_limit=6", "data.limit_rest=unlabelled"]  # for layouts that have no images without labels

@@ -18,15 +18,16 @@ from helpers.campaigns import Notes, bring, config_at, tables
 from helpers.fake_family import DIVERGES
 from PIL import Image
 
-from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged
+from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.models import base, registry
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import COMMITS, MANIFEST, read_fit
+from cellsemi.rounds.store.manifest import COMMITS, read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 pytestmark = pytest.mark.usefixtures("fake_models")
 
@@ -231,13 +232,19 @@ def test_the_inputs_of_a_done_stage_must_not_change(tmp_path: Path) -> None:
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "altered"
     manifest.write_text(json.dumps(content))
-    with pytest.raises(RunError, match="made from other inputs"):
+    with pytest.raises(RunError, match=r"data: altered since it was written. It is of the step .read images."):
         bring(config, 1)
 
 
-def test_without_unlabelled_images_the_rounds_still_end(tmp_path: Path) -> None:
-    paths, _ = bring(config_at(tmp_path, "data.generated.unlabelled=0"), 1)
-    assert leaderboard.read(paths.leaderboard)[3].accepted == 0
+def test_without_unlabelled_images_rounds_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    config, notes = config_at(tmp_path, "data.generated.unlabelled=0"), Notes()
+    with pytest.raises(UsageError, match=r"nothing to pseudo-label(.|\n)*generated.unlabelled=48(.|\n)*--n 0 trains"):
+        bring(config, 1, notes)
+    assert {name.split(":")[1].strip() for name in notes.begun} == {"read images"}
+    with_a_pool, _ = bring(config_at(tmp_path), 0)  # the remedy needs no consent: nothing was made
+    assert len(list(shards.read_folder(with_a_pool.split("unlabelled")))) == 5
+    paths, _ = bring(config_at(tmp_path / "alone", "data.generated.unlabelled=0"), 0)
+    assert paths.finished_rounds() == [0]
 
 
 def test_one_model_is_a_campaign_too(tmp_path: Path) -> None:

@@ -6,11 +6,16 @@ not searched by patterns, because names hold `[` and `*`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import threading
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from types import FrameType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -25,6 +30,7 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 _KNOWN = tuple(sorted((*EXTENSIONS, *ANNOTATION_EXTENSIONS), key=len, reverse=True))  # .geojson.gz before others
 _OME = re.compile(r"\.ome(?=$|[_-])", re.IGNORECASE)
+PATTERN_S = 1.0  # of computing, for one path: a pattern that is well made needs microseconds
 JUNK = ("__MACOSX", "._")  # what macOS leaves in archives
 
 
@@ -156,9 +162,37 @@ def check_fits(path: str, what: str, height: int, width: int, record: ImageRecor
 
 
 def searched(pattern: str | None, path: str) -> str | None:
-    """What the one group of a pattern finds in a path; None without a pattern or a find."""
-    found = re.search(pattern, composed(path)) if pattern else None
+    """What the one group of a pattern finds in a path; None without a pattern or a find.
+
+    DataError for a pattern that tries without end, as `(a+)+` does where it finds nothing.
+    """
+    if not pattern:
+        return None
+    with _patience(pattern, path):
+        found = re.search(pattern, composed(path))
     return found[1] if found else None
+
+
+@contextlib.contextmanager
+def _patience(pattern: str, path: str) -> Iterator[None]:
+    """DataError when the block computes for longer than PATTERN_S; no limit in other threads, nor on Windows."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(_: int, __: FrameType | None) -> None:
+        raise DataError(
+            f"the pattern {pattern!r} tries for more than {PATTERN_S:g} s on {path!r}: it repeats what is repeated "
+            "already, as (a+)+ does; write data.class_pattern and data.group_pattern without that"
+        )
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATTERN_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -> tuple[str, ...]:

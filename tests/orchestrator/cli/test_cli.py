@@ -66,7 +66,7 @@ def test_the_command_line_is_this() -> None:
         ),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),
-        "report": sorted([*shared, "run"]),
+        "report": sorted([*shared, "--out", "run"]),
         "init": sorted(["--debug", "--out", "--set", "--full", "--force", "what"]),
         "doctor": sorted([*shared, "--measure"]),
         "flows": sorted([*shared, *configured, "--limit", "folder"]),

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from cellsemi.configs.errors import EngineError
-from cellsemi.orchestrator.engine.ray_start import Probe, folder_problem, start_ray
+from cellsemi.orchestrator.engine.ray_start import (
+    LEFTOVER_FILE,
+    Leftover,
+    Probe,
+    folder_problem,
+    start_ray,
+    sweep_leftover,
+)
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "http://head:8265", "head", "head:port"])
@@ -62,3 +69,16 @@ def test_a_folder_is_shared_when_the_same_file_is_seen_and_it_can_be_written(tmp
     Path(probe.path).write_text("abc")
     assert folder_problem(probe) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+
+
+def test_what_a_killed_call_left_of_its_own_ray_is_swept_at_the_next_start(tmp_path: Path) -> None:
+    run, ours, foreign = (tmp_path / name for name in ("run", "ray/session_1", "documents"))
+    for folder in (run, ours, foreign):
+        folder.mkdir(parents=True)
+    sweep_leftover(run)
+    Leftover(ours, run / LEFTOVER_FILE).note()
+    sweep_leftover(run)
+    assert not ours.exists() and list(run.iterdir()) == []
+    Leftover(foreign, run / LEFTOVER_FILE).note()  # not a folder of Ray: somebody wrote this file
+    sweep_leftover(run)
+    assert foreign.is_dir()

@@ -14,8 +14,8 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.review.new_images import look_for_new
 from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.pseudo_labels.training_set import LABELLED_SINCE
+from cellsemi.rounds.review.added import batches, read_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import batches, read_batch
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.run import RunPaths

@@ -21,8 +21,8 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.label_map.writer import to_tiff
 from cellsemi.rounds.pseudo_labels.training_set import LABELLED_SINCE
+from cellsemi.rounds.review.added import batches, read_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import batches, read_batch
 from cellsemi.rounds.store.image_codec import decode_label_map
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.run import CONTROL, RunPaths

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.run_folders import finish_folder
 from helpers.terminal import invoke
 
 from cellsemi.configs.errors import ConfigError, UsageError
@@ -31,7 +32,8 @@ def test_a_run_goes_on_with_its_own_config(here: Path) -> None:
 
 
 def test_settings_change_it_as_they_would_have_changed_the_file(here: Path) -> None:
-    run_called("tiny")
+    paths = run_called("tiny")
+    finish_folder(paths.round(0), rows=1)
     loaded, _ = choose_config(None, "tiny", ["training.lr=0.5"])
     assert loaded.config == load_config("demo", [*OWN, "run.name=tiny", "training.lr=0.5"]).config
     assert loaded.config.training_of(loaded.config.models[0]).lr == 0.5

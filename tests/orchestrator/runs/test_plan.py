@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
 from helpers.campaigns import Notes, bring, config_at
 from helpers.terminal import invoke
 
-from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.configs.errors import DataError, EngineError, RunError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator import campaign
 from cellsemi.orchestrator.runs.plan import PlannedStep, accept_changes, adopt_steps, make_plan
@@ -132,6 +133,33 @@ def test_a_run_of_other_settings_is_refused_with_what_they_would_redo(tmp_path: 
     assert isinstance(done.exception, UsageError)
     assert "1: filter pseudo-labels" in str(done.exception).replace("round 1", "1")
     assert everything(paths) == before
+
+
+def call(root: Path, *settings: str) -> Result:
+    options = [word for setting in _settings(root, *settings) for word in ("--set", setting)]
+    return invoke("round", "--n", "0", "--config", "demo", "--engine", "inline", *options)
+
+
+def test_a_failed_first_call_does_not_refuse_the_corrected_one(tmp_path: Path) -> None:
+    failed = call(tmp_path, f"data.label_issues={tmp_path / 'absent.csv'}", "filter.f_beta=2.0")
+    assert isinstance(failed.exception, DataError)
+    done = call(tmp_path)
+    assert done.exit_code == 0, done.output
+    paths = RunPaths(tmp_path / "demo")
+    assert read_config(paths).filter == config_at(tmp_path, *CHOSEN).filter and paths.finished_rounds() == [0]
+    assert isinstance(call(tmp_path, "training.batch=3").exception, UsageError)
+
+
+def test_what_no_finished_work_was_made_with_changes_without_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that needs too much memory is tried again with a smaller batch: the images that were read are kept."""
+    with monkeypatch.context() as patch:
+        patch.setattr("helpers.fake_family.FakeFamily.fit", lambda *_: 1 / 0)
+        assert isinstance(call(tmp_path, "training.batch=3").exception, EngineError)
+    read = everything(RunPaths(tmp_path / "demo" / "data"))
+    assert call(tmp_path, "training.batch=2").exit_code == 0
+    assert read.items() <= everything(RunPaths(tmp_path / "demo" / "data")).items()
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(tmp_path: Path) -> None:

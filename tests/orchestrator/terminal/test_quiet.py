@@ -46,3 +46,30 @@ def test_the_log_grows(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, "-c", SCRIPT, str(log)], capture_output=True, check=True)
     assert log.read_text().count("printed") == 2
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_pipe_ends_nothing(closed: str, tmp_path: Path) -> None:
+    """As `cellsemi round | head -1` does."""
+    code = """
+import sys, click
+from pathlib import Path
+from cellsemi.orchestrator.terminal.quiet import outlast_readers, quiet_output
+outlast_readers()
+sys.stdin.readline()  # the reader has gone
+with quiet_output(Path(sys.argv[1])) as stream:
+    for number in range(9):
+        print("a line", file=stream)
+click.echo("done"); click.echo("done", err=True)
+sys.exit(7)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "log"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        gone, open_end = (process.stdout, process.stderr) if closed == "stdout" else (process.stderr, process.stdout)
+        assert gone is not None and open_end is not None and process.stdin is not None
+        gone.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert "done" in open_end.read() and process.wait(timeout=60) == 7

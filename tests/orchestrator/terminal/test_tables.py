@@ -228,7 +228,10 @@ def test_a_finished_call_names_the_commands_that_go_on(here: Path) -> None:
 
 
 def test_no_leaderboard_yet_is_said(here: Path) -> None:
-    begun_run()
+    paths = begun_run()
+    done = invoke("leaderboard")
+    assert isinstance(done.exception, RunError) and "though round 0 is finished" in str(done.exception)
+    paths.round_manifest(0).unlink()
     done = invoke("leaderboard")
     assert isinstance(done.exception, RunError) and "no leaderboard yet" in str(done.exception)
 

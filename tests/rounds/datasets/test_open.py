@@ -128,9 +128,18 @@ def test_linked_folders_are_followed_once_and_none_outside_is_named(tmp_path: Pa
     (tmp_path / "data" / "pool").mkdir()
     (tmp_path / "data" / "pool" / "linked").symlink_to(tmp_path / "disk", target_is_directory=True)
     (tmp_path / "disk" / "round").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "data" / "pool" / "y.png").symlink_to(tmp_path / "disk" / "x.png")  # a linked file is read too
     data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": "pool"})
-    assert [i.image_id for i in open.list_data(data, 0).items if i.split == "unlabelled"] == ["x"]
+    assert [i.image_id for i in open.list_data(data, 0).items if i.split == "unlabelled"] == ["x", "y"]
     for name in ("../disk", str(tmp_path / "disk")):
         data = paired(tmp_path / "data", images={"labelled": "images", "unlabelled": name})
         with pytest.raises(DataError, match=r"data\.images\.unlabelled: .* leads out of"):
             open.list_data(data, 0)
+
+
+def test_a_pattern_that_tries_without_end_is_refused(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 6)
+    write_images(tmp_path / "pool", "a" * 40 + ".png")
+    data = paired(tmp_path, images={"labelled": "images", "unlabelled": "pool"}, group_pattern="^(?:pool/)?((?:a+)+)!$")
+    with pytest.raises(DataError, match=r"tries for more than 1 s on 'pool/a+.png'.*\(a\+\)\+"):
+        open.list_data(data, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.campaigns import bring, config_at
+from helpers.run_folders import vouch_for
 from helpers.terminal import invoke
 from PIL import Image
 
@@ -183,9 +184,11 @@ def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple
     content["shards"][1] |= {"warnings": {"a cell was cut": 1}}
     try:
         files.write_json(folder / "manifest.json", content)
+        vouch_for(folder)
         problems = report.collect(config, paths, 1).problems
     finally:
         (folder / "manifest.json").write_text(kept)
+        vouch_for(folder)
     assert problems == [
         "unet-b on unlabelled: the 2 images of part-00000.parquet were given up: no memory",
         "unet-b on unlabelled, 3 times: a cell was cut",

@@ -119,3 +119,12 @@ def test_a_full_disk_is_explained_for_a_folder_too(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"out: no space left"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_of_killed_calls_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("a.tmp", ".b.tmp", ".c.parquet.0123456x.tmp", "d.parquet")]
+    for path in [*kept, tmp_path / ".part-00000.parquet.01ab45cd.tmp", tmp_path / "x" / ".run.yaml.deadbeef.tmp"]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files.sweep_unfinished(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

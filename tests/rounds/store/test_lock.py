@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds.store.lock import driver_lock, is_locked
+from cellsemi.rounds.store.lock import driver_lock, read_holder
 from cellsemi.rounds.store.run import RunPaths
 
 HOLD = """
@@ -30,6 +31,10 @@ HOLD = """
         if len(sys.argv) > 2:
             os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def is_locked(paths: RunPaths) -> bool:
+    return read_holder(paths) is not None
 
 
 @contextlib.contextmanager
@@ -70,10 +75,8 @@ def test_a_second_driver_is_refused_and_named(tmp_path: Path) -> None:
 def test_the_holder_in_another_process_is_named_and_its_file_can_be_read(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     with held_by_another(paths) as process:
-        assert json.loads((tmp_path / "run.lock.json").read_text()) == {
-            "pid": process.pid,
-            "host": socket.gethostname(),
-        }
+        holder = json.loads((tmp_path / "run.lock.json").read_text())
+        assert (holder["pid"], holder["host"]) == (process.pid, socket.gethostname())
         assert is_locked(paths)
         with (
             pytest.raises(RunError, match=rf"process {process.pid} on {socket.gethostname()}\)\. Wait for it"),
@@ -105,18 +108,53 @@ def test_an_unreadable_holder_file_hides_nothing_but_the_name(tmp_path: Path) ->
             pass
 
 
-def test_a_driver_that_starts_while_another_process_asks_gets_the_lock(tmp_path: Path) -> None:
-    asking = FileLock(tmp_path / "run.lock", thread_local=False)  # as `is_locked` holds it, but for longer
-    asking.acquire()
-    with held_for_an_instant(asking), driver_lock(RunPaths(tmp_path)):
+def test_a_lock_that_is_held_for_an_instant_is_waited_for(tmp_path: Path) -> None:
+    other = FileLock(tmp_path / "run.lock", thread_local=False)
+    other.acquire()
+    with held_for_an_instant(other), driver_lock(RunPaths(tmp_path)) as sentence:
+        assert sentence == ""
+
+
+def test_asking_who_works_takes_no_lock_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = RunPaths(tmp_path)
+    with held_by_another(paths):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        with monkeypatch.context() as patch:
+            patch.setattr("fcntl.flock", lambda *_: 1 / 0)
+            assert is_locked(paths)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_another_process_with_the_number_of_a_killed_driver_is_not_taken_for_it(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    with held_by_another(paths, "killed"):
         pass
+    holder = json.loads((tmp_path / "run.lock.json").read_text())
+    (tmp_path / "run.lock.json").write_text(json.dumps({**holder, "pid": os.getpid()}))
+    assert not is_locked(paths)
 
 
-def test_two_that_ask_at_once_see_no_driver(tmp_path: Path) -> None:
-    asking = FileLock(tmp_path / "run.lock", thread_local=False)
-    asking.acquire()
-    with held_for_an_instant(asking):
-        assert not is_locked(RunPaths(tmp_path))
+def test_of_a_driver_on_another_machine_only_its_file_is_known(tmp_path: Path) -> None:
+    (tmp_path / "run.lock.json").write_text('{"pid": 1, "host": "node7"}')
+    holder = read_holder(RunPaths(tmp_path))
+    assert holder is not None and str(holder) == "process 1 on node7" and not holder.here
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_still_has_one_driver(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    paths = RunPaths(tmp_path)
+    with driver_lock(paths) as sentence:
+        assert "This file system cannot lock files" in sentence and "remove that file" in sentence
+        with pytest.raises(RunError, match="another cellsemi is working"), driver_lock(paths):
+            pass
+    with driver_lock(paths) as sentence:
+        assert sentence
 
 
 def test_an_error_of_the_driver_frees_the_run(tmp_path: Path) -> None:
@@ -130,8 +168,3 @@ def test_a_run_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "run.lock").mkdir()
     with pytest.raises(RunError, match=r"run\.lock: cannot be written"), driver_lock(RunPaths(tmp_path)):
         pass
-
-
-def test_the_lock_does_not_need_fcntl_to_be_imported() -> None:
-    code = "import sys; sys.modules['fcntl'] = None; import cellsemi.rounds.store.lock"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

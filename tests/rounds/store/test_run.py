@@ -10,14 +10,8 @@ from helpers.run_folders import finish_folder
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
-from cellsemi.rounds.store.manifest import (
-    Commit,
-    outputs_fingerprint,
-    read_commits,
-    shard_items,
-    write_commit,
-)
-from cellsemi.rounds.store.run import RunPaths, open_run, read_config
+from cellsemi.rounds.store.manifest import Commit, outputs_fingerprint, read_commits, shard_items, write_commit
+from cellsemi.rounds.store.run import RunPaths, open_run, read_config, take_config
 from cellsemi.rounds.store.steps import Ledger, Step
 
 
@@ -29,8 +23,21 @@ def test_a_run_is_reopened_with_its_config_and_refused_with_another(tmp_path: Pa
     paths = open_run(config_at(tmp_path))
     assert open_run(config_at(tmp_path, "engine.workers=7")) == paths
     assert read_config(paths) == config_at(tmp_path)
+    finish_folder(paths.train(0), rows=1)
     with pytest.raises(UsageError, match=r"training.steps: \d+ -> 7\b(.|\n)*--run demo-2"):
         open_run(config_at(tmp_path, "training.steps=7"))
+    with pytest.raises(UsageError, match=r"training.steps: \d+ -> 7\b"):
+        take_config(paths, config_at(tmp_path, "training.steps=7"))
+    assert read_config(paths) == config_at(tmp_path)
+
+
+def test_a_run_without_work_takes_another_config(tmp_path: Path) -> None:
+    """A first call that failed while it read the images, or just after, must not refuse the corrected one."""
+    paths, other = open_run(config_at(tmp_path)), config_at(tmp_path, "training.steps=7")
+    finish_folder(paths.data, rows=1)
+    assert open_run(other) == paths and read_config(paths) == config_at(tmp_path)  # another call may hold the run
+    take_config(paths, other)
+    assert read_config(paths) == other
 
 
 def test_a_damaged_or_missing_run_is_named(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.parquet"
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(RunError, match=r"part-00000.parquet: not a readable Parquet file"):
+    with pytest.raises(RunError, match=r"part-00000.parquet: damaged: not a readable Parquet file"):
         list(shards.read_shard(path))
     with pytest.raises(RunError, match="missing"):
         list(shards.read_shard(tmp_path / "part-00001.parquet"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.review.added import AddedImage, batches, labelled_since, read_added, read_batch, write_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.added import AddedImage, batches, labelled_since, read_added, read_batch, write_batch
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
