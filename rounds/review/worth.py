@@ -1,10 +1,11 @@
-"""Ranks unlabelled images by what a person's correction is worth: how many of their labels it is expected to change.
+"""Ranks unlabelled images by what a person's correction is worth: which share of their labels it is expected to change.
 
 An accepted cell of quality q is wrong with probability 1 - q; one that is ignored or rejected is a cell after all with
 probability q; and where neither a cell nor sure background is, half a cell of the usual size is expected in the area
 of one. The sum is the expected number of changes, the expected model change of active learning (Settles 2009, section
-3.3) counted in labels. It is raised for images that the human labels do not cover: by the share of cells whose size
-they lack, and by a group that they lack.
+3.3) counted in labels. A student sees as many crops of each image, so it is their share of the image's labels that
+counts: by their number, the images with most cells would always lead. It is raised for images that the human labels do
+not cover: by the share of cells whose size they lack, and by a group that they lack.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cellsemi.rounds.cells.instance_map import IGNORE, draw_instance_map
 from cellsemi.rounds.cells.instances import Instances
 
 SIZES = (2.5, 97.5)  # quantiles in per cent of the human areas of a class: beyond them a size is new
+FEW = 3  # labels that are added to those of an image, so that one doubtful speck alone is not all of its labels
 IN_UNSURE = 0.5  # cells that are expected in an area of one where nothing is known
 NEW_GROUP = 0.5  # what a group without human labels adds
 
@@ -49,6 +51,7 @@ class Known:
 class Worth:
     """The parts of an image's worth: expected changes by kind of label, and the two kinds of novelty in [0, 1]."""
 
+    sure: float  # accepted cells that are expected to stay
     wrong: float  # of the accepted cells
     doubtful: float  # of the ignored and rejected ones
     missed: float  # where nothing is known
@@ -61,13 +64,18 @@ class Worth:
         return self.wrong + self.doubtful + self.missed
 
     @property
+    def share(self) -> float:
+        """Their share of the labels that the image should have, in [0, 1)."""
+        return self.changes / (self.sure + self.changes + FEW)
+
+    @property
     def total(self) -> float:
         """What the ranking goes by."""
-        return self.changes * (1 + self.new_sizes + NEW_GROUP * self.new_group)
+        return self.share * (1 + self.new_sizes + NEW_GROUP * self.new_group)
 
     def reason(self) -> str:
         """In words, for a person."""
-        parts = [f"{self.changes:.0f} labels are expected to change"]
+        parts = [f"{self.changes:.0f} labels of {self.sure + self.changes:.0f} are expected to change"]
         kinds = {"accepted": self.wrong, "doubtful": self.doubtful, "missed": self.missed}
         parts[0] += f" ({', '.join(f'{value:.0f} {name}' for name, value in kinds.items() if value >= 0.5) or 'few'})"
         if self.new_sizes >= 0.2:
@@ -83,6 +91,7 @@ def worth(cells: Instances, group: str | None, known: Known, ignore_dilation_px:
     others = cells.in_state("ignored", "rejected")
     shown = cells.in_state("accepted", "ignored")
     return Worth(
+        sure=float(accepted.quality.astype(np.float64).sum()),
         wrong=float((1 - accepted.quality.astype(np.float64)).sum()),
         doubtful=float(others.quality.astype(np.float64).sum()),
         missed=_missed(cells, known, ignore_dilation_px),

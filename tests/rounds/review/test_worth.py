@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.review.worth import IN_UNSURE, NEW_GROUP, Known, worth
+from cellsemi.rounds.review.worth import FEW, IN_UNSURE, NEW_GROUP, Known, worth
 
 KNOWN = Known.of({0: [16] * 20}, ["plate 1", None], 1)
 QUALITIES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
@@ -29,7 +29,8 @@ def test_each_kind_of_label_counts_as_the_sentence_says() -> None:
     assert found.wrong == pytest.approx(0.1 + 0.4, abs=1e-6)
     assert found.doubtful == pytest.approx(0.5 + 0.2, abs=1e-6)
     assert (found.missed, found.new_sizes, found.new_group) == (0, 0, False)
-    assert found.total == found.changes == pytest.approx(1.2, abs=1e-6)
+    assert found.changes == pytest.approx(1.2, abs=1e-6) and found.sure == pytest.approx(1.5, abs=1e-6)
+    assert found.total == found.share == pytest.approx(1.2 / (1.5 + 1.2 + FEW), abs=1e-6)
 
 
 @given(QUALITIES, st.floats(0, 1, width=32), st.data())
@@ -39,6 +40,7 @@ def test_one_more_doubtful_mask_never_makes_an_image_worth_less(quality: list[fl
     before = worth(cells(quality, states), None, KNOWN, 0)
     after = worth(cells([*quality, more], [*states, "ignored"]), None, KNOWN, 0)
     assert after.changes == pytest.approx(before.changes + more, abs=1e-5)
+    assert after.share >= before.share - 1e-6
 
 
 def test_where_nothing_is_known_cells_of_the_usual_size_are_expected() -> None:
@@ -60,7 +62,7 @@ def test_sizes_and_groups_that_the_human_labels_lack_raise_it() -> None:
 def test_the_reason_says_what_it_was() -> None:
     words = worth(cells([0.9] * 6, ["ignored"] * 6, side=9), "new", KNOWN, 0).reason()
     assert words == (
-        "5 labels are expected to change (5 doubtful); 100% of the cells have sizes that the human labels lack; "
+        "5 labels of 5 are expected to change (5 doubtful); 100% of the cells have sizes that the human labels lack; "
         "a group without human labels"
     )
 
@@ -69,3 +71,9 @@ def test_an_image_without_a_mask_is_worth_nothing_unless_its_background_is_unsur
     empty = Instances.empty(10, 10)
     assert worth(empty, None, KNOWN, 0).total == 0
     assert worth(empty.with_(background=rle.encode(np.zeros((10, 10), bool))), None, KNOWN, 0).total > 0
+
+
+def test_a_sure_image_with_many_cells_does_not_lead_by_their_number() -> None:
+    many = worth(cells([0.9] * 60, ["accepted"] * 60), None, KNOWN, 0)
+    wrong = worth(cells([0.5] * 6, ["ignored"] * 6), None, KNOWN, 0)
+    assert many.changes > wrong.changes and many.total < wrong.total
