@@ -97,7 +97,10 @@ class PartialConfig(Section):
     """What was labelled where people did not label whole images; the rest is neither learnt nor scored."""
 
     value: int | None = Field(
-        None, ge=1, description="Label maps: pixels of this value were not labelled; an image without it is whole."
+        None,
+        ge=1,
+        le=2**32 - 1,
+        description="Label maps: pixels of this value were not labelled; an image without it is whole.",
     )
     regions: tuple[str, ...] = Field(
         (),

@@ -62,8 +62,19 @@ def test_the_command_line_is_this() -> None:
         "weights": [],
         "ablate": sorted([*shared, *configured, "--n", "--seed", "--part", "--list", "--run", "--engine", "--address"]),
         "round": sorted(
-            [*shared, *configured, "--n", "--run", "--engine", "--address", "--dry-run", "--accept-changes"]
+            [
+                *shared,
+                *configured,
+                "--n",
+                "--run",
+                "--engine",
+                "--address",
+                "--dry-run",
+                "--accept-changes",
+                "--take-new",
+            ]
         ),
+        "review": sorted([*shared, "--top", "--out", "--format", "--take", "--as", "run"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),
         "report": sorted([*shared, "--out", "run"]),
