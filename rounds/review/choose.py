@@ -75,4 +75,4 @@ def _alike(looks: NDArray[np.float64], groups: Sequence[str | None], image: int)
     if groups[image] is not None:
         same = np.array([group == groups[image] for group in groups])
         alike = np.where(same, np.maximum(alike, SAME_GROUP), alike)
-    return alike.astype(np.float32)
+    return np.asarray(alike, np.float32)
