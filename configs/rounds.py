@@ -143,6 +143,12 @@ class PromotionConfig(Section):
         "lower one gains hardly more (benchmarks/promotion.md); .95 asks for near certainty, which a few validation "
         "images seldom give.",
     )
+    control_probability: Fraction = Field(
+        0.9,
+        description="The same for the control, to be recommended in the place of what the rounds made. The unlabelled "
+        "images hold what a few validation images cannot show: at .6 the control was recommended in five of eight runs "
+        "and was worse on test in each, once by .12 (benchmarks/neurons.md).",
+    )
     unlabelled_sizes: bool = Field(
         True,
         description="With a scale search: compare on validation images enlarged to the cell sizes found in the "

@@ -65,10 +65,12 @@ def compare(
     *,
     tries: int,
     word: str = "promoted",
+    min_probability: float | None = None,
 ) -> Decision:
     """Whether the candidate beats the incumbent (None: there is none), at the cell sizes of the unlabelled images.
 
-    `at` is the round at work; both have been evaluated; `tries` and `word` are those of `decide`.
+    `at` is the round at work; both have been evaluated; `tries` and `word` are those of `decide`. `min_probability`
+    takes the place of `rounds.promotion.min_probability`.
     """
     config, paths = context.config, context.paths
     sized: list[Sized] = []
@@ -79,6 +81,8 @@ def compare(
     seed = derive_seed(config.run.seed, "promotion", at)
     known = None if incumbent is None else incumbent.evaluation(paths).scores
     new, rule = candidate.evaluation(paths).scores, config.rounds.promotion
+    if min_probability is not None:
+        rule = rule.model_copy(update={"min_probability": min_probability})
     return decide(new, known, config.data.classes, rule, seed, sized, word=word, tries=tries)
 
 
@@ -108,7 +112,8 @@ def decide_control(context: Context, round: int, incumbent: Ensemble, controls: 
     """
     candidates = [replace(new_ensemble(context.config, round, (name,), None), name=name) for name in controls]
     best = max(candidates, key=lambda each: image_values(each.evaluation(context.paths).scores).mean())
-    decision = compare(context, round, best, incumbent, tries=len(controls), word="recommended")
+    sure = context.config.rounds.promotion.control_probability
+    decision = compare(context, round, best, incumbent, tries=len(controls), word="recommended", min_probability=sure)
     if len(controls) > 1:
         chosen = f"{decision.reason}; {best.name} is the best of {len(controls)} seeds on validation images"
         decision = replace(decision, reason=chosen)
