@@ -14,7 +14,7 @@ from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.mask_folder import FoundMasks, open_masks
 from cellsemi.rounds.formats.base import REGION, UNCLASSIFIED, Item, Loaded
 from cellsemi.rounds.formats.shared.partly_labelled import mark_not_labelled
-from cellsemi.rounds.inspect.detect import detect
+from cellsemi.rounds.inspect.detect import data_section
 from cellsemi.rounds.store.schemas import ImageRecord
 
 UNNAMED = ("", UNCLASSIFIED, "group 0")  # what formats call cells without a class
@@ -28,7 +28,7 @@ class Rereader:
     """
 
     def __init__(self, place: Path, data: DataConfig, ids: Sequence[str]) -> None:
-        self._find = open_masks(place, ids, _recognised)
+        self._find = open_masks(place, ids, data_section)
         partial = data.partial
         regions = tuple(dict.fromkeys((*partial.regions, REGION)))
         self._partial = PartialConfig(value=partial.value, regions=regions, background=partial.background)
@@ -67,8 +67,3 @@ class Rereader:
             name if name not in UNNAMED else record.cell_type or other
             for name, other in zip(stated, guess, strict=True)
         ]
-
-
-def _recognised(path: Path) -> DataConfig:
-    found = detect(path)
-    return DataConfig.model_validate({"source": found.source, **found.settings})

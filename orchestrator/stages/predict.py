@@ -20,7 +20,7 @@ from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
 from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
 from cellsemi.rounds.datasets.mask_folder import mask_source, masks_in
 from cellsemi.rounds.datasets.teacher_masks import MaskScores, TeacherMasks
-from cellsemi.rounds.inspect.detect import detect
+from cellsemi.rounds.inspect.detect import data_section
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_if_unlabelled, states_background
@@ -157,7 +157,7 @@ def _look_up_job(context: Context, stage: ShardStage, masks: MasksConfig, wanted
     return LookUpJob(
         stage=stage,
         masks=masks.model_copy(update={"folder": str(folder), "scores": scores}),  # a worker may have another folder
-        source=mask_source(folder, _ids(context.paths), _recognised),
+        source=mask_source(folder, _ids(context.paths), data_section),
         data=data.model_copy(update={"class_map": {**data.class_map, **masks.class_map}}),
         run=str(context.paths.root),
         round=wanted.round + 1,
@@ -172,8 +172,3 @@ def _absolute(path: str) -> Path:
 def _ids(paths: RunPaths) -> list[str]:
     """The ids of all images of a run."""
     return [row["image_id"] for split in SPLITS for row in read_columns(paths.split(split), ["image_id"])]
-
-
-def _recognised(path: Path) -> DataConfig:
-    found = detect(path)
-    return DataConfig.model_validate({"source": found.source, **found.settings})

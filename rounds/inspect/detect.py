@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.formats.registry import FormatSpec, all_specs
 from cellsemi.rounds.formats.shared.detection import Detected
@@ -42,6 +43,12 @@ def detect(path: Path) -> Detected:
         f"{path}: {what}. Looked for: {'; '.join(_evidence(specs))}.{contents} "
         "data.source and its settings can say what it is (--config, --set)"
     )
+
+
+def data_section(path: Path) -> DataConfig:
+    """The data section that reads what `detect` recognises at a path; DataError as it."""
+    found = detect(path)
+    return DataConfig.model_validate({"source": found.source, **found.settings})
 
 
 def _check_not(kinds: Sequence[tuple[Unread, str]], path: Path) -> None:
