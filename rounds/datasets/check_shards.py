@@ -23,7 +23,7 @@ from cellsemi.rounds.store.run import SPLITS, RunPaths, read_config
 from cellsemi.rounds.store.schemas import IMAGES, ImageRecord, check_version
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import altered, read_steps
-from cellsemi.rounds.store.unaltered import MANIFEST
+from cellsemi.rounds.store.unaltered import MANIFEST, altered_shards
 
 OnImage = Callable[[int], None]
 
@@ -95,6 +95,8 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
     if RunPaths(root).config.is_file():
         counts["steps"] = sum(record.state == "done" for record in read_steps(RunPaths(root)))
         checked.problems += [Problem(*_split(root, line)) for line in altered(RunPaths(root))]
+        for folder in sorted(path.parent for path in RunPaths(root).added.glob(f"*/{MANIFEST}")):
+            checked.problems += [Problem(*_split(root, line)) for line in altered_shards(folder)]
     repeated = sum(duplicates(kept).values())
     checked.counts = {**counts, **({"images that repeat the pixels of another": repeated} if repeated else {})}
     return checked

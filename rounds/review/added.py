@@ -20,8 +20,8 @@ from cellsemi.rounds.store.manifest import write_manifest
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.unaltered import ADDED_FILE
 
-ADDED_FILE = "added.json"
 Source = Literal["review", "data"]
 
 

@@ -21,6 +21,7 @@ OUTPUT_FILES = (".json", ".parquet")  # outputs of a step that are a file; all o
 SHARDS = "part-*.parquet"
 CONTENT = "content"  # the key of a record for `content_of` its output
 RUN_FILE = "run.yaml"
+ADDED_FILE = "added.json"  # beside shards of human labels that were added since the start of a run
 
 _checked: dict[Path, tuple[tuple[int, int], str]] = {}  # the stamp of a file and its sha256, in this process
 
@@ -79,6 +80,8 @@ def remedy(path: Path) -> str:
         record = record_path(folder)
         if record.is_file() and folder.exists():
             break
+        if (folder / ADDED_FILE).is_file():
+            return f"Remove {folder} and take its labels again (cellsemi review --take, or round --take-new)"
         if (folder / RUN_FILE).is_file():
             return "No step says that it wrote it; put it back from a copy, or make the run anew"
     else:

@@ -19,6 +19,7 @@ from cellsemi.orchestrator.review.round_trip import Rereader
 from cellsemi.orchestrator.review.take import ALREADY, MISSING, REFUSED, UNTOUCHED, Taken, Use, take
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.datasets.check_shards import check_shards
 from cellsemi.rounds.formats.label_map.writer import to_tiff
 from cellsemi.rounds.pseudo_labels.training_set import LABELLED_SINCE
 from cellsemi.rounds.review.added import batches, read_batch
@@ -256,3 +257,17 @@ def test_new_cells_without_a_class_take_that_of_the_masks_around_them(tmp_path: 
     assert found is not None and found.class_id.tolist() == [0, 1, 0]
     stated = Rereader(tmp_path, reader_of, ["im"]).cells(record.with_(cell_type="b"), given)
     assert stated is not None and stated.class_id.tolist() == [1, 1, 1]
+
+
+def test_altered_labels_are_named_with_the_remedy(run: tuple[RunPaths, Config], tmp_path: Path) -> None:
+    chosen = hand_out(run, tmp_path / "out")
+    redraw(tmp_path / "out", chosen[0])
+    back(run, tmp_path / "out")
+    (shard,) = batches(run[0])[0].glob("part-*.parquet")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(RunError, match=r"altered since it was written. Remove .*added/000 and take its labels again"):
+        bring(run[1], 2)
+    (problem,) = check_shards(run[0].root, lambda done: None).problems
+    assert problem.place == "added/000/part-00000.parquet"
