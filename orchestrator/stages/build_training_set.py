@@ -36,19 +36,14 @@ def build_training_sets(context: Context, round: int) -> None:
     """
     for fold in folds_of(context.config):
         _build(context, round, fold)
-        if round and _human_round(context, round):
+        if round and batches(context.paths, round):
             _build_human(context, round, fold)
 
 
 def human_labels(context: Context, round: int, fold: Fold) -> Path:
     """The folder of all human labels of a round, of which its control learns."""
-    number = _human_round(context, round)
-    return context.paths.human(round, fold.suffix) if number else context.paths.train(0, fold.suffix)
-
-
-def _human_round(context: Context, round: int) -> bool:
-    """Whether human labels teach in a round that the run did not have at its start."""
-    return bool(batches(context.paths, round))
+    added = batches(context.paths, round)
+    return context.paths.human(round, fold.suffix) if added else context.paths.train(0, fold.suffix)
 
 
 def _build(context: Context, round: int, fold: Fold) -> None:
@@ -69,7 +64,6 @@ def _build(context: Context, round: int, fold: Fold) -> None:
     )
 
     def work() -> None:
-        started = time.monotonic()
         counts = MergeCounts()
         pseudo: Iterable[ImageRecord] = ()
         not_taught, left_out = set[int](), dict[str, str]()
@@ -83,10 +77,7 @@ def _build(context: Context, round: int, fold: Fold) -> None:
             left_out |= dict.fromkeys(judged_images(context, fold), OF_JUDGED)
             left_out |= dict.fromkeys(labelled_since(added, paths.split(UNLABELLED)), LABELLED_SINCE)
         records = merge(_human(context, fold, added), pseudo, counts, left_out, not_taught)
-        size = context.config.data.shard_images
-        written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
-        fingerprint = context.ledger.fingerprint(step)
-        write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
+        _write(context, step, records, counts)
         if round and not counts.human_images + counts.pseudo_images:
             raise RunError(
                 f"round {round}: nothing to learn from: there is no human training image, and no unlabelled one "
@@ -128,15 +119,19 @@ def _build_human(context: Context, round: int, fold: Fold) -> None:
     )
 
     def work() -> None:
-        started = time.monotonic()
         counts = MergeCounts()
-        records = merge(_human(context, fold, added), (), counts)
-        size = context.config.data.shard_images
-        written = shards.write_folder(out, records, size, context.config_hash, context.watcher.advance)
-        fingerprint = context.ledger.fingerprint(step)
-        write_manifest(out, fingerprint, time.monotonic() - started, written, counts.as_record())
+        _write(context, step, merge(_human(context, fold, added), (), counts), counts)
 
     do(context, step, work)
+
+
+def _write(context: Context, step: Step, records: Iterable[ImageRecord], counts: MergeCounts) -> None:
+    """The records as shards in the step's output, and the manifest with what went in."""
+    started = time.monotonic()
+    size = context.config.data.shard_images
+    written = shards.write_folder(step.output, records, size, context.config_hash, context.watcher.advance)
+    fingerprint = context.ledger.fingerprint(step)
+    write_manifest(step.output, fingerprint, time.monotonic() - started, written, counts.as_record())
 
 
 def _reasons(counts: MergeCounts) -> str:
