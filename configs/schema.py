@@ -15,7 +15,7 @@ from cellsemi.configs.base import MAX_SEED, Section, checked_name
 from cellsemi.configs.data import IGNORE, DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
-from cellsemi.configs.training import InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
+from cellsemi.configs.training import CHECKPOINT_S, InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
 
 OF_A_FOLD = re.compile(r"[.]fold-[0-9]+$")  # ends the folder of a model that is trained in a fold
 
@@ -51,6 +51,18 @@ class EngineConfig(Section):
     )
     shard_deadline_s: float = Field(
         1800.0, gt=0, le=1_000_000, description="A worker silent for longer on one shard is replaced."
+    )
+    checkpoint_s: float = Field(
+        CHECKPOINT_S,
+        ge=0,
+        le=1_000_000,
+        description="Seconds between checkpoints of a student: what a crash may cost.",
+    )
+    input_processes: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        AUTO,
+        description="Processes beside each student that make its crops and targets ahead of its steps; 0: it makes "
+        "them itself, between two steps; `auto`: as many as find a CPU that would be idle, at most 8 for a GPU, 2 "
+        "without. The bits that it learns from are the same.",
     )
     min_free_mb: int = Field(
         512, ge=0, le=1_000_000_000, description="The run stops cleanly when less disk space than this is left."

@@ -12,6 +12,7 @@ AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
 AUTO_HUMAN: Literal["auto"] = "auto"
 MOST_PSEUDO = 0.5  # share of the crops that pseudo-labels without fault may have
+CHECKPOINT_S = 300.0  # seconds between checkpoints of a student
 AUTO_CELL_PX: Literal["auto"] = "auto"
 Balance = Literal["none", "class", "group", "class-group"]
 Draw = Literal["even", "need"]
@@ -75,9 +76,6 @@ class TrainingConfig(Section):
     weight_decay: float = Field(1e-2, ge=0, le=100, description="Weight decay.")
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
     grad_clip: float = Field(5.0, gt=0, le=1_000_000, description="Largest gradient norm.")
-    checkpoint_every: int = Field(
-        50, ge=1, le=MAX_STEPS, description="Steps between checkpoints: the most that a crash costs."
-    )
     human_fraction: Fraction | Literal["auto"] = Field(
         "auto",
         description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of "

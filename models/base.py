@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelBase, ModelConfig
-from cellsemi.configs.training import InferenceConfig, TrainingConfig
+from cellsemi.configs.training import CHECKPOINT_S, InferenceConfig, TrainingConfig
 from cellsemi.models.model_files import read_model_file
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
@@ -53,6 +53,9 @@ class FitTask:
     code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
     weights: str | None = None  # the run's copy of what the model's `weights` names, a file or a folder
     weights_sha256: str | None = None  # of that copy
+    checkpoint_s: float = CHECKPOINT_S
+    input_processes: int | None = None  # that make the batches ahead of the steps; None: as many as find an idle CPU
+    idle_cpus: int = 0  # where it is trained, beside the threads that train
 
     @property
     def fingerprint(self) -> str:

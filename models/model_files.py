@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -151,3 +152,16 @@ def read_weights(folder: Path) -> bytes:
     if found != expected:
         raise ModelError(f"{path}: sha256 {found[:16]}… is not the stated {expected[:16]}…; the file was altered")
     return content
+
+
+def write_progress(folder: Path, step: int, steps: int) -> None:
+    """State how far a fit is; not forced to the disk, since it is written every second and only shown."""
+    files.write_bytes(folder / PROGRESS_FILE, json.dumps({"step": step, "steps": steps}).encode(), durable=False)
+
+
+def read_progress(folder: Path) -> int | None:
+    """The steps that a fit has done; None when it has not said, or what it said was lost with the machine."""
+    try:
+        return int(json.loads((folder / PROGRESS_FILE).read_bytes())["step"])
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None

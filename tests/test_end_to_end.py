@@ -25,7 +25,7 @@ SETTINGS = [
     *PLAIN, "data.classes=[cort]", "data.generated.labelled=2", "data.generated.unlabelled=4", "data.generated.val=2",
     "data.generated.test=2", "data.generated.height_px=64", "data.generated.width_px=80", "data.shard_images=2",
     "models.0.width=4", "models.1.width=4", "training.steps=30", "training.batch=2", "training.crop_px=64",
-    "training.checkpoint_every=5", "training.lr=0.02", "inference.tta=[identity]", "inference.cell_probability=0.3",
+    "engine.checkpoint_s=0", "training.lr=0.02", "inference.tta=[identity]", "inference.cell_probability=0.3",
     "training.precision=float32", f"filter.thresholds={{cort: {LIMITS}}}", "rounds.promotion.bootstrap=100",
     "engine.min_free_mb=0",
 ]  # fmt: skip
@@ -87,7 +87,7 @@ def test_on_ray_it_ends_with_the_same_tables(undisturbed: RunPaths, tmp_path: Pa
 
 @pytest.mark.ray
 def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tmp_path: Path) -> None:
-    more = ["--set", "training.steps=100000", "--set", "training.checkpoint_every=50000"]
+    more = ["--set", "training.steps=100000", "--set", "engine.checkpoint_s=10000"]
     paths = RunPaths(tmp_path / "runs" / "small")
     with (tmp_path / "out.txt").open("wb") as out:
         called = [sys.executable, "-c", MAIN, *command("ray"), *more]

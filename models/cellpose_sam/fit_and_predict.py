@@ -10,6 +10,7 @@ together are the rotation by 180 degrees, so the six `View`s are all of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
 from cellsemi.models.crops.cell_size import cell_size_of
-from cellsemi.models.flow.batch import flow_batch
+from cellsemi.models.flow.batch import FlowBatch, FlowBatches
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
 from cellsemi.models.flow.predictor import FlowPredictor
@@ -35,7 +36,6 @@ from cellsemi.models.model_files import StartWeights, read_model_file, read_weig
 from cellsemi.models.start_weights import Given, find_given, refuse_other_model
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
-from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
 from cellsemi.rounds.cells import masks
@@ -52,7 +52,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     which several classes have, has `training.lr`, and a first stage (`training.frozen_steps`) trains it
     alone; with one class there is neither.
     """
-    folder, device = Path(task.out_dir), pick_device(task.device)
+    device = pick_device(task.device)
     model = config_of(task.model, CellposeSamConfig)
     given = given_or_fail(task)
     # Without a class head there is nothing to train while the network is frozen.
@@ -60,27 +60,18 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     size = cell_size_of(task)
     source = CellposeCrops.of(task, model.augment, size, channels=3, crop_px=model.bsize)
 
-    def loss_of(net: torch.nn.Module, step: int) -> LossParts:
-        batch = flow_batch(source(step), "diffusion")
+    def loss_of(net: torch.nn.Module, batch: FlowBatch, step: int) -> LossParts:
         with seeded(derive_seed(task.seed, "layers", step), device):
-            raw = net(torch.from_numpy(batch.images).to(device))
+            raw = net(batch.images)
         return parts.cellpose_loss(raw.float(), batch)
 
     with compute_settings(task.training.threads):
         net, started_from = _network(given, task, model)
         start_from_teacher(net, task)
         parameters = sum(parameter.numel() for parameter in net.parameters())
-        loop = Loop(
-            net,
-            training,
-            steps=task.steps,
-            folder=folder,
-            fingerprint=files.sha256_json([task.fingerprint, given.sha256]),
-            precision=choose_precision(task.training.precision, device),
-            device=device,
-            backbone=parts.NET,
-        )
-        trained = loop.run(loss_of, progress)
+        fingerprint = files.sha256_json([task.fingerprint, given.sha256])
+        loop = Loop.of(replace(task, training=training), net, device, backbone=parts.NET, fingerprint=fingerprint)
+        trained = loop.run(FlowBatches(source, "diffusion"), loss_of, progress)
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result

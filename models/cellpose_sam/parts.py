@@ -7,7 +7,8 @@ or downloads weights is called: its loader takes the stock model where a file is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from torch.nn import functional
 from cellsemi.configs.errors import ModelError
 from cellsemi.models.base import Image
 from cellsemi.models.crops.crop import TrainingImage
+from cellsemi.models.crops.normalise import Scaling
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import FlowBatch
-from cellsemi.models.flow.loss import CLASS_SCALE
+from cellsemi.models.flow.loss import CLASS_SCALE, class_loss
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import mean_inside
 from cellsemi.models.flow.targets import flow_targets
@@ -150,18 +152,12 @@ def cellpose_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     entropy; both the weighted mean over all pixels, which with equal weights is Cellpose's own value.
     `class`: cross entropy over the pixels of cells. A pixel of weight 0 changes neither value nor gradient.
     """
-    device = raw.device
-    weight = torch.from_numpy(batch.weight).to(device)
-    inside = torch.from_numpy(batch.inside).to(device)
-    target = torch.from_numpy(batch.flow).to(device)
-    prob = weighted_mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
-    squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - target)).square().mean(1) / 2
-    flow = weighted_mean(squared, weight)
-    classes = torch.zeros((), device=device)
-    if raw.shape[1] > FLOW_CHANNELS:
-        class_id = torch.from_numpy(batch.class_id).to(device)
-        entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
-        classes = weighted_mean(entropy, weight * inside)
+    prob = weighted_mean(
+        functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
+    )
+    squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - batch.flow)).square().mean(1) / 2
+    flow = weighted_mean(squared, batch.weight)
+    classes = class_loss(raw, batch)
     return LossParts(prob + flow + CLASS_SCALE * classes, {"prob": prob, "flow": flow, "class": classes})
 
 
@@ -177,13 +173,22 @@ def cellpose_pixels(image: Image | Outputs) -> Outputs:
     from its minimum to its maximum. Values that are not finite count as 0.
     """
     pixels = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return _in_ranges(pixels, _ranges(pixels))
+
+
+def _ranges(pixels: Outputs) -> tuple[tuple[float, float], ...]:
+    """What becomes 0 and 1 in each channel of a finite (H, W) or (H, W, 3) image."""
+    if pixels.ndim == 3:
+        return tuple(_range(pixels[..., channel]) for channel in range(3))
+    low, high = _range(pixels)
+    return ((low, high) if high > low else intensity_range(pixels),)
+
+
+def _in_ranges(pixels: Outputs, ranges: tuple[tuple[float, float], ...]) -> Outputs:
+    """float32 (h, w, 3) of an image, or of a part of it, with its ranges."""
     scaled = np.zeros((*pixels.shape[:2], 3), np.float32)
-    if pixels.ndim == 2:
-        low, high = _range(pixels)
-        scaled[..., 0] = _scaled(pixels, *((low, high) if high > low else intensity_range(pixels)))
-        return scaled
-    for channel in range(3):
-        scaled[..., channel] = _scaled(pixels[..., channel], *_range(pixels[..., channel]))
+    for channel, (low, high) in enumerate(ranges):
+        scaled[..., channel] = _scaled(pixels if pixels.ndim == 2 else pixels[..., channel], low, high)
     return scaled
 
 
@@ -206,11 +211,31 @@ class CellposeCrops(CropSource):
     image too: they may hold noise, which the network learns to ignore.
     """
 
-    def _image(self, row: int) -> TrainingImage:
-        image = super()._image(row)
-        grey = image.pixels[..., 0]
-        plain = grey if all(np.array_equal(grey, image.pixels[..., c]) for c in (1, 2)) else image.pixels
-        return replace(image, pixels=np.clip(cellpose_pixels(plain), 0, 1))
+    def _decoded(self, row: int) -> TrainingImage:
+        image = super()._decoded(row)
+        stored = image.stored
+        if stored.ndim == 3 and all(np.array_equal(stored[..., 0], stored[..., c]) for c in (1, 2)):
+            stored = stored[..., 0].copy()  # grey, as a colour file
+        assert isinstance(image.scaling, Scaling)
+        first = replace(image.scaling, channels=1 if stored.ndim == 2 else 3)
+        return replace(image, stored=stored, scaling=CellposeScaling.of(stored, first))
+
+
+@dataclass(frozen=True, slots=True)
+class CellposeScaling:
+    """How a part of one image becomes float32 (h, w, 3) in [0, 1]: as in `cellpose_pixels`, then clipped."""
+
+    first: Scaling
+    ranges: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, stored: NDArray[Any], first: Scaling) -> Self:
+        """That of an image whose pixels `first` brings to [0, 1]."""
+        return cls(first, _ranges(first(stored)))
+
+    def __call__(self, part: NDArray[Any]) -> Outputs:
+        """The pixels of a part (h, w) or (h, w, 3) of the image."""
+        return np.clip(_in_ranges(self.first(part), self.ranges), 0, 1)
 
 
 # --- cells ----------------------------------------------------------------------------------

@@ -1,16 +1,18 @@
 """Cuts an augmented training crop from an image and its instance map, by one seed.
 
 All cells are transformed in one map with nearest interpolation, so the cost does not grow with their number.
-Scale and shift are drawn and applied here; albumentations does the rest. It is imported when first used, and its
-check for updates is switched off.
+Scale and shift are drawn and applied here; albumentations does the rest. It is imported when first used.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,14 @@ BLUR_SIGMA_PX = (0.5, 1.5)  # OpenCV's own sigmas of kernels of 3 to 7 pixels ar
 GAMMA_PERCENT = (60, 165)  # 100 leaves the crop as it is; evenly drawn
 GRID_STEPS, GRID_LIMIT = 5, 0.1  # lines of the distorted grid a side; how far a line moves, in cells of the grid
 SIZE_MARGIN = 1.25  # a size-aware scale goes this far beyond the sizes of the data: they may be all alike
+
+
+ScalePixels = Callable[[NDArray[Any]], NDArray[np.float32]]  # a part of an image -> float32 in [0, 1]
+
+
+def as_they_are(part: NDArray[Any]) -> NDArray[np.float32]:
+    """Pixels that are float32 in [0, 1] already."""
+    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +74,22 @@ class Augmented:
 
 
 def augment_crop(
-    image: NDArray[np.float32],
-    instance_map: NDArray[np.int32],
+    image: NDArray[Any],
+    instance_map: NDArray[Any],
     centre: tuple[float, float],
     *,
     crop_px: int,
     config: AugmentConfig,
     rng: np.random.Generator,
+    scaling: ScalePixels = as_they_are,
     sizes: CellSizes | None = None,
     enlarge: float = 1.0,
     invert: bool = False,
 ) -> Augmented:
     """A crop of `crop_px` pixels a side around `centre` (y, x): image float32 in [0, 1] and int32 instance map.
 
-    `image` (H, W) or (H, W, 3) is float32 in [0, 1]; `instance_map` (H, W) holds 0, cells from 1 and IGNORE.
+    `scaling` brings any part of `image` (H, W) or (H, W, 3) to float32 in [0, 1]; `instance_map` (H, W), of whole
+    numbers, holds 0, cells from 1 and IGNORE.
     Beyond the image the crop shows its mirror and is IGNORE. With probability `affine` the crop is
     scaled (`draw_scale`, for which `sizes` is), shifted and rotated. `enlarge` multiplies the scale of every
     crop, `invert` exchanges dark and bright first. The result depends on `rng` only.
@@ -89,7 +101,7 @@ def augment_crop(
         centre = (centre[0] + rng.uniform(-reach, reach), centre[1] + rng.uniform(-reach, reach))
     rotate = moved and config.rotate
     side = math.ceil(crop_px * math.sqrt(2)) if rotate else crop_px
-    window, window_map = cut_window(image, instance_map, centre, side, scale)
+    window, window_map = cut_window(image, instance_map, centre, side, scale, scaling)
     window = inverted(window) if invert else window
     pipeline = _pipeline(config, crop_px, rotate)
     pipeline.set_random_seed(int(rng.integers(2**31)))
@@ -100,9 +112,14 @@ def augment_crop(
 
 
 def cut_window(
-    image: NDArray[np.float32], instance_map: NDArray[np.int32], centre: tuple[float, float], side: int, scale: float
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """The square of side / scale pixels around `centre`, resized to `side`.
+    image: NDArray[Any],
+    instance_map: NDArray[Any],
+    centre: tuple[float, float],
+    side: int,
+    scale: float,
+    scaling: ScalePixels = as_they_are,
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The square of side / scale pixels around `centre`, in [0, 1] by `scaling`, resized to `side`.
 
     The image is averaged by area when it shrinks, else interpolated; the instance map takes the nearest pixel.
     """
@@ -111,7 +128,7 @@ def cut_window(
     source = max(1, round(side / scale))
     top, left = round(centre[0] - source / 2), round(centre[1] - source / 2)
     rows, columns = np.arange(top, top + source), np.arange(left, left + source)
-    window = image[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))]
+    window = scaling(image[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))])
     method = cv2.INTER_AREA if source > side else cv2.INTER_LINEAR
     resized = cv2.resize(window, (side, side), interpolation=method).astype(np.float32, copy=False)
     nearest = ((np.arange(side) + 0.5) * source / side).astype(np.int64)
@@ -133,12 +150,17 @@ def _mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.minimum(folded, 2 * length - 1 - folded)
 
 
+def load_albumentations() -> ModuleType:
+    """The library, which looks for updates on the network when it is imported unless it is told not to."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    return importlib.import_module("albumentations")
+
+
 @functools.lru_cache(maxsize=16)
 def _pipeline(config: AugmentConfig, crop_px: int, rotate: bool) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
     import cv2
 
+    albumentations = load_albumentations()
     mirror = {"border_mode": cv2.BORDER_REFLECT_101}
     steps: list[Any] = _warps(config, mirror)
     if rotate:
@@ -160,8 +182,7 @@ def _pipeline(config: AugmentConfig, crop_px: int, rotate: bool) -> Any:
 
 def _warps(config: AugmentConfig, border: dict[str, Any]) -> list[Any]:
     """An elastic deformation or a grid distortion, never both; each has its own probability, elastic first."""
-    import albumentations
-
+    albumentations = load_albumentations()
     elastic, grid = config.elastic, min(config.grid, 1 - config.elastic)
     if elastic + grid == 0:
         return []

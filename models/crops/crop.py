@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellsemi.configs.errors import DataError
-from cellsemi.models.crops.normalise import Channels, normalise
+from cellsemi.models.crops.augment import ScalePixels
+from cellsemi.models.crops.cell_pixels import CellPixels
+from cellsemi.models.crops.normalise import Channels, Scaling
 from cellsemi.rounds.cells.instance_map import LABELS, draw_instance_map
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.schemas import ImageRecord
 
+MOST_SMALL = np.iinfo(np.int16).max  # cells whose numbers fit an int16
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One image, decoded: `instance_map` int32 (H, W) is 0, cell i + 1, or IGNORE where nothing is learned."""
+    """One image, decoded, in as few bytes as hold it: it is cached, and brought to [0, 1] where a crop is cut.
 
-    pixels: NDArray[np.float32]
-    instance_map: NDArray[np.int32]
+    `stored` (H, W) or (H, W, 3) has the dtype of the file; `scaling` brings a part of it to float32 in [0, 1].
+    `instance_map` int16 or int32 (H, W) is 0, cell i + 1, or IGNORE where nothing is learned.
+    """
+
+    stored: NDArray[Any]
+    scaling: ScalePixels
+    instance_map: NDArray[np.int16] | NDArray[np.int32]
     cell_class: NDArray[np.int64]  # (cells + 1,), by the number in `instance_map`: 0..cells
     cell_weight: NDArray[np.float32]  # (cells + 1,); the first is that of the background, see `background_weight`
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
     cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance map shows of each
-    cell_box: Sequence[tuple[slice, ...] | None]  # (y, x) of the cells 1, 2, .. in the map; None: it shows nothing
+    cell_pixels: CellPixels  # where each cell shows in the map
     typical_px: float | None  # see `typical_size`
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """The whole image, float32 in [0, 1]: (H, W), or (H, W, 3) for three channels."""
+        return self.scaling(self.stored)
 
     @property
     def nbytes(self) -> int:
         """Memory that this image takes."""
         tables = (self.cell_class, self.cell_weight, self.cell_trust, self.cell_area)
-        return self.pixels.nbytes + self.instance_map.nbytes + sum(table.nbytes for table in tables)
+        return self.stored.nbytes + self.instance_map.nbytes + self.cell_pixels.nbytes + sum(t.nbytes for t in tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +79,19 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
     labels = cells.in_state(*LABELS)
     instance_map = draw_instance_map(cells, ignore_dilation_px)
     image = decode_image(record.image, record.image_id, max_pixels=record.height * record.width)
-    pixels = normalise(image, channels)
-    if pixels.shape[:2] != instance_map.shape:
-        raise DataError(f"{record.image_id}: the image is {pixels.shape}, its cells are drawn on {instance_map.shape}")
+    if image.shape[:2] != instance_map.shape:
+        raise DataError(f"{record.image_id}: the image is {image.shape}, its cells are drawn on {instance_map.shape}")
+    stored, scaling = Scaling.of(image, channels)
     human = np.array([state == "human" for state in labels.state], bool)
     return TrainingImage(
-        pixels=pixels,
-        instance_map=instance_map,
+        stored=stored,
+        scaling=scaling,
+        instance_map=instance_map.astype(np.int16) if len(labels) <= MOST_SMALL else instance_map,
         cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
         cell_weight=np.concatenate([[background_weight(record)], labels.weight]).astype(np.float32),
         cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
         cell_area=np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(labels) + 1),
-        cell_box=ndimage.find_objects(np.maximum(instance_map, 0)),
+        cell_pixels=CellPixels.of(instance_map, len(labels)),
         typical_px=typical_size(labels.area),
     )
 

@@ -7,7 +7,6 @@ crops as an undisturbed one.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -19,6 +18,7 @@ from cellsemi.configs.models import AugmentConfig
 from cellsemi.configs.training import Balance, Draw
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.augment import CellSizes, augment_crop
+from cellsemi.models.crops.cache import ImageCache, share_of_memory
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
 from cellsemi.models.crops.need import needs
@@ -30,8 +30,6 @@ from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
 TRIES = 16  # places that are drawn at most until one teaches something
-
-CACHE_MB = 512  # decoded images that are kept; the least recently used make room
 
 
 class CropSource:
@@ -59,7 +57,7 @@ class CropSource:
         pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
     ) -> None:
-        self._records = ShardSet(shards, cached_groups=4)
+        self._records = ShardSet(shards)
         self._sampler = ImageSampler(
             shards,
             human_fraction=human_fraction,
@@ -71,8 +69,7 @@ class CropSource:
         self._crop_px, self._batch, self._seed, self._enlarge = crop_px, batch, seed, enlarge
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
         self._sizes = _range_of_sizes(shards) if augment.size_aware else None
-        self._cache: OrderedDict[int, TrainingImage] = OrderedDict()
-        self._cached_bytes = 0
+        self._images = ImageCache(self._decoded, share_of_memory())
 
     @classmethod
     def of(
@@ -111,12 +108,13 @@ class CropSource:
 
     def _sampled(self, rng: np.random.Generator, step: int, invert: bool) -> tuple[Crop, NDArray[np.bool_]]:
         """A crop of a sampled image, and which of its cells may be pasted into another."""
-        image = self._image(self._sampler.sample(rng, step))
+        image = self._images(self._sampler.sample(rng, step))
         done = augment_crop(
-            image.pixels,
+            image.stored,
             image.instance_map,
             _draw_centre(image, rng),
             crop_px=self._crop_px,
+            scaling=image.scaling,
             config=self._augment,
             rng=rng,
             sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
@@ -128,29 +126,20 @@ class CropSource:
             done.instance_map, image.cell_area * done.scale**2, image.cell_trust, self._augment.copy_paste
         )
 
-    def _image(self, row: int) -> TrainingImage:
-        if row not in self._cache:
-            image = training_image(self._records[row], self._ignore_dilation_px, self._channels)
-            self._cache[row] = image
-            self._cached_bytes += image.nbytes
-            while self._cached_bytes > CACHE_MB * 2**20 and len(self._cache) > 1:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        self._cache.move_to_end(row)
-        return self._cache[row]
+    def _decoded(self, row: int) -> TrainingImage:
+        """The image of a row; what this returns is cached."""
+        return training_image(self._records[row], self._ignore_dilation_px, self._channels)
 
 
 def _draw_centre(image: TrainingImage, rng: np.random.Generator) -> tuple[float, float]:
     """Mostly a pixel of a cell, each cell equally likely; else, and without cells, any pixel that is not IGNORE."""
     chance, place, second = rng.random(3)
     height, width = image.instance_map.shape
-    cells = len(image.cell_box)
+    cells = len(image.cell_pixels)
     if cells and chance < ON_A_CELL:
-        number = int(place * cells)
-        box = image.cell_box[number]
-        if box is not None:  # a cell that others cover whole has no pixel
-            rows, columns = np.nonzero(image.instance_map[box] == number + 1)
-            pick = int(second * len(rows))
-            return float(box[0].start + rows[pick]), float(box[1].start + columns[pick])
+        pixel = image.cell_pixels.pick(int(place * cells), second)
+        if pixel is not None:  # a cell that others cover whole has no pixel
+            return float(pixel[0]), float(pixel[1])
     for _ in range(TRIES):
         if image.instance_map[int(place * height), int(second * width)] != IGNORE:
             break

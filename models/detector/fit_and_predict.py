@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from cellsemi.models.crops.source import CropSource
 from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.draw_masks import cells_in_boxes
 from cellsemi.models.detector.merge_windows import detect_everywhere
-from cellsemi.models.detector.targets import DetectorBatch, MapMaker, batch_of, resized
+from cellsemi.models.detector.targets import DetectorBatch, DetectorBatches, MapMaker, resized
 from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
-from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
 from cellsemi.rounds.cells.instances import Instances
@@ -55,23 +54,14 @@ def fit_detector(
     size = cell_size_of(task)
     source = CropSource.of(task, config.augment, size, channels=3)
 
-    def loss_of(_: nn.Module, step: int) -> LossParts:
-        batch = batch_of(source(step), config.upscale, makers or {}, device)
+    def loss_of(_: nn.Module, batch: DetectorBatch, step: int) -> LossParts:
+        batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
         with seeded(derive_seed(task.seed, "sampling", step), device):
             return LossParts(*losses(batch))
 
     with compute_settings(task.training.threads):
-        loop = Loop(
-            net,
-            task.training,
-            steps=task.steps,
-            folder=Path(task.out_dir),
-            fingerprint=task.fingerprint,
-            precision=choose_precision(task.training.precision, device),
-            device=device,
-            backbone=backbone,
-        )
-        trained = loop.run(loss_of, progress)
+        loop = Loop.of(task, net, device, backbone=backbone)
+        trained = loop.run(DetectorBatches(source, config.upscale, makers or {}), loss_of, progress)
     parameters = sum(parameter.numel() for parameter in net.parameters())
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()

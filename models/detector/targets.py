@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cellsemi.models.crops.crop import Crop
+from cellsemi.models.crops.source import CropSource
 from cellsemi.rounds.cells.instance_map import IGNORE
 
 MIN_SIDE_PX = 2  # what is left of a cell in a crop is ignored when its box is narrower,
@@ -46,20 +47,30 @@ class DetectorBatch:
     weight: Tensor  # (B, P, P) float32: of the pixel's cell, 0 where IGNORE
 
 
-def batch_of(
-    crops: Sequence[Crop], scale: float, makers: Mapping[str, MapMaker], device: torch.device
-) -> DetectorBatch:
-    """The batch of some colour crops of one size, enlarged by `scale`, on `device`."""
+@dataclass(frozen=True, slots=True)
+class DetectorBatches:
+    """The batch of each step, on the CPU."""
+
+    source: CropSource
+    scale: float
+    makers: Mapping[str, MapMaker]
+
+    def __call__(self, step: int) -> DetectorBatch:
+        """The batch of a step."""
+        return batch_of(self.source(step), self.scale, self.makers)
+
+
+def batch_of(crops: Sequence[Crop], scale: float, makers: Mapping[str, MapMaker]) -> DetectorBatch:
+    """The batch of some colour crops of one size, enlarged by `scale`, on the CPU."""
     images = np.stack([resized(crop.pixels, scale) for crop in crops]).transpose(0, 3, 1, 2)
     targets = [target_of(crop, scale) for crop in crops]
     cells = [target.instance_map.numpy() for target in targets]
     maps = {
-        name: torch.from_numpy(np.stack([make(instance_map) for instance_map in cells])).to(device)
+        name: torch.from_numpy(np.stack([make(instance_map) for instance_map in cells]))
         for name, make in makers.items()
     }
-    weight = torch.stack([_pixel_weight(target) for target in targets]).to(device)
-    pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-    return DetectorBatch(pixels, [_moved(target, device) for target in targets], maps, weight)
+    weight = torch.stack([_pixel_weight(target) for target in targets])
+    return DetectorBatch(torch.from_numpy(images), targets, maps, weight)
 
 
 def resized(pixels: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -119,13 +130,3 @@ def _resized_map(instance_map: NDArray[np.int32], scale: float) -> NDArray[np.in
 def _pixel_weight(target: DetectorTarget) -> Tensor:
     weight = target.weights[target.instance_map.clamp(min=0).long()]
     return torch.where(target.instance_map == IGNORE, 0.0, weight)
-
-
-def _moved(target: DetectorTarget, device: torch.device) -> DetectorTarget:
-    return DetectorTarget(
-        boxes=target.boxes.to(device),
-        labels=target.labels.to(device),
-        weights=target.weights.to(device),
-        instance_map=target.instance_map.to(device),
-        ignored_sum=target.ignored_sum.to(device),
-    )

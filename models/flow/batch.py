@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cellsemi.models.crops.crop import Crop
+from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.targets import FlowTarget, flow_targets
 from cellsemi.rounds.cells.instance_map import IGNORE
 
@@ -17,11 +20,23 @@ from cellsemi.rounds.cells.instance_map import IGNORE
 class FlowBatch:
     """B crops of side P with C channels."""
 
-    images: NDArray[np.float32]  # (B, C, P, P) in [0, 1]
-    inside: NDArray[np.float32]  # (B, P, P), 1 in cells
-    flow: NDArray[np.float32]  # (B, 2, P, P), unit vectors in cells
-    class_id: NDArray[np.int64]  # (B, P, P), of the cell; 0 outside of cells
-    weight: NDArray[np.float32]  # (B, P, P) >= 0; 0 leaves the loss
+    images: Tensor  # (B, C, P, P) float32 in [0, 1]
+    inside: Tensor  # (B, P, P) float32, 1 in cells
+    flow: Tensor  # (B, 2, P, P) float32, unit vectors in cells
+    class_id: Tensor  # (B, P, P) int64, of the cell; 0 outside of cells
+    weight: Tensor  # (B, P, P) float32 >= 0; 0 leaves the loss
+
+
+@dataclass(frozen=True, slots=True)
+class FlowBatches:
+    """The batch of each step, on the CPU."""
+
+    source: CropSource
+    target: FlowTarget
+
+    def __call__(self, step: int) -> FlowBatch:
+        """The batch of a step."""
+        return flow_batch(self.source(step), self.target)
 
 
 def flow_batch(crops: Sequence[Crop], target: FlowTarget) -> FlowBatch:
@@ -29,12 +44,16 @@ def flow_batch(crops: Sequence[Crop], target: FlowTarget) -> FlowBatch:
     images = [crop.pixels[None] if crop.pixels.ndim == 2 else np.moveaxis(crop.pixels, -1, 0) for crop in crops]
     cells = [np.maximum(crop.instance_map, 0) for crop in crops]
     return FlowBatch(
-        images=np.stack(images),
-        inside=np.stack([(inside > 0).astype(np.float32) for inside in cells]),
-        flow=np.stack([flow_targets(inside, target) for inside in cells]),
-        class_id=np.stack([crop.cell_class[inside] for crop, inside in zip(crops, cells, strict=True)]),
-        weight=np.stack([_weight(crop, inside) for crop, inside in zip(crops, cells, strict=True)]),
+        images=_stacked(images),
+        inside=_stacked([(inside > 0).astype(np.float32) for inside in cells]),
+        flow=_stacked([flow_targets(inside, target) for inside in cells]),
+        class_id=_stacked([crop.cell_class[inside] for crop, inside in zip(crops, cells, strict=True)]),
+        weight=_stacked([_weight(crop, inside) for crop, inside in zip(crops, cells, strict=True)]),
     )
+
+
+def _stacked(arrays: Sequence[NDArray[np.float32] | NDArray[np.int64]]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
 
 
 def _weight(crop: Crop, cells: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -22,17 +22,19 @@ def flow_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     squared distance of the vectors, and `classes`: cross entropy, both over the pixels of cells. Each is
     the weighted mean; without any weight it is 0. A pixel of weight 0 changes neither value nor gradient.
     """
-    device = raw.device
-    weight = torch.from_numpy(batch.weight).to(device)
-    inside = torch.from_numpy(batch.inside).to(device)
-    flow_target = torch.from_numpy(batch.flow).to(device)
-    prob = weighted_mean(functional.binary_cross_entropy_with_logits(raw[:, 0], inside, reduction="none"), weight)
-    squared = (raw[:, 1:FLOW_CHANNELS] - flow_target).square().sum(1) / 2
-    flow = weighted_mean(squared, weight * inside)
-    classes = torch.zeros((), device=device)
-    if raw.shape[1] > FLOW_CHANNELS:
-        class_id = torch.from_numpy(batch.class_id).to(device)
-        entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], class_id, reduction="none")
-        classes = weighted_mean(entropy, weight * inside)
+    prob = weighted_mean(
+        functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
+    )
+    squared = (raw[:, 1:FLOW_CHANNELS] - batch.flow).square().sum(1) / 2
+    flow = weighted_mean(squared, batch.weight * batch.inside)
+    classes = class_loss(raw, batch)
     total = prob + FLOW_SCALE * flow + CLASS_SCALE * classes
     return LossParts(total, {"prob": prob, "flow": flow, "class": classes})
+
+
+def class_loss(raw: Tensor, batch: FlowBatch) -> Tensor:
+    """Cross entropy of the classes over the pixels of cells; 0 where the network tells no classes apart."""
+    if raw.shape[1] == FLOW_CHANNELS:
+        return torch.zeros((), device=raw.device)
+    entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], batch.class_id, reduction="none")
+    return weighted_mean(entropy, batch.weight * batch.inside)

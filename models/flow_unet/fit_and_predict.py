@@ -17,7 +17,7 @@ from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
-from cellsemi.models.flow.batch import flow_batch
+from cellsemi.models.flow.batch import FlowBatch, FlowBatches
 from cellsemi.models.flow.cells import cells_of
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
@@ -29,7 +29,6 @@ from cellsemi.models.inference.tiling import run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Loop, LossParts
-from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_earlier, start_from_teacher
 from cellsemi.rounds.cells.instances import Instances
@@ -37,31 +36,21 @@ from cellsemi.rounds.cells.instances import Instances
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
     """Train from scratch, from an earlier model or from a teacher, or go on from the checkpoint of the same task."""
-    folder, device = Path(task.out_dir), pick_device(task.device)
+    device = pick_device(task.device)
     model = config_of(task.model, FlowUnetConfig)
     size = cell_size_of(task)
-    source = CropSource.of(task, model.augment, size)
+    batches = FlowBatches(CropSource.of(task, model.augment, size), model.flow_target)
     net = build(model, task.classes, task.seed)
     given = given_of(task)
     started_from = None if given is None else start_from_earlier(net, given, task, model)
     start_from_teacher(net, task)
 
-    def loss_of(net: nn.Module, step: int) -> LossParts:
-        batch = flow_batch(source(step), model.flow_target)
-        images = torch.from_numpy(batch.images).to(device, memory_format=torch.channels_last)
-        return flow_loss(net(images).float(), batch)
+    def loss_of(net: nn.Module, batch: FlowBatch, _: int) -> LossParts:
+        return flow_loss(net(batch.images.to(memory_format=torch.channels_last)).float(), batch)
 
     with compute_settings(task.training.threads):
-        loop = Loop(
-            net,
-            task.training,
-            steps=task.steps,
-            folder=folder,
-            fingerprint=task.fingerprint,
-            precision=choose_precision(task.training.precision, device),
-            device=device,
-        )
-        trained = loop.run(loss_of, progress)
+        loop = Loop.of(task, net, device)
+        trained = loop.run(batches, loss_of, progress)
     result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size, started_from)
     loop.clear()
     return result

@@ -6,6 +6,7 @@ first level of the pyramid. Prediction does not use them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -65,7 +66,7 @@ def map_makers(*, centre: bool, boundary: bool, sigma_px: float) -> dict[str, Ca
     """The function that makes the map of each head that is switched on, by its name."""
     makers: dict[str, Callable[[InstanceMap], Map]] = {}
     if centre:
-        makers["centre"] = lambda instance_map: centre_map(instance_map, sigma_px)
+        makers["centre"] = functools.partial(centre_map, sigma_px=sigma_px)
     if boundary:
         makers["boundary"] = boundary_map
     return makers

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cellsemi.models.training.precision import Precision
@@ -50,16 +52,16 @@ class Checkpoint:
     path: Path
     fingerprint: str
 
-    def write(self, tensors: dict[str, Tensor], step: int, precision: Precision, records: list[StepRecord]) -> None:
-        """Replace the checkpoint by the state after `step` steps."""
+    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, records: list[StepRecord]) -> None:
+        """Replace the checkpoint by the state after `step` steps; the tensors lie on the CPU and are not changed."""
         about = {
             "fingerprint": self.fingerprint,
             "step": step,
             "precision": precision,
             "records": [asdict(record) for record in records],
         }
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        files.write_bytes(self.path, save(plain, metadata={"cellsemi": json.dumps(about)}))
+        with files.atomic_file(self.path) as file:  # the library writes to a name, tensor after tensor
+            save_file(dict(tensors), file.name, metadata={"cellsemi": json.dumps(about)})
 
     def read(self) -> Saved | None:
         """The checkpoint; None (start anew) when there is none, it is of another task, or it is damaged."""
@@ -75,3 +77,33 @@ class Checkpoint:
             return None
         records = tuple(StepRecord(**record) for record in about["records"])
         return Saved(tensors, int(about["step"]), about["precision"], records)
+
+
+class Writer:
+    """Writes checkpoints beside the training: it goes on while the last one is on its way to the disk."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, records: list[StepRecord]) -> None:
+        """Copy the state, wait for the checkpoint before, and begin to write this one."""
+        plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        self.finish()
+        self._writing = self._thread.submit(self._checkpoint.write, plain, step, precision, list(records))
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written; RunError when the disk is full."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.finish()
+        finally:
+            self._thread.shutdown()

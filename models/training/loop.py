@@ -6,25 +6,31 @@ function of the step, and a checkpoint holds weights, averages and optimiser sta
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cellsemi.configs.errors import TrainingDiverged
-from cellsemi.configs.training import TrainingConfig
+from cellsemi.configs.training import CHECKPOINT_S, TrainingConfig
+from cellsemi.models.base import FitTask
 from cellsemi.models.training import stop
-from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
-from cellsemi.models.training.precision import Precision
+from cellsemi.models.training.ahead import MakeBatch, batches, processes_for
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord, Writer
+from cellsemi.models.training.precision import Precision, choose_precision
 from cellsemi.models.training.schedule import rates
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
-REPORT_EVERY = 10  # steps between calls of `progress`
+REPORT_S = 1.0  # seconds between calls of `progress`
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class LossParts:
     parts: Mapping[str, Tensor]
 
 
-StepLoss = Callable[[nn.Module, int], LossParts]
+StepLoss = Callable[[nn.Module, B, int], LossParts]  # of the network, a batch on its device, and the step
 
 
 class Averaged:
@@ -47,17 +53,21 @@ class Averaged:
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        now = {name: value.detach() for name, value in net.state_dict().items()}
+        self.values = {name: value.clone() for name, value in now.items()}
+        floats = [name for name, value in now.items() if value.is_floating_point()]
+        # The tensors of a network stay the same ones: steps change them in place.
+        self._floats = [now[name] for name in floats], [self.values[name] for name in floats]
+        self._counts = [(self.values[name], value) for name, value in now.items() if name not in floats]
 
     @torch.no_grad()
-    def update(self, net: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in net.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, 1 - decay)
-            else:
-                self.values[name].copy_(value)
+        now, values = self._floats
+        torch._foreach_lerp_(values, now, 1 - decay)
+        for value, count in self._counts:
+            value.copy_(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,16 @@ class Trained:
     records: tuple[StepRecord, ...]
     resumed_at: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """The numbers of a step that still lie on the device: loss, gradient norm, parts of the loss."""
+
+    step: int
+    lr: float
+    parts: tuple[str, ...]
+    numbers: Tensor
 
 
 class Loop:
@@ -88,67 +108,117 @@ class Loop:
         precision: Precision,
         device: torch.device,
         backbone: str | None = None,
+        checkpoint_s: float = CHECKPOINT_S,
+        input_processes: int = 0,
     ) -> None:
         self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._config, self._steps, self._device = config, steps, device
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
-        self._precision = precision
+        self._precision, self._checkpoint_s, self._input_processes = precision, checkpoint_s, input_processes
         named = self._net.named_parameters()
         self._backbone = [p for name, p in named if backbone and name.startswith(backbone) and p.requires_grad]
         self._optimiser = _optimiser(config, self._net, self._backbone)
-        self._average = Averaged(self._net, config.ema)
+        self._average = Averaged(self._net, config.ema) if config.ema else None
         self._records: list[StepRecord] = []
+        self._unread: _Unread | None = None
         self._saved_at = 0
 
-    def run(self, loss_of: StepLoss, progress: Callable[[int, int], None]) -> Trained:
-        """Train to the last step. TrainingDiverged, naming the step, when a number is not finite.
+    @classmethod
+    def of(
+        cls,
+        task: FitTask,
+        net: nn.Module,
+        device: torch.device,
+        *,
+        backbone: str | None = None,
+        fingerprint: str | None = None,
+    ) -> Self:
+        """The loop of a task; `fingerprint` where more than the task changes the weights."""
+        return cls(
+            net,
+            task.training,
+            steps=task.steps,
+            folder=Path(task.out_dir),
+            fingerprint=fingerprint or task.fingerprint,
+            precision=choose_precision(task.training.precision, device),
+            device=device,
+            backbone=backbone,
+            checkpoint_s=task.checkpoint_s,
+            input_processes=processes_for(task, device),
+        )
 
-        `progress(step, steps)` is called every REPORT_EVERY steps, after each checkpoint and at the end;
-        what it raises ends the fit, and the checkpoint stays. After SIGTERM a last checkpoint is written.
+    def run(self, make: MakeBatch[B], loss_of: StepLoss[B], progress: Callable[[int, int], None]) -> Trained:
+        """Train to the last step on the batches that `make` makes. TrainingDiverged, naming the step, when a number is
+        not finite.
+
+        `progress(step, steps)` is called about once a second, after each checkpoint and at the end; what it raises ends
+        the fit, and the checkpoint stays. After SIGTERM a last checkpoint is written.
         """
         started = time.monotonic()
         resumed_at = self._resume()
         self._net.train()
-        with stop.deferred():
-            for step in range(resumed_at, self._steps):
-                self._step(step, loss_of)
-                done = step + 1
-                due = done % self._config.checkpoint_every == 0 or stop.wanted()
-                saved = due and done < self._steps
+        steps = range(resumed_at, self._steps)
+        with (
+            stop.deferred(),
+            Writer(self._checkpoint) as writer,
+            contextlib.closing(batches(make, steps, self._input_processes, self._device)) as made,
+        ):
+            saved_s = reported_s = started
+            for step, batch in zip(steps, made, strict=True):
+                self._step(step, batch, loss_of)
+                done, now = step + 1, time.monotonic()
+                saved = done < self._steps and (stop.wanted() or now - saved_s >= self._checkpoint_s)
                 if saved:
-                    self._save(done)
-                if saved or done % REPORT_EVERY == 0 or done == self._steps:
+                    self._save(done, writer)
+                    saved_s = now
+                if saved or done == self._steps or now - reported_s >= REPORT_S:
                     progress(done, self._steps)
+                    reported_s = now
                 stop.stop_if_wanted()
-        weights = {name: value.cpu().contiguous() for name, value in self._average.values.items()}
+            self._read()
+        values = self._net.state_dict() if self._average is None else self._average.values
+        weights = {name: value.detach().cpu().contiguous() for name, value in values.items()}
         return Trained(weights, tuple(self._records), resumed_at, time.monotonic() - started)
 
     def clear(self) -> None:
         """Remove the checkpoint; call it when the result is safe on disk."""
         self._checkpoint.path.unlink(missing_ok=True)
 
-    def _step(self, step: int, loss_of: StepLoss) -> None:
+    def _step(self, step: int, batch: B, loss_of: StepLoss[B]) -> None:
         lr = self._set_rates(step)
         self._optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
-            losses = loss_of(self._net, step)
+            losses = loss_of(self._net, batch, step)
         losses.total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
-        numbers = torch.stack([losses.total, norm, *losses.parts.values()]).detach().tolist()
-        loss, grad_norm = numbers[:2]
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.update(step)
+        self._read()
+        numbers = torch.stack([losses.total, norm, *losses.parts.values()]).detach()
+        self._unread = _Unread(step, lr, tuple(losses.parts), numbers)
+
+    def _read(self) -> None:
+        """Record the last step, once the next one is on its way: a GPU need not wait until its numbers are read."""
+        if self._unread is None:
+            return
+        step, lr = self._unread.step, self._unread.lr
+        loss, grad_norm, *parts = self._unread.numbers.tolist()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingDiverged(
                 f"step {step + 1} of {self._steps}: loss {loss}, gradient norm {grad_norm}; "
                 f"try a lower training.lr (it is {self._config.lr:g}); last checkpoint: step {self._saved_at}"
             )
-        self._optimiser.step()
-        self._average.update(self._net, step)
-        parts = dict(zip(losses.parts, numbers[2:], strict=True))
-        self._records.append(StepRecord(step + 1, loss, parts, lr, grad_norm))
+        named = dict(zip(self._unread.parts, parts, strict=True))
+        self._records.append(StepRecord(step + 1, loss, named, lr, grad_norm))
+        self._unread = None
 
     def _set_rates(self, step: int) -> float:
         """Set the learning rates of a step, freeze or thaw the backbone; returns the rate of the heads."""
-        past = [record.loss for record in self._records] if self._config.schedule == "plateau" else []
+        past: list[float] = []
+        if self._config.schedule == "plateau":
+            self._read()
+            past = [record.loss for record in self._records]
         now = rates(step, self._steps, self._config, past)
         for parameter in self._backbone:
             parameter.requires_grad_(now.backbone is not None)
@@ -156,13 +226,15 @@ class Loop:
             group["lr"] = (now.backbone or 0.0) if group["backbone"] else now.head
         return now.head
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, writer: Writer) -> None:
+        self._read()
         tensors = {f"net.{name}": value for name, value in self._net.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self._average.values.items()}
+        if self._average is not None:
+            tensors |= {f"ema.{name}": value for name, value in self._average.values.items()}
         for name, parameter in self._net.named_parameters():
             state = self._optimiser.state.get(parameter, {})  # none as long as it is frozen
             tensors |= {f"{OPTIMISER}.{key}.{name}": v for key, v in state.items() if isinstance(v, Tensor)}
-        self._checkpoint.write(tensors, done, self._precision, self._records)
+        writer.write(tensors, done, self._precision, self._records)
         self._saved_at = done
 
     def _resume(self) -> int:
@@ -170,7 +242,7 @@ class Loop:
         if found is None:
             return 0
         self._net.load_state_dict({name: found.tensors[f"net.{name}"] for name in self._net.state_dict()})
-        for name, value in self._average.values.items():
+        for name, value in (self._average.values if self._average else {}).items():
             value.copy_(found.tensors[f"ema.{name}"])
         parameters = dict(self._net.named_parameters())
         for path, tensor in found.tensors.items():

@@ -30,7 +30,7 @@ class KnownPredictions:
     def __init__(self, folders: Iterable[Path]) -> None:
         self._rows: dict[str, tuple[ShardSet, int]] = {}
         for folder in folders:
-            records = ShardSet(shard_paths(folder), cached_groups=4)
+            records = ShardSet(shard_paths(folder))
             for index, row in enumerate(read_columns(folder, ["sha256"])):
                 self._rows[row["sha256"]] = (records, index)
 

@@ -14,6 +14,7 @@ from typing import Self
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick, Worker
+from cellsemi.orchestrator.engine.resources import cpu_count
 from cellsemi.orchestrator.engine.scheduler import (
     Kill,
     Scheduler,
@@ -49,6 +50,10 @@ class InlineEngine:
     def device_here(self) -> str:
         """See Engine.device_here."""
         return self._config.device
+
+    def cpus_for_each(self, students: int) -> float:
+        """See Engine.cpus_for_each: one student after another is trained."""
+        return cpu_count()
 
     def close(self) -> None:
         """Nothing was started, so nothing is stopped."""

@@ -95,6 +95,10 @@ class Engine(Protocol):
         """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
         ...
 
+    def cpus_for_each(self, students: int) -> float:
+        """CPUs that each of so many students finds where it is trained, when all of them are at work that fit."""
+        ...
+
     def close(self) -> None:
         """Stop what `open_engine` started; a second call does nothing."""
         ...

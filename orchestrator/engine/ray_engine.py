@@ -133,6 +133,11 @@ class RayEngine:
         hidden = resources_per_worker(self._config, True, _cluster_resources()["GPU"]).hide_gpus
         return "cpu" if hidden else self._config.device
 
+    def cpus_for_each(self, students: int) -> float:
+        """See Engine.cpus_for_each: of the node that has the fewest for each."""
+        resources = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
+
     def close(self) -> None:
         """See Engine.close."""
         session, self._session = self._session, None

@@ -32,6 +32,10 @@ class WorkerResources:
             most = min(most, node.get("GPU", 0.0) / self.gpus)
         return int(most + 1e-6)  # 1 / 0.1 workers
 
+    def cpus_for_each(self, node: Mapping[str, float], workers: int) -> float:
+        """The CPUs of a node for each of its workers, when it has as many of `workers` as fit; all where none does."""
+        return node.get("CPU", 0.0) / max(1, min(self.workers_on(node), workers))
+
     def __str__(self) -> str:
         return f"{with_noun(self.cpus, 'CPU')} and {with_noun(self.gpus, 'GPU')}"
 

@@ -214,7 +214,7 @@ def _sheet(index: int) -> str:
 
 def _pictures(images: Sequence[Path], findings: Findings) -> Iterator[bytes]:
     """PNGs of PER_SHEET label issues each, in their order: as people drew them, beside what the models are sure of."""
-    stored = shards.ShardSet([path for each in images for path in shards.shard_paths(each)], 2 * PER_SHEET)
+    stored = shards.ShardSet([path for each in images for path in shards.shard_paths(each)])
     listed = (row["image_id"] for each in images for row in shards.read_columns(each, ["image_id"]))
     place = {image_id: i for i, image_id in enumerate(listed)}
     for start in range(0, len(findings.issues), PER_SHEET):

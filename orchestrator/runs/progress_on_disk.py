@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cellsemi.models.model_files import PROGRESS_FILE
-from cellsemi.rounds.store import files
+from cellsemi.models.model_files import read_progress
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 from cellsemi.rounds.store.steps import StepRecord, StepState, done_on_disk, read_steps
 
@@ -35,9 +34,9 @@ def stages(paths: RunPaths) -> Iterator[Stage]:
 
 
 def _done(paths: RunPaths, record: StepRecord) -> int | None:
-    progress = paths.root / record.output / PROGRESS_FILE
-    if record.state == "begun" and progress.is_file():
-        return int(files.read_json(progress)["step"])
+    steps = read_progress(paths.root / record.output) if record.state == "begun" else None
+    if steps is not None:
+        return steps
     return done_on_disk(paths, record)
 
 

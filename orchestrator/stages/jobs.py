@@ -18,7 +18,7 @@ from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import NOT_FINITE, FitResult, FitTask, Progress, predict_named
 from cellsemi.models.inference.scale_search import ScaleSearch
-from cellsemi.models.model_files import PROGRESS_FILE
+from cellsemi.models.model_files import write_progress
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.find_steps import Search, fit_until_it_stops
@@ -27,7 +27,7 @@ from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.background import sure_background
 from cellsemi.rounds.pseudo_labels.fusion import fuse
-from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import Commit, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -220,7 +220,7 @@ class FitJob:
         started = time.monotonic()
 
         def progress(step: int, steps: int) -> None:
-            files.write_json(folder / PROGRESS_FILE, {"step": step, "steps": steps})
+            write_progress(folder, step, steps)
 
         found = None
         if search is None:

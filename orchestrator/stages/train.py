@@ -9,9 +9,10 @@ from pathlib import Path
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
 from cellsemi.configs.models import ModelConfig
+from cellsemi.configs.rounds import AUTO
 from cellsemi.configs.training import AUTO_PROBABILITY, AUTO_STEPS
 from cellsemi.models.base import FitTask
-from cellsemi.models.model_files import MODEL_FILE, PROGRESS_FILE, read_model_file
+from cellsemi.models.model_files import MODEL_FILE, read_model_file, read_progress
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
@@ -22,7 +23,6 @@ from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.orchestrator.stages.read_images import code_of
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.kept_weights import read_kept
 from cellsemi.rounds.store.manifest import FitRecord, read_fit, read_manifest
@@ -210,7 +210,7 @@ def _step(context: Context, round: int, item: Fit) -> Step:
 
 def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finish: Finish) -> None:
     ordered = sorted(todo, key=lambda pair: -pair[0].total)  # longest first: the shortest total on few workers
-    tasks = tuple(_task(context, item, step.output) for step, item in ordered)
+    tasks = tuple(_task(context, item, step.output, len(ordered)) for step, item in ordered)
     choices = tuple(_choice(context, item) for _, item in ordered)
     job = FitJob(tasks, choices, tuple(_search(context, item) for _, item in ordered), name=title)
 
@@ -256,7 +256,7 @@ def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> 
     finish(step, record.seconds)
 
 
-def _task(context: Context, item: Fit, folder: Path) -> FitTask:
+def _task(context: Context, item: Fit, folder: Path, students: int) -> FitTask:
     config, kept = context.config, read_kept(context.paths).get(item.model.name)
     return FitTask(
         model=item.model,
@@ -274,6 +274,9 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         code=None if (code := code_of(context, item.model)) is None else str(code),
         weights=None if kept is None else str(context.paths.root / kept.kept),
         weights_sha256=None if kept is None else kept.sha256,
+        checkpoint_s=config.engine.checkpoint_s,
+        input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
+        idle_cpus=max(0, int(context.engine.cpus_for_each(students)) - config.training_of(item.model).threads),
     )
 
 
@@ -332,5 +335,4 @@ def _steps_done(step: Step) -> int:
     """Optimiser steps of one student so far, from the file that it writes now and then."""
     if (step.output / MANIFEST).is_file():
         return step.total
-    path = step.output / PROGRESS_FILE
-    return int(files.read_json(path)["step"]) if path.is_file() else 0
+    return read_progress(step.output) or 0

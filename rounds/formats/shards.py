@@ -74,7 +74,7 @@ class ShardFolder:
         for split in get_args(Split):
             self._check(split)
             paths = shard_paths(self.root / split)
-            records = ShardSet(paths, cached_groups=2)
+            records = ShardSet(paths)
             rows = read_columns(self.root / split, ["image_id", "cell_type", "group"])
             for index, row in enumerate(rows):
                 load = partial(self._load, records, index)

@@ -24,19 +24,20 @@ REFUSED = (
 )  # fmt: skip
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: after a crash `path` holds the old content or the new, never a part.
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file atomically: after a crash `path` holds the old content or the new, never a part (`atomic_file`).
 
     Raises RunError when the disk is full or the folder cannot be written.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, durable) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write a stream to; it takes the name `path` when the block ends without an error.
 
+    What is not `durable` is not forced to the disk: a power cut may leave an old state, or an empty file.
     Raises RunError when the disk is full or the folder cannot be written.
     """
     with explained(path):
@@ -46,11 +47,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             with temporary.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
+        if durable:
+            _fsync_folder(path.parent)
 
 
 @contextlib.contextmanager

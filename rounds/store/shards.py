@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import islice
@@ -19,7 +18,7 @@ from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
 from cellsemi.rounds.store.unaltered import SHARDS, check_output, check_shard, remedy
 
-ROWS_PER_GROUP = 4  # images decoded together when one is asked for
+ROWS_PER_GROUP = 1  # what is read from the disk when one record is asked for
 
 
 def part_name(index: int) -> str:
@@ -112,9 +111,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class ShardSet(Sequence[ImageRecord]):
-    """Random access to the records of some shards, with a bounded cache of row groups."""
+    """Random access to the records of some shards: one row is decoded for one record.
 
-    def __init__(self, paths: Sequence[Path], cached_groups: int = 64) -> None:
+    Whoever wants records again keeps them. The files stay open; a copy in another process opens its own.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = list(paths)
         self._files = [_open(path) for path in paths]
         self._index = [
@@ -123,8 +125,6 @@ class ShardSet(Sequence[ImageRecord]):
             for group in range(file.num_row_groups)
             for row in range(file.metadata.row_group(group).num_rows)
         ]
-        self._cache: OrderedDict[tuple[int, int], list[ImageRecord]] = OrderedDict()
-        self._cached_groups = cached_groups
 
     def __len__(self) -> int:
         return len(self._index)
@@ -133,13 +133,12 @@ class ShardSet(Sequence[ImageRecord]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         f, group, row = self._index[index]
-        key = (f, group)
-        if key not in self._cache:
-            self._cache[key] = list(_records(self._paths[f], self._files[f], group))
-            if len(self._cache) > self._cached_groups:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        return self._cache[key][row]
+        with _readable(self._paths[f]):
+            (found,) = self._files[f].read_row_group(group).slice(row, 1).to_pylist()
+        return from_row(found)
+
+    def __reduce__(self) -> tuple[type[ShardSet], tuple[list[Path]]]:
+        return ShardSet, (self._paths,)
 
 
 def count_rows(path: Path) -> int:

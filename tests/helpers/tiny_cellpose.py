@@ -17,9 +17,7 @@ from cellsemi.models.base import FitTask
 from cellsemi.rounds.store.schemas import ImageRecord
 
 SIDE = 64  # of the tiny network's tiles
-TRAINING = TrainingConfig(
-    steps=40, batch=2, lr=2e-2, schedule="constant", ema=0, checkpoint_every=5, precision="float32"
-)
+TRAINING = TrainingConfig(steps=40, batch=2, lr=2e-2, schedule="constant", ema=0, precision="float32")
 discs, record = partial(pictures.discs, layout=FOUR), partial(pictures.record, layout=FOUR)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from cellpose import transforms
 from cellpose.train import _loss_fn_seg
+from helpers.flow_batches import as_batch
 from helpers.pictures import quiet
 from helpers.tiny_cellpose import SIDE, TRAINING, Tiny, discs, record, task_in, tiny_file
 from torch import Tensor, nn
@@ -114,21 +114,21 @@ def test_training_crops_are_scaled_by_their_whole_image(tmp_path: Path) -> None:
 def some_batch(**changes: Any) -> FlowBatch:
     rng = np.random.default_rng(1)
     labels = np.stack([discs(seed, 64)[1] for seed in (0, 1)])
-    batch = FlowBatch(
-        images=rng.random((2, 3, 64, 64), np.float32),
-        inside=(labels > 0).astype(np.float32),
-        flow=np.stack([diffusion_flows(map_) for map_ in labels]),
-        class_id=(labels % 2).astype(np.int64),
-        weight=np.ones((2, 64, 64), np.float32),
-    )
-    return replace(batch, **changes)
+    arrays: dict[str, Any] = {
+        "images": rng.random((2, 3, 64, 64), np.float32),
+        "inside": (labels > 0).astype(np.float32),
+        "flow": np.stack([diffusion_flows(map_) for map_ in labels]),
+        "class_id": (labels % 2).astype(np.int64),
+        "weight": np.ones((2, 64, 64), np.float32),
+    }
+    return as_batch(**{**arrays, **changes})
 
 
 def test_the_loss_is_cellposes_own() -> None:
     batch = some_batch()
     raw = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     theirs = torch.cat([raw[:, 1:] * 5, raw[:, :1]], 1)
-    target = torch.from_numpy(np.concatenate([batch.inside[:, None], batch.flow], 1))
+    target = torch.cat([batch.inside[:, None], batch.flow], 1)
     expected = _loss_fn_seg(target, theirs, torch.device("cpu"))
     torch.testing.assert_close(cellpose_loss(raw, batch).total, expected)
 

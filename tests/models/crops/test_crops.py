@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import pictures
 from helpers.contract import ONE_EACH, ContractCase, prepared, task_of
 from helpers.contract import record as small_record
@@ -121,7 +120,7 @@ def test_every_family_takes_the_weight_of_the_background(tmp_path: Path) -> None
     weight = flow_batch([crop], "geodesic").weight[0]
     assert (weight[background] == 0.5).all()
     colour = replace(crop, pixels=np.repeat(crop.pixels[..., None], 3, axis=2))
-    detector = batch_of([colour], 1.0, {}, torch.device("cpu"))
+    detector = batch_of([colour], 1.0, {})
     assert detector.targets[0].weights[0] == 0.5
     assert (detector.weight[0].numpy()[detector.targets[0].instance_map.numpy() == 0] == 0.5).all()
 

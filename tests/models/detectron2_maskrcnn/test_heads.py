@@ -37,7 +37,7 @@ def network(**changes: Any) -> Network:
 
 
 def batch(*crops: Crop) -> DetectorBatch:
-    return batch_of(crops, 1.0, {}, CPU)
+    return batch_of(crops, 1.0, {})
 
 
 def losses_of(net: Network, crops: DetectorBatch) -> dict[str, torch.Tensor]:

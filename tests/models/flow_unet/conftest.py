@@ -11,7 +11,7 @@ from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.flow_unet.family import FAMILY
 
-TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, checkpoint_every=10, precision="float32")
+TRAINING = TrainingConfig(steps=60, batch=4, crop_px=48, lr=5e-3, ema=0.9, precision="float32")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.box_crops import crop_of
-from helpers.small_maskrcnn import CPU, losses_of, network, small
+from helpers.small_maskrcnn import losses_of, network, small
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -30,7 +30,7 @@ def as_torchvision(target: DetectorTarget) -> dict[str, torch.Tensor]:
 
 def test_without_ignored_areas_the_losses_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(small())
-    batch = batch_of([crop_of(0), crop_of(1)], 1.0, {}, CPU)
+    batch = batch_of([crop_of(0), crop_of(1)], 1.0, {})
     images, features = net._features(batch.images)
     features = {name: level.detach() for name, level in features.items()}
     images = ImageList(images.tensors, images.image_sizes)
@@ -70,7 +70,7 @@ def test_each_loss_is_the_mean_over_cells_by_their_weights() -> None:
 
     def losses(*weights: float) -> dict[str, float]:
         light = Crop(crop.pixels, crop.instance_map, crop.cell_class, np.array([1, *weights], np.float32))
-        batch = batch_of([light], 1.0, {}, CPU)
+        batch = batch_of([light], 1.0, {})
         images, features = net._features(batch.images)
         found = net.roi_heads.losses(features, [torch.zeros(0, 4)], images.image_sizes, batch.targets)
         return {name: value.item() for name, value in found.items()}
@@ -105,7 +105,7 @@ def test_the_loss_of_the_proposals_is_the_weighted_mean_over_the_anchors() -> No
 
 def gradients(net: MaskRcnn, crop: Crop, makers: dict[str, Any] | None = None) -> tuple[float, list[Any]]:
     net.zero_grad(set_to_none=True)
-    total, _ = losses_of(net, batch_of([crop], 1.0, makers or {}, CPU))
+    total, _ = losses_of(net, batch_of([crop], 1.0, makers or {}))
     total.backward()
     return total.item(), [None if p.grad is None else p.grad.clone() for p in net.parameters()]
 
@@ -155,7 +155,7 @@ def test_crops_without_cells_and_crops_of_nothing_but_ignored_areas_train() -> N
     for backbone in ("resnet18", "resnet50-v2"):
         net = network(small(backbone=backbone))
         for crops in ([nothing], [blank], [blank, crop_of(1)]):
-            total, parts = losses_of(net, batch_of([*crops, *crops], 1.0, {}, CPU))
+            total, parts = losses_of(net, batch_of([*crops, *crops], 1.0, {}))
             total.backward()
             assert all(torch.isfinite(part) for part in parts.values())
             assert (parts["mask"] == 0) == (len(crops) == 1)  # only the last has cells

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.box_crops import crop_of
-from helpers.small_maskrcnn import CPU, losses_of, network, small
+from helpers.small_maskrcnn import losses_of, network, small
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
@@ -122,7 +122,7 @@ def _older(name: str) -> str:
 
 def test_a_frozen_backbone_keeps_its_statistics() -> None:
     net = network(small())
-    batch = batch_of([crop_of(0), crop_of(1)], 1.0, {}, CPU)
+    batch = batch_of([crop_of(0), crop_of(1)], 1.0, {})
     body = net.backbone.body
     for trains in (False, True):
         for parameter in body.parameters():

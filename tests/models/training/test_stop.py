@@ -15,7 +15,7 @@ from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.training import stop
 from cellsemi.models.training.loop import Loop, LossParts
 
-CONFIG = TrainingConfig(checkpoint_every=1000, precision="float32", ema=0)
+CONFIG = TrainingConfig(precision="float32", ema=0)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def fit(folder: Path, stop_at: int | None = None) -> tuple[int, dict[str, Tensor
     """Train one weight for 9 steps; SIGTERM comes in the middle of a step."""
     torch.manual_seed(0)
 
-    def loss_of(net: nn.Module, step: int) -> LossParts:
+    def loss_of(net: nn.Module, _: int, step: int) -> LossParts:
         if step == stop_at:
             terminate()
         total = ((net(torch.ones(1, 1, 1, 1)) - step) ** 2).mean()
@@ -77,7 +77,7 @@ def fit(folder: Path, stop_at: int | None = None) -> tuple[int, dict[str, Tensor
         nn.Conv2d(1, 1, 1), CONFIG, steps=9, folder=folder, fingerprint="a", precision="float32",
         device=torch.device("cpu"),
     )  # fmt: skip
-    trained = made.run(loss_of, lambda done, steps: None)
+    trained = made.run(lambda step: step, loss_of, lambda done, steps: None)
     return trained.resumed_at, trained.weights
 
 

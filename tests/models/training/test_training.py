@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.flow_batches import as_batch
 from helpers.pictures import quiet
 from torch import nn
 
@@ -26,7 +27,7 @@ from cellsemi.models.training.loop import Averaged, Loop, LossParts, Trained
 from cellsemi.models.training.precision import choose_precision, native_bfloat16
 from cellsemi.models.training.schedule import course, one_cycle, rates
 
-CONFIG = TrainingConfig(batch=2, crop_px=32, checkpoint_every=4, precision="float32")
+CONFIG = TrainingConfig(batch=2, crop_px=32, precision="float32")
 
 
 def a_batch(seed: int, classes: int = 1) -> FlowBatch:
@@ -34,7 +35,7 @@ def a_batch(seed: int, classes: int = 1) -> FlowBatch:
     inside = (rng.random((2, 32, 32)) > 0.5).astype(np.float32)
     angle = rng.random((2, 32, 32)) * 2 * np.pi
     flow = (np.stack([np.sin(angle), np.cos(angle)], 1) * inside[:, None]).astype(np.float32)
-    return FlowBatch(
+    return as_batch(
         images=rng.random((2, 1, 32, 32), np.float32),
         inside=inside,
         flow=flow,
@@ -43,9 +44,12 @@ def a_batch(seed: int, classes: int = 1) -> FlowBatch:
     )
 
 
-def loss_of(net: nn.Module, step: int) -> LossParts:
-    batch = a_batch(step, 3)
-    return flow_loss(net(torch.from_numpy(batch.images)), batch)
+def made(step: int) -> FlowBatch:
+    return a_batch(step, 3)
+
+
+def loss_of(net: nn.Module, batch: FlowBatch, _: int) -> LossParts:
+    return flow_loss(net(batch.images), batch)
 
 
 def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: TrainingConfig = CONFIG) -> Loop:
@@ -57,6 +61,7 @@ def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: Training
         fingerprint=fingerprint,
         precision="float32",
         device=torch.device("cpu"),
+        checkpoint_s=0,
     )
 
 
@@ -81,10 +86,10 @@ def stop_at(when: int) -> Callable[[int, int], None]:
 
 
 def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = loop(tmp_path / "whole").run(loss_of, quiet)
+    whole = loop(tmp_path / "whole").run(made, loss_of, quiet)
     with pytest.raises(KeyboardInterrupt):
-        loop(tmp_path / "cut").run(loss_of, stop_at(4))
-    resumed = loop(tmp_path / "cut").run(loss_of, quiet)
+        loop(tmp_path / "cut").run(made, loss_of, stop_at(4))
+    resumed = loop(tmp_path / "cut").run(made, loss_of, quiet)
     assert (whole.resumed_at, resumed.resumed_at) == (0, 4)
     assert digest(resumed) == digest(whole)
     assert resumed.records == whole.records and len(whole.records) == 10
@@ -92,9 +97,9 @@ def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_task_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        loop(tmp_path).run(loss_of, stop_at(4))
+        loop(tmp_path).run(made, loss_of, stop_at(4))
     other = loop(tmp_path, fingerprint="b")
-    assert other.run(loss_of, quiet).resumed_at == 0
+    assert other.run(made, loss_of, quiet).resumed_at == 0
     other.clear()
     assert not list(tmp_path.iterdir())
 
@@ -112,29 +117,36 @@ def test_a_damaged_checkpoint_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    def bad(net: nn.Module, step: int) -> LossParts:
-        parts = loss_of(net, step)
+    def bad(net: nn.Module, batch: FlowBatch, step: int) -> LossParts:
+        parts = loss_of(net, batch, step)
         return LossParts(parts.total * (float("nan") if step == 6 else 1), parts.parts)
 
-    with pytest.raises(TrainingDiverged, match=r"step 7 of 10.*lower training\.lr.*checkpoint: step 4"):
-        loop(tmp_path).run(bad, quiet)
+    with pytest.raises(TrainingDiverged, match=r"step 7 of 10.*lower training\.lr.*checkpoint: step 6"):
+        loop(tmp_path).run(made, bad, quiet)
     assert (tmp_path / CHECKPOINT_FILE).is_file()
 
 
 def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
-    batch = a_batch(0)
-    trained = loop(tmp_path, steps=40).run(
-        lambda net, step: flow_loss(net(torch.from_numpy(batch.images)), batch), quiet
-    )
+    trained = loop(tmp_path, steps=40).run(lambda _: a_batch(0), loss_of, quiet)
     first, last = trained.records[0], trained.records[-1]
     assert last.loss < 0.8 * first.loss
     assert all(last.parts[name] < first.parts[name] for name in ("prob", "flow"))
 
 
-def test_progress_is_reported_now_and_then(tmp_path: Path) -> None:
+def test_progress_is_reported_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
-    loop(tmp_path, steps=13).run(loss_of, lambda step, steps: calls.append((step, steps)))
-    assert calls == [(4, 13), (8, 13), (10, 13), (12, 13), (13, 13)]
+    fit = loop(tmp_path, steps=13)
+    fit.run(made, loss_of, lambda step, steps: calls.append((step, steps)))
+    assert calls == [(step, 13) for step in range(1, 14)], "after each checkpoint"
+    calls.clear()
+    clock = iter(range(1000))
+    monkeypatch.setattr("cellsemi.models.training.loop.time.monotonic", lambda: next(clock) / 4)
+    seldom = Loop(
+        build(FlowUnetConfig(name="m", width=4), ("a", "b", "c"), 0), CONFIG, steps=13, folder=tmp_path / "b",
+        fingerprint="a", precision="float32", device=torch.device("cpu"),
+    )  # fmt: skip
+    seldom.run(made, loss_of, lambda step, steps: calls.append((step, steps)))
+    assert calls == [(4, 13), (8, 13), (12, 13), (13, 13)], "once a second, and at the end"
 
 
 def test_one_cycle_rises_once_and_falls_once() -> None:
@@ -182,21 +194,21 @@ def test_two_stages_resume_to_the_same_bits_and_freeze_the_backbone(tmp_path: Pa
         made = loop(folder, config=config)
         return Loop(
             made._net, config, steps=10, folder=folder, fingerprint="a", precision="float32",
-            device=torch.device("cpu"), backbone="encoder",
+            device=torch.device("cpu"), backbone="encoder", checkpoint_s=0,
         )  # fmt: skip
 
     start = {name: value.clone() for name, value in loop(tmp_path / "x")._net.named_parameters()}
     frozen = two_stage(tmp_path / "frozen")
     with pytest.raises(KeyboardInterrupt):
-        frozen.run(loss_of, stop_at(4))
+        frozen.run(made, loss_of, stop_at(4))
     now = dict(frozen._net.named_parameters())
     moved = {name for name, value in now.items() if not torch.equal(value, start[name])}
     assert moved and all(not name.startswith("encoder") for name in moved)
-    whole = two_stage(tmp_path / "whole").run(loss_of, quiet)
+    whole = two_stage(tmp_path / "whole").run(made, loss_of, quiet)
     for stop in (4, 8):  # in the first stage, and in the second
         with pytest.raises(KeyboardInterrupt):
-            two_stage(tmp_path / f"cut{stop}").run(loss_of, stop_at(stop))
-        resumed = two_stage(tmp_path / f"cut{stop}").run(loss_of, quiet)
+            two_stage(tmp_path / f"cut{stop}").run(made, loss_of, stop_at(stop))
+        resumed = two_stage(tmp_path / f"cut{stop}").run(made, loss_of, quiet)
         assert resumed.resumed_at == stop and digest(resumed) == digest(whole)
 
 
@@ -208,7 +220,7 @@ def test_the_average_is_that_of_its_definition() -> None:
         with torch.no_grad():
             net.weight.fill_(value)
             net.num_batches_tracked.fill_(step)
-        average.update(net, step)
+        average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     assert average.values["weight"].item() == pytest.approx(expected)
@@ -217,13 +229,13 @@ def test_the_average_is_that_of_its_definition() -> None:
 
 def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
     fit = loop(tmp_path, steps=3, config=CONFIG.model_copy(update={"ema": 0.0}))
-    trained = fit.run(loss_of, quiet)
+    trained = fit.run(made, loss_of, quiet)
     assert all(torch.equal(trained.weights[name], value) for name, value in fit._net.state_dict().items())
 
 
 def gradients(batch: FlowBatch) -> tuple[float, torch.Tensor]:
     net = build(FlowUnetConfig(name="m", width=4), ("a", "b", "c"), 1).eval()
-    loss = flow_loss(net(torch.from_numpy(batch.images)), batch).total
+    loss = flow_loss(net(batch.images), batch).total
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
@@ -233,8 +245,8 @@ def test_what_is_under_an_ignored_cell_changes_no_gradient() -> None:
     ignored = np.zeros((2, 32, 32), bool)
     ignored[:, 5:20, 8:30] = True
     weight = np.where(ignored, 0, 1.7).astype(np.float32)
-    one = FlowBatch(one.images, one.inside, one.flow, one.class_id, weight)
-    mixed = FlowBatch(
+    one = as_batch(one.images, one.inside, one.flow, one.class_id, weight)
+    mixed = as_batch(
         one.images,
         np.where(ignored, other.inside, one.inside),
         np.where(ignored[:, None], other.flow, one.flow),
@@ -244,14 +256,14 @@ def test_what_is_under_an_ignored_cell_changes_no_gradient() -> None:
     (loss, gradient), (mixed_loss, mixed_gradient) = gradients(one), gradients(mixed)
     assert loss == mixed_loss and torch.equal(gradient, mixed_gradient)
     assert gradient.abs().max() > 0
-    all_seen = FlowBatch(mixed.images, mixed.inside, mixed.flow, mixed.class_id, np.ones_like(weight))
+    all_seen = as_batch(mixed.images, mixed.inside, mixed.flow, mixed.class_id, np.ones_like(weight))
     assert not torch.equal(gradients(all_seen)[1], gradient)
 
 
 def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
     batch = a_batch(0, 3)
     loss, gradient = gradients(
-        FlowBatch(batch.images, batch.inside, batch.flow, batch.class_id, np.zeros_like(batch.weight))
+        as_batch(batch.images, batch.inside, batch.flow, batch.class_id, np.zeros_like(batch.weight))
     )
     assert loss == 0 and not gradient.any()
 

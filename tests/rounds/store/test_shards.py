@@ -44,7 +44,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     written += [record(i, None) for i in range(4, 9)]
     commit = shards.write_shard(tmp_path / "part-00000.parquet", written, "abc")
     assert commit.rows == 9 and commit.cells == sum(len(r.instances) for r in written if r.instances is not None)
-    for found in (list(shards.read_folder(tmp_path)), list(shards.ShardSet([tmp_path / "part-00000.parquet"], 1))):
+    for found in (list(shards.read_folder(tmp_path)), list(shards.ShardSet([tmp_path / "part-00000.parquet"]))):
         assert [r.image_id for r in found] == [r.image_id for r in written]
         assert found[1].instances is None
         assert found[2].instances is not None and len(found[2].instances) == 0
@@ -65,12 +65,12 @@ def test_a_person_can_open_a_shard_with_pandas(tmp_path: Path) -> None:
     assert frame.image_id[0] == "im[0] ä" and frame.instances[0][0]["reason"] == "uncertain"
 
 
-def test_random_access_survives_a_cache_of_one_group(tmp_path: Path) -> None:
+def test_records_are_found_by_their_number_over_all_shards(tmp_path: Path) -> None:
     paths = []
     for part in range(3):
         paths.append(tmp_path / shards.part_name(part))
         shards.write_shard(paths[-1], [record(10 * part + i, None) for i in range(7)], "abc")
-    data = shards.ShardSet(paths, cached_groups=1)
+    data = shards.ShardSet(paths)
     order = np.random.default_rng(0).permutation(len(data))
     assert [data[int(i)].image_id for i in order] == [f"im[{10 * (i // 7) + i % 7}] ä" for i in order]
 

@@ -1,0 +1,128 @@
+"""Makes the batches of a training ahead of its steps, in processes of their own.
+
+A batch is a function of its step alone, so the bits that a network learns from do not depend on the number of
+processes, nor on where a training was interrupted. torch's DataLoader runs the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cellsemi.configs.errors import CellsemiError
+from cellsemi.models.base import FitTask
+from cellsemi.models.training.transport import Packed, on_device
+
+B = TypeVar("B")
+MakeBatch = Callable[[int], B]  # step -> its batch on the CPU; it is sent to other processes
+
+FEW_STEPS = 50  # a training that has no more left makes its batches itself: processes need seconds to start
+MOST = {"cpu": 2, "cuda": 8}  # processes that `auto` starts, by device: a step on a CPU takes longer than its input
+AHEAD = 2  # batches that each process is ahead
+PRELOADED = ("torch", "cellsemi.models.crops.preload")  # what the processes import once, together
+
+
+def processes_for(task: FitTask, device: torch.device) -> int:
+    """How many processes make the batches of a task on a device."""
+    if task.input_processes is not None:
+        return task.input_processes
+    return min(task.idle_cpus, MOST.get(device.type, 0))
+
+
+def batches(make: MakeBatch[B], steps: range, processes: int, device: torch.device) -> Generator[B]:
+    """The batches of some steps, in order, on a device; made by `processes` processes, 0: by this one.
+
+    An error of cellsemi that `make` raises in a process is raised here. RuntimeError when a process is lost.
+    """
+    if processes == 0 or len(steps) <= FEW_STEPS:
+        for step in steps:
+            yield on_device(make(step), device)
+        return
+    for packed in _started(make, steps, processes, pin=device.type == "cuda"):
+        if isinstance(packed, CellsemiError):
+            raise packed
+        yield packed.batch(device)
+
+
+def _started(make: MakeBatch[B], steps: range, processes: int, pin: bool) -> Iterator[Packed | CellsemiError]:
+    with _without_main(), warnings.catch_warnings():
+        # More processes than CPUs, where somebody asked for so many.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            _Batches(make),
+            batch_size=None,
+            sampler=steps,
+            num_workers=processes,
+            prefetch_factor=AHEAD,
+            pin_memory=pin,
+            collate_fn=_as_it_is,
+            worker_init_fn=_prepare,
+            multiprocessing_context=_context(),
+        )
+        return iter(loader)
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[Packed | CellsemiError], Generic[B]):
+    """The packed batch of each step; an error of ours travels as it is, torch would wrap its message."""
+
+    make: MakeBatch[B]
+
+    def __getitem__(self, step: int) -> Packed | CellsemiError:
+        try:
+            return Packed.of(self.make(step))
+        except CellsemiError as error:
+            return error
+
+
+def _as_it_is(packed: Any) -> Any:
+    return packed
+
+
+def _prepare(_: int) -> None:
+    """One thread; signals that go to all processes of a run are answered by the one that trains."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the training is killed: the server of processes is in between, and torch's own watch does not see it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _context() -> Any:
+    """Processes are copies of a server without threads: a copy of this process could inherit a lock that is held."""
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module while processes start: they would run it again, and a script may have no guard for that."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
