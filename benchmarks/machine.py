@@ -15,12 +15,12 @@ DSB2018 = Path(__file__).resolve().parents[2] / "shared" / "data" / "dsb2018"  #
 SHOWN = ("cellsemi", "torch", "cellpose", "ray", "numpy", "numba")
 
 
-def describe() -> str:
+def describe(on_gpu: bool = False) -> str:
     """Date, processor, cores, Python and the versions that matter for a timing."""
     found = versions()
     packages = ", ".join(f"{name} {found[name]}" for name in SHOWN if name in found)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {_processor()}, {os.cpu_count()} cores, no GPU used; "
+        f"{datetime.now(UTC):%Y-%m-%d}; {_processor()}, {os.cpu_count()} cores{'' if on_gpu else ', no GPU used'}; "
         f"Python {platform.python_version()}, {packages}"
     )
 

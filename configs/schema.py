@@ -52,6 +52,13 @@ class EngineConfig(Section):
     shard_deadline_s: float = Field(
         1800.0, gt=0, le=1_000_000, description="A worker silent for longer on one shard is replaced."
     )
+    workers_per_student: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that train one student together, each on a part of every batch and a GPU of its own "
+        "(`gpus_per_worker`), all on one machine; the result is that of one process up to rounding.",
+    )
     checkpoint_s: float = Field(
         CHECKPOINT_S,
         ge=0,

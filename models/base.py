@@ -56,6 +56,8 @@ class FitTask:
     checkpoint_s: float = CHECKPOINT_S
     input_processes: int | None = None  # that make the batches ahead of the steps; None: as many as find an idle CPU
     idle_cpus: int = 0  # where it is trained, beside the threads that train
+    ranks: int = 1  # processes that train it together, each on a device of its own
+    part: tuple[int, int] = (0, 1)  # (r, G): this process is rank r of G
 
     @property
     def fingerprint(self) -> str:

@@ -27,7 +27,7 @@ from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.flow.recovery import mean_inside
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.training.loop import LossParts
-from cellsemi.models.training.losses import weighted_mean
+from cellsemi.models.training.losses import weighted_mean_of_batch
 from cellsemi.rounds.store.image_codec import intensity_range
 
 TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
@@ -152,11 +152,11 @@ def cellpose_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     entropy; both the weighted mean over all pixels, which with equal weights is Cellpose's own value.
     `class`: cross entropy over the pixels of cells. A pixel of weight 0 changes neither value nor gradient.
     """
-    prob = weighted_mean(
+    prob = weighted_mean_of_batch(
         functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
     )
     squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - batch.flow)).square().mean(1) / 2
-    flow = weighted_mean(squared, batch.weight)
+    flow = weighted_mean_of_batch(squared, batch.weight)
     classes = class_loss(raw, batch)
     return LossParts(prob + flow + CLASS_SCALE * classes, {"prob": prob, "flow": flow, "class": classes})
 

@@ -37,7 +37,7 @@ class CropSource:
 
     Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
-    at which the network sees it, before the random scale.
+    at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class CropSource:
         classes: Sequence[str] = (),
         pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._records = ShardSet(shards)
         self._sampler = ImageSampler(
@@ -67,6 +68,7 @@ class CropSource:
             pseudo_weights=needs(shards) if pseudo_draw == "need" else None,
         )
         self._crop_px, self._batch, self._seed, self._enlarge = crop_px, batch, seed, enlarge
+        self._part = part
         self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
         self._sizes = _range_of_sizes(shards) if augment.size_aware else None
         self._images = ImageCache(self._decoded, share_of_memory())
@@ -91,11 +93,14 @@ class CropSource:
             classes=task.classes,
             pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
+            part=task.part,
         )
 
     def __call__(self, step: int) -> list[Crop]:
-        """The crops of one step: a function of the seed and the step."""
-        return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in range(self._batch)]
+        """The crops of one step, of which this rank takes its part: a function of the seed and the step."""
+        first, of = self._part
+        own = range(first, self._batch, of)
+        return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in own]
 
     def _crop(self, rng: np.random.Generator, step: int) -> Crop:
         # One draw for both crops: a cell that is pasted looks as those around it do.

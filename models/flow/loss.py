@@ -9,7 +9,7 @@ from torch.nn import functional
 from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
-from cellsemi.models.training.losses import weighted_mean
+from cellsemi.models.training.losses import weighted_mean_of_batch
 
 FLOW_SCALE = 2.0  # weight of the flow term
 CLASS_SCALE = 0.5  # weight of the class term
@@ -22,11 +22,11 @@ def flow_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     squared distance of the vectors, and `classes`: cross entropy, both over the pixels of cells. Each is
     the weighted mean; without any weight it is 0. A pixel of weight 0 changes neither value nor gradient.
     """
-    prob = weighted_mean(
+    prob = weighted_mean_of_batch(
         functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
     )
     squared = (raw[:, 1:FLOW_CHANNELS] - batch.flow).square().sum(1) / 2
-    flow = weighted_mean(squared, batch.weight * batch.inside)
+    flow = weighted_mean_of_batch(squared, batch.weight * batch.inside)
     classes = class_loss(raw, batch)
     total = prob + FLOW_SCALE * flow + CLASS_SCALE * classes
     return LossParts(total, {"prob": prob, "flow": flow, "class": classes})
@@ -37,4 +37,4 @@ def class_loss(raw: Tensor, batch: FlowBatch) -> Tensor:
     if raw.shape[1] == FLOW_CHANNELS:
         return torch.zeros((), device=raw.device)
     entropy = functional.cross_entropy(raw[:, FLOW_CHANNELS:], batch.class_id, reduction="none")
-    return weighted_mean(entropy, batch.weight * batch.inside)
+    return weighted_mean_of_batch(entropy, batch.weight * batch.inside)

@@ -6,13 +6,6 @@ processes, nor on where a training was interrupted. torch's DataLoader runs the 
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import types
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -23,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cellsemi.configs.errors import CellsemiError
 from cellsemi.models.base import FitTask
+from cellsemi.models.training.processes import context, follow_parent, without_main
 from cellsemi.models.training.transport import Packed, on_device
 
 B = TypeVar("B")
@@ -31,7 +25,6 @@ MakeBatch = Callable[[int], B]  # step -> its batch on the CPU; it is sent to ot
 FEW_STEPS = 50  # a training that has no more left makes its batches itself: processes need seconds to start
 MOST = {"cpu": 2, "cuda": 8}  # processes that `auto` starts, by device: a step on a CPU takes longer than its input
 AHEAD = 2  # batches that each process is ahead
-PRELOADED = ("torch", "cellsemi.models.crops.preload")  # what the processes import once, together
 
 
 def processes_for(task: FitTask, device: torch.device) -> int:
@@ -57,7 +50,7 @@ def batches(make: MakeBatch[B], steps: range, processes: int, device: torch.devi
 
 
 def _started(make: MakeBatch[B], steps: range, processes: int, pin: bool) -> Iterator[Packed | CellsemiError]:
-    with _without_main(), warnings.catch_warnings():
+    with without_main(), warnings.catch_warnings():
         # More processes than CPUs, where somebody asked for so many.
         warnings.filterwarnings("ignore", "This DataLoader will create")
         loader = DataLoader(
@@ -69,7 +62,7 @@ def _started(make: MakeBatch[B], steps: range, processes: int, pin: bool) -> Ite
             pin_memory=pin,
             collate_fn=_as_it_is,
             worker_init_fn=_prepare,
-            multiprocessing_context=_context(),
+            multiprocessing_context=context(),
         )
         return iter(loader)
 
@@ -92,37 +85,7 @@ def _as_it_is(packed: Any) -> Any:
 
 
 def _prepare(_: int) -> None:
-    """One thread; signals that go to all processes of a run are answered by the one that trains."""
     import cv2
 
     cv2.setNumThreads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End when the training is killed: the server of processes is in between, and torch's own watch does not see it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _context() -> Any:
-    """Processes are copies of a server without threads: a copy of this process could inherit a lock that is held."""
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload(list(PRELOADED))
-    return context
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main module while processes start: they would run it again, and a script may have no guard for that."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    follow_parent()

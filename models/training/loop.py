@@ -25,6 +25,7 @@ from cellsemi.models.training.ahead import MakeBatch, batches, processes_for
 from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord, Writer
 from cellsemi.models.training.precision import Precision, choose_precision
 from cellsemi.models.training.schedule import rates
+from cellsemi.models.training.together import mean_over_ranks, rank, share_batch_norm, share_gradients
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
@@ -112,6 +113,7 @@ class Loop:
         input_processes: int = 0,
     ) -> None:
         self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        share_batch_norm(self._net)
         self._config, self._steps, self._device = config, steps, device
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
         self._precision, self._checkpoint_s, self._input_processes = precision, checkpoint_s, input_processes
@@ -167,7 +169,8 @@ class Loop:
             for step, batch in zip(steps, made, strict=True):
                 self._step(step, batch, loss_of)
                 done, now = step + 1, time.monotonic()
-                saved = done < self._steps and (stop.wanted() or now - saved_s >= self._checkpoint_s)
+                due = stop.wanted() or now - saved_s >= self._checkpoint_s
+                saved = due and done < self._steps and rank() == 0
                 if saved:
                     self._save(done, writer)
                     saved_s = now
@@ -190,12 +193,13 @@ class Loop:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             losses = loss_of(self._net, batch, step)
         losses.total.backward()  # type: ignore[no-untyped-call]
+        share_gradients(self._net.parameters())
         norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
         self._optimiser.step()
         if self._average is not None:
             self._average.update(step)
         self._read()
-        numbers = torch.stack([losses.total, norm, *losses.parts.values()]).detach()
+        numbers = mean_over_ranks(torch.stack([losses.total, norm, *losses.parts.values()]).detach())
         self._unread = _Unread(step, lr, tuple(losses.parts), numbers)
 
     def _read(self) -> None:

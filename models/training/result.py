@@ -20,6 +20,7 @@ from cellsemi.models.model_files import (
     write_model_file,
 )
 from cellsemi.models.training.loop import Trained
+from cellsemi.models.training.together import rank
 from cellsemi.rounds.store import files
 
 LOSS_FILE = "loss.parquet"
@@ -28,24 +29,22 @@ LOSS_FILE = "loss.parquet"
 def write_result(
     task: FitTask, trained: Trained, parameters: int, cell_size: CellSize, started_from: StartWeights | None = None
 ) -> FitResult:
-    """Write LOSS_FILE, the averaged weights, and MODEL_FILE.
+    """Write LOSS_FILE, the averaged weights, and MODEL_FILE; of ranks that train together the first one does.
 
     `cell_size` is that of the crops (crops.cell_size). `started_from` are the weights from outside that the network was
     built with; those of a teacher took their place.
     """
     folder = Path(task.out_dir)
+    loss = float(np.mean([record.loss for record in trained.records[-max(1, len(trained.records) // 10) :]]))
+    result = FitResult(
+        parameters=parameters, steps=task.steps, loss=loss, seconds=trained.seconds, resumed_at=trained.resumed_at
+    )
+    if rank() > 0:
+        return result
     teacher = None if task.teacher is None else read_model_file(Path(task.teacher))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([record.to_row() for record in trained.records]), buffer)
     files.write_bytes(folder / LOSS_FILE, buffer.getvalue())
-    tail = trained.records[-max(1, len(trained.records) // 10) :]
-    result = FitResult(
-        parameters=parameters,
-        steps=task.steps,
-        loss=float(np.mean([record.loss for record in tail])),
-        seconds=trained.seconds,
-        resumed_at=trained.resumed_at,
-    )
     facts = ModelFacts(
         model=task.model,
         classes=task.classes,

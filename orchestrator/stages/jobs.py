@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import NOT_FINITE, FitResult, FitTask, Progress, predict_named
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import write_progress
+from cellsemi.models.ranks import fit_on_ranks
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.find_steps import Search, fit_until_it_stops
@@ -189,7 +191,7 @@ def _made(task: FitTask, progress: Progress) -> FitResult:
     """Train the model of a task, or take it as it is; ModelError when its family has nothing to take."""
     found = family(task.model.kind)
     if task.model.trains:
-        return found.fit(task, progress)
+        return fit_on_ranks(found.fit, task, progress)
     if found.take is None:
         raise ModelError(f"{task.model.name}: a {task.model.kind} has no weights to teach with as they are")
     return found.take(task)
@@ -226,7 +228,9 @@ class FitJob:
         if search is None:
             result = _made(task, progress)
         else:
-            result, found = fit_until_it_stops(family(task.model.kind).fit, task, search, progress)
+            result, found = fit_until_it_stops(
+                partial(fit_on_ranks, family(task.model.kind).fit), task, search, progress
+            )
         record: Record = {**asdict(result), "found_steps": found}
         if choice is not None:
             record |= asdict(choose(choice, folder))

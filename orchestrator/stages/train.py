@@ -275,6 +275,7 @@ def _task(context: Context, item: Fit, folder: Path, students: int) -> FitTask:
         weights=None if kept is None else str(context.paths.root / kept.kept),
         weights_sha256=None if kept is None else kept.sha256,
         checkpoint_s=config.engine.checkpoint_s,
+        ranks=config.engine.workers_per_student,
         input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
         idle_cpus=max(0, int(context.engine.cpus_for_each(students)) - config.training_of(item.model).threads),
     )
