@@ -176,10 +176,11 @@ def test_a_finished_run_does_nothing_and_a_larger_n_goes_on(tmp_path: Path) -> N
     assert {event.partition(":")[0] for event in watcher.begun} == {"2"}
 
 
-def test_an_interruption_anywhere_changes_nothing_in_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [25, pytest.param(3, marks=pytest.mark.slow)])
+def test_an_interruption_anywhere_changes_nothing_in_the_end(tmp_path: Path, every: int) -> None:
     undisturbed, watcher = bring(config_at(tmp_path / "whole"), 1)
     expected = tables(undisturbed)
-    for stop_at in range(1, watcher.events + 1, 9):
+    for stop_at in range(1, watcher.events + 1, every):
         config = config_at(tmp_path / str(stop_at))
         with pytest.raises(KeyboardInterrupt):
             bring(config, 1, Notes(stop_at))
