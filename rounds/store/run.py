@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
-from cellsemi.configs.schema import Config
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.unaltered import MANIFEST, RUN_FILE, round_folder
+
+if TYPE_CHECKING:  # the functions that read a config import what that takes: a table of a run is printed without
+    from cellsemi.configs.schema import Config
 
 QUARANTINE_FILE = "quarantine.parquet"
 KEPT_WEIGHTS = "weights"  # the key of run.yaml for what the `weights` of its models stand for
@@ -200,6 +201,8 @@ def open_run(config: Config) -> RunPaths:
     UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
     holds no work (`is_bound`).
     """
+    from cellsemi.configs.loading import config_difference
+
     paths = paths_of(config)
     if not paths.config.is_file():
         write_config(paths, config)
@@ -220,6 +223,8 @@ def is_bound(paths: RunPaths) -> bool:
 
 def take_config(paths: RunPaths, config: Config) -> None:
     """Make this the config of the run, as `open_run` allows it; the caller holds the run's lock."""
+    from cellsemi.configs.loading import config_difference
+
     open_run(config)
     if not is_bound(paths) and config_difference(read_config(paths), config):
         write_config(paths, config)
@@ -236,6 +241,8 @@ class AgreedPrecision(BaseModel):
 
 def write_config(paths: RunPaths, config: Config) -> None:
     """Write run.yaml: the resolved config, its hash, the versions; what else it holds stays in it."""
+    from cellsemi.configs.loading import RUN_HASH, config_hash
+
     found = read_run_file(paths) if paths.config.is_file() else {}
     content = {
         RUN_HASH: config_hash(config),
@@ -249,6 +256,8 @@ def write_config(paths: RunPaths, config: Config) -> None:
 
 def read_config(paths: RunPaths) -> Config:
     """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    from cellsemi.configs.loading import build_config
+
     return build_config(read_run_file(paths)["config"], str(paths.config))
 
 
