@@ -40,7 +40,7 @@ class InlineEngine:
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks."""
-        return _run(job, items, task_rules(self._config, job.name), on_done, tick)
+        return _run(job, items, task_rules(self._config, job.name, fresh=True), on_done, tick)
 
     def describe(self) -> str:
         """One line."""

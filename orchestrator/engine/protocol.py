@@ -81,9 +81,9 @@ class Engine(Protocol):
         ...
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """As `map`, but with a fresh worker for each item, in the order given: for training.
+        """As `map`, but in the order given, without a deadline, and no item waits behind another: for training.
 
-        A process that ends returns all of its (GPU) memory. Items have no deadline here.
+        An item that holds a GPU gets a process of its own: one that ends returns all memory of the GPU.
         """
         ...
 

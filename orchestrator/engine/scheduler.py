@@ -85,9 +85,9 @@ def map_rules(config: EngineConfig, name: str) -> SchedulingRules:
     return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), config.shard_deadline_s)
 
 
-def task_rules(config: EngineConfig, name: str) -> SchedulingRules:
-    """Rules of `Engine.tasks`: training has no deadline."""
-    return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), None, depth=1, fresh=True)
+def task_rules(config: EngineConfig, name: str, fresh: bool) -> SchedulingRules:
+    """Rules of `Engine.tasks`: training has no deadline; `fresh` with a new worker for every item."""
+    return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), None, depth=1, fresh=fresh)
 
 
 def _start_deadline_s(config: EngineConfig) -> float:
