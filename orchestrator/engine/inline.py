@@ -46,6 +46,10 @@ class InlineEngine:
         """One line."""
         return "in-process"
 
+    def workers(self) -> int:
+        """See Engine.workers: this process."""
+        return 1
+
     def device_here(self) -> str:
         """See Engine.device_here."""
         return self._config.device

@@ -91,6 +91,10 @@ class Engine(Protocol):
         """One line that names what the work runs on."""
         ...
 
+    def workers(self) -> int:
+        """How many workers that use the device there may be at once, at least 1, as far as is known now."""
+        ...
+
     def device_here(self) -> str | None:
         """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
         ...

@@ -101,6 +101,11 @@ class RayEngine:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
+    def workers(self) -> int:
+        """See Engine.workers."""
+        resources = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        return self._config.workers or max(1, workers_that_fit(resources))
+
     def device_here(self) -> str | None:
         """See Engine.device_here: a Ray that we started is on this machine alone."""
         if self._address is not None:

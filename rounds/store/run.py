@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the functions that read a config import what that takes: a 
 QUARANTINE_FILE = "quarantine.parquet"
 KEPT_WEIGHTS = "weights"  # the key of run.yaml for what the `weights` of its models stand for
 PRECISION = "precision"  # the key of run.yaml for what `training.precision: auto` came to
+SHARD_WORKERS = "shard_workers"  # the key of run.yaml for how many workers `data.shard_images: auto` counted
 
 
 SPLITS = ("labelled", "unlabelled", "val", "test")
@@ -248,7 +249,7 @@ def write_config(paths: RunPaths, config: Config) -> None:
         RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        **{key: found[key] for key in (KEPT_WEIGHTS, PRECISION) if key in found},
+        **{key: found[key] for key in (KEPT_WEIGHTS, PRECISION, SHARD_WORKERS) if key in found},
         "config": config.model_dump(mode="json"),
     }
     files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -262,7 +263,7 @@ def read_config(paths: RunPaths) -> Config:
 
 
 def write_part(paths: RunPaths, key: str, value: Any) -> None:
-    """Put a part beside the config into run.yaml: KEPT_WEIGHTS or PRECISION."""
+    """Put a part beside the config into run.yaml: KEPT_WEIGHTS, PRECISION or SHARD_WORKERS."""
     content = read_run_file(paths)
     config = content.pop("config")
     text = yaml.safe_dump({**content, key: value, "config": config}, sort_keys=False, allow_unicode=True)
@@ -281,6 +282,19 @@ def read_precision(paths: RunPaths) -> AgreedPrecision | None:
         return None if found is None else AgreedPrecision.model_validate(found)
     except ValidationError as error:
         raise _damaged(paths, f"{PRECISION}: {error.errors()[0]['msg']}") from None
+
+
+def write_shard_workers(paths: RunPaths, workers: int) -> None:
+    """Add to run.yaml for how many workers the shards of the run are made."""
+    write_part(paths, SHARD_WORKERS, workers)
+
+
+def read_shard_workers(paths: RunPaths) -> int | None:
+    """For how many workers the shards of a run are made; None while there are none. RunError as `read_config`."""
+    found = read_run_file(paths).get(SHARD_WORKERS)
+    if found is not None and (not isinstance(found, int) or found < 1):
+        raise _damaged(paths, f"{SHARD_WORKERS}: expected a number of workers, got {found!r}")
+    return found
 
 
 def read_run_file(paths: RunPaths) -> dict[str, Any]:
