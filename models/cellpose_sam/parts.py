@@ -22,8 +22,6 @@ from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import CLASS_SCALE
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
-from cellsemi.models.flow.recovery import mean_inside
-from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean
 from cellsemi.rounds.store.image_codec import intensity_range
@@ -211,16 +209,3 @@ class CellposeCrops(CropSource):
         grey = image.pixels[..., 0]
         plain = grey if all(np.array_equal(grey, image.pixels[..., c]) for c in (1, 2)) else image.pixels
         return replace(image, pixels=np.clip(cellpose_pixels(plain), 0, 1))
-
-
-# --- cells ----------------------------------------------------------------------------------
-
-
-def flow_errors(labels: NDArray[np.int32], flow: Outputs) -> NDArray[np.float64]:
-    """float64 (N,): mean squared distance of the flow to that which each mask 1..N would have.
-
-    This is Cellpose's flow error (dynamics.flow_error), the measure of its `flow_threshold`.
-    """
-    n = int(labels.max(initial=0))
-    squared = ((flow - flow_targets(labels, "diffusion")) ** 2).sum(0)
-    return mean_inside(squared, labels, n)

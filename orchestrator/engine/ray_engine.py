@@ -243,8 +243,8 @@ class _Actors:
         self._others = [host for host in self._others if host not in ending]
 
     def hand_over(self) -> list[_Host]:
-        """The hosts that work and are idle; from now on they belong to the caller."""
-        done = [worker for worker in self._scheduler.idle if worker in self._hosts]
+        """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""
+        done = [worker for worker in self._hosts if self._scheduler.knows(worker)]
         for worker in done:
             del self._actors[worker]
         kept = [*(self._hosts.pop(worker) for worker in done), *self._idle, *self._others]

@@ -144,11 +144,6 @@ class Scheduler:
         """Whether the scheduler still has this worker."""
         return worker in self._workers
 
-    @property
-    def idle(self) -> list[int]:
-        """The workers that have started and hold no item."""
-        return [number for number, state in self._workers.items() if state.phase == "ready" and not state.items]
-
     def waited_s(self, now_s: float) -> float:
         """How long nothing has happened because no worker has a place, in seconds; 0 when one has, or all is done."""
         return 0.0 if self._placed or self.over else now_s - self._changed_s
