@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.draw_masks import cells_in_boxes
 from cellsemi.models.detector.merge_windows import merge_everywhere, windows_everywhere
 from cellsemi.models.detector.targets import DetectorBatch, MapMaker, batch_of, resized
+from cellsemi.models.inference.tiling import SHARED_BATCH_PX
 from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
@@ -34,7 +36,9 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
 Losses = Callable[[DetectorBatch], tuple[Tensor, Mapping[str, Tensor]]]  # what a step minimises, and its parts by name
-DetectImage = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
+# Images (B, 3, h, w) in [0, 1] -> the detections of each, and whether proposals were cut off.
+DetectImages = Callable[[Tensor], list[tuple[Detections, bool]]]
+Window = NDArray[np.float32]
 
 
 def fit_detector(
@@ -104,7 +108,7 @@ class DetectorPredictor:
     def __init__(
         self,
         net: nn.Module,
-        detect: DetectImage,
+        detect: DetectImages,
         config: DetectorConfig,
         inference: InferenceConfig,
         device: torch.device,
@@ -135,26 +139,44 @@ class DetectorPredictor:
         found = []
         with compute_settings(inference.threads):
             for pixels in prepared:
-                seen = [self.look_at(window) for window in windows_everywhere(pixels, inference)]
+                groups = self._together(windows_everywhere(pixels, inference))
+                seen = [each for group in groups for each in self.look_at(group)]
                 found.append(Begun(partial(self._recover, pixels.shape[0], pixels.shape[1], inference, seen)))
         return found
 
-    def look_at(self, window: NDArray[np.float32]) -> WindowDetections:
-        """The detections of one window (h, w, 3) in [0, 1]; `warnings` counts the caps that were reached."""
-        height, width = window.shape[:2]
-        enlarged = resized(window, self._config.upscale)
-        image = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(2, 0, 1))).to(self._device)
+    def _together(self, windows: Iterable[Window]) -> Iterator[list[Window]]:
+        """The windows in their order: on a GPU as many of a size as the network takes at once, on a CPU one by one.
+
+        On a CPU the bits of a network's output depend on the batch that it is in.
+        """
+        shared = self._device.type != "cpu"
+        for (height, width), alike in groupby(windows, key=lambda window: window.shape[:2]):
+            size_px = height * width * self._config.upscale**2
+            most = max(1, int(SHARED_BATCH_PX // size_px)) if shared else 1
+            while group := list(islice(alike, most)):
+                yield group
+
+    def look_at(self, windows: Sequence[Window]) -> list[WindowDetections]:
+        """The detections of each window (h, w, 3) in [0, 1], all of one size; `warnings` counts the caps reached."""
+        height, width = windows[0].shape[:2]
+        enlarged = np.stack([resized(window, self._config.upscale) for window in windows])
+        images = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(0, 3, 1, 2))).to(self._device)
         with torch.inference_mode():
-            found, proposals_capped = self._detect(image)
+            answers = self._detect(images)
+        back = np.array([width / enlarged.shape[2], height / enlarged.shape[1]] * 2)
+        return [self._of_window((height, width), back, *answer) for answer in answers]
+
+    def _of_window(
+        self, size: tuple[int, int], back: NDArray[np.float64], found: Detections, proposals_capped: bool
+    ) -> WindowDetections:
         if found.capped:
             cap = self._config.max_detections
             self.warnings[f"the cap of {cap} detections a tile (max_detections) was reached: cells may be missing"] += 1
         if proposals_capped:
             cap = self._config.rpn_proposals
             self.warnings[f"the cap of {cap} proposals a tile (rpn_proposals) was reached: cells may be missing"] += 1
-        back = np.array([width / enlarged.shape[1], height / enlarged.shape[0]] * 2)
         return WindowDetections(
-            (height, width),
+            size,
             found.boxes.cpu().numpy() * back,
             found.masks.cpu().numpy(),
             found.scores.cpu().numpy(),

@@ -79,14 +79,14 @@ class RayEngine:
         """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
         with deferred():
             resources = self._resources(job)
-            return self._run(job, items, map_rules(self._config, job.name), resources, on_done, tick)
+            return self._run(job, items, map_rules(self._config, job.name), resources, on_done=on_done, tick=tick)
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks. An item that holds a GPU has a process of its own."""
         with deferred():
             resources = self._resources(job)
             rules = task_rules(self._config, job.name, fresh=resources.gpus > 0)
-            return self._run(job, items, rules, resources, on_done, tick)
+            return self._run(job, items, rules, resources, on_done=on_done, tick=tick)
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
@@ -136,6 +136,7 @@ class RayEngine:
         items: Sequence[int],
         rules: SchedulingRules,
         resources: WorkerResources,
+        *,
         on_done: OnDone,
         tick: Tick,
     ) -> Outcome:
@@ -143,7 +144,7 @@ class RayEngine:
         self._check_worker_fits(resources)
         patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
         idle, self._idle = self._idle, []
-        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle)
+        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle)
         counted_s = ticked_s = -float("inf")
         try:
             while not scheduler.over:
@@ -203,6 +204,7 @@ class _Actors:
         resources: WorkerResources,
         probe: Probe | None,
         on_done: OnDone,
+        *,
         idle: Sequence[_Host],
     ) -> None:
         self._job, self._scheduler, self._probe, self._on_done = job, scheduler, probe, on_done
