@@ -119,7 +119,7 @@ def _correct_random(paths: RunPaths, top: int, seed: int, truth: Mapping[str, In
         paths,
         records,
         config_hash(config),
-        config.data.shard_images,
+        shards.images_per_shard(config.data.shard_images, len(records), workers=1),
         from_round=2,
         source="review",
         origin="drawn at random",

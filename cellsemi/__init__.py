@@ -12,7 +12,6 @@ docs/python.md explains what is here. A name is imported when it is first used: 
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata
+
         return metadata.version("cellsemi")
     if name not in _PLACES:
         raise AttributeError(f"module 'cellsemi' has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -249,8 +249,10 @@ class DataConfig(Section):
     max_quarantined: Fraction = Field(
         0.2, description="The run stops when a larger share of the images than this cannot be used."
     )
-    shard_images: int = Field(
-        16, ge=1, le=4096, description="Images per Parquet shard, the unit of work and of resume."
+    shard_images: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        "auto",
+        description="Images per Parquet shard, the unit of work and of resume; `auto`: eight shards for each worker "
+        "that the run begins with, of at most 256 images.",
     )
     licence: str | None = Field(
         None,

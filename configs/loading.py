@@ -11,23 +11,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from cellsemi.configs.config_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.explain import explanations
 from cellsemi.configs.models import AUGMENT_PRESETS
 from cellsemi.configs.schema import Config, without_common
 from cellsemi.configs.yaml_text import read_yaml
 
-LOCAL_FILE = Path("cellsemi.yaml")
-
-
-DEFAULT_PRESET = "demo"
 RUN_HASH = "config_hash"  # the key that tells the run.yaml of a run from a config file
 
 
@@ -41,19 +37,6 @@ class LoadedConfig:
 
     config: Config
     origin: str
-
-
-def preset_names() -> list[str]:
-    """Names of the packaged presets, sorted."""
-    folder = resources.files("cellsemi.configs.presets")
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """The YAML text of a packaged preset; UsageError when there is none of that name."""
-    if name not in preset_names():
-        raise UsageError(f"no preset is called {name!r}; there are: {', '.join(preset_names())}")
-    return resources.files("cellsemi.configs.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_config(source: str | None = None, overrides: Sequence[str] = ()) -> LoadedConfig:

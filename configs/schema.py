@@ -45,6 +45,11 @@ class EngineConfig(Section):
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
         AUTO, description="GPUs that a worker reserves; `auto`: one where there are any; fractions share one."
     )
+    labelling_threads: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        AUTO,
+        description="Threads of a worker that decode images and recover, score and encode cells while its network sees "
+        "others; 0: one after the other. `auto`: on a GPU as many as the CPUs that the worker reserves, on a CPU 0.",
+    )
     device: str = Field("auto", description="`auto` (CUDA when a worker has it), `cpu`, `cuda`.")
     max_attempts: int = Field(
         3, ge=1, le=100, description="Attempts per shard or student before it is given up and reported."

@@ -10,9 +10,10 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from cellsemi.configs.models import ModelBase, ModelConfig
 from cellsemi.configs.training import CHECKPOINT_S, InferenceConfig, TrainingConfig
 from cellsemi.models.model_files import read_model_file
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.masks import to_label_map
 from cellsemi.rounds.store import files
 
 C = TypeVar("C", bound=ModelBase)
@@ -138,6 +140,100 @@ def predict_named(
         return predictor.predict(images, scale)
     with_ids = cast("Callable[..., list[Instances]]", predictor.predict)
     return with_ids(images, scale, image_ids=tuple(image_ids))
+
+
+class Recovered(Protocol):
+    """The cells of one image, not yet encoded."""
+
+    def measure(self) -> tuple[float, float, float]:
+        """The mean score weighted by area, the pixels that are expected to be cell, and the cells that are right.
+
+        A pixel counts the score of the best scored cell that holds it.
+        """
+        ...
+
+    def encode(self) -> Instances:
+        """The cells, with their masks as run lengths."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An image that the network has seen. `recover` needs no network and may be called once, in any thread.
+
+    `broken`: NOT_FINITE was counted for the image.
+    """
+
+    recover: Callable[[], Recovered]
+    broken: bool = False
+
+
+class StagedPredictor(Predictor, Protocol):
+    """A predictor in three parts, so that the first and the last of them can run beside the network.
+
+    Images that are `prepare`d, `begin` and `recover` give the cells of `predict`. On a CPU `images_at_once` is 1: there
+    the bits of a network's output depend on how many images go through it together.
+    """
+
+    images_at_once: int
+
+    def prepare(self, image: Image) -> Any:
+        """What `begin` takes of an image; in any thread."""
+        ...
+
+    def begin(self, prepared: Sequence[Any], image_ids: Sequence[str], scale: float) -> list[Begun]:
+        """Run the network on some images, at most `images_at_once`; in one thread at a time."""
+        ...
+
+
+def staged(predictor: Predictor) -> StagedPredictor:
+    """The predictor in three parts; one without such parts does all of its work in the second."""
+    return cast(StagedPredictor, predictor) if hasattr(predictor, "begin") else _Whole(predictor)
+
+
+def measured(
+    score: NDArray[np.float32], area: NDArray[np.int64], labels: NDArray[np.int32]
+) -> tuple[float, float, float]:
+    """`Recovered.measure` of cells; `labels` (H, W) holds i + 1 where the best scored cell is i."""
+    mean = float(np.average(score, weights=area)) if len(score) else 0.0
+    return mean, float(np.concatenate([[0.0], score])[labels].sum()), float(score.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Recovered cells that are encoded already."""
+
+    cells: Instances
+
+    def measure(self) -> tuple[float, float, float]:
+        """See Recovered."""
+        return measured(self.cells.score, self.cells.area, to_label_map(self.cells))
+
+    def encode(self) -> Instances:
+        """See Recovered."""
+        return self.cells
+
+
+class _Whole:
+    """A predictor whose only part is `predict`."""
+
+    images_at_once = 1
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.warnings = predictor.warnings
+        self.predict = predictor.predict
+
+    def prepare(self, image: Image) -> Image:
+        return image
+
+    def begin(self, prepared: Sequence[Image], image_ids: Sequence[str], scale: float) -> list[Begun]:
+        found = []
+        for place, image in enumerate(prepared):
+            before = self.warnings[NOT_FINITE]
+            (cells,) = predict_named(self._predictor, [image], image_ids[place : place + 1], scale)
+            found.append(Begun(partial(Encoded, cells), self.warnings[NOT_FINITE] > before))
+        return found
 
 
 Progress = Callable[[int, int], None]  # called with (step, steps) now and then

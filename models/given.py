@@ -6,9 +6,11 @@ result is a folder as a fit leaves one, so that all that predicts, exports and r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,18 @@ from numpy.typing import NDArray
 from cellsemi.configs.data import IGNORE, class_called
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import WithWeights
-from cellsemi.models.base import FitResult, FitTask, Image, Predictor, ProbabilityPredictor, predict_named
+from cellsemi.models.base import (
+    Begun,
+    Encoded,
+    FitResult,
+    FitTask,
+    Image,
+    Predictor,
+    ProbabilityPredictor,
+    Recovered,
+    predict_named,
+    staged,
+)
 from cellsemi.models.model_files import (
     FitFigures,
     ModelFacts,
@@ -138,6 +151,23 @@ class InClassesOf:
     def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
         """See models.base.Predictor."""
         return [self._renamed(cells) for cells in predict_named(self._predictor, images, image_ids, scale)]
+
+    @property
+    def images_at_once(self) -> int:
+        """See models.base.StagedPredictor."""
+        return staged(self._predictor).images_at_once
+
+    def prepare(self, image: Image) -> Any:
+        """See models.base.StagedPredictor."""
+        return staged(self._predictor).prepare(image)
+
+    def begin(self, prepared: Sequence[Any], image_ids: Sequence[str], scale: float) -> list[Begun]:
+        """See models.base.StagedPredictor."""
+        found = staged(self._predictor).begin(prepared, image_ids, scale)
+        return [replace(each, recover=partial(self._recovered, each.recover)) for each in found]
+
+    def _recovered(self, recover: Callable[[], Recovered]) -> Encoded:
+        return Encoded(self._renamed(recover().encode()))
 
     def _renamed(self, cells: Instances) -> Instances:
         renamed = cells.with_(class_id=self._ids[cells.class_id])

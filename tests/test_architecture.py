@@ -125,7 +125,7 @@ ALLOWED = {
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
-        "configs rounds/cells rounds/seeds rounds/store models/base models/crops models/flow models/given "
+        "configs rounds/seeds rounds/store models/base models/crops models/flow models/given "
         "models/inference models/model_files models/start_weights models/training"
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
@@ -139,7 +139,7 @@ ALLOWED = {
     ),
     "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
     "models/flow_unet": (
-        "configs rounds/cells rounds/store models/base models/crops models/flow models/given models/inference "
+        "configs rounds/store models/base models/crops models/flow models/given models/inference "
         "models/model_files models/training"
     ),
     "models/given": "configs rounds/cells models/base models/model_files models/start_weights",

@@ -27,8 +27,8 @@ from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
 from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.flow.batch import FlowBatch, FlowBatches
-from cellsemi.models.flow.cells import cells_of
-from cellsemi.models.flow.outputs import FLOW_CHANNELS, activate
+from cellsemi.models.flow.cells import LabelledCells, cells_of
+from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.given import given_or_fail, take_file, take_folder
 from cellsemi.models.inference.tiling import run_tiled
@@ -38,8 +38,6 @@ from cellsemi.models.training.device import compute_settings, pick_device, seede
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
-from cellsemi.rounds.cells import masks
-from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 
@@ -138,35 +136,34 @@ class CellposePredictor(FlowPredictor):
         flow_threshold: float,
         one_class_per_image: bool,
     ) -> None:
-        super().__init__(inference)
+        super().__init__(inference, device)
         self._net = net.to(device).eval()
-        self._device, self._bsize = device, bsize
+        self._bsize = bsize
         self._flow_threshold, self._one_class_per_image = flow_threshold, one_class_per_image
 
     def _pixels(self, image: Image) -> NDArray[np.float32]:
         return parts.cellpose_pixels(image)
 
-    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
-        cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image)
-        if not self._flow_threshold or not len(cells):
-            return cells
-        errors = parts.flow_errors(masks.to_label_map(cells), mean[1:FLOW_CHANNELS])
-        return cells.select(np.flatnonzero(errors <= self._flow_threshold))
+    def _cells(
+        self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig
+    ) -> LabelledCells:
+        cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image, self._device)
+        return cells.select(cells.flow_error <= self._flow_threshold) if self._flow_threshold else cells
 
-    def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs (C, H, W) of (H, W, 3) pixels in tiles of `bsize`, the only size that the network takes.
+    def _tiled(self, images: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Outputs (C, H, W) of each image (H, W, 3) in tiles of `bsize`, the only size that the network takes.
 
         They share `inference.overlap`. With a stated stride or grid, the image is first cut into those
         windows and each of them into tiles, as Cellpose does with the images that it is given.
         """
         tiles = self._inference.model_copy(update={"tile_px": self._bsize, "stride_px": None, "grid": None})
         if self._inference.stride_px is None and self._inference.grid is None:
-            return run_tiled(pixels, self._forward, tiles, self._bsize)
+            return run_tiled(images, self._forward, tiles, self._bsize, self._shared)
 
         def windows(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.stack([run_tiled(window, self._forward, tiles, self._bsize) for window in batch])
+            return np.stack(run_tiled(list(batch), self._forward, tiles, self._bsize, self._shared))
 
-        return run_tiled(pixels, windows, self._inference, stride=1)
+        return run_tiled(images, windows, self._inference, 1, self._shared)
 
     def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(tiles, -1, 1))).to(self._device)

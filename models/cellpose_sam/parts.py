@@ -24,8 +24,6 @@ from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import CLASS_SCALE, class_loss
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
-from cellsemi.models.flow.recovery import mean_inside
-from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean_of_batch
 from cellsemi.rounds.store.image_codec import intensity_range
@@ -236,16 +234,3 @@ class CellposeScaling:
     def __call__(self, part: NDArray[Any]) -> Outputs:
         """The pixels of a part (h, w) or (h, w, 3) of the image."""
         return np.clip(_in_ranges(self.first(part), self.ranges), 0, 1)
-
-
-# --- cells ----------------------------------------------------------------------------------
-
-
-def flow_errors(labels: NDArray[np.int32], flow: Outputs) -> NDArray[np.float64]:
-    """float64 (N,): mean squared distance of the flow to that which each mask 1..N would have.
-
-    This is Cellpose's flow error (dynamics.flow_error), the measure of its `flow_threshold`.
-    """
-    n = int(labels.max(initial=0))
-    squared = ((flow - flow_targets(labels, "diffusion")) ** 2).sum(0)
-    return mean_inside(squared, labels, n)

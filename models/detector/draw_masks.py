@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.rounds.cells import masks
-from cellsemi.rounds.cells.instances import Instances
+from cellsemi.models.detector.cell_crops import CellCrops
 
 THRESHOLD = 0.5  # pixels above this probability belong to the cell
 
@@ -38,7 +37,7 @@ def cells_in_boxes(
     small: NDArray[np.float32],
     scores: NDArray[Any],
     class_id: NDArray[Any],
-) -> Instances:
+) -> CellCrops:
     """Cells of boxes (n, 4) with masks `small` (n, M, M), scores (n,) in [0, 1] and classes (n,).
 
     The score of a cell is that of its box times the mean probability of its pixels (above THRESHOLD). What
@@ -53,9 +52,7 @@ def cells_in_boxes(
             index.append(i)
             score.append(float(scores[i]) * float(probability[inside].mean()))
     classes = class_id[np.asarray(index, np.int64)]
-    return masks.from_crops(
-        height, width, crops, class_id=classes, score=np.clip(np.asarray(score), 0, 1), state="predicted"
-    )
+    return CellCrops.of(height, width, crops, classes, np.clip(np.asarray(score), 0, 1))
 
 
 def _weights(low: float, high: float, bins: int, length: int) -> tuple[int, NDArray[np.float32]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice
 
 import numpy as np
 import torch
@@ -13,14 +15,16 @@ from torch import Tensor, nn
 
 from cellsemi.configs.models import DetectorConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitResult, FitTask, Image, Progress
+from cellsemi.models.base import Begun, Encoded, FitResult, FitTask, Image, Progress, Recovered
 from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
+from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.draw_masks import cells_in_boxes
-from cellsemi.models.detector.merge_windows import detect_everywhere
+from cellsemi.models.detector.merge_windows import merge_everywhere, windows_everywhere
 from cellsemi.models.detector.targets import DetectorBatch, DetectorBatches, MapMaker, resized
+from cellsemi.models.inference.tiling import SHARED_BATCH_PX
 from cellsemi.models.model_files import StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
@@ -30,7 +34,9 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
 Losses = Callable[[DetectorBatch], tuple[Tensor, Mapping[str, Tensor]]]  # what a step minimises, and its parts by name
-DetectImage = Callable[[Tensor], tuple[Detections, bool]]  # image (3, h, w) in [0, 1]; were proposals cut off?
+# Images (B, 3, h, w) in [0, 1] -> the detections of each, and whether proposals were cut off.
+DetectImages = Callable[[Tensor], list[tuple[Detections, bool]]]
+Window = NDArray[np.float32]
 
 
 def fit_detector(
@@ -68,13 +74,30 @@ def fit_detector(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class WindowDetections:
+    """What the network says of one window (h, w): boxes (n, 4) in its pixels, masks (n, M, M), scores, classes."""
+
+    size: tuple[int, int]
+    boxes: NDArray[np.float64]
+    masks: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+
+    def cells(self) -> CellCrops:
+        """The cells, drawn; in any thread."""
+        return cells_in_boxes(*self.size, self.boxes, self.masks, self.scores, self.class_id)
+
+
 class DetectorPredictor:
-    """A trained detector and how it predicts images; see models.base.Predictor."""
+    """A trained detector and how it predicts images; see models.base.StagedPredictor."""
+
+    images_at_once = 1
 
     def __init__(
         self,
         net: nn.Module,
-        detect: DetectImage,
+        detect: DetectImages,
         config: DetectorConfig,
         inference: InferenceConfig,
         device: torch.device,
@@ -92,35 +115,69 @@ class DetectorPredictor:
         The score of a cell is its box score times the mean probability of its mask's pixels, averaged over
         the views.
         """
-        with compute_settings(self._inference.threads):
-            return [self._predict(image, scale) for image in images]
+        begun = (self.begin([self.prepare(image)], (), scale)[0] for image in images)
+        return [each.recover().encode() for each in begun]
 
-    def detect(self, pixels: NDArray[np.float32]) -> Instances:
-        """The cells of one window (h, w, 3) in [0, 1]; `warnings` counts the caps that were reached."""
-        height, width = pixels.shape[:2]
-        enlarged = resized(pixels, self._config.upscale)
-        image = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(2, 0, 1))).to(self._device)
+    def prepare(self, image: Image) -> NDArray[np.float32]:
+        """See models.base.StagedPredictor."""
+        return normalise(image, 3)
+
+    def begin(self, prepared: Sequence[NDArray[np.float32]], image_ids: Sequence[str], scale: float) -> list[Begun]:
+        """See models.base.StagedPredictor."""
+        inference = self._inference.scaled(scale)
+        found = []
+        with compute_settings(inference.threads):
+            for pixels in prepared:
+                groups = self._together(windows_everywhere(pixels, inference))
+                seen = [each for group in groups for each in self.look_at(group)]
+                found.append(Begun(partial(self._recover, pixels.shape[0], pixels.shape[1], inference, seen)))
+        return found
+
+    def _together(self, windows: Iterable[Window]) -> Iterator[list[Window]]:
+        """The windows in their order: on a GPU as many of a size as the network takes at once, on a CPU one by one.
+
+        On a CPU the bits of a network's output depend on the batch that it is in.
+        """
+        shared = self._device.type != "cpu"
+        for (height, width), alike in groupby(windows, key=lambda window: window.shape[:2]):
+            size_px = height * width * self._config.upscale**2
+            most = max(1, int(SHARED_BATCH_PX // size_px)) if shared else 1
+            while group := list(islice(alike, most)):
+                yield group
+
+    def look_at(self, windows: Sequence[Window]) -> list[WindowDetections]:
+        """The detections of each window (h, w, 3) in [0, 1], all of one size; `warnings` counts the caps reached."""
+        height, width = windows[0].shape[:2]
+        enlarged = np.stack([resized(window, self._config.upscale) for window in windows])
+        images = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(0, 3, 1, 2))).to(self._device)
         with torch.inference_mode():
-            found, proposals_capped = self._detect(image)
+            answers = self._detect(images)
+        back = np.array([width / enlarged.shape[2], height / enlarged.shape[1]] * 2)
+        return [self._of_window((height, width), back, *answer) for answer in answers]
+
+    def _of_window(
+        self, size: tuple[int, int], back: NDArray[np.float64], found: Detections, proposals_capped: bool
+    ) -> WindowDetections:
         if found.capped:
             cap = self._config.max_detections
             self.warnings[f"the cap of {cap} detections a tile (max_detections) was reached: cells may be missing"] += 1
         if proposals_capped:
             cap = self._config.rpn_proposals
             self.warnings[f"the cap of {cap} proposals a tile (rpn_proposals) was reached: cells may be missing"] += 1
-        back = np.array([width / enlarged.shape[1], height / enlarged.shape[0]] * 2)
-        return cells_in_boxes(
-            height,
-            width,
+        return WindowDetections(
+            size,
             found.boxes.cpu().numpy() * back,
             found.masks.cpu().numpy(),
             found.scores.cpu().numpy(),
             found.labels.cpu().numpy() - 1,
         )
 
-    def _predict(self, image: Image, scale: float) -> Instances:
-        cells = detect_everywhere(normalise(image, 3), self._inference.scaled(scale), self.detect)
-        if self._one_class_per_image and len(cells):
+    def _recover(
+        self, height: int, width: int, inference: InferenceConfig, seen: Sequence[WindowDetections]
+    ) -> Recovered:
+        cells = merge_everywhere(height, width, inference, [each.cells() for each in seen])
+        if self._one_class_per_image and len(cells.score):
             votes = np.bincount(cells.class_id, weights=cells.area * cells.score)
-            return cells.with_(class_id=votes.argmax())
-        return cells
+            same = np.full(len(cells.score), votes.argmax(), np.int32)
+            cells = replace(cells, class_id=same)
+        return Encoded(cells) if isinstance(cells, Instances) else cells

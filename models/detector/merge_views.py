@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import View
+from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.inference.tta import turn, turn_back
-from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
 from cellsemi.rounds.pseudo_labels.fusion import fuse
+
+SWAPPED: tuple[View, ...] = ("rot90", "rot270")  # views whose height is the width of the image
 
 
 def transform_view(pixels: NDArray[np.float32], view: View, scale: float) -> NDArray[np.float32]:
@@ -29,32 +31,37 @@ def transform_view(pixels: NDArray[np.float32], view: View, scale: float) -> NDA
     import cv2
 
     turned = np.ascontiguousarray(np.moveaxis(turn(np.moveaxis(pixels, -1, 0), view), 0, -1))
-    height, width = (max(1, round(side * scale)) for side in turned.shape[:2])
+    height, width = view_size(pixels.shape[0], pixels.shape[1], view, scale)
     if (height, width) == turned.shape[:2]:
         return turned
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(turned, (width, height), interpolation=method), np.float32)
 
 
-def invert_view(cells: Instances, view: View, height: int, width: int) -> Instances:
+def view_size(height: int, width: int, view: View, scale: float) -> tuple[int, int]:
+    """Height and width of the view that `transform_view` makes of an image."""
+    sides = (width, height) if view in SWAPPED else (height, width)
+    return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
+
+
+def invert_view(cells: CellCrops, view: View, height: int, width: int) -> CellCrops:
     """Cells of a view made by `transform_view`, on the image of height x width pixels itself.
 
     A cell of an enlarged view that covers no pixel of the image is left out.
     """
-    swapped = view in ("rot90", "rot270")
-    size = (cells.width, cells.height) if swapped else (cells.height, cells.width)
+    size = (cells.width, cells.height) if view in SWAPPED else (cells.height, cells.width)
     if view == "identity" and size == (height, width):
         return cells
     crops, index = [], []
-    for i, (crop, x, y) in enumerate(masks.crops(cells)):
+    for i, (crop, x, y) in enumerate(cells.crops):
         back = crop_back(crop, x, y, (cells.height, cells.width), view)
         if size != (height, width):
             back = crop_resized(*back, size, (height, width))
         if back[0].any():
             crops.append(back)
             index.append(i)
-    kept = cells.select(index)
-    return masks.from_crops(height, width, crops, class_id=kept.class_id, score=kept.score)
+    kept = np.array(index, np.int64)
+    return CellCrops.of(height, width, crops, cells.class_id[kept], cells.score[kept])
 
 
 def crop_back(crop: Bitmap, x: int, y: int, size: tuple[int, int], view: View) -> tuple[Bitmap, int, int]:
@@ -84,7 +91,7 @@ def crop_resized(crop: Bitmap, x: int, y: int, size: tuple[int, int], to: tuple[
     return bitmap, left, top
 
 
-def merge_views(found: Sequence[Instances], same_iou: float) -> Instances:
+def merge_views(found: Sequence[CellCrops], same_iou: float) -> CellCrops | Instances:
     """One set of cells from those of each view: `fusion.fuse` with the views in the place of teachers.
 
     Cells of different views with IoU >= `same_iou` are one; its pixels are voted for, its score is the sum of
@@ -94,7 +101,7 @@ def merge_views(found: Sequence[Instances], same_iou: float) -> Instances:
     """
     if len(found) == 1:
         return found[0]
-    named = {f"{i:03d}": cells for i, cells in enumerate(found)}
+    named = {f"{i:03d}": cells.encode() for i, cells in enumerate(found)}
     return fuse(named, FusionConfig(iou=same_iou), one_class_per_image=False).with_(votes=1)
 
 

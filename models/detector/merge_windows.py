@@ -6,48 +6,59 @@ all detectors. In short: cells that are smaller than the overlap of the windows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.detector.merge_views import invert_view, merge_views, transform_view
+from cellsemi.models.detector.cell_crops import CellCrops, PlacedBitmap
+from cellsemi.models.detector.merge_views import invert_view, merge_views, transform_view, view_size
 from cellsemi.models.inference.windows import Span, Window, windows
-from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
-
-DetectWindow = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
-PlacedBitmap = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
 SLACK_PX = 3  # two windows find a centre at slightly different places: this far over the border it is still kept
 MOSTLY_INSIDE = 0.7  # share of the smaller of two masks in the other, from which they may be one cell
 
 
-def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
-    """All cells of an image (H, W, 3) in [0, 1] of any size, by a detector that takes one window at a time.
+def windows_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig) -> Iterator[NDArray[np.float32]]:
+    """What a detector is to look at of an image (H, W, 3) in [0, 1] of any size: windows (h, w, 3) of all its views.
 
-    Each view of `inference.tta` at each of `inference.scales` is predicted in windows (their size is that of
-    the scaled view, since it is the network's), its masks come back to the image's own pixels, and the
-    views are merged: see `merge_views`. With one view at scale 1 the cells are those of the windows.
-    Cells below `min_area_px` are left out last. An image of one colour has no cell; it is not predicted.
+    Each view of `inference.tta` at each of `inference.scales` is predicted in windows; their size is that of
+    the scaled view, since it is the network's. An image of one colour has no cell; it is not predicted.
     """
-    height, width = pixels.shape[:2]
     if (pixels == pixels[0, 0]).all():
-        return Instances.empty(height, width)
-    found = [
-        invert_view(detect_in_windows(transform_view(pixels, view, scale), inference, detect), view, height, width)
-        for view, scale in product(inference.tta, inference.scales)
-    ]
-    cells = merge_views(found, inference.tta_iou)
+        return
+    for view, scale in product(inference.tta, inference.scales):
+        shown = transform_view(pixels, view, scale)
+        for window in windows(shown.shape[0], shown.shape[1], inference):
+            yield np.ascontiguousarray(_part(shown, window))
+
+
+def merge_everywhere(
+    height: int, width: int, inference: InferenceConfig, found: Sequence[CellCrops]
+) -> CellCrops | Instances:
+    """All cells of an image of height x width pixels, from those `found` in each of its `windows_everywhere`.
+
+    The masks of each view come back to the image's own pixels, and the views are merged: see `merge_views`. With one
+    view at scale 1 the cells are those of the windows. Cells below `min_area_px` are left out last.
+    """
+    if not found:
+        return CellCrops.of(height, width, [], [], [])
+    rest = iter(found)
+    views = []
+    for view, scale in product(inference.tta, inference.scales):
+        size = view_size(height, width, view, scale)
+        of_view = list(islice(rest, len(windows(*size, inference))))
+        views.append(invert_view(merge_windows(*size, inference, of_view), view, height, width))
+    cells = merge_views(views, inference.tta_iou)
     return cells.select(cells.area >= inference.min_area_px)
 
 
-def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
-    """The cells of an image (H, W, 3), each from one of the windows that hold it.
+def merge_windows(height: int, width: int, inference: InferenceConfig, found: list[CellCrops]) -> CellCrops:
+    """The cells of an image of height x width pixels, each from one of the windows that hold it; `found` are of each.
 
     A window offers the cells that are its own by `inference.keep`: `centre`, the centre of their box lies in
     its core (the centre of mass may lie in the core of a window that does not hold the whole cell);
@@ -60,15 +71,13 @@ def detect_in_windows(pixels: NDArray[np.float32], inference: InferenceConfig, d
     A cell that is smaller than the overlap on both sides is thus found once, and from a window that holds it
     whole. Of a larger one the parts may stay apart: the overlap must be larger than the cells.
     """
-    height, width = pixels.shape[:2]
     placed = windows(height, width, inference)
-    found = [detect(np.ascontiguousarray(_part(pixels, window))) for window in placed]
     if len(placed) == 1:
         return found[0]
     offered = _WindowCells.of(placed, found, inference)
     kept = offered.kept(inference.tta_iou)
-    columns = {name: np.concatenate([getattr(cells, name) for cells in found])[kept] for name in ("class_id", "score")}
-    return masks.from_crops(height, width, [offered.crops[i] for i in kept], **columns)
+    class_id, score = (np.concatenate([getattr(cells, name) for cells in found]) for name in ("class_id", "score"))
+    return CellCrops(height, width, [offered.crops[i] for i in kept], class_id[kept], score[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +94,21 @@ class _WindowCells:
     near: NDArray[np.bool_]  # has its centre in its window's core, or close to it
 
     @classmethod
-    def of(cls, placed: list[Window], found: list[Instances], inference: InferenceConfig) -> _WindowCells:
+    def of(cls, placed: list[Window], found: list[CellCrops], inference: InferenceConfig) -> _WindowCells:
         """The detections of each window, moved to where the window lies."""
         height, width = placed[-1].y.stop, placed[-1].x.stop
-        window = np.repeat(np.arange(len(placed)), [len(cells) for cells in found])
+        window = np.repeat(np.arange(len(placed)), [len(cells.crops) for cells in found])
         y, x = _bounds([w.y for w in placed])[window], _bounds([w.x for w in placed])[window]
         crops = [
             (crop, x0 + w.x.start, y0 + w.y.start)
             for w, cells in zip(placed, found, strict=True)
-            for crop, x0, y0 in masks.crops(cells)
+            for crop, x0, y0 in cells.crops
         ]
-        local = np.concatenate([cells.bbox.astype(np.int64) for cells in found])
+        local = np.concatenate([cells.box for cells in found])
         box = local + np.stack([x[:, 0], y[:, 0]] * 2, axis=1)
         cut = (box[:, 0] == x[:, 0]) & (x[:, 0] > 0) | (box[:, 2] == x[:, 1]) & (x[:, 1] < width)
         cut |= (box[:, 1] == y[:, 0]) & (y[:, 0] > 0) | (box[:, 3] == y[:, 1]) & (y[:, 1] < height)
-        area = np.array([int(crop.sum()) for crop, _, _ in crops], np.int64)
+        area = np.concatenate([cells.area for cells in found])
         if inference.keep == "centre":
             own = _centred(box, x, y, 0)
         else:

@@ -100,11 +100,15 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         parts = {name.removeprefix("loss_"): value for name, value in {**parts, **more}.items()}
         return torch.stack(list(parts.values())).sum(), parts
 
-    def detect(self, image: Tensor) -> tuple[Detections, bool]:
-        """The detections of one image (3, h, w) in [0, 1], and whether the cap on proposals was reached.
+    def detect(self, pixels: Tensor) -> list[tuple[Detections, bool]]:
+        """The detections of each image (B, 3, h, w) in [0, 1], and whether the cap on proposals was reached.
 
-        Detectron2 suppresses within each class; here a cell has one class, so the best over all classes stays.
+        Detectron2 suppresses within each class; here a cell has one class, so the best over all classes stays. It says
+        of all images together whether the cap was reached, so they go through the network one by one.
         """
+        return [self._detect(image) for image in pixels]
+
+    def _detect(self, image: Tensor) -> tuple[Detections, bool]:
         images, features = self._features(image[None])
         proposals, _ = self.proposal_generator(images, features)
         (found,), _ = self.roi_heads(images, features, proposals)

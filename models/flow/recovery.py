@@ -3,7 +3,7 @@
 The pixels move along the flow (`integrate_flow`, Euler steps of one pixel) and those that end at the same point are
 one cell (`cellpose.dynamics`). Two limits of Cellpose do not apply: it removes masks larger than 40 % of the image
 (switched off here) and needs more than ten pixels at a point (`_with_small_components`). Its slow
-check of the flow is replaced by `flow_agreement`, with the target the network was trained on.
+check of the flow is replaced by `flow_errors`, with the target the network was trained on.
 """
 
 from __future__ import annotations
@@ -55,19 +55,26 @@ def keep_large(labels: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]
     return renumbered
 
 
-def flow_agreement(labels: NDArray[np.int32], flow: NDArray[np.float32], target: FlowTarget) -> NDArray[np.float32]:
-    """float32 (N,) in [0, 1]: how well the predicted flow fits the target made anew from each mask 1..N.
+def flow_errors(
+    labels: NDArray[np.int32], flow: NDArray[np.float32], target: FlowTarget, device: Any = "cpu"
+) -> NDArray[np.float64]:
+    """float64 (N,): the mean squared distance of the predicted flow to the target made anew from each mask 1..N.
 
-    The mean over a mask's pixels of 1 - |predicted - target|^2 / 2, clipped at zero: 1 for equal vectors,
-    0 for vectors at a right angle or worse. A mask that is not a cell of its own does not produce the
-    flow that led to it (Cellpose's flow error, with the half of the squared length as the scale).
+    A mask that is not a cell of its own does not produce the flow that led to it. With `diffusion` this is Cellpose's
+    flow error (dynamics.flow_error), the measure of its `flow_threshold`; `device` as in flow_targets.
     """
     n = int(labels.max(initial=0))
     if not n:
-        return np.zeros(0, np.float32)
-    expected = flow_targets(labels, target)
-    error = mean_inside(((flow - expected) ** 2).sum(0), labels, n)
-    return np.clip(1.0 - error / 2.0, 0.0, 1.0).astype(np.float32)
+        return np.zeros(0, np.float64)
+    return mean_inside(((flow - flow_targets(labels, target, device)) ** 2).sum(0), labels, n)
+
+
+def flow_agreement(errors: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float32 (N,) in [0, 1]: how well the flow fits masks of these `flow_errors`.
+
+    1 for equal vectors, 0 for vectors at a right angle or worse: half the squared length is the scale.
+    """
+    return np.clip(1.0 - errors / 2.0, 0.0, 1.0).astype(np.float32)
 
 
 def mean_inside(values: NDArray[Any], labels: NDArray[np.int32], n: int) -> NDArray[np.float64]:

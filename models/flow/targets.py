@@ -29,17 +29,17 @@ CENTRE_PULL = 0.05  # weight of the distance to the median pixel against the dis
 SQRT2 = math.sqrt(2.0)
 
 
-def flow_targets(labels: NDArray[Any], target: FlowTarget) -> Flow:
+def flow_targets(labels: NDArray[Any], target: FlowTarget, device: Any = "cpu") -> Flow:
     """Unit flow vectors, float32 (2, H, W) as (y, x), of an integer (H, W) label map (0 is background).
 
     A vector points towards the centre of its cell; at the centre and on background it is zero. With
     `geodesic` each 8-connected piece of a label has its own centre, so a cell that a crop breaks in two
-    is two targets.
+    is two targets. `device` is the torch device that `diffusion` computes on.
     """
     if labels.ndim != 2:
         raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
     dense = np.ascontiguousarray(labels, dtype=np.int32)
-    return geodesic_flows(dense) if target == "geodesic" else diffusion_flows(dense)
+    return geodesic_flows(dense) if target == "geodesic" else diffusion_flows(dense, device)
 
 
 def geodesic_flows(labels: NDArray[np.int32]) -> Flow:
@@ -61,8 +61,9 @@ def geodesic_flows(labels: NDArray[np.int32]) -> Flow:
     return np.ascontiguousarray(flow.reshape(2, height + 2, width + 2)[:, 1:-1, 1:-1])
 
 
-def diffusion_flows(labels: NDArray[np.int32]) -> Flow:
+def diffusion_flows(labels: NDArray[np.int32], device: Any = "cpu") -> Flow:
     """The `diffusion` target of `flow_targets`: Cellpose's own, by `cellpose.dynamics`."""
+    import torch
     from cellpose import dynamics
 
     if not labels.any():
@@ -70,7 +71,7 @@ def diffusion_flows(labels: NDArray[np.int32]) -> Flow:
     dense = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     if labels.all():
         dense = dense + 1
-    flow: Flow = dynamics.masks_to_flows_gpu(dense.astype(np.int32))[0].astype(np.float32)
+    flow: Flow = dynamics.masks_to_flows_gpu(dense.astype(np.int32), torch.device(device))[0].astype(np.float32)
     return flow
 
 

@@ -18,7 +18,7 @@ from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import FlowBatch, FlowBatches
-from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.cells import LabelledCells, cells_of
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
@@ -31,7 +31,6 @@ from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_earlier, start_from_teacher
-from cellsemi.rounds.cells.instances import Instances
 
 
 def fit(task: FitTask, progress: Progress) -> FitResult:
@@ -98,18 +97,20 @@ class FlowUnetPredictor(FlowPredictor):
         target: FlowTarget,
         one_class_per_image: bool,
     ) -> None:
-        super().__init__(inference)
+        super().__init__(inference, device)
         self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._device, self._stride = device, stride
+        self._stride = stride
         self._target, self._one_class_per_image = target, one_class_per_image
 
     def _pixels(self, image: Image) -> NDArray[np.float32]:
         return normalise(image)
 
-    def _tiled(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        return run_tiled(pixels, self._forward, self._inference, self._stride)
+    def _tiled(self, images: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return run_tiled(images, self._forward, self._inference, self._stride, self._shared)
 
-    def _cells(self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig) -> Instances:
+    def _cells(
+        self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig
+    ) -> LabelledCells:
         return cells_of(mean, spread, inference, self._target, self._one_class_per_image)
 
     def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,16 +22,17 @@ cell, has most of the pixels.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.models.base import Image, Predictor, predict_named
+from cellsemi.models.base import Begun, Image, Predictor, Recovered, staged
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import to_label_map
 
 BETA = 0.5  # a scale that is wrong where it is sure does more harm than one that misses cells
 
@@ -40,15 +41,21 @@ BOTH: tuple[Polarity, ...] = ("as-is", "inverted")
 
 
 class ScaleSearch:
-    """A predictor that keeps, for each image, the best of some scales and polarities; see models.base.Predictor."""
+    """A predictor that keeps, for each image, the best of some scales and polarities; see models.base.StagedPredictor.
+
+    What is not kept is never encoded.
+    """
+
+    images_at_once = 1  # each is in memory at every scale
 
     def __init__(
         self, predictor: Predictor, scales: Sequence[float], polarities: Sequence[Polarity] = ("as-is",)
     ) -> None:
-        self._predictor = predictor
+        self._predictor = staged(predictor)
         self._scales, self._polarities = tuple(scales), tuple(polarities)
         self.warnings = predictor.warnings
         self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
+        self._counting = threading.Lock()
 
     def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
         """The cells of each image at the scale that scores highest by pixels, in the polarity that does by cells.
@@ -57,48 +64,60 @@ class ScaleSearch:
         """
         found = []
         for place, image in enumerate(images):
-            named = image_ids[place : place + 1]
-            best, polarity, cells = self.best(image, scale, named)
+            best, polarity, cells = self.best(image, scale, image_ids[place : place + 1])
             self.chosen[best, polarity] += 1
-            found.append(cells)
+            found.append(cells.encode())
         return found
 
     def best(
         self, image: Image, scale: float = 1.0, image_ids: Sequence[str] = ()
-    ) -> tuple[float, Polarity, Instances]:
+    ) -> tuple[float, Polarity, Recovered]:
         """The scale and the polarity that are kept for an image, and its cells there."""
-        best = [self._best_scale(seen(image, polarity), scale, image_ids) for polarity in self._polarities]
-        kept = int(np.argmax(search_scores([cells for _, cells in best], expected_cells)))
-        return best[kept][0], self._polarities[kept], best[kept][1]
+        return self._best([each.recover() for each in self._ways(self.prepare(image), image_ids, scale)])
 
-    def _best_scale(self, image: Image, scale: float, image_ids: Sequence[str]) -> tuple[float, Instances]:
-        candidates = [predict_named(self._predictor, [image], image_ids, scale * each)[0] for each in self._scales]
-        place = int(np.argmax(search_scores(candidates, expected_cell_px)))
-        return self._scales[place], candidates[place]
+    def prepare(self, image: Image) -> list[Any]:
+        """The image in each polarity; see models.base.StagedPredictor."""
+        return [self._predictor.prepare(seen(image, polarity)) for polarity in self._polarities]
+
+    def begin(self, prepared: Sequence[Any], image_ids: Sequence[str], scale: float) -> list[Begun]:
+        """See models.base.StagedPredictor."""
+        found = []
+        for place, image in enumerate(prepared):
+            ways = list(self._ways(image, image_ids[place : place + 1], scale))
+            found.append(Begun(partial(self._kept, ways), any(way.broken for way in ways)))
+        return found
+
+    def _ways(self, image: list[Any], image_id: Sequence[str], scale: float) -> Iterator[Begun]:
+        """An image in each polarity, at each scale."""
+        for pixels in image:
+            for each in self._scales:
+                yield from self._predictor.begin([pixels], image_id, scale * each)
+
+    def _kept(self, ways: Sequence[Begun]) -> Recovered:
+        best, polarity, cells = self._best([way.recover() for way in ways])
+        with self._counting:
+            self.chosen[best, polarity] += 1
+        return cells
+
+    def _best(self, found: Sequence[Recovered]) -> tuple[float, Polarity, Recovered]:
+        """Of the cells of an image in each polarity, at each scale, what is kept."""
+        measures = np.array([cells.measure() for cells in found]).reshape(len(self._polarities), len(self._scales), 3)
+        best = [int(np.argmax(search_scores(each[:, 0], each[:, 1]))) for each in measures]
+        at_best = measures[np.arange(len(best)), best]
+        polarity = int(np.argmax(search_scores(at_best[:, 0], at_best[:, 2])))
+        place = best[polarity]
+        return self._scales[place], self._polarities[polarity], found[polarity * len(self._scales) + place]
 
 
-def search_scores(candidates: Sequence[Instances], expects: Callable[[Instances], float]) -> NDArray[np.float64]:
+def search_scores(precision: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
     """float64 (S,) in [0, 1]: the scores of the cells of one image that were found in each of S ways.
 
     The F0.5 of the mean score of the cells, weighted by area, and of what they expect to find, over the most that any
     of them expects; 0 without cells.
     """
-    precision = np.array([mean_score(cells) for cells in candidates])
-    expected = np.array([expects(cells) for cells in candidates])
     recall = expected / max(expected.max(initial=0.0), 1e-9)
     found: NDArray[np.float64] = (1 + BETA**2) * precision * recall / np.maximum(BETA**2 * precision + recall, 1e-9)
     return found
-
-
-def expected_cell_px(cells: Instances) -> float:
-    """How many pixels are expected to be cell: each counts the score of the best scored cell that holds it."""
-    labels = to_label_map(cells)
-    return float(np.concatenate([[0.0], cells.score])[labels].sum())
-
-
-def expected_cells(cells: Instances) -> float:
-    """How many cells are expected to be right."""
-    return float(cells.score.sum())
 
 
 def seen(image: Image, polarity: Polarity) -> Image:
@@ -118,8 +137,3 @@ def inverted(image: Image) -> Image:
     pixels: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
     exchanged: NDArray[np.float32] = pixels.min() + pixels.max() - pixels
     return exchanged
-
-
-def mean_score(cells: Instances) -> float:
-    """The mean score of some cells, weighted by area; 0 without cells."""
-    return float(np.average(cells.score, weights=cells.area)) if len(cells) else 0.0

@@ -1,11 +1,11 @@
-"""Runs a network over overlapping windows of an image, and blends the outputs.
+"""Runs a network over overlapping windows of images, and blends the outputs.
 
 The outputs are blended before the cells are recovered, so a cell on the border of two windows is whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +17,72 @@ Outputs = NDArray[np.float32]
 Network = Callable[[NDArray[np.float32]], Outputs]  # (B, H, W[, D]) -> (B, C, H, W), sides multiples of `stride`
 
 BATCH_PX = 1 << 19  # pixels that go through the network at once
+SHARED_BATCH_PX = 1 << 21  # the same where windows of several images share a batch: a GPU is idle with fewer
 
 
-def run_tiled(image: NDArray[np.float32], network: Network, inference: InferenceConfig, stride: int) -> Outputs:
-    """Outputs float32 (C, H, W) of a (H, W) or (H, W, D) image of any size; the network takes its windows.
+def run_tiled(
+    images: Sequence[NDArray[np.float32]],
+    network: Network,
+    inference: InferenceConfig,
+    stride: int,
+    shared: bool = False,
+) -> list[Outputs]:
+    """Outputs float32 (C, H, W) of each (H, W) or (H, W, D) image of any size; the network takes their windows.
 
     An image that needs one window gets the outputs of the network unchanged. Windows are filled up to a
-    multiple of `stride` with their mirror image.
+    multiple of `stride` with their mirror image. With `shared`, windows of one size share a batch whatever image they
+    are of; else a batch holds windows of one image.
     """
-    height, width = image.shape[:2]
-    placed = windows(height, width, inference)
-    tall = _multiple(max(_length(window.y) for window in placed), stride)
-    wide = _multiple(max(_length(window.x) for window in placed), stride)
-    total: Outputs | None = None
-    weight = np.zeros((height, width), np.float32)
-    for batch in _batches(placed, max(1, BATCH_PX // (tall * wide))):
-        outputs = network(np.stack([_cut(image, window, tall, wide) for window in batch]))
-        if len(placed) == 1:
-            only: Outputs = outputs[0][:, :height, :width]
-            return only
-        if total is None:
-            total = np.zeros((outputs.shape[1], height, width), np.float32)
-        for window, output in zip(batch, outputs, strict=True):
-            rows, columns = slice(window.y.start, window.y.stop), slice(window.x.start, window.x.stop)
-            taper = np.outer(_ramp(window.y, height), _ramp(window.x, width))
-            total[:, rows, columns] += output[:, : taper.shape[0], : taper.shape[1]] * taper
-            weight[rows, columns] += taper
-    assert total is not None
-    blended: Outputs = total / weight
-    return blended
+    blends = [_Blend(image, inference, stride) for image in images]
+    groups: dict[tuple[int, ...], list[tuple[_Blend, Window]]] = {}
+    for number, blend in enumerate(blends):
+        key = (0 if shared else number, *blend.size, *blend.image.shape[2:])
+        groups.setdefault(key, []).extend((blend, window) for window in blend.windows)
+    for (_, tall, wide, *_), members in groups.items():
+        for batch in _batches(members, max(1, (SHARED_BATCH_PX if shared else BATCH_PX) // (tall * wide))):
+            outputs = network(np.stack([blend.cut(window) for blend, window in batch]))
+            for (blend, window), output in zip(batch, outputs, strict=True):
+                blend.add(window, output)
+    return [blend.outputs() for blend in blends]
+
+
+class _Blend:
+    """The outputs of one image as its windows come in; `size` is that of each window, filled up."""
+
+    def __init__(self, image: NDArray[np.float32], inference: InferenceConfig, stride: int) -> None:
+        self.image = image
+        self.windows = windows(image.shape[0], image.shape[1], inference)
+        self.size = (
+            _multiple(max(_length(window.y) for window in self.windows), stride),
+            _multiple(max(_length(window.x) for window in self.windows), stride),
+        )
+        self._total: Outputs | None = None
+        self._weight = np.zeros(image.shape[:2] if len(self.windows) > 1 else (0, 0), np.float32)
+
+    def cut(self, window: Window) -> NDArray[np.float32]:
+        """The pixels of a window, filled up to `size`."""
+        return _cut(self.image, window, *self.size)
+
+    def add(self, window: Window, output: Outputs) -> None:
+        """Blend the output of a window in."""
+        height, width = self.image.shape[:2]
+        if len(self.windows) == 1:
+            self._total = output[:, :height, :width]
+            return
+        if self._total is None:
+            self._total = np.zeros((len(output), height, width), np.float32)
+        rows, columns = slice(window.y.start, window.y.stop), slice(window.x.start, window.x.stop)
+        taper = np.outer(_ramp(window.y, height), _ramp(window.x, width))
+        self._total[:, rows, columns] += output[:, : taper.shape[0], : taper.shape[1]] * taper
+        self._weight[rows, columns] += taper
+
+    def outputs(self) -> Outputs:
+        """The outputs of the image, when all its windows are in."""
+        assert self._total is not None
+        if len(self.windows) == 1:
+            return self._total
+        blended: Outputs = self._total / self._weight
+        return blended
 
 
 def _cut(image: NDArray[np.float32], window: Window, tall: int, wide: int) -> NDArray[np.float32]:
@@ -73,6 +110,6 @@ def _multiple(side: int, stride: int) -> int:
     return -(-side // stride) * stride
 
 
-def _batches(placed: list[Window], size: int) -> Iterator[list[Window]]:
-    for start in range(0, len(placed), size):
-        yield placed[start : start + size]
+def _batches(members: list[tuple[_Blend, Window]], size: int) -> Iterator[list[tuple[_Blend, Window]]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]

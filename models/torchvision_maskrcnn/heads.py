@@ -33,10 +33,10 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes (n, 4) per image; `capped`: likely boxes were cut off; losses in training."""
+    """Boxes (n, 4) per image; `capped` per image: likely boxes were cut off; losses in training."""
 
     boxes: list[Tensor]
-    capped: bool
+    capped: tuple[bool, ...]
     losses: dict[str, Tensor]
 
 
@@ -82,14 +82,15 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         decoded = self.box_coder.decode(shifts.detach(), anchors).view(len(anchors), -1, 4)
         boxes, scores = self.filter_proposals(decoded, objectness, images.image_sizes, counts)
         if targets is not None:
-            return Proposals(boxes, False, self._losses(objectness, shifts, anchors, targets))
+            return Proposals(boxes, (), self._losses(objectness, shifts, anchors, targets))
         return Proposals(boxes, self._capped(objectness.view(len(anchors), -1), counts, scores), {})
 
-    def _capped(self, objectness: Tensor, counts: list[int], scores: list[Tensor]) -> bool:
+    def _capped(self, objectness: Tensor, counts: list[int], scores: list[Tensor]) -> tuple[bool, ...]:
         """Whether boxes more likely a cell than not were cut off, on a level before suppression or at the end."""
-        levels = torch.split(objectness, counts, 1)
-        before = any((level > 0).sum(1).max() > self.pre_nms_top_n() for level in levels)
-        return bool(before) or any(len(s) >= self.post_nms_top_n() and s.min() > 0.5 for s in scores)
+        levels = [(level > 0).sum(1) for level in torch.split(objectness, counts, 1)]
+        before = (torch.stack(levels).amax(0) > self.pre_nms_top_n()).tolist()
+        most = self.post_nms_top_n()
+        return tuple(b or bool(len(s) >= most and s.min() > 0.5) for b, s in zip(before, scores, strict=True))
 
     def _losses(
         self, objectness: Tensor, shifts: Tensor, anchors: list[Tensor], targets: Sequence[DetectorTarget]

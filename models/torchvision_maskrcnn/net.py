@@ -81,13 +81,13 @@ class MaskRcnn(nn.Module):
             total = total + self._extra_weight * parts[name]
         return total, parts
 
-    def detect(self, image: Tensor) -> tuple[Detections, bool]:
-        """The detections of one image (3, h, w) in [0, 1], and whether the cap on proposals was reached."""
+    def detect(self, pixels: Tensor) -> list[tuple[Detections, bool]]:
+        """The detections of each image (B, 3, h, w) in [0, 1], and whether the cap on proposals was reached."""
         with torch.inference_mode():
-            images, features = self._features(image[None])
+            images, features = self._features(pixels)
             proposals = self.rpn(images, features)
-            (found,) = self.roi_heads.detect(features, proposals.boxes, images.image_sizes)
-        return found, proposals.capped
+            found = self.roi_heads.detect(features, proposals.boxes, images.image_sizes)
+        return list(zip(found, proposals.capped, strict=True))
 
     def _features(self, images: Tensor) -> tuple[ImageList, Features]:
         height, width = images.shape[2:]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellsemi.orchestrator.apply.choose_model import of_run
-from cellsemi.orchestrator.runs.status import Status, find_run, read_status
+from cellsemi.orchestrator.runs.find_run import find_run
+from cellsemi.orchestrator.runs.status import Status, read_status
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config

@@ -8,7 +8,7 @@ from pathlib import Path
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.orchestrator.apply.known import known_folders
 from cellsemi.orchestrator.apply.recipe import TrainedModel
-from cellsemi.orchestrator.runs.status import find_run
+from cellsemi.orchestrator.runs.find_run import find_run
 from cellsemi.rounds.evaluation.ensemble import Ensemble, delivered, read_ensemble
 from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config

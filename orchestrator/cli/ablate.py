@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cellsemi.configs.loading import LoadedConfig, load_config
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from cellsemi.configs.loading import LoadedConfig
     from cellsemi.orchestrator.ablation import Plan
     from cellsemi.orchestrator.engine.protocol import Engine
     from cellsemi.rounds.evaluation.ablation_table import Table
@@ -67,6 +67,10 @@ def ablate(
     stopped. Progress goes to standard error, the table to standard output and beside the runs. Exit code 1
     when a run failed.
     """
+    from cellsemi.configs.ablation_parts import PARTS, find_parts
+    from cellsemi.configs.loading import load_config
+    from cellsemi.orchestrator.ablation import make_plan
+
     if as_list:
         answer(as_json, _parts_json(), _print_parts)
         return
@@ -75,9 +79,6 @@ def ablate(
     named = {"run.name": name, "engine.kind": engine, "engine.address": address}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded = load_config(source, [*settings, *overrides])
-    from cellsemi.configs.ablation_parts import PARTS, find_parts
-    from cellsemi.orchestrator.ablation import make_plan
-
     parts = find_parts(names or tuple(PARTS))
     plan = make_plan(loaded.config, target, parts, seeds or (loaded.config.run.seed,), strict=bool(names))
     session: Session = context.obj

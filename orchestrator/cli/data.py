@@ -6,11 +6,10 @@ What is heavy is imported inside the commands, so that `cellsemi --help` answers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cellsemi.configs.data import Split
 from cellsemi.configs.formats import WRITABLE
 from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from cellsemi.rounds.cells.instances import State
 
 STATES = ("human", "accepted", "predicted", "ignored")
-SPLITS: tuple[str, ...] = get_args(Split)
+SPLITS = ("labelled", "unlabelled", "val", "test")
 anything = click.Path(path_type=Path, exists=True)
 
 

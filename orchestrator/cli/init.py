@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cellsemi.configs.describe import documented_yaml
+from cellsemi.configs.config_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.formats import READABLE, entry_of
-from cellsemi.configs.loading import DEFAULT_PRESET, LOCAL_FILE, load_config, preset_names, preset_text
-from cellsemi.configs.schema import Config
-from cellsemi.configs.short_yaml import comments_of, short_yaml
 from cellsemi.orchestrator.cli.options import debug_option
+
+if TYPE_CHECKING:
+    from cellsemi.configs.schema import Config
 
 
 @click.command()
@@ -31,6 +32,7 @@ def init(what: str, out: Path, settings: tuple[str, ...], full: bool, force: boo
     A FOLDER of images, or the FILE that lists them, is recognised as by `cellsemi data inspect`. A PRESET is written
     as it is (default: demo). A word that is the name of a preset means the preset: ./NAME is the folder of that name.
     """
+    from cellsemi.configs.describe import documented_yaml
     from cellsemi.orchestrator.terminal.data_tables import counting, print_init
     from cellsemi.rounds.store.files import write_text
 
@@ -51,6 +53,9 @@ def init(what: str, out: Path, settings: tuple[str, ...], full: bool, force: boo
 
 def _of_preset(name: str, settings: tuple[str, ...]) -> tuple[Config, str]:
     """The config of a preset, and its short file."""
+    from cellsemi.configs.loading import load_config
+    from cellsemi.configs.short_yaml import comments_of, short_yaml
+
     try:
         config = load_config(name, settings).config
     except ConfigError as error:

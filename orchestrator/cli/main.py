@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from cellsemi.configs.errors import CellsemiError
-from cellsemi.configs.loading import LoadedConfig, load_config
 from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
@@ -32,6 +31,7 @@ from cellsemi.orchestrator.cli.submit import submit
 from cellsemi.orchestrator.terminal.quiet import outlast_readers
 
 if TYPE_CHECKING:
+    from cellsemi.configs.loading import LoadedConfig
     from cellsemi.rounds.store.run import RunPaths
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -161,7 +161,7 @@ def leaderboard(run: str | None, as_json: bool) -> None:
     RUN is a name below ./runs or a folder; default: the run worked on last.
     """
 
-    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.terminal import tables
 
     paths = find_run(run)
@@ -178,7 +178,8 @@ def status(run: str | None, as_json: bool) -> None:
     RUN is a name below ./runs or a folder; default: the run worked on last.
     """
 
-    from cellsemi.orchestrator.runs.status import find_run, read_status
+    from cellsemi.orchestrator.runs.find_run import find_run
+    from cellsemi.orchestrator.runs.status import read_status
     from cellsemi.orchestrator.terminal import tables
 
     found = read_status(find_run(run))
@@ -218,6 +219,7 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
     set. Test images are not read.
     """
 
+    from cellsemi.configs.loading import load_config
     from cellsemi.orchestrator.flow_check import check_config, check_folder
     from cellsemi.orchestrator.terminal import tables
 

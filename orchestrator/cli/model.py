@@ -41,8 +41,8 @@ def export_command(
     from cellsemi.orchestrator.apply.choose_model import ensemble_of, of_run
     from cellsemi.orchestrator.apply.exchange_files import write_exchange_files
     from cellsemi.orchestrator.apply.model_folder import write_model_folder
+    from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.runs.model_card import model_card
-    from cellsemi.orchestrator.runs.status import find_run
     from cellsemi.orchestrator.terminal import apply_tables
 
     paths = find_run(run)

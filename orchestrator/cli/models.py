@@ -251,7 +251,7 @@ def find_trained(name: str) -> Path:
     UsageError, naming what there is, when there is none.
     """
     from cellsemi.models.model_files import MODEL_FILE
-    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.orchestrator.runs.find_run import find_run
 
     if (Path(name) / MODEL_FILE).is_file():
         return Path(name)

@@ -21,8 +21,8 @@ def report(run: str | None, out: Path | None, as_json: bool) -> None:
     picture, made anew from the run's files.
     """
     from cellsemi.configs.errors import RunError
+    from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.runs.report import write_report
-    from cellsemi.orchestrator.runs.status import find_run
     from cellsemi.rounds.store.run import read_config
 
     paths = find_run(run)

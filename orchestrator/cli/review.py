@@ -56,7 +56,7 @@ def review(
     on, and what was done before stays as it was measured. RUN is a name below ./runs or a folder; default: the run
     worked on last.
     """
-    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.rounds.store.run import read_config
 
     paths = find_run(run)

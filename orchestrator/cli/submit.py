@@ -61,7 +61,7 @@ def submit(
     from cellsemi.orchestrator.apply.min_score import MinScore
     from cellsemi.orchestrator.apply.predict import PREDICTIONS, predict_alone
     from cellsemi.orchestrator.apply.submit import check_ids, pixel_order, submission_name, write_submission
-    from cellsemi.orchestrator.runs.status import find_run
+    from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.terminal import apply_tables
     from cellsemi.rounds.store.run import read_config
 

@@ -41,11 +41,15 @@ class InlineEngine:
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks."""
-        return _run(job, items, task_rules(self._config, job.name), on_done, tick)
+        return _run(job, items, task_rules(self._config, job.name, fresh=True), on_done, tick)
 
     def describe(self) -> str:
         """One line."""
         return "in-process"
+
+    def workers(self) -> int:
+        """See Engine.workers: this process."""
+        return 1
 
     def device_here(self) -> str:
         """See Engine.device_here."""

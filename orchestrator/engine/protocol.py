@@ -81,9 +81,9 @@ class Engine(Protocol):
         ...
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """As `map`, but with a fresh worker for each item, in the order given: for training.
+        """As `map`, but in the order given, without a deadline, and no item waits behind another: for training.
 
-        A process that ends returns all of its (GPU) memory. Items have no deadline here.
+        An item that holds a GPU gets a process of its own: one that ends returns all memory of the GPU.
         """
         ...
 
@@ -91,12 +91,16 @@ class Engine(Protocol):
         """One line that names what the work runs on."""
         ...
 
+    def workers(self) -> int:
+        """How many workers that use the device there may be at once, at least 1, as far as is known now."""
+        ...
+
     def device_here(self) -> str | None:
         """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
         ...
 
     def cpus_for_each(self, students: int) -> float:
-        """CPUs that each of so many students finds where it is trained, when all of them are at work that fit."""
+        """CPUs that each of so many students finds on its machine, when as many of them are at work as fit."""
         ...
 
     def close(self) -> None:

@@ -1,11 +1,15 @@
 """Runs jobs on Ray: long-lived actors that follow the decisions of the scheduler.
 
+A process takes seconds to start and to import what it needs, so actors stand between stages and rounds: those that
+hold a GPU, and those that hold none. Both do work that needs no GPU. Idle ones end where another needs their room.
+
 Ray only places processes and transports item numbers. Our scheduler decides what is retried and when a
 worker is given up, because Ray's own retries can bind an item to a worker that never gets a place again.
 The files show what is done, never Ray.
 
-A worker is an actor even when it processes a single item (`tasks`): Ray may run a task in a process that
-another task has used, and a task that hangs cannot be killed.
+A training that holds a GPU gets a process of its own, which returns all memory of the GPU when it ends; others are done
+by the standing processes. It is an actor, too: Ray may run a task in a process that another task has used, and a
+task that hangs cannot be killed.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.models.training.stop import Terminated, catch_sigterm, deferred, stop_if_wanted
-from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
-from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Record, Tick, Worker
-from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, RaySession, alive_nodes, folder_problem
-from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker, with_noun
+from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
+from cellsemi.orchestrator.engine.fault import Fault, in_one_line
+from cellsemi.orchestrator.engine.job_actor import JobActor, Place
+from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick
+from cellsemi.orchestrator.engine.ray_start import Probe, RaySession, alive_nodes
+from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker, with_noun
 from cellsemi.orchestrator.engine.scheduler import (
     Kill,
     Scheduler,
@@ -45,50 +50,18 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 RECOUNT_S = 5.0  # between two counts of what a cluster holds
 SAVE_S = 10.0  # for last checkpoints; a batch system sends SIGKILL some 30 s after SIGTERM
+GIVE_WAY_S = 10.0  # without a place for this long, because of the work of others: all idle actors end
 PATIENCE_LOCAL_S = 120.0  # the Ray that we started has all its resources from the start
 PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to start a machine
 
 
-class JobActor:
-    """What a Ray actor runs: one worker of one job.
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """A process that is set up, which stands between two jobs: what it reserves, and where it runs."""
 
-    No large package is imported and no job is unpickled before `set_up` has prepared the process.
-    """
-
-    def __init__(self) -> None:
-        self._worker: Worker | None = None
-
-    def set_up(self, hide_gpus: bool, probe: Probe | None) -> int | Fault:
-        """Prepare the process; returns its id, or a Fault with the reason why it cannot work on its node.
-
-        After SIGTERM a training in it writes a last checkpoint.
-        """
-        catch_sigterm()
-        if hide_gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        # Ray sets OMP_NUM_THREADS to the CPUs reserved; libraries with a variable of their own get the same number.
-        for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-            os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "1"))
-        problem = folder_problem(probe) if probe is not None else ""
-        if problem:
-            node = ray.get_runtime_context().get_node_id()
-            return Fault("final", f"EngineError: {problem}", f"node {node[:8]}: {problem}. {SHARED_HELP}")
-        return os.getpid()
-
-    def start_job(self, job: Job) -> Fault | None:
-        """Start the job."""
-        self._worker = None  # frees the memory of an earlier job first
-        started = attempt(job.start)
-        if isinstance(started, Fault):
-            return started
-        self._worker = started
-        return None
-
-    def run(self, item: int) -> Record | Fault:
-        """Process one item."""
-        worker = self._worker
-        assert worker is not None
-        return attempt(lambda: worker.run(item))
+    actor: Any
+    resources: WorkerResources
+    place: Place
 
 
 class RayEngine:
@@ -100,18 +73,20 @@ class RayEngine:
         self._address = session.address
         self._version = session.version
         self._probe = session.probe
-        self._idle: list[Any] = []  # actors of the last map: the next map with the same resources reuses them
-        self._idle_resources: WorkerResources | None = None
+        self._idle: list[_Host] = []
 
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
         with deferred():
-            return self._run(job, items, map_rules(self._config, job.name), on_done, tick)
+            resources = self._resources(job)
+            return self._run(job, items, map_rules(self._config, job.name), resources, on_done=on_done, tick=tick)
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """See Engine.tasks."""
+        """See Engine.tasks. An item that holds a GPU has a process of its own."""
         with deferred():
-            return self._run(job, items, task_rules(self._config, job.name), on_done, tick)
+            resources = self._resources(job).times(self._config.workers_per_student)
+            rules = task_rules(self._config, job.name, fresh=resources.gpus > 0)
+            return self._run(job, items, rules, resources, on_done=on_done, tick=tick)
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
@@ -126,6 +101,11 @@ class RayEngine:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
         return line
 
+    def workers(self) -> int:
+        """See Engine.workers."""
+        resources = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        return self._config.workers or max(1, workers_that_fit(resources))
+
     def device_here(self) -> str | None:
         """See Engine.device_here: a Ray that we started is on this machine alone."""
         if self._address is not None:
@@ -135,7 +115,8 @@ class RayEngine:
 
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: of the node that has the fewest for each."""
-        resources = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        one = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        resources = one.times(self._config.workers_per_student)
         return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
 
     def close(self) -> None:
@@ -152,29 +133,42 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, job: Job, items: Sequence[int], rules: SchedulingRules, on_done: OnDone, tick: Tick) -> Outcome:
+    def _resources(self, job: Job) -> WorkerResources:
+        return resources_per_worker(self._config, job.uses_device, _cluster_resources()["GPU"])
+
+    def _run(
+        self,
+        job: Job,
+        items: Sequence[int],
+        rules: SchedulingRules,
+        resources: WorkerResources,
+        *,
+        on_done: OnDone,
+        tick: Tick,
+    ) -> Outcome:
         scheduler = Scheduler(items, rules, time.monotonic())
-        resources = resources_per_worker(self._config, job.uses_device, _cluster_resources()["GPU"])
         self._check_worker_fits(resources)
         patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
         idle, self._idle = self._idle, []
-        fit = not rules.fresh and resources == self._idle_resources
-        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle, use_idle=fit)
+        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle)
         counted_s = ticked_s = -float("inf")
         try:
             while not scheduler.over:
                 stop_if_wanted()
                 now_s = time.monotonic()
-                if now_s - counted_s >= RECOUNT_S:
+                recount = now_s - counted_s >= RECOUNT_S
+                if recount:
                     counted_s = now_s
                     scheduler.wanted = max(scheduler.wanted, self._config.workers or workers_that_fit(resources))
                 if scheduler.waited_s(now_s) > patience_s:
                     raise EngineError(_no_place_message(job.name, resources, scheduler.pending, patience_s))
                 actors.step(now_s)
+                if recount:
+                    actors.make_room(now_s)
                 if time.monotonic() - ticked_s >= TICK_S:
                     tick()
                     ticked_s = time.monotonic()
-            self._idle, self._idle_resources = actors.hand_over(), resources
+            self._idle = actors.hand_over()
         except Terminated:
             if self._address is None:
                 actors.let_save()
@@ -205,8 +199,8 @@ class _Call:
 class _Actors:
     """The actors of one scheduler and the calls that have not been answered, oldest first.
 
-    `idle` actors of an earlier job are used before new ones are asked for. Where they do not fit, or where every
-    item needs a fresh process, they are killed, because they hold the resources that the new ones need.
+    `idle` hosts of earlier jobs that can do the work are used before new ones are asked for. The others stand by, and
+    end where they hold what the new ones need.
     """
 
     def __init__(
@@ -217,11 +211,10 @@ class _Actors:
         probe: Probe | None,
         on_done: OnDone,
         *,
-        idle: Sequence[Any],
-        use_idle: bool,
+        idle: Sequence[_Host],
     ) -> None:
         self._job, self._scheduler, self._probe, self._on_done = job, scheduler, probe, on_done
-        self._hide_gpus = resources.hide_gpus
+        self._resources = resources
         # Our scheduler retries; retries by Ray would hide from it what happened.
         self._actor = ray.remote(JobActor).options(
             num_cpus=resources.cpus,
@@ -231,12 +224,11 @@ class _Actors:
         )
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
-        self._pids: dict[int, int] = {}  # of the workers that were set up here
-        self._idle = list(idle) if use_idle else []
+        self._hosts: dict[int, _Host] = {}  # of the workers that are set up
+        able = [host for host in idle if host.resources.serves(resources) and not scheduler.rules.fresh]
+        self._idle = sorted(able, key=lambda host: host.resources != resources)  # its own crew first
+        self._others = [host for host in idle if host not in able]
         self._used: set[int] = set()  # workers on an actor of an earlier job
-        if not use_idle:
-            for actor in idle:
-                ray.kill(actor, no_restart=True)
 
     def step(self, now_s: float) -> None:
         """Carry out the commands of the scheduler, wait a moment for answers, and report them to it."""
@@ -245,18 +237,34 @@ class _Actors:
         for call, answer in self._answered():
             self._report(call, answer, time.monotonic())
 
-    def hand_over(self) -> list[Any]:
-        """The actors that work and are idle; from now on they belong to the caller."""
-        kept = [self._actors.pop(worker) for worker in self._scheduler.idle if worker in self._actors]
-        kept, self._idle = kept + self._idle, []
+    def make_room(self, now_s: float) -> None:
+        """End hosts that stand by where workers wait for what they hold; all, when no worker gets a place for long."""
+        ending = self._others
+        if self._scheduler.waited_s(now_s) < GIVE_WAY_S:
+            nodes = {node.id: node.resources for node in alive_nodes()}
+            busy = [(host.place.node, host.resources) for host in (*self._hosts.values(), *self._idle)]
+            held = [(host.place.node, host.resources) for host in self._others]
+            places = in_the_way(nodes, busy, held, self._resources, self._scheduler.pending)
+            ending = [self._others[place] for place in places]
+        for host in ending:
+            ray.kill(host.actor, no_restart=True)
+        self._others = [host for host in self._others if host not in ending]
+
+    def hand_over(self) -> list[_Host]:
+        """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""
+        done = [worker for worker in self._hosts if self._scheduler.knows(worker)]
+        for worker in done:
+            del self._actors[worker]
+        kept = [*(self._hosts.pop(worker) for worker in done), *self._idle, *self._others]
+        self._idle, self._others = [], []
         return kept
 
     def let_save(self) -> None:
         """Tell the workers of this machine to end, and wait until they have: a training writes a last checkpoint."""
-        working = [ref for ref, call in self._calls.items() if call.method == "run" and call.worker in self._pids]
+        working = [ref for ref, call in self._calls.items() if call.method == "run"]
         for call in [self._calls[ref] for ref in working]:
             with contextlib.suppress(OSError):  # it has ended by itself
-                os.kill(self._pids[call.worker], signal.SIGTERM)
+                os.kill(self._hosts[call.worker].place.pid, signal.SIGTERM)
         if working:
             ray.wait(working, num_returns=len(working), timeout=SAVE_S)
 
@@ -264,19 +272,20 @@ class _Actors:
         """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""
         for worker in list(self._actors):
             self._kill(worker)
-        for actor in self._idle:
-            ray.kill(actor, no_restart=True)
+        for host in (*self._idle, *self._others):
+            ray.kill(host.actor, no_restart=True)
 
     def _execute(self, command: SchedulerCommand) -> None:
         match command:
             case Spawn(worker) if self._idle:
-                self._actors[worker] = self._idle.pop(0)
+                self._hosts[worker] = self._idle.pop(0)
+                self._actors[worker] = self._hosts[worker].actor
                 self._used.add(worker)
                 self._scheduler.placed(worker, time.monotonic())
                 self._call(_Call(worker, "start_job"), self._job)
             case Spawn(worker):
                 self._actors[worker] = self._actor.remote()
-                self._call(_Call(worker, "set_up"), self._hide_gpus, self._probe)
+                self._call(_Call(worker, "set_up"), self._resources.hide_gpus, self._probe)
             case Send(worker, item):
                 self._call(_Call(worker, "run", item), item)
             case Kill(worker, why):
@@ -289,6 +298,7 @@ class _Actors:
 
     def _kill(self, worker: int) -> None:
         ray.kill(self._actors.pop(worker), no_restart=True)
+        self._hosts.pop(worker, None)
         for reference in [ref for ref, call in self._calls.items() if call.worker == worker]:
             del self._calls[reference]
 
@@ -317,7 +327,7 @@ class _Actors:
             else:
                 scheduler.start_failed(worker, answer, now_s)
         elif call.method == "set_up":
-            self._pids[worker] = answer
+            self._hosts[worker] = _Host(self._actors[worker], self._resources, answer)
             scheduler.placed(worker, now_s)
             self._call(_Call(worker, "start_job"), self._job)
         elif call.method == "start_job":

@@ -6,7 +6,7 @@ A worker reserves GPUs only where the machines have some and its work uses them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cellsemi.configs.rounds import AUTO
@@ -36,6 +36,14 @@ class WorkerResources:
         """The CPUs of a node for each of its workers, when it has as many of `workers` as fit; all where none does."""
         return node.get("CPU", 0.0) / max(1, min(self.workers_on(node), workers))
 
+    def times(self, number: int) -> WorkerResources:
+        """What so many of them reserve together, on one node."""
+        return WorkerResources(number * self.cpus, number * self.gpus, self.hide_gpus)
+
+    def serves(self, other: WorkerResources) -> bool:
+        """Whether a process that reserves this can do the work of `other`: one with a GPU also does without."""
+        return self == other or (self.cpus == other.cpus and not other.gpus)
+
     def __str__(self) -> str:
         return f"{with_noun(self.cpus, 'CPU')} and {with_noun(self.gpus, 'GPU')}"
 
@@ -52,6 +60,49 @@ def resources_per_worker(config: EngineConfig, uses_device: bool, total_gpus: fl
     if not uses_device or config.device == "cpu":
         gpus = 0.0
     return WorkerResources(config.cpus_per_worker, gpus, hide_gpus=not gpus and not config.device.startswith("cuda"))
+
+
+def in_the_way(
+    nodes: Mapping[str, Mapping[str, float]],
+    busy: Sequence[tuple[str, WorkerResources]],
+    idle: Sequence[tuple[str, WorkerResources]],
+    asked: WorkerResources,
+    need: int,
+) -> list[int]:
+    """Which of the `idle` processes hold what `need` new workers lack, by their index.
+
+    `nodes` are the resources of each node by its id, `busy` and `idle` the processes on them, each with its node. Those
+    that hold a GPU go first where GPUs are asked for, else last. What other programs hold is not known here.
+    """
+    free = {node: {"CPU": held.get("CPU", 0.0), "GPU": held.get("GPU", 0.0)} for node, held in nodes.items()}
+
+    def give(node: str, resources: WorkerResources, sign: int) -> None:
+        if node in free:  # else it is gone, and its processes with it
+            free[node]["CPU"] += sign * resources.cpus
+            free[node]["GPU"] += sign * resources.gpus
+
+    def room() -> dict[str, int]:
+        return {node: max(0, asked.workers_on(left)) for node, left in free.items()}
+
+    for node, resources in busy:
+        give(node, resources, -1)
+    most = room()
+    for node, resources in idle:
+        give(node, resources, -1)
+    ending = []
+    for index in sorted(range(len(idle)), key=lambda i: -idle[i][1].gpus if asked.gpus else idle[i][1].gpus):
+        node, resources = idle[index]
+        fits = room()
+        if sum(fits.values()) >= need:
+            break
+        if node not in free or fits[node] >= most[node]:
+            continue
+        lacks_cpus = free[node]["CPU"] + 1e-6 < (fits[node] + 1) * asked.cpus
+        lacks_gpus = free[node]["GPU"] + 1e-6 < (fits[node] + 1) * asked.gpus
+        if lacks_cpus or (lacks_gpus and resources.gpus):
+            ending.append(index)
+            give(node, resources, +1)
+    return ending
 
 
 def with_noun(number: float, noun: str) -> str:

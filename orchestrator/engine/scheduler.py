@@ -85,9 +85,9 @@ def map_rules(config: EngineConfig, name: str) -> SchedulingRules:
     return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), config.shard_deadline_s)
 
 
-def task_rules(config: EngineConfig, name: str) -> SchedulingRules:
-    """Rules of `Engine.tasks`: training has no deadline."""
-    return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), None, depth=1, fresh=True)
+def task_rules(config: EngineConfig, name: str, fresh: bool) -> SchedulingRules:
+    """Rules of `Engine.tasks`: training has no deadline; `fresh` with a new worker for every item."""
+    return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), None, depth=1, fresh=fresh)
 
 
 def _start_deadline_s(config: EngineConfig) -> float:
@@ -143,11 +143,6 @@ class Scheduler:
     def knows(self, worker: int) -> bool:
         """Whether the scheduler still has this worker."""
         return worker in self._workers
-
-    @property
-    def idle(self) -> list[int]:
-        """The workers that have started and hold no item."""
-        return [number for number, state in self._workers.items() if state.phase == "ready" and not state.items]
 
     def waited_s(self, now_s: float) -> float:
         """How long nothing has happened because no worker has a place, in seconds; 0 when one has, or all is done."""

@@ -20,7 +20,7 @@ from cellsemi.rounds.datasets.open import open_data
 from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.review.added import AddedImage, batches, read_batch, write_batch
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.run import SPLITS, RunPaths
+from cellsemi.rounds.store.run import SPLITS, RunPaths, read_shard_workers
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.unaltered import MANIFEST
 
@@ -99,7 +99,7 @@ def _take(paths: RunPaths, config: Config, items: Sequence[Item]) -> Iterator[st
         paths,
         records,
         config_hash(config),
-        config.data.shard_images,
+        shards.images_per_shard(config.data.shard_images, len(records), read_shard_workers(paths) or 1),
         from_round=from_round,
         source="data",
         origin=str(config.data.root),

@@ -210,7 +210,8 @@ def _write(folder: Path, config: Config, kind: str, records: Sequence[ImageRecor
     reader = Rereader(masks_at(folder, kind), config.data, [record.image_id for record in records])
     given = [record.with_(image=None, instances=_read_back(reader, record)) for record in shown]
     (folder / GIVEN).mkdir()
-    shards.write_folder(folder / GIVEN, given, config.data.shard_images, config_hash(config))
+    size = shards.images_per_shard(config.data.shard_images, len(given), workers=1)
+    shards.write_folder(folder / GIVEN, given, size, config_hash(config))
 
 
 def _read_back(reader: Rereader, record: ImageRecord) -> Instances | None:

@@ -20,7 +20,7 @@ from cellsemi.rounds.review.corrections import Correction, compare, partly
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.predictions import UNLABELLED
-from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.run import RunPaths, read_shard_workers
 from cellsemi.rounds.store.schemas import ImageRecord
 
 Use = Literal["whole", "part"]
@@ -78,7 +78,7 @@ def take(paths: RunPaths, config: Config, folder: Path, use: Use) -> Taken:
             paths,
             records,
             config_hash(config),
-            config.data.shard_images,
+            shards.images_per_shard(config.data.shard_images, len(records), read_shard_workers(paths) or 1),
             from_round=result.from_round,
             source="review",
             origin=str(folder.resolve()),

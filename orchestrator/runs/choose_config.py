@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellsemi.configs.config_files import LOCAL_FILE
 from cellsemi.configs.errors import UsageError
-from cellsemi.configs.loading import LOCAL_FILE, LoadedConfig, config_difference, load_config
-from cellsemi.orchestrator.runs.status import RUNS
+from cellsemi.configs.loading import LoadedConfig, config_difference, load_config
+from cellsemi.orchestrator.runs.find_run import RUNS
 from cellsemi.rounds.store.run import RunPaths, paths_of, read_config
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.orchestrator.runs.status import find_run
+from cellsemi.orchestrator.runs.find_run import find_run
 from cellsemi.rounds.cells.instances import State
 from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations

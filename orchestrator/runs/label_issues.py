@@ -21,7 +21,7 @@ from rich.markup import escape
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.orchestrator.runs.export import ExportRequest, choose, finished_round
-from cellsemi.orchestrator.runs.status import find_run
+from cellsemi.orchestrator.runs.find_run import find_run
 from cellsemi.rounds.datasets.label_issue_file import LEARNT
 from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, LabelIssue, find_label_issues
 from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet

@@ -13,7 +13,16 @@ from cellsemi.configs.loading import config_difference
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
 from cellsemi.rounds.store.kept_weights import read_kept, write_kept
-from cellsemi.rounds.store.run import RunPaths, paths_of, read_config, read_precision, write_config, write_precision
+from cellsemi.rounds.store.run import (
+    RunPaths,
+    paths_of,
+    read_config,
+    read_precision,
+    read_shard_workers,
+    write_config,
+    write_precision,
+    write_shard_workers,
+)
 from cellsemi.rounds.store.steps import Stale, StepRecord, read_steps, stale_steps, supersede
 from cellsemi.rounds.store.unaltered import record_path
 
@@ -138,6 +147,8 @@ def adopt_steps(source: RunPaths, target: RunPaths, config: Config) -> int:
         _link(record_path(output), target.root / record_path(output).relative_to(source.root), set())
     if (agreed := read_precision(source)) is not None:
         write_precision(target, agreed)
+    if (workers := read_shard_workers(source)) is not None:
+        write_shard_workers(target, workers)
     if weights := read_kept(source):
         _link(source.weights, target.weights, set())
         write_kept(target, weights)

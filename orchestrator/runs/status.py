@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.orchestrator.events import Event, read_events
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, quarantined, stages
@@ -15,8 +13,6 @@ from cellsemi.rounds.evaluation import history
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.store import files, lock, run
 from cellsemi.rounds.store.run import RunPaths
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +47,6 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-def find_run(name: str | None) -> RunPaths:
-    """The run of a name below ./runs or of a folder; None means the one worked on last.
-
-    UsageError, naming what there is, when there is no such run.
-    """
-    if name is None:
-        runs = known_runs()
-        if not runs:
-            raise UsageError(f"no run below ./{RUNS}; `cellsemi round --n 3` starts one, or name a run's folder")
-        return runs[0]
-    for folder in (RUNS / name, Path(name)):
-        paths = RunPaths(folder.resolve())
-        if paths.config.is_file():
-            return paths
-        if run.is_bound(paths):
-            run.read_config(paths)  # says that run.yaml is gone, and what to do
-    names = ", ".join(sorted(paths.name for paths in known_runs())) or "none"
-    raise UsageError(f"no run is called {name!r} and no folder {name} holds one; below ./{RUNS} there are: {names}")
-
-
-def argument_of(paths: RunPaths) -> str:
-    """What names the run to a command: its name below ./runs, else its folder."""
-    return paths.name if (RUNS / paths.name).resolve() == paths.root else str(paths.root)
-
-
-def known_runs() -> list[RunPaths]:
-    """The runs below ./runs, the one worked on last first."""
-    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    runs = [RunPaths(folder.resolve()) for folder in folders]
-    return sorted((paths for paths in runs if paths.config.is_file()), key=_last_change, reverse=True)
-
-
-def _last_change(paths: RunPaths) -> float:
-    return max(path.stat().st_mtime for path in (paths.config, paths.events) if path.is_file())
 
 
 def read_status(paths: RunPaths) -> Status:

@@ -24,6 +24,7 @@ from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED
+from cellsemi.rounds.store.run import read_shard_workers
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.steps import Step
 
@@ -128,7 +129,8 @@ def _build_human(context: Context, round: int, fold: Fold) -> None:
 def _write(context: Context, step: Step, records: Iterable[ImageRecord], counts: MergeCounts) -> None:
     """The records as shards in the step's output, and the manifest with what went in."""
     started = time.monotonic()
-    size = context.config.data.shard_images
+    workers = read_shard_workers(context.paths) or 1
+    size = shards.images_per_shard(context.config.data.shard_images, step.total, workers)
     written = shards.write_folder(step.output, records, size, context.config_hash, context.watcher.advance)
     fingerprint = context.ledger.fingerprint(step)
     write_manifest(step.output, fingerprint, time.monotonic() - started, written, counts.as_record())

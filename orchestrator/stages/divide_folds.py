@@ -17,6 +17,7 @@ from cellsemi.rounds.datasets import splits
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import FOLDS, HUMAN_SPLIT, PSEUDO_SPLIT, Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest, write_manifest
+from cellsemi.rounds.store.run import read_shard_workers
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.steps import Step
 
@@ -47,10 +48,12 @@ def divide_folds(context: Context) -> None:
         named = [(keys[record.image_id], _main_class(record, config.data.classes)) for record in _human(context)]
         placed = splits.folds([key for key, _ in named], folds, config.data.split_seed, [name for _, name in named])
         fingerprint = context.ledger.fingerprint(step)
+        workers = read_shard_workers(paths) or 1
+        size = shards.images_per_shard(config.data.shard_images, total // folds, workers)
         for number, fold in enumerate(folds_of(config)):
             records = (record for record, place in zip(_human(context), placed, strict=True) if place == number)
             target = paths.split(fold.val)
-            written = shards.write_folder(target, records, config.data.shard_images, context.config_hash)
+            written = shards.write_folder(target, records, size, context.config_hash)
             write_manifest(target, fingerprint, 0.0, written)
         context.watcher.advance(total)
 

@@ -6,22 +6,25 @@ files atomically under a name that depends only on the item, and returns a small
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import NOT_FINITE, FitResult, FitTask, Progress, predict_named
+from cellsemi.models.base import FitResult, FitTask, Progress
+from cellsemi.models.inference.pipeline import Source, predict_stream
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import write_progress
 from cellsemi.models.ranks import fit_on_ranks
 from cellsemi.models.registry import family, load_predictor
+from cellsemi.models.training.device import pick_device
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.find_steps import Search, fit_until_it_stops
 from cellsemi.orchestrator.engine.protocol import Record, Worker
@@ -64,7 +67,7 @@ class PredictJob:
     With `stated_classes`, the names of all classes, the cells of an image get the class that the data set states for
     it, as file names do, in the place of the class that the model predicts. With `leave_out_broken` an image for which
     the model's output was not finite stays in the table without cells, as not predicted: what lies in the broken part
-    must not become background.
+    must not become background. `threads` work beside the network (pipeline.predict_stream).
     """
 
     stage: ShardStage
@@ -75,6 +78,7 @@ class PredictJob:
     round: int
     scale: float  # images are enlarged so many times; masks are of their own size
     name: str
+    threads: int | Literal["auto"] = 0
     stated_classes: tuple[str, ...] = ()
     leave_out_broken: bool = False
     uses_device: bool = True
@@ -84,25 +88,31 @@ class PredictJob:
         return _Predictor(self)
 
 
+def _threads_here(device: str) -> int:
+    """The threads that suit a worker: beside a GPU as many as the CPUs that it reserved, else none."""
+    if pick_device(device).type == "cpu":
+        return 0
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))  # what Ray reserved; see job_actor
+
+
 class _Predictor:
     def __init__(self, job: PredictJob) -> None:
         self._job = job
         self._predictor = load_predictor(Path(job.model), job.inference, job.device)
+        self._threads = job.threads if job.threads != "auto" else _threads_here(job.device)
 
     def run(self, item: int) -> Record:
         job = self._job
         out = []
-        for record in job.stage.records(item):
-            assert record.image is not None
-            image = decode_image(record.image, record.image_id, job.max_pixels)
-            broken_before = self._predictor.warnings[NOT_FINITE]
-            (found,) = predict_named(self._predictor, [image], [record.image_id], job.scale)
-            if job.leave_out_broken and self._predictor.warnings[NOT_FINITE] > broken_before:
-                out.append(record.with_(image=None, instances=None))
+        sources = (self._source(record) for record in job.stage.records(item))
+        for found in predict_stream(self._predictor, sources, job.scale, self._threads):
+            record, cells = found.item, found.cells
+            if job.leave_out_broken and found.broken:
+                out.append(record.with_(instances=None))
                 continue
             if job.stated_classes and record.cell_type is not None:
-                found = found.with_(class_id=job.stated_classes.index(record.cell_type))
-            out.append(record.with_(image=None, instances=found.with_(round=job.round)))
+                cells = cells.with_(class_id=job.stated_classes.index(record.cell_type))
+            out.append(record.with_(instances=cells.with_(round=job.round)))
         warnings = dict(self._predictor.warnings)
         self._predictor.warnings.clear()
         scales: Counter[str] = Counter()
@@ -114,6 +124,12 @@ class _Predictor:
                     inverted[f"{scale:g}"] += count
             self._predictor.chosen.clear()
         return job.stage.commit(item, out, warnings=warnings, scales=dict(scales), inverted=dict(inverted))
+
+    def _source(self, record: ImageRecord) -> Source[ImageRecord]:
+        """What the row says besides its image, and what decodes the image."""
+        assert record.image is not None
+        decode = partial(decode_image, record.image, record.image_id, self._job.max_pixels)
+        return Source(record.with_(image=None), record.image_id, decode)
 
 
 @dataclass(frozen=True, slots=True)

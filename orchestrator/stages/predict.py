@@ -58,6 +58,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
             round=wanted.round + 1,
             scale=wanted.scale,
             name=wanted.title,
+            threads=config.engine.labelling_threads,
             leave_out_broken=wanted.split == UNLABELLED,
             stated_classes=config.data.classes if as_if_unlabelled(wanted) and config.data.one_class_per_image else (),
         )

@@ -24,7 +24,7 @@ from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_start
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept, write_kept
 from cellsemi.rounds.store.manifest import DataManifest, write_manifest
-from cellsemi.rounds.store.run import SPLITS, RunPaths
+from cellsemi.rounds.store.run import SPLITS, RunPaths, read_shard_workers, write_shard_workers
 from cellsemi.rounds.store.steps import Step
 from cellsemi.rounds.store.unaltered import MANIFEST
 
@@ -199,6 +199,17 @@ def require_pool(context: Context) -> None:
     )
 
 
+def _shard_workers(context: Context) -> int:
+    """For how many workers the run's shards are made: those of its first call, whoever goes on with it."""
+    if context.config.data.shard_images != "auto":
+        return 1
+    found = read_shard_workers(context.paths)
+    if found is None:
+        found = context.engine.workers()
+        write_shard_workers(context.paths, found)
+    return found
+
+
 def _read(context: Context, step: Step) -> IngestReport:
     """Read every split, each as a piece of work of its own to the watcher; the manifests come last."""
     paths, watcher = context.paths, context.watcher
@@ -213,7 +224,7 @@ def _read(context: Context, step: Step) -> IngestReport:
             watcher.finish(time.monotonic() - begun[split])
 
     needed = NEEDED if context.config.students_of(0) else WITHOUT_TRAINING
-    report = ingest(context.config, paths.data, context.config_hash, on_image, needed)
+    report = ingest(context.config, paths.data, context.config_hash, on_image, needed, _shard_workers(context))
     fingerprint = context.ledger.fingerprint(step)
     for split in SPLITS:
         write_manifest(paths.split(split), fingerprint, 0.0, report.shards[split])

@@ -277,8 +277,13 @@ def _task(context: Context, item: Fit, folder: Path, students: int) -> FitTask:
         checkpoint_s=config.engine.checkpoint_s,
         ranks=config.engine.workers_per_student,
         input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
-        idle_cpus=max(0, int(context.engine.cpus_for_each(students)) - config.training_of(item.model).threads),
+        idle_cpus=_idle_cpus(context, config.training_of(item.model).threads, students),
     )
+
+
+def _idle_cpus(context: Context, threads: int, students: int) -> int:
+    """CPUs beside each of so many students, and beside the threads of all processes that train it."""
+    return max(0, int(context.engine.cpus_for_each(students)) - threads * context.config.engine.workers_per_student)
 
 
 def _human_fraction(context: Context, item: Fit) -> float:

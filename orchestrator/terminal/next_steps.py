@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from cellsemi.configs.data import GENERATED
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.runs.status import argument_of
+from cellsemi.orchestrator.runs.find_run import argument_of
 from cellsemi.rounds.store.run import RunPaths
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap, Runs, draw_crops, encode_crop, kernels, runs_of
@@ -45,6 +44,8 @@ def _dense(labels: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _label_crops(dense: NDArray[Any]) -> list[tuple[Bitmap, int, int]]:
+    from scipy import ndimage
+
     crops = []
     for value, box in enumerate(ndimage.find_objects(dense), start=1):
         if box is not None:
@@ -126,5 +127,7 @@ def union_map(instances: Instances, dilation_px: int = 0) -> Bitmap:
     """bool (H, W): pixels in any mask, grown by `dilation_px` (a disc in the city-block sense)."""
     covered = to_label_map(instances) > 0
     if dilation_px and covered.any():
+        from scipy import ndimage
+
         covered = ndimage.binary_dilation(covered, iterations=dilation_px)
     return covered

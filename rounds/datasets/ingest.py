@@ -23,7 +23,7 @@ from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.schemas import QUARANTINE, ImageRecord
-from cellsemi.rounds.store.shards import shard_paths, write_folder, write_rows
+from cellsemi.rounds.store.shards import images_per_shard, shard_paths, write_folder, write_rows
 
 NEEDED = ("labelled", "val", "test")  # a run without unlabelled images is a supervised baseline
 WITHOUT_TRAINING = ("val", "test")  # of a run whose teachers are not trained
@@ -33,7 +33,12 @@ SHOWN_PROBLEMS = 5  # problems that a message names; all of them stand in the qu
 
 
 def ingest(
-    config: Config, out: Path, config_hash: str, on_image: OnImage, needed: Sequence[str] = NEEDED
+    config: Config,
+    out: Path,
+    config_hash: str,
+    on_image: OnImage,
+    needed: Sequence[str] = NEEDED,
+    workers: int = 1,
 ) -> IngestReport:
     """Write `out/SPLIT/part-00000.parquet` .. and `out/quarantine.parquet`.
 
@@ -43,7 +48,8 @@ def ingest(
     not draw are left out of the run and counted, so that runs with different limits have the same unlabelled images;
     or they become unlabelled, their labels hidden, where `data.limit_rest` says so, but for those with the pixels of an
     image that is drawn: they are left out and counted. One that is drawn
-    and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone.
+    and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone. With
+    `data.shard_images: auto` each split is divided for so many `workers`.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
     `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.label_issues`
@@ -65,7 +71,8 @@ def ingest(
         if split == "unlabelled":
             records = _without_copies(_without_twins(records, rest, kept, report), opened, kept, report)
         counted = _count(records, report, config, kept)
-        report.shards[split] = write_folder(out / split, counted, config.data.shard_images, config_hash)
+        size = images_per_shard(config.data.shard_images, len(chosen), workers)
+        report.shards[split] = write_folder(out / split, counted, size, config_hash)
     for rows in (report.quarantined, kept):
         rows.sort(key=lambda row: SPLITS.index(row.split))
     write_rows(out / QUARANTINE_FILE, [asdict(row) for row in report.quarantined], QUARANTINE, config_hash)

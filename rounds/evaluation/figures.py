@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.metrics import Floats, Summary, image_values, on_common, paired_values
 from cellsemi.rounds.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from cellsemi.configs.rounds import PromotionConfig
 
 CLASS_MAP = "test_class_map"  # the one figure with a value per class
 DECISION = "recommended"  # its column also says what was promoted: what teaches

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES, enough, too_few
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.figures import (
@@ -33,6 +32,8 @@ from cellsemi.rounds.store.run import RunPaths, is_control
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cellsemi.configs.rounds import PromotionConfig
 
 
 class Row:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.evaluation.bootstrap import EQUAL_MEANS, paired_probability
 from cellsemi.rounds.evaluation.metrics import ImageScore, class_differences, on_common, paired_values
 from cellsemi.rounds.evaluation.size_shift import weighted
+
+if TYPE_CHECKING:
+    from cellsemi.configs.rounds import PromotionConfig
 
 
 @dataclass(frozen=True, slots=True)

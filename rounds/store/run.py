@@ -12,20 +12,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError, UsageError
-from cellsemi.configs.loading import RUN_HASH, build_config, config_difference, config_hash
-from cellsemi.configs.schema import Config
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.unaltered import MANIFEST, RUN_FILE, round_folder
+
+if TYPE_CHECKING:  # the functions that read a config import what that takes: a table of a run is printed without
+    from cellsemi.configs.schema import Config
 
 QUARANTINE_FILE = "quarantine.parquet"
 KEPT_WEIGHTS = "weights"  # the key of run.yaml for what the `weights` of its models stand for
 PRECISION = "precision"  # the key of run.yaml for what `training.precision: auto` came to
+SHARD_WORKERS = "shard_workers"  # the key of run.yaml for how many workers `data.shard_images: auto` counted
 
 
 SPLITS = ("labelled", "unlabelled", "val", "test")
@@ -200,6 +202,8 @@ def open_run(config: Config) -> RunPaths:
     UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
     holds no work (`is_bound`).
     """
+    from cellsemi.configs.loading import config_difference
+
     paths = paths_of(config)
     if not paths.config.is_file():
         write_config(paths, config)
@@ -220,6 +224,8 @@ def is_bound(paths: RunPaths) -> bool:
 
 def take_config(paths: RunPaths, config: Config) -> None:
     """Make this the config of the run, as `open_run` allows it; the caller holds the run's lock."""
+    from cellsemi.configs.loading import config_difference
+
     open_run(config)
     if not is_bound(paths) and config_difference(read_config(paths), config):
         write_config(paths, config)
@@ -236,12 +242,14 @@ class AgreedPrecision(BaseModel):
 
 def write_config(paths: RunPaths, config: Config) -> None:
     """Write run.yaml: the resolved config, its hash, the versions; what else it holds stays in it."""
+    from cellsemi.configs.loading import RUN_HASH, config_hash
+
     found = read_run_file(paths) if paths.config.is_file() else {}
     content = {
         RUN_HASH: config_hash(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        **{key: found[key] for key in (KEPT_WEIGHTS, PRECISION) if key in found},
+        **{key: found[key] for key in (KEPT_WEIGHTS, PRECISION, SHARD_WORKERS) if key in found},
         "config": config.model_dump(mode="json"),
     }
     files.write_text(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -249,11 +257,13 @@ def write_config(paths: RunPaths, config: Config) -> None:
 
 def read_config(paths: RunPaths) -> Config:
     """The resolved config of a run; RunError when run.yaml is missing or damaged."""
+    from cellsemi.configs.loading import build_config
+
     return build_config(read_run_file(paths)["config"], str(paths.config))
 
 
 def write_part(paths: RunPaths, key: str, value: Any) -> None:
-    """Put a part beside the config into run.yaml: KEPT_WEIGHTS or PRECISION."""
+    """Put a part beside the config into run.yaml: KEPT_WEIGHTS, PRECISION or SHARD_WORKERS."""
     content = read_run_file(paths)
     config = content.pop("config")
     text = yaml.safe_dump({**content, key: value, "config": config}, sort_keys=False, allow_unicode=True)
@@ -272,6 +282,19 @@ def read_precision(paths: RunPaths) -> AgreedPrecision | None:
         return None if found is None else AgreedPrecision.model_validate(found)
     except ValidationError as error:
         raise _damaged(paths, f"{PRECISION}: {error.errors()[0]['msg']}") from None
+
+
+def write_shard_workers(paths: RunPaths, workers: int) -> None:
+    """Add to run.yaml for how many workers the shards of the run are made."""
+    write_part(paths, SHARD_WORKERS, workers)
+
+
+def read_shard_workers(paths: RunPaths) -> int | None:
+    """For how many workers the shards of a run are made; None while there are none. RunError as `read_config`."""
+    found = read_run_file(paths).get(SHARD_WORKERS)
+    if found is not None and (not isinstance(found, int) or found < 1):
+        raise _damaged(paths, f"{SHARD_WORKERS}: expected a number of workers, got {found!r}")
+    return found
 
 
 def read_run_file(paths: RunPaths) -> dict[str, Any]:

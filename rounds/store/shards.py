@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, 
 from cellsemi.rounds.store.unaltered import SHARDS, check_output, check_shard, remedy
 
 ROWS_PER_GROUP = 1  # what is read from the disk when one record is asked for
+SHARDS_PER_WORKER = 8  # so that the last shard of a folder keeps the others waiting for a small part of the time
+MOST_IMAGES = 256  # of a shard whose size nobody states: what is lost in a crash, and held in memory, stays bounded
 
 
 def part_name(index: int) -> str:
@@ -46,6 +48,17 @@ def write_shard(path: Path, records: Sequence[ImageRecord], config_hash: str) ->
     files.write_bytes(path, content)
     cells = sum(len(record.instances) for record in records if record.instances is not None)
     return Shard(file=path.name, rows=len(records), cells=cells, sha256=files.sha256_bytes(content))
+
+
+def images_per_shard(stated: int | Literal["auto"], images: int, workers: int) -> int:
+    """How many images each shard of a folder of `images` holds: as many as stated, or what suits so many workers.
+
+    >>> images_per_shard("auto", 2000, 64), images_per_shard("auto", 5, 2), images_per_shard(16, 5, 2)
+    (3, 1, 16)
+    """
+    if stated != "auto":
+        return stated
+    return min(max(images // (SHARDS_PER_WORKER * workers), 1), MOST_IMAGES)
 
 
 def write_folder(

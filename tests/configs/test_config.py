@@ -8,17 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cellsemi.configs.config_files import preset_names, preset_text
 from cellsemi.configs.describe import documented_yaml, field_table
 from cellsemi.configs.errors import ConfigError, UsageError
-from cellsemi.configs.loading import (
-    build_config,
-    config_difference,
-    config_hash,
-    load_config,
-    preset_names,
-    preset_text,
-    to_yaml,
-)
+from cellsemi.configs.loading import build_config, config_difference, config_hash, load_config, to_yaml
 from cellsemi.configs.models import AUGMENT_PRESETS
 from cellsemi.configs.schema import Config
 

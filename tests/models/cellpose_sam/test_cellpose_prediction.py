@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellsemi.configs.training import GridConfig, InferenceConfig
-from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.fit_and_predict import CellposePredictor
 from cellsemi.models.cellpose_sam.parts import CellposeNet, cellpose_pixels
+from cellsemi.models.flow.recovery import flow_errors
 from cellsemi.models.flow.targets import diffusion_flows
 from cellsemi.rounds.cells import masks
 
@@ -75,7 +75,7 @@ def test_the_flow_error_is_that_of_cellpose() -> None:
     with torch.sparse.check_sparse_tensor_invariants(False):
         labels = dynamics.compute_masks(flow, logit, flow_threshold=0).astype(np.int32)
     expected, _ = dynamics.flow_error(labels, flow, device=torch.device("cpu"))
-    np.testing.assert_allclose(parts.flow_errors(labels, flow / 5), expected, rtol=1e-4)
+    np.testing.assert_allclose(flow_errors(labels, flow / 5, "diffusion"), expected, rtol=1e-4)
 
 
 def slope(x: Tensor) -> Tensor:

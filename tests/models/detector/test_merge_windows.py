@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import GridConfig, InferenceConfig, View
+from cellsemi.models.base import Encoded
 from cellsemi.models.detector import merge_views, merge_windows
+from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.merge_views import crop_back, crop_resized
-from cellsemi.models.detector.merge_windows import DetectWindow, detect_everywhere, detect_in_windows
+from cellsemi.models.detector.merge_windows import merge_everywhere, windows_everywhere
 from cellsemi.models.inference.tta import turn, turn_back
 from cellsemi.models.inference.windows import spans
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import from_crops
+from cellsemi.rounds.cells.masks import crops, from_crops
 from cellsemi.rounds.cells.rle import decode, encode
 
 VIEWS: tuple[View, ...] = get_args(View)
@@ -34,6 +36,20 @@ WINDOWS: list[dict[str, Any]] = [
     {"grid": GridConfig(rows=2, columns=5, window_rows=2, window_columns=3)},
 ]
 Truth = list[NDArray[np.bool_]]
+DetectWindow = Callable[[NDArray[np.float32]], Instances]  # (h, w, 3) in [0, 1] -> cells of that window
+
+
+def cropped(cells: Instances) -> CellCrops:
+    return CellCrops.of(cells.height, cells.width, crops(cells), cells.class_id, cells.score)
+
+
+def encoded(cells: CellCrops | Instances) -> Instances:
+    return cells if isinstance(cells, Instances) else cells.encode()
+
+
+def detect_everywhere(pixels: NDArray[np.float32], inference: InferenceConfig, detect: DetectWindow) -> Instances:
+    found = [cropped(detect(window)) for window in windows_everywhere(pixels, inference)]
+    return encoded(merge_everywhere(pixels.shape[0], pixels.shape[1], inference, found))
 
 
 def places(height: int, width: int) -> NDArray[np.float32]:
@@ -221,7 +237,7 @@ def test_cells_too_large_for_the_overlap_are_still_seen() -> None:
 def test_touching_cells_of_one_window_are_never_joined() -> None:
     one, other = np.zeros((50, 50), bool), np.zeros((50, 50), bool)
     one[5:25, 5:25] = other[6:26, 5:25] = True  # nearly the same cell twice: the detector's business
-    found = detect_in_windows(places(50, 50), InferenceConfig(tile_px=64), oracle([one, other]))
+    found = detect_everywhere(places(50, 50), InferenceConfig(tile_px=64, **PLAIN), oracle([one, other]))
     assert len(found) == 2
 
 
@@ -240,7 +256,8 @@ def test_every_view_of_a_detector_that_turns_along_says_the_same(setting: dict[s
 def test_the_agreement_of_the_views_is_the_mean_iou_of_their_masks() -> None:
     drawn = [np.zeros((9, 16), bool) for _ in range(2)]
     drawn[0][2:6, 0:8] = drawn[1][2:6, 2:10] = True
-    found = merge_views.merge_views([from_crops(9, 16, [(d, 0, 0)], score=0.5) for d in drawn], 0.5)
+    views = [CellCrops.of(9, 16, [(d, 0, 0)], [0], [0.5]) for d in drawn]
+    found = encoded(merge_views.merge_views(views, 0.5))
     assert found.agreement.tolist() == pytest.approx([24 / 40])
     assert found.score.tolist() == pytest.approx([0.5 * 24 / 40]) and found.votes.tolist() == [1]
 
@@ -351,3 +368,19 @@ def test_an_image_of_one_colour_is_not_looked_at() -> None:
     for colour in ((0.3, 0.3, 0.3), (0.1, 0.8, 0.2)):
         image = np.broadcast_to(np.array(colour, np.float32), (20, 30, 3))
         assert len(detect_everywhere(image, InferenceConfig(), never)) == 0
+
+
+@given(st.integers(0, 10**6))
+def test_crops_and_encoded_cells_are_the_same_cells(seed: int) -> None:
+    """Overlapping ones, of equal scores too."""
+    rng = np.random.default_rng(seed)
+    placed = [(rng.random((4, 5)) < 0.6, int(rng.integers(0, 25)), int(rng.integers(0, 16))) for _ in range(6)]
+    placed = [each for each in placed if each[0].any()]
+    score = rng.choice([0.25, 0.5, 0.75], len(placed))
+    kept = CellCrops.of(20, 30, placed, np.arange(len(placed)), score)
+    cells = from_crops(20, 30, placed, class_id=np.arange(len(placed)), score=score, state="predicted")
+    assert kept.encode().rle == cells.rle and kept.encode().class_id.tolist() == cells.class_id.tolist()
+    assert np.array_equal(kept.box, cells.bbox) and np.array_equal(kept.area, cells.area)
+    assert kept.measure() == pytest.approx(Encoded(cells).measure())
+    some = rng.random(len(placed)) < 0.5
+    assert kept.select(some).encode().rle == cells.select(np.flatnonzero(some)).rle

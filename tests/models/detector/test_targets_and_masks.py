@@ -99,7 +99,7 @@ def test_a_pasted_mask_is_the_cell_that_was_sampled() -> None:
         share = sample_instance_map(torch.from_numpy(instance_map), torch.tensor([1]), torch.from_numpy(box)[None], 28)[
             0
         ].numpy()
-        cells = cells_in_boxes(70, 80, box[None], share[None], np.array([0.5]), np.array([1]))
+        cells = cells_in_boxes(70, 80, box[None], share[None], np.array([0.5]), np.array([1])).encode()
         drawn = masks.to_label_map(cells) > 0
         assert (drawn & (instance_map > 0)).sum() / (drawn | (instance_map > 0)).sum() > 0.97
         assert cells.class_id.tolist() == [1] and 0.4 < cells.score[0] <= 0.5
@@ -140,4 +140,4 @@ def test_a_detection_without_a_pixel_is_none() -> None:
     small_masks = np.stack([np.ones((28, 28)), np.full((28, 28), 0.4), np.ones((28, 28))]).astype(np.float32)
     cells = cells_in_boxes(9, 9, boxes, small_masks, np.array([0.9, 0.8, 0.7]), np.array([0, 1, 2]))
     assert cells.class_id.tolist() == [2] and cells.score.tolist() == [np.float32(0.7)]
-    assert len(cells_in_boxes(9, 9, boxes[:0], small_masks[:0], np.zeros(0), np.zeros(0, np.int64))) == 0
+    assert cells_in_boxes(9, 9, boxes[:0], small_masks[:0], np.zeros(0), np.zeros(0, np.int64)).crops == []

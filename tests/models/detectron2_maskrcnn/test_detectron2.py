@@ -134,10 +134,10 @@ def test_a_fit_records_each_part_of_its_loss_and_its_settings(trained: Path) -> 
 def test_a_window_of_any_size_is_detected_and_may_be_without_a_proposal(trained: Path) -> None:
     predictor = predictor_of(trained, upscale=0.5)
     for shape in ((1, 1, 3), (2, 90, 3)):
-        found = predictor.detect(np.random.default_rng(0).random(shape, np.float32))
+        found = predictor.look_at([np.random.default_rng(0).random(shape, np.float32)])[0].cells().encode()
         assert (found.height, found.width) == shape[:2]
     predictor = predictor_of(trained, score_threshold=0.999)
-    assert not len(predictor.detect(np.zeros((40, 40, 3), np.float32)))
+    assert predictor.look_at([np.zeros((40, 40, 3), np.float32)])[0].cells().crops == []
 
 
 def test_scales_and_flips_still_find_the_cells(trained: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_cell_has_one_class(trained: Path) -> None:
                 half = 4 if part is net.roi_heads.box_predictor.bbox_pred else 1
                 value[half : 2 * half] = value[:half]
     predictor = DetectorPredictor(net, net.detect, SMALL, ONE_VIEW, CPU, one_class_per_image=False)
-    found = predictor.detect(normalise(discs(100)[0], 3))
+    found = predictor.look_at([normalise(discs(100)[0], 3)])[0].cells().encode()
     iou = masks.iou_matrix(found, found)
     assert len(found) >= 4 and (iou - np.eye(len(found))).max() < 0.9
 
@@ -254,7 +254,7 @@ def test_detectron2_opens_what_is_exported_and_detects_the_same(cascade: bool, t
     net.load_state_dict(weights)
     light = torch.from_numpy(np.random.default_rng(0).random((3, 50, 70), np.float32))
     with torch.inference_mode():
-        found, _ = net.detect(light)
+        ((found, _),) = net.detect(light[None])
         theirs = stock.inference([{"image": light.flip(0) * 255}], do_postprocess=False)[0]
     assert len(found.scores)
     for box, score, label, mask in zip(found.boxes, found.scores, found.labels, found.masks, strict=True):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import fake_family
 from helpers.campaigns import bring, config_at
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import NOT_FINITE, Image
-from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.cells import LabelledCells, cells_of
 from cellsemi.models.flow.predictor import BROKEN_PIXEL, FlowPredictor
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.inference.scale_search import ScaleSearch
@@ -31,19 +32,22 @@ class Drawn(FlowPredictor):
     """A perfect network for CELLS, with one value of its output put in the place of the true one."""
 
     def __init__(self, channel: int = 0, value: float = 0.0, inference: InferenceConfig | None = None) -> None:
-        super().__init__(inference or InferenceConfig(tta=("identity",)))
+        super().__init__(inference or InferenceConfig(tta=("identity",)), torch.device("cpu"))
         self._channel, self._value = channel, value
 
     def _pixels(self, image: Image) -> np.ndarray:
         return np.asarray(image, np.float32)
 
-    def _tiled(self, pixels: np.ndarray) -> np.ndarray:
+    def _tiled(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        return [self._outputs() for _ in images]
+
+    def _outputs(self) -> np.ndarray:
         inside = 0.9 * (CELLS > 0)
         outputs = np.concatenate([inside[None], flow_targets(CELLS, "diffusion")]).astype(np.float32)
         outputs[self._channel, 10, 10] = self._value
         return outputs
 
-    def _cells(self, mean: np.ndarray, spread: np.ndarray, inference: InferenceConfig) -> Instances:
+    def _cells(self, mean: np.ndarray, spread: np.ndarray, inference: InferenceConfig) -> LabelledCells:
         return cells_of(mean, spread, inference, "diffusion", False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -10,11 +11,10 @@ from scipy import ndimage
 
 from cellsemi.configs.training import InferenceConfig, View
 from cellsemi.models.base import Image
-from cellsemi.models.flow.cells import cells_of
+from cellsemi.models.flow.cells import LabelledCells, cells_of
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.rounds.cells import masks
-from cellsemi.rounds.cells.instances import Instances
 
 Pixels = NDArray[np.float32]
 
@@ -23,18 +23,21 @@ class Oracle(FlowPredictor):
     """A network that answers with the truth of the image as it sees it: each connected bright spot is a cell."""
 
     def __init__(self, inference: InferenceConfig) -> None:
-        super().__init__(inference)
+        super().__init__(inference, torch.device("cpu"))
         self.seen: list[tuple[int, ...]] = []
 
     def _pixels(self, image: Image) -> Pixels:
         return np.asarray(image, np.float32)
 
-    def _tiled(self, pixels: Pixels) -> Pixels:
+    def _tiled(self, images: list[Pixels]) -> list[Pixels]:
+        return [self._truth(pixels) for pixels in images]
+
+    def _truth(self, pixels: Pixels) -> Pixels:
         self.seen.append(pixels.shape)
         labels = ndimage.label(pixels > 0.5)[0].astype(np.int32)
         return np.concatenate([(labels > 0)[None].astype(np.float32), flow_targets(labels, "geodesic")])
 
-    def _cells(self, mean: Pixels, spread: Pixels, inference: InferenceConfig) -> Instances:
+    def _cells(self, mean: Pixels, spread: Pixels, inference: InferenceConfig) -> LabelledCells:
         return cells_of(mean, spread, inference, "geodesic", one_class_per_image=False)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.models.flow.recovery import flow_agreement, keep_large, mean_inside, recover_labels
+from cellsemi.models.flow.recovery import flow_agreement, flow_errors, keep_large, mean_inside, recover_labels
 from cellsemi.models.flow.round_trip import round_trip
 from cellsemi.models.flow.targets import FlowTarget, flow_targets
 
@@ -181,12 +181,12 @@ def test_more_cells_than_sixteen_bits_hold() -> None:
 def test_agreement_falls_with_the_angle_and_with_a_wrong_mask() -> None:
     labels = touching()
     flow = flow_targets(labels, "geodesic")
-    np.testing.assert_allclose(flow_agreement(labels, flow, "geodesic"), 1)
+    np.testing.assert_allclose(flow_agreement(flow_errors(labels, flow, "geodesic")), 1)
     turned = np.stack([flow[1], -flow[0]])
-    assert (flow_agreement(labels, turned, "geodesic") < 0.01).all()
+    assert (flow_agreement(flow_errors(labels, turned, "geodesic")) < 0.01).all()
     both = (labels > 0).astype(np.int32)
-    assert flow_agreement(both, flow, "geodesic")[0] < 0.8
-    assert flow_agreement(np.zeros((4, 4), np.int32), np.zeros((2, 4, 4), np.float32), "geodesic").shape == (0,)
+    assert flow_agreement(flow_errors(both, flow, "geodesic"))[0] < 0.8
+    assert flow_errors(np.zeros((4, 4), np.int32), np.zeros((2, 4, 4), np.float32), "geodesic").shape == (0,)
 
 
 def test_means_and_areas_are_of_the_pixels_of_each_label() -> None:

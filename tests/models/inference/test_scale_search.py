@@ -16,14 +16,12 @@ from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import Image
+from cellsemi.models.base import Encoded, Image, measured
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.inference.scale_search import (
     BOTH,
     ScaleSearch,
-    expected_cell_px,
     inverted,
-    mean_score,
     search_scores,
 )
 from cellsemi.orchestrator.stages import jobs
@@ -36,6 +34,10 @@ from cellsemi.rounds.store.predictions import as_unlabelled
 from cellsemi.rounds.store.schemas import ImageRecord
 
 pytestmark = pytest.mark.usefixtures("fake_models")
+
+
+def expected_cell_px(cells: Instances) -> float:
+    return Encoded(cells).measure()[1]
 
 
 class AtHome:
@@ -126,15 +128,14 @@ def test_of_equal_candidates_an_image_stays_as_it_is() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 99)), min_size=1, max_size=9))
 def test_surety_is_the_mean_score_of_the_pixels(cells: list[tuple[float, int]]) -> None:
     score, area = (np.array(column) for column in zip(*cells, strict=True))
-    n = len(cells)
-    found = Instances.build(9, 9, [b""] * n, np.zeros((n, 4)), area, score=score)
-    each_pixel = np.repeat(score.astype(np.float32), area)
-    assert mean_score(found) == pytest.approx(each_pixel.mean(), abs=1e-6)
+    single = score.astype(np.float32)
+    mean, _, _ = measured(single, area, np.zeros((1, 1), np.int32))
+    assert mean == pytest.approx(np.repeat(single, area).mean(), abs=1e-6)
 
 
 def test_an_image_without_cells_at_any_scale_is_empty() -> None:
     assert len(ScaleSearch(AtHome(), (0.5, 1.0)).predict([np.zeros((8, 8), np.uint8)])[0]) == 0
-    assert mean_score(Instances.empty(3, 3)) == 0
+    assert Encoded(Instances.empty(3, 3)).measure() == (0, 0, 0)
 
 
 class KnowsSizes:
@@ -179,7 +180,7 @@ def test_generated_cells_of_any_magnification_are_brought_to_the_known_size(nois
             search.predict([image])
             ((chosen, _),) = search.chosen
             each = [predictor.predict([image], scale)[0] for scale in scales]
-            by_mean_score = scales[int(np.argmax([mean_score(cells) for cells in each]))]
+            by_mean_score = scales[int(np.argmax([Encoded(cells).measure()[0] for cells in each]))]
             right["chosen"] += chosen == 1 / magnification
             right["by mean score"] += by_mean_score == 1 / magnification
     assert right["chosen"] >= 35  # of 36: one well's cells are as small as those of the next magnification
@@ -200,9 +201,10 @@ def test_what_a_scale_is_worth_counts_what_it_finds() -> None:
     assert [expected_cell_px(cells) for cells in candidates] == pytest.approx(expected)
     recall = [value / expected[3] for value in expected]
     by_hand = [1.25 * p * r / (0.25 * p + r) for p, r in zip((0.95, 0.8, 0.4), recall[1:], strict=True)]
-    assert search_scores(candidates, expected_cell_px).tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
-    assert int(np.argmax(search_scores(candidates, expected_cell_px))) == 2
-    assert search_scores([none, none], expected_cell_px).tolist() == [0.0, 0.0]
+    found = search_scores(*(np.array([Encoded(cells).measure()[i] for cells in candidates]) for i in (0, 1)))
+    assert found.tolist() == pytest.approx([0.0, *by_hand], abs=1e-6)
+    assert int(np.argmax(found)) == 2
+    assert search_scores(np.zeros(2), np.zeros(2)).tolist() == [0.0, 0.0]
 
 
 def test_a_pixel_of_several_masks_is_expected_once() -> None:

@@ -75,14 +75,14 @@ def test_windows_of_a_grid_and_of_two_sizes_are_blended_too() -> None:
     image = image_of(101, 143)
     grid = InferenceConfig(grid=GridConfig(rows=4, columns=5, window_rows=2, window_columns=2))
     for inference in (grid, InferenceConfig(tile_px=(70, 90), stride_px=(20, 33))):
-        found = run_tiled(image, pixelwise, inference, STRIDE)
+        (found,) = run_tiled([image], pixelwise, inference, STRIDE)
         np.testing.assert_allclose(found, pixelwise(image[None])[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (64, 64), (65, 64), (130, 200), (63, 400)])
 def test_a_pixelwise_network_is_reproduced_for_every_size(shape: tuple[int, int]) -> None:
     image = image_of(*shape)
-    found = run_tiled(image, pixelwise, tiles(64, 0.25), STRIDE)
+    (found,) = run_tiled([image], pixelwise, tiles(64, 0.25), STRIDE)
     np.testing.assert_allclose(found, pixelwise(image[None])[0], rtol=1e-5, atol=1e-6)
 
 
@@ -93,23 +93,23 @@ def test_the_network_sees_sides_that_it_can_take() -> None:
         seen.add(tiles.shape[1:])
         return pixelwise(tiles)
 
-    run_tiled(image_of(37, 150), spy, tiles(64, 0.25), STRIDE)
+    run_tiled([image_of(37, 150)], spy, tiles(64, 0.25), STRIDE)
     assert seen == {(48, 64)}
 
 
 def test_one_tile_is_what_the_network_says() -> None:
     image = image_of(64, 48)
-    assert np.array_equal(run_tiled(image, blur, tiles(64, 0.25), STRIDE), blur(image[None])[0])
+    assert np.array_equal(run_tiled([image], blur, tiles(64, 0.25), STRIDE)[0], blur(image[None])[0])
 
 
 def test_seams_are_smooth_and_far_better_than_hard_cuts() -> None:
     smooth = ndimage.gaussian_filter(image_of(160, 160), 6) + 0.5
     whole = blur(smooth[None])[0]
-    tiled = run_tiled(smooth, blur, tiles(80, 0.3), STRIDE)
+    (tiled,) = run_tiled([smooth], blur, tiles(80, 0.3), STRIDE)
     inside = (slice(None), slice(8, -8), slice(8, -8))
     assert np.abs(tiled - whole)[inside].max() < 0.05
     jump = max(
         np.abs(np.diff(tiled[0][8:-8, 8:-8], axis=a) - np.diff(whole[0][8:-8, 8:-8], axis=a)).max() for a in (0, 1)
     )
     assert jump < 0.02
-    assert np.abs(run_tiled(smooth, blur, tiles(80, 0.0), STRIDE) - whole)[inside].max() > 0.1
+    assert np.abs(run_tiled([smooth], blur, tiles(80, 0.0), STRIDE)[0] - whole)[inside].max() > 0.1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
+from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
 from cellsemi.models.detector.targets import resized
+from cellsemi.models.inference.pipeline import Source, predict_stream
 from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.torchvision_maskrcnn.family import FAMILY
@@ -124,7 +127,8 @@ def test_reached_caps_are_warned_of(trained: Path) -> None:
 
 def test_the_boxes_of_an_enlarged_window_come_back_to_its_pixels(trained: Path) -> None:
     half = np.repeat(discs(100)[0][::2, ::2].astype(np.float32)[..., None] / 255, 3, 2)
-    full, small = predictor_of(trained).detect(resized(half, 2.0)), predictor_of(trained, upscale=2.0).detect(half)
+    full = predictor_of(trained).look_at([resized(half, 2.0)])[0].cells().encode()
+    small = predictor_of(trained, upscale=2.0).look_at([half])[0].cells().encode()
     assert (small.height, small.width) == (36, 36) and 0 < len(small) <= len(full)
     nearest = np.abs(2 * small.bbox[:, None] - full.bbox[None]).max(2).argmin(1)
     np.testing.assert_allclose(2 * small.bbox, full.bbox[nearest], atol=2)
@@ -136,11 +140,38 @@ def test_one_class_per_image_is_the_class_of_most_of_what_was_seen(
 ) -> None:
     crops = [(np.ones((6, 6), bool), 0, 0), (np.ones((8, 8), bool), 20, 0), (np.ones((6, 6), bool), 0, 20)]
     cells = masks.from_crops(72, 72, crops, class_id=[0, 1, 0], score=[0.5, 0.9, 0.5])
+    seen = CellCrops.of(72, 72, crops, [0, 1, 0], [0.5, 0.9, 0.5])
     for locked, expected in ((False, [0, 1, 0]), (True, [1, 1, 1])):
         predictor = predictor_of(trained, locked)
-        monkeypatch.setattr(predictor, "detect", lambda pixels: cells)
+        monkeypatch.setattr(predictor, "look_at", lambda windows: [SimpleNamespace(cells=lambda: seen)])
         (found,) = predictor.predict([discs(100)[0]])
         assert found.class_id.tolist() == expected and found.rle == cells.rle
+
+
+def test_windows_in_a_batch_as_on_a_gpu_give_the_same_detections(trained: Path) -> None:
+    """Within float tolerance, each with its own caps."""
+    windows = [np.repeat(discs(seed)[0][..., None] / np.float32(255), 3, 2) for seed in (100, 101, 102)]
+    windows.append(np.zeros_like(windows[0]))
+    apart, together = (predictor_of(trained, max_detections=2) for _ in range(2))
+    one_by_one = [found for window in windows for found in apart.look_at([window])]
+    for found, expected in zip(together.look_at(windows), one_by_one, strict=True):
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.masks, expected.masks, atol=1e-4)
+        assert found.class_id.tolist() == expected.class_id.tolist() and found.size == (72, 72)
+    assert together.warnings == apart.warnings and sum(apart.warnings.values()) > 0
+    together._device = torch.device("meta")
+    shapes = [[part.shape[:2] for part in group] for group in together._together([*windows, windows[0][:50]])]
+    assert shapes == [[(72, 72)] * 4, [(50, 72)]]
+
+
+def test_threads_that_draw_beside_the_network_change_nothing(trained: Path) -> None:
+    predictor = predictor_of(trained)
+    images = [discs(seed)[0] for seed in (100, 101, 102)]
+    rows = [Source(i, str(i), partial(np.copy, image)) for i, image in enumerate(images)]
+    expected = predictor.predict(images)
+    for found, cells in zip(predict_stream(predictor, rows, threads=2), expected, strict=True):
+        assert found.cells.rle == cells.rle and np.array_equal(found.cells.score, cells.score)
+    assert sum(map(len, expected)) > 0
 
 
 def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_same_weights(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.run_folders import finish_first_round, finish_folder
-from helpers.terminal import cellsemi, invoke, python
+from helpers.terminal import cellsemi, invoke
 
 from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
@@ -66,22 +66,6 @@ def test_the_choices_are_those_of_the_registries() -> None:
     assert isinstance(option.type, click.Choice)
     assert set(option.type.choices) == {spec.name for spec in all_specs() if spec.writer is not None}
     assert STATES == EXPORTED and SPLITS == run.SPLITS
-
-
-def test_the_help_of_each_command_imports_nothing_heavy() -> None:
-    code = """
-import sys
-from cellsemi.orchestrator.cli.data import data
-for name in data.commands:
-    try:
-        data.main([name, "--help"])
-    except SystemExit as error:
-        assert error.code == 0, name
-print("MODULES", *sorted({name.partition(".")[0] for name in sys.modules}))
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-    assert not {"torch", "ray", "pyarrow", "scipy", "pandas"} & set(done.stdout.partition("MODULES")[2].split())
 
 
 # --- inspect --------------------------------------------------------------------------------------------

@@ -147,10 +147,16 @@ def test_a_start_that_cannot_work_gives_the_reason(engine: Engine, tmp_path: Pat
         carry_out(engine, Scribe(str(tmp_path), start_error="no weights at all"), 9)
 
 
-def test_tasks_have_a_process_each_and_survive_a_kill(engine: Engine, tmp_path: Path) -> None:
-    outcome, _ = carry_out(engine, Scribe(str(tmp_path), die=(1,)), 3, how="tasks")
+def test_tasks_without_a_gpu_use_the_standing_processes_and_survive_a_kill(engine: Engine, tmp_path: Path) -> None:
+    mapped, _ = carry_out(engine, Scribe(str(tmp_path)), 10)
+    trained, _ = carry_out(engine, Scribe(str(tmp_path)), 4, how="tasks")
+    assert workers_of(trained) & workers_of(mapped)
+    (tmp_path / "other").mkdir()
+    outcome, _ = carry_out(engine, Scribe(str(tmp_path / "other"), die=(1,)), 3, how="tasks")
     assert sorted(outcome.done) == [0, 1, 2] and outcome.failed == ()
-    assert len(workers_of(outcome)) == 3 and not outcome.done[1]["first"]
+    assert not outcome.done[1]["first"]
+    after, _ = carry_out(engine, Scribe(str(tmp_path)), 10)
+    assert workers_of(after) & workers_of(outcome)
 
 
 def test_an_error_of_the_caller_leaves_no_worker_behind(engine: Engine, tmp_path: Path) -> None:
@@ -217,11 +223,13 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.open import open_engine
 
 class Slow:
-    name, uses_device = "slow", False
+    name = "slow"
+    def __init__(self, uses_device=False): self.uses_device = uses_device
     def start(self): return self
     def run(self, item):
         time.sleep(0.2)
-        return {"node": ray.get_runtime_context().get_node_id()}
+        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(),
+                "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 quick = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500,
          "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
@@ -241,6 +249,14 @@ with open_engine(EngineConfig(), folder / "run.log", address=cluster.address) as
     found["done"], found["failed"] = sorted(outcome.done), len(outcome.failed)
     found["nodes"] = len({record["node"] for record in outcome.done.values()})
     found["left"] = engine.describe()
+    cluster.add_node(num_cpus=3, num_gpus=1, **small)
+    cluster.wait_for_nodes()
+    def pids(how, uses_device):
+        done = getattr(engine, how)(Slow(uses_device), range(12 if how == "map" else 2), lambda *_: None, lambda: None)
+        return [record["pid"] for record in done.done.values()], {record["gpus"] for record in done.done.values()}
+    # fills the CPUs; takes one of them for the GPU; its process and the others; a process for each; the others; again
+    steps = [("map", False), ("map", True), ("map", False), ("tasks", True), ("map", False), ("map", True)]
+    found["crews"] = [(pids, list(gpus)) for pids, gpus in (pids(*step) for step in steps)]
 found["address"] = cluster.address
 found["after"] = [path.name for path in folder.iterdir()]
 strangers = {}
@@ -296,6 +312,13 @@ def test_a_cluster_that_loses_a_node_and_strangers_who_may_not_join(tmp_path: Pa
     assert f"cluster at {found['address']}: 3 nodes, 2 CPUs" in found["describe"]
     assert found["done"] == list(range(30)) and found["failed"] == 0 and found["nodes"] == 2
     assert "2 nodes, 1 CPU" in found["left"]
+    standing, labelling, both, training, after, again = ((set(pids), gpus) for pids, gpus in found["crews"])
+    assert len(standing[0]) >= 2 and standing[1] == after[1] == [""]
+    assert len(labelling[0]) == 1 and labelling[1] == ["0"] and not labelling[0] & standing[0]
+    assert labelling[0] <= both[0] and both[0] & standing[0]
+    assert len(training[0]) == 2 and training[1] == ["0"] and not training[0] & (standing[0] | labelling[0])
+    assert after[0] & standing[0] and not after[0] & training[0]
+    assert len(again[0]) == 1 and not again[0] & (labelling[0] | training[0])
     assert found["probe"] == [".shared-folder-probe"] and found["after"] == []
     assert "could not be joined" in found["strangers"]["no token"]
     assert "RAY_AUTH_MODE=token" in found["strangers"]["no token"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker
+from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,59 @@ def test_a_node_holds_as_many_as_its_scarcest_resource_allows() -> None:
 
 def test_resources_read_as_people_write_them() -> None:
     assert str(WorkerResources(1, 0.5, False)) == "1 CPU and 0.5 GPUs"
+
+
+CPU = WorkerResources(1, 0, hide_gpus=True)
+GPU = WorkerResources(1, 1, hide_gpus=False)
+
+
+def test_a_process_with_a_gpu_also_does_work_that_needs_none() -> None:
+    assert GPU.serves(GPU) and GPU.serves(CPU) and CPU.serves(CPU)
+    assert not CPU.serves(GPU) and not WorkerResources(2, 1, hide_gpus=False).serves(CPU)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "busy", "idle", "asked", "need", "ending"),
+    [
+        # room for all
+        ({"a": (8, 2)}, [], [("a", CPU)] * 6, GPU, 2, []),
+        # the GPUs are free, the CPUs are not: as few as needed end
+        ({"a": (8, 2)}, [], [("a", CPU)] * 8, GPU, 2, [0, 1]),
+        ({"a": (8, 2)}, [("a", GPU)], [("a", CPU)] * 7, GPU, 1, [0]),
+        # a GPU is held: its process ends, and those without stay
+        ({"a": (8, 1)}, [], [("a", CPU)] * 7 + [("a", GPU)], GPU, 1, [7]),
+        # where CPUs alone are lacking, those without a GPU end first
+        ({"a": (4, 1)}, [], [("a", WorkerResources(2, 1, False)), *[("a", CPU)] * 2], WorkerResources(2, 0, True), 1,
+         [1, 2]),
+        # a node that has no GPU gives none; a node that is gone holds nothing
+        ({"a": (2, 0), "b": (2, 1)}, [], [("a", CPU), ("a", CPU), ("b", CPU), ("b", CPU), ("c", CPU)], GPU, 3, [2]),
+        # nothing helps: the workers that run hold it
+        ({"a": (2, 1)}, [("a", GPU)], [("a", CPU)], GPU, 1, []),
+    ],
+)  # fmt: skip
+def test_only_what_holds_what_is_lacking_ends(
+    nodes: dict[str, tuple[int, int]],
+    busy: list[tuple[str, WorkerResources]],
+    idle: list[tuple[str, WorkerResources]],
+    asked: WorkerResources,
+    need: int,
+    ending: list[int],
+) -> None:
+    there = {name: {"CPU": float(cpus), "GPU": float(gpus)} for name, (cpus, gpus) in nodes.items()}
+    assert in_the_way(there, busy, idle, asked, need) == ending
+
+
+@pytest.mark.parametrize(
+    ("ranks", "students", "each"),
+    [
+        (1, 1, 96.0),  # nobody else is there
+        (1, 3, 32.0),
+        (1, 64, 12.0),  # as many at once as GPUs
+        (4, 3, 48.0),  # two of four GPUs at once
+        (16, 1, 96.0),  # does not fit; that is said elsewhere
+    ],
+)
+def test_students_find_the_cpus_that_others_leave_them(ranks: int, students: int, each: float) -> None:
+    student = WorkerResources(1, 1, False).times(ranks)
+    assert (student.cpus, student.gpus) == (ranks, ranks)
+    assert student.cpus_for_each({"CPU": 96.0, "GPU": 8.0}, students) == each

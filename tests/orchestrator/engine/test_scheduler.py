@@ -237,7 +237,7 @@ def test_waiting_for_a_place_is_measured_only_while_nobody_has_one() -> None:
 
 def test_rules_come_from_the_config() -> None:
     config = EngineConfig(max_attempts=5, shard_deadline_s=7)
-    mapped, trained = map_rules(config, "a"), task_rules(config, "b")
+    mapped, trained = map_rules(config, "a"), task_rules(config, "b", fresh=True)
     assert (mapped.deadline_s, mapped.max_attempts, mapped.depth, mapped.fresh) == (7, 5, 2, False)
     assert (trained.deadline_s, trained.max_attempts, trained.depth, trained.fresh) == (None, 5, 1, True)
     assert mapped.start_deadline_s == 600 == trained.start_deadline_s
