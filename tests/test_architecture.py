@@ -44,7 +44,7 @@ FLOORS = {
         "flow detector",
         "cellpose_sam detectron2_maskrcnn flow_unet masks python torchvision_maskrcnn",
         "registry",
-        "validation",
+        "ranks validation",
     ),
     "orchestrator": (
         "engine events",
@@ -125,8 +125,8 @@ ALLOWED = {
     "rounds/store": "configs rounds/cells",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
-        "configs rounds/seeds rounds/store models/base models/crops models/flow models/given "
-        "models/inference models/model_files models/start_weights models/training"
+        "configs rounds/seeds rounds/store models/base models/crops models/flow models/given models/inference "
+        "models/model_files models/start_weights models/training"
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
@@ -148,6 +148,7 @@ ALLOWED = {
     "models/model_files": "configs rounds/store",
     "models/own_family": "configs rounds/store models/base models/model_files",
     "models/python": "configs models/base models/given models/model_files models/own_family",
+    "models/ranks": "configs models/base models/registry models/training",
     "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/start_weights": "configs models/model_files models/weight_files",
     "models/torchvision_maskrcnn": (
@@ -206,8 +207,8 @@ ALLOWED = {
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
         "rounds/pseudo_labels rounds/review rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/own_family models/registry models/start_weights models/training "
-        "models/validation orchestrator/engine orchestrator/events"
+        "models/model_files models/own_family models/ranks models/registry models/start_weights "
+        "models/training models/validation orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
