@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 Bitmap = NDArray[np.bool_]
+Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
 
 class Runs(NamedTuple):
@@ -24,6 +25,13 @@ class Runs(NamedTuple):
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     offsets: NDArray[np.int64]
+
+    def measure(self, height: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The tight box of each mask, int32 (N, 4), and its pixels, int64 (N,), in an image of this height; else 0."""
+        count = len(self.offsets) - 1
+        boxes, areas = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
+        kernels().measure(*self, height, boxes, areas)
+        return boxes, areas
 
     def area(self) -> NDArray[np.int64]:
         """int64 (N,): the pixels of each mask."""
@@ -61,14 +69,44 @@ def encode_crop(crop: Bitmap, x0: int, y0: int, height: int, width: int) -> byte
     >>> encode_crop(np.ones((2, 1), bool), 1, 0, 2, 3)
     b'222'
     """
-    h, w = crop.shape
-    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
-        raise ValueError(f"crop {w}x{h} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
-    starts, ends = np.empty((2, (h + 1) // 2 * w + 1), np.int64)
-    found = kernels().runs_in(crop, x0, y0, height, starts, ends)
-    text = np.empty(7 * (2 * found + 1), np.uint8)
-    length = kernels().text_of(starts[:found], ends[:found], height * width, text)
-    return text[:length].tobytes()
+    return texts_of(runs_of_crops([(crop, x0, y0)], height, width), height * width)[0]
+
+
+def runs_of_crops(crops: Sequence[Crop], height: int, width: int) -> Runs:
+    """The runs of crops of one image; ValueError for one that does not fit in it."""
+    boxes = np.array([(x0, y0, x0 + crop.shape[1], y0 + crop.shape[0]) for crop, x0, y0 in crops], np.int64)
+    boxes = boxes.reshape(-1, 4)
+    outside = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > (width, height)).any(axis=1)
+    if outside.any():
+        crop, x0, y0 = crops[int(outside.argmax())]
+        size = f"{crop.shape[1]}x{crop.shape[0]}"
+        raise ValueError(f"crop {size} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
+    sides = boxes[:, 2:] - boxes[:, :2]
+    starts, ends = np.empty((2, int(((sides[:, 1] + 1) // 2 * sides[:, 0] + 1).sum())), np.int64)
+    offsets = np.zeros(len(crops) + 1, np.int64)
+    flat = np.concatenate([np.zeros(0, bool), *(crop.ravel() for crop, _, _ in crops)])
+    kernels().runs_in_crops(flat, boxes, height, starts, ends, offsets)
+    return Runs(starts[: offsets[-1]], ends[: offsets[-1]], offsets)
+
+
+def runs_of_labels(labels: NDArray[np.int32]) -> Runs:
+    """The runs of the values 0, 1 ... of an int32 (H, W) label map, those of 0 left out: no run stands for it."""
+    starts, ends = np.empty((2, labels.size), np.int64)  # memory that is not written costs nothing
+    values = np.empty(labels.size, np.int32)
+    count = kernels().runs_in(labels, 0, 0, labels.shape[0], starts, ends, values)
+    offsets = np.zeros(int(values[:count].max(initial=0)) + 2, np.int64)
+    sorted_starts, sorted_ends = np.empty((2, count), np.int64)
+    kernels().by_value(starts[:count], ends[:count], values[:count], sorted_starts, sorted_ends, offsets)
+    return Runs(sorted_starts, sorted_ends, offsets)
+
+
+def texts_of(runs: Runs, pixels: int) -> list[bytes]:
+    """The COCO-compressed RLE of each mask of an image of so many pixels."""
+    text = np.empty(7 * (2 * len(runs.starts) + len(runs.offsets)), np.uint8)
+    offsets = np.zeros(len(runs.offsets), np.int64)
+    kernels().encode_all(*runs, pixels, text, offsets)
+    whole = text[: offsets[-1]].tobytes()
+    return [whole[first:last] for first, last in pairwise(offsets.tolist())]
 
 
 def decode_counts(rle: bytes) -> NDArray[np.int64]:
@@ -98,16 +136,18 @@ def decode_counts(rle: bytes) -> NDArray[np.int64]:
 
 def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, width: int) -> Bitmap:
     """The bool (y1 - y0, x1 - x0) bitmap of a mask inside `bbox` (x0, y0, x1, y1, half-open)."""
-    return next(draw_crops(runs_of((rle,), height, width), (bbox,), height))
+    return draw_crops(runs_of((rle,), height, width), np.asarray(bbox)[None], height)[0]
 
 
-def draw_crops(runs: Runs, boxes: Iterable[Sequence[int] | NDArray[Any]], height: int) -> Iterator[Bitmap]:
-    """The bitmap of each mask inside its box, as `decode_crop` gives it."""
-    for i, (x0, y0, x1, y1) in enumerate(boxes):
-        crop = np.zeros((int(y1 - y0), int(x1 - x0)), bool)
-        part = slice(runs.offsets[i], runs.offsets[i + 1])
-        kernels().draw_crop(crop, runs.starts[part], runs.ends[part], int(x0), int(y0), height)
-        yield crop
+def draw_crops(runs: Runs, boxes: NDArray[Any], height: int) -> list[Bitmap]:
+    """The bitmap of each mask inside its box, integer (N, 4), as `decode_crop` gives it."""
+    boxes = boxes.astype(np.int64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    upto = [0, *np.cumsum(sides.prod(axis=1)).tolist()]
+    flat = np.zeros(upto[-1], bool)
+    kernels().draw_crops(flat, *runs, boxes, height)
+    parts = zip(pairwise(upto), sides.tolist(), strict=True)
+    return [flat[first:last].reshape(high, wide) for (first, last), (wide, high) in parts]
 
 
 def decode(rle: bytes, height: int, width: int) -> Bitmap:
@@ -117,5 +157,4 @@ def decode(rle: bytes, height: int, width: int) -> Bitmap:
 
 def encode(mask: NDArray[Any]) -> bytes:
     """COCO-compressed RLE of a full (H, W) mask."""
-    encoded: bytes = coco.encode(np.asfortranarray(mask.astype(bool).view(np.uint8)))["counts"]
-    return encoded
+    return encode_crop(mask.astype(bool, copy=False), 0, 0, *mask.shape)

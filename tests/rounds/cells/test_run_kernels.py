@@ -72,8 +72,10 @@ def test_label_maps_and_crops(found: list[Any], random: Any) -> None:
 def test_shared_pixels_and_iou(pair: Any) -> None:
     first, second, shape = pair
     a, b = instances(first, shape), instances(second, shape)
-    shared, areas, others = masks.shared_pixels(a, b)
-    assert np.array_equal(shared, reference.shared_pixels(first, second))
+    found, areas, others = masks.pair_overlap(a, b)
+    shared = reference.shared_pixels(first, second)
+    assert np.array_equal(np.argwhere(shared), np.stack([found.rows, found.columns], axis=1))
+    assert np.array_equal(shared[found.rows, found.columns], found.shared)
     assert areas.tolist() == [int(mask.sum()) for mask in first] and np.array_equal(others, b.area)
     union = areas[:, None] + others[None, :] - shared
     assert np.array_equal(masks.iou_matrix(a, b), shared / np.maximum(union, 1))
