@@ -42,11 +42,11 @@ def needs(shards: Sequence[Path]) -> NDArray[np.float64]:
     need = np.zeros(counts.shape[1])
     theirs, own = _shares(counts[0, known]), _shares(counts[1, known])
     need[known] = theirs / (own + theirs)
-    for rows, kind in zip(images, kinds, strict=True):  # the images of a shard stand in it alone
-        if len(rows):
-            first, last = int(rows[0]), int(rows[-1]) + 1
-            cells = np.bincount(rows - first, minlength=last - first)
-            total = np.bincount(rows - first, weights=need[kind], minlength=last - first)
+    for numbers, each in zip(images, kinds, strict=True):  # the images of a shard stand in it alone
+        if len(numbers):
+            first, last = int(numbers[0]), int(numbers[-1]) + 1
+            cells = np.bincount(numbers - first, minlength=last - first)
+            total = np.bincount(numbers - first, weights=need[each], minlength=last - first)
             found[first:last][cells > 0] = total[cells > 0] / cells[cells > 0]
     return found
 

@@ -156,8 +156,8 @@ def _image_classes(path: Path, classes: Sequence[str]) -> Names:
     image, (class_id,) = learnt_cells(path, "class_id")
     counts = np.zeros((len(stated), len(classes)), np.int64)
     np.add.at(counts, (image, class_id), 1)
-    own = zip(counts.argmax(axis=1).tolist(), counts.any(axis=1).tolist(), strict=True)
-    return [name or (classes[most] if some else None) for name, (most, some) in zip(stated, own, strict=True)]
+    most, some = counts.argmax(axis=1).tolist(), (counts.sum(axis=1) > 0).tolist()
+    return [name or (classes[most[i]] if some[i] else None) for i, name in enumerate(stated)]
 
 
 def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.overlap import Overlap, pair_kernels
+from cellsemi.rounds.cells.overlap import Overlap, overlap_of_runs
 from cellsemi.rounds.cells.rle import (
     Bitmap,
     Crop,
@@ -60,17 +60,22 @@ def _cells_of(numbered: NDArray[np.int32], columns: Mapping[str, Any]) -> tuple[
     runs = runs_of_labels(numbered)
     values = np.flatnonzero(np.diff(runs.offsets))
     runs = runs._replace(offsets=runs.offsets[np.append(values, len(runs.offsets) - 1)])
-    boxes, areas = runs.measure(height)
-    return Instances.build(height, width, texts_of(runs, height * width), boxes, areas, **columns), values
+    return from_runs(height, width, runs, **columns), values
 
 
 def from_crops(height: int, width: int, crops: Sequence[Crop], **columns: Any) -> Instances:
     """Instances from (bitmap, x0, y0) crops; each must hold a pixel. Boxes are made tight."""
     runs = runs_of_crops(crops, height, width)
-    boxes, areas = runs.measure(height)
-    if not areas.all():
-        _, x0, y0 = crops[int((areas == 0).argmax())]
+    empty = np.diff(runs.offsets) == 0
+    if empty.any():
+        _, x0, y0 = crops[int(empty.argmax())]
         raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
+    return from_runs(height, width, runs, **columns)
+
+
+def from_runs(height: int, width: int, runs: Runs, **columns: Any) -> Instances:
+    """Instances from the runs of masks; each must hold a pixel."""
+    boxes, areas = runs.measure(height)
     return Instances.build(height, width, texts_of(runs, height * width), boxes, areas, **columns)
 
 
@@ -116,10 +121,8 @@ def pair_overlap(a: Instances, b: Instances) -> tuple[Overlap, NDArray[np.int64]
     if (a.height, a.width) != (b.height, b.width):
         raise ValueError(f"expected one image size, got {a.height}x{a.width} and {b.height}x{b.width}")
     first, second = instances_runs(a), instances_runs(b)
-    found = pair_kernels().find_pairs(*first, a.bbox, *second, b.bbox, a.height, a.width)
-    rows, columns, shared = found
-    areas, others = first.area(), second.area()
-    return Overlap((len(a), len(b)), rows, columns, shared, areas[rows] + others[columns] - shared), areas, others
+    found = overlap_of_runs((first, a.bbox), (second, b.bbox), a.height, a.width)
+    return found, first.area(), second.area()
 
 
 def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellsemi.rounds.cells.rle import Runs
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -104,3 +106,14 @@ def _places(chosen: NDArray[Any], count: int) -> tuple[Ints, int]:
     places = np.full(count, -1, np.int64)
     places[index] = np.arange(len(index))
     return places, len(index)
+
+
+Masks = tuple[Runs, NDArray[np.int32]]  # of one image, and their boxes (N, 4)
+
+
+def overlap_of_runs(first: Masks, second: Masks, height: int, width: int) -> Overlap:
+    """The overlap of masks of one image of this size."""
+    (runs, boxes), (others, other_boxes) = first, second
+    rows, columns, shared = pair_kernels().find_pairs(*runs, boxes, *others, other_boxes, height, width)
+    union = runs.area()[rows] + others.area()[columns] - shared
+    return Overlap((len(boxes), len(other_boxes)), rows, columns, shared, union)

@@ -15,6 +15,9 @@ Bitmap = NDArray[np.bool_]
 Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
 
+AT_ONCE = 1 << 26  # pixels
+
+
 class Runs(NamedTuple):
     """The runs of foreground of N masks, half-open intervals in column-major order of the image, mask after mask.
 
@@ -32,6 +35,13 @@ class Runs(NamedTuple):
         boxes, areas = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
         kernels().measure(*self, height, boxes, areas)
         return boxes, areas
+
+    def select(self, index: NDArray[np.int64]) -> Runs:
+        """The runs of some masks, in that order."""
+        counts = np.diff(self.offsets)[index]
+        offsets = np.append(0, np.cumsum(counts))
+        places = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return Runs(self.starts[places], self.ends[places], offsets)
 
     def area(self) -> NDArray[np.int64]:
         """int64 (N,): the pixels of each mask."""
@@ -81,11 +91,15 @@ def runs_of_crops(crops: Sequence[Crop], height: int, width: int) -> Runs:
         crop, x0, y0 = crops[int(outside.argmax())]
         size = f"{crop.shape[1]}x{crop.shape[0]}"
         raise ValueError(f"crop {size} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
+    return runs_of_flat(np.concatenate([np.zeros(0, bool), *(crop.ravel() for crop, _, _ in crops)]), boxes, height)
+
+
+def runs_of_flat(flat: Bitmap, boxes: NDArray[np.int64], height: int, by_column: bool = False) -> Runs:
+    """The runs of bitmaps that stand one after another, row by row or column by column, each in its box."""
     sides = boxes[:, 2:] - boxes[:, :2]
     starts, ends = np.empty((2, int(((sides[:, 1] + 1) // 2 * sides[:, 0] + 1).sum())), np.int64)
-    offsets = np.zeros(len(crops) + 1, np.int64)
-    flat = np.concatenate([np.zeros(0, bool), *(crop.ravel() for crop, _, _ in crops)])
-    kernels().runs_in_crops(flat, boxes, height, starts, ends, offsets)
+    offsets = np.zeros(len(boxes) + 1, np.int64)
+    kernels().runs_in_crops(flat, boxes, height, by_column, starts, ends, offsets)
     return Runs(starts[: offsets[-1]], ends[: offsets[-1]], offsets)
 
 
@@ -93,11 +107,38 @@ def runs_of_labels(labels: NDArray[np.int32]) -> Runs:
     """The runs of the values 0, 1 ... of an int32 (H, W) label map, those of 0 left out: no run stands for it."""
     starts, ends = np.empty((2, labels.size), np.int64)  # memory that is not written costs nothing
     values = np.empty(labels.size, np.int32)
-    count = kernels().runs_in(labels, 0, 0, labels.shape[0], starts, ends, values)
+    count = kernels().runs_in(labels, 0, 0, labels.shape[0], starts, ends, values, 0)
     offsets = np.zeros(int(values[:count].max(initial=0)) + 2, np.int64)
     sorted_starts, sorted_ends = np.empty((2, count), np.int64)
     kernels().by_value(starts[:count], ends[:count], values[:count], sorted_starts, sorted_ends, offsets)
     return Runs(sorted_starts, sorted_ends, offsets)
+
+
+def turned(runs: Runs, height: int, width: int) -> Runs:
+    """The runs of the same masks column after column, where those given go row after row; or the other way round.
+
+    `height` and `width` are those of an image whose columns the runs given follow. Bitmaps of at most AT_ONCE pixels
+    are held at a time, or of one mask.
+    """
+    boxes, _ = runs.measure(height)
+    parts, first = [], 0
+    upto = ends_of(boxes)
+    while first < len(boxes):
+        last = max(first + 1, int(np.searchsorted(upto, upto[first] + AT_ONCE, side="right")) - 1)
+        some = boxes[first:last].astype(np.int64)
+        flat, _ = draw_flat(runs.select(np.arange(first, last)), some, height)
+        # Row by row as drawn, which is column by column of the turned image.
+        parts.append(runs_of_flat(flat, some[:, [1, 0, 3, 2]], width, by_column=True))
+        first = last
+    return joined(parts)
+
+
+def joined(parts: Sequence[Runs]) -> Runs:
+    """All masks of some parts, in order."""
+    counts = [np.diff(part.offsets) for part in parts]
+    offsets = np.append(0, np.cumsum(np.concatenate([np.zeros(0, np.int64), *counts])))
+    starts, ends = (np.concatenate([np.zeros(0, np.int64), *(part[k] for part in parts)]) for k in (0, 1))
+    return Runs(starts, ends, offsets)
 
 
 def texts_of(runs: Runs, pixels: int) -> list[bytes]:
@@ -141,13 +182,25 @@ def decode_crop(rle: bytes, bbox: Sequence[int] | NDArray[Any], height: int, wid
 
 def draw_crops(runs: Runs, boxes: NDArray[Any], height: int) -> list[Bitmap]:
     """The bitmap of each mask inside its box, integer (N, 4), as `decode_crop` gives it."""
-    boxes = boxes.astype(np.int64)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    upto = [0, *np.cumsum(sides.prod(axis=1)).tolist()]
-    flat = np.zeros(upto[-1], bool)
-    kernels().draw_crops(flat, *runs, boxes, height)
-    parts = zip(pairwise(upto), sides.tolist(), strict=True)
+    flat, upto = draw_flat(runs, boxes, height)
+    sides = (boxes[:, 2:] - boxes[:, :2]).tolist()
+    parts = zip(pairwise(upto.tolist()), sides, strict=True)
     return [flat[first:last].reshape(high, wide) for (first, last), (wide, high) in parts]
+
+
+def draw_flat(runs: Runs, boxes: NDArray[Any], height: int) -> tuple[Bitmap, NDArray[np.int64]]:
+    """The bitmaps of `draw_crops` one after another, row by row, and where each begins, int64 (N + 1,)."""
+    upto = ends_of(boxes)
+    flat = np.zeros(upto[-1], bool)
+    kernels().draw_crops(flat, *runs, boxes.astype(np.int64), height)
+    return flat, upto
+
+
+def ends_of(boxes: NDArray[Any]) -> NDArray[np.int64]:
+    """Where the bitmap of each box begins when they stand one after another, and where the last ends."""
+    upto = np.zeros(len(boxes) + 1, np.int64)
+    np.cumsum((boxes[:, 2] - boxes[:, 0]).astype(np.int64) * (boxes[:, 3] - boxes[:, 1]), out=upto[1:])
+    return upto
 
 
 def decode(rle: bytes, height: int, width: int) -> Bitmap:

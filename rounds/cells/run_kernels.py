@@ -70,15 +70,43 @@ def decode_all(
 
 
 @njit(cache=True, nogil=True)
-def runs_in(crop: NDArray[Any], x0: int, y0: int, height: int, starts: Ints, ends: Ints, values: NDArray[Any]) -> int:
-    """The runs of equal values other than 0 of an (h, w) image whose corner stands at x0, y0; returns their number.
+def _runs_along(
+    line: NDArray[Any], base: int, starts: Ints, ends: Ints, values: NDArray[Any], first: int, found: int
+) -> int:
+    """Add the runs of a line of an image that begins at `base`; one that goes on from the line before is joined to it.
 
-    `values` gets the value of each. The arrays hold h x w runs, or half as many where the image is of one value.
+    Runs before `first` are those of other masks. Returns how many there are now.
     """
-    found = 0
+    nothing = line.dtype.type(0)
+    place = 0
+    while place < len(line):
+        value = line[place]
+        if value == nothing:
+            place += 1
+            continue
+        begin = place
+        while place < len(line) and line[place] == value:
+            place += 1
+        if found > first and ends[found - 1] == base + begin and values[found - 1] == value:
+            ends[found - 1] = base + place
+        else:
+            starts[found], ends[found], values[found] = base + begin, base + place, value
+            found += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
+def runs_in(
+    crop: NDArray[Any], x0: int, y0: int, height: int, starts: Ints, ends: Ints, values: NDArray[Any], first: int
+) -> int:
+    """Add the runs of equal values other than 0 of an (h, w) image whose corner stands at x0, y0, from `first` on.
+
+    `values` gets the value of each. Returns how many runs there are now, at most h x w more, or half as many where the
+    image is of one value.
+    """
+    found = first
     rows, columns = crop.shape
     turned = np.empty((STRIP, rows), crop.dtype)
-    nothing = turned.dtype.type(0)
     for left in range(0, columns, STRIP):
         wide = min(STRIP, columns - left)
         for row in range(rows):
@@ -86,37 +114,31 @@ def runs_in(crop: NDArray[Any], x0: int, y0: int, height: int, starts: Ints, end
                 turned[column, row] = crop[row, left + column]
         for column in range(wide):
             base = (x0 + left + column) * height + y0
-            row = 0
-            while row < rows:
-                value = turned[column, row]
-                if value == nothing:
-                    row += 1
-                    continue
-                first = row
-                while row < rows and turned[column, row] == value:
-                    row += 1
-                if found and ends[found - 1] == base + first and values[found - 1] == value:
-                    ends[found - 1] = base + row
-                else:
-                    starts[found], ends[found], values[found] = base + first, base + row, value
-                    found += 1
+            found = _runs_along(turned[column], base, starts, ends, values, first, found)
     return found
 
 
 @njit(cache=True, nogil=True)
 def runs_in_crops(
-    flat: NDArray[np.bool_], boxes: NDArray[np.int64], height: int, starts: Ints, ends: Ints, offsets: Ints
-) -> None:
-    """The runs of bitmaps that stand one after another in `flat`, each (y1 - y0, x1 - x0) in its box."""
+    flat: NDArray[np.bool_], boxes: NDArray[np.int64], height: int, by_column: bool,
+    starts: Ints, ends: Ints, offsets: Ints,
+) -> None:  # fmt: skip
+    """The runs of bitmaps that stand one after another in `flat`, each in its box, row by row or column by column."""
     place, found = 0, 0
     values = np.empty(len(starts), np.bool_)
     for mask in range(len(boxes)):
         offsets[mask] = found
+        first = found
         x0, y0, x1, y1 = boxes[mask]
-        size = (x1 - x0) * (y1 - y0)
-        crop = flat[place : place + size].reshape((y1 - y0, x1 - x0))
-        found += runs_in(crop, x0, y0, height, starts[found:], ends[found:], values[found:])
-        place += size
+        wide, high = x1 - x0, y1 - y0
+        if by_column:
+            for column in range(wide):
+                line = flat[place + column * high : place + (column + 1) * high]
+                found = _runs_along(line, (x0 + column) * height + y0, starts, ends, values, first, found)
+        else:
+            crop = flat[place : place + wide * high].reshape((high, wide))
+            found = runs_in(crop, x0, y0, height, starts, ends, values, first)
+        place += wide * high
     offsets[len(boxes)] = found
 
 
