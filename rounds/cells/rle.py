@@ -16,6 +16,7 @@ Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
 
 
 AT_ONCE = 1 << 26  # pixels
+WORD = 8  # pixels that are compared together
 
 
 class Runs(NamedTuple):
@@ -210,4 +211,14 @@ def decode(rle: bytes, height: int, width: int) -> Bitmap:
 
 def encode(mask: NDArray[Any]) -> bytes:
     """COCO-compressed RLE of a full (H, W) mask."""
-    return encode_crop(mask.astype(bool, copy=False), 0, 0, *mask.shape)
+    height, width = mask.shape
+    wide = -(-width // WORD) * WORD
+    pixels = np.zeros((height + 2, wide), bool)
+    pixels[1:-1, :width] = mask
+    upto = np.zeros(wide + 1, np.int64)
+    rows = kernels().changes_in(pixels, pixels.view(np.uint64), upto)
+    places = rows + height * np.repeat(np.arange(wide), np.diff(upto))
+    starts, ends = places[::2], places[1::2]
+    gap = np.append(True, starts[1:] != ends[:-1])[: len(starts)]  # a run may go on in the next column
+    starts, ends = starts[gap], ends[np.append(gap[1:], True)[: len(starts)]]
+    return texts_of(Runs(starts, ends, np.array([0, len(starts)])), height * width)[0]

@@ -143,6 +143,32 @@ def runs_in_crops(
 
 
 @njit(cache=True, nogil=True)
+def changes_in(pixels: NDArray[np.bool_], words: NDArray[np.uint64], upto: Ints) -> Ints:
+    """Where each column of a bitmap changes, column after column: the rows, int64.
+
+    `pixels` (h + 2, w) has an empty row above and below, and a width of whole words, as which `words` has the same
+    pixels: where a word is that of the row above nothing changes. `upto` (w + 1,) gets where each column begins.
+    """
+    upto[:] = 0
+    for row in range(1, len(words)):
+        for word in range(words.shape[1]):
+            if words[row, word] != words[row - 1, word]:
+                for column in range(8 * word, 8 * word + 8):
+                    upto[column + 1] += pixels[row, column] != pixels[row - 1, column]
+    for column in range(len(upto) - 1):
+        upto[column + 1] += upto[column]
+    found, place = np.empty(upto[-1], np.int64), upto.copy()
+    for row in range(1, len(words)):
+        for word in range(words.shape[1]):
+            if words[row, word] != words[row - 1, word]:
+                for column in range(8 * word, 8 * word + 8):
+                    if pixels[row, column] != pixels[row - 1, column]:
+                        found[place[column]] = row - 1
+                        place[column] += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
 def by_value(
     starts: Ints, ends: Ints, values: NDArray[np.int32], sorted_starts: Ints, sorted_ends: Ints, offsets: Ints
 ) -> None:

@@ -32,8 +32,15 @@ def instances(found: list[Any], shape: tuple[int, int]) -> Instances:
 def test_text_is_that_of_pycocotools(mask: Any) -> None:
     height, width = mask.shape
     text = rle.encode_crop(mask, 0, 0, height, width)
-    assert text == reference.encode(mask)
+    assert text == rle.encode(mask) == reference.encode(mask)
     assert np.array_equal(rle.decode(text, height, width), mask)
+
+
+@given(
+    hnp.arrays(bool, st.tuples(st.integers(0, 6), st.integers(0, 30))), st.sampled_from([bool, np.uint8, np.float32])
+)
+def test_a_whole_mask_of_any_type(mask: Any, dtype: Any) -> None:
+    assert rle.encode((3 * mask).astype(dtype)) == reference.encode(np.asfortranarray(mask))
 
 
 @given(ONE, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))

@@ -127,7 +127,7 @@ def test_the_cells_of_an_image_together(found: list[NDArray[np.bool_]], seed: in
     mixed = []
     for text in texts:
         pairs = np.array(text.split()).reshape(-1, 2)
-        mixed.append("  ".join(generator.permutation(pairs).ravel()) if generator.random() < 0.5 else f" {text} ")
+        mixed.append(" ".join(generator.permutation(pairs).ravel()) if generator.random() < 0.5 else f" {text} ")
     read = cells_of(mixed, height, width, order)
     assert read.rle == cells.rle and np.array_equal(read.bbox, cells.bbox) and np.array_equal(read.area, cells.area)
     with pytest.MonkeyPatch.context() as patch:
