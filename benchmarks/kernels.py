@@ -103,7 +103,7 @@ def _result(name: str, found: Compared) -> Result:
 
 
 def _milliseconds(run: Callable[[], Any]) -> float:
-    """CPU time of one call, the fastest of some: of two where a call takes long. The first, which may compile, is more."""
+    """CPU time of one call, the fastest of some, of two where a call takes long: the first may compile."""
     spent = [_cpu(run), _cpu(run)]
     if spent[1] < SECONDS:
         while len(spent) < REPEATS or (sum(spent) < SECONDS and len(spent) < 100 * REPEATS):

@@ -133,16 +133,17 @@ def _votes_cast(
     score, quality = (each[members].astype(np.float64) for each in (every.cells.score, every.cells.quality))
     votes = np.maximum(recall[spoke, of_class], quality if method.weigh_by == "quality" else score)
     spoken = sums(votes, np.cumsum([0, *sizes])).tolist()
-    silence: dict[tuple[int, ...], float] = {}  # of the class and those who spoke
+    silence: dict[tuple[int, int], float] = {}  # of the class and those who spoke, a bit each
     found, last = [], 0
-    speakers, column = spoke.tolist(), of_class.tolist()
+    bits, column = [1 << t for t in spoke.tolist()], of_class.tolist()
     for each, total in zip(clusters, spoken, strict=True):
         first, last = last, last + len(each)
-        key = column[first], *sorted(speakers[first:last])
+        key = column[first], sum(bits[first:last])
         if key not in silence:
-            silent = np.setdiff1d(np.arange(len(recall)), key[1:])
+            silent = np.ones(len(recall), bool)
+            silent[spoke[first:last]] = False
             silence[key] = float(recall[silent, key[0]].sum())
-        part, ious = slice(first, last), pair_ious(every.cells, each, links)
+        part, ious = slice(first, last), pair_ious(every.cells, each, links) if len(each) > 1 else ()
         found.append(VotesCast(votes[part], score[part], quality[part], total, ious, silence[key]))
     return found
 
@@ -189,9 +190,12 @@ def _classes(cells: Instances, clusters: Clusters, method: Method, one_class_per
 
     if one_class_per_image and len(cells):
         return np.full(len(clusters), voted(list(range(len(cells)))), dtype=np.int32)
-    known = [{own[i] for i in members} for members in clusters]
-    each = [voted(members) if len(some) > 1 else some.pop() for members, some in zip(clusters, known, strict=True)]
-    return np.array(each, dtype=np.int32)
+    if len(set(own)) == 1:
+        return np.full(len(clusters), own[0], dtype=np.int32)
+    one = [own[members[0]] for members in clusters]
+    alike = [all(own[i] == class_id for i in members) for members, class_id in zip(clusters, one, strict=True)]
+    each = zip(clusters, one, alike, strict=True)
+    return np.array([class_id if same else voted(members) for members, class_id, same in each], dtype=np.int32)
 
 
 def _agreement(cells: Instances, clusters: Clusters, agreed: Sequence[float]) -> list[float]:

@@ -163,7 +163,10 @@ def complete(teacher: NDArray[np.int64], links: Links) -> Clusters:
     of_cell = list(range(len(teacher)))
     for i, j in sorted(links, key=lambda pair: (-links[pair], pair)):
         a, b = of_cell[i], of_cell[j]
-        if a == b or not all((min(p, q), max(p, q)) in links for p in clusters[a] for q in clusters[b]):
+        if a == b:
+            continue
+        lone = len(clusters[a]) == len(clusters[b]) == 1
+        if not lone and not all((min(p, q), max(p, q)) in links for p in clusters[a] for q in clusters[b]):
             continue
         for member in clusters[b]:
             of_cell[member] = a

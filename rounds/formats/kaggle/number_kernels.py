@@ -17,7 +17,7 @@ DIGITS = 15  # more than the pixels of any image have
 
 
 @njit(cache=True, nogil=True)
-def _number(text: Characters, place: int, stop: int) -> tuple[int, int]:
+def _number(text: Characters, place: int, stop: int) -> tuple[np.int64, int]:
     """The number after some spaces and the place behind it; -1 where there is none of 1 to 15 digits."""
     while place < stop and text[place] == SPACE:
         place += 1
@@ -25,7 +25,7 @@ def _number(text: Characters, place: int, stop: int) -> tuple[int, int]:
     while place < stop and text[place] != SPACE:
         digit = np.int64(text[place]) - ZERO
         if digit < 0 or digit > 9 or place - first == DIGITS:
-            return -1, place
+            return np.int64(-1), place
         value = 10 * value + digit
         place += 1
     return (value if place > first else np.int64(-1)), place
@@ -41,7 +41,7 @@ def read(text: Characters, text_offsets: Ints, pixels: int, starts: Ints, ends: 
     found = 0
     for mask in range(len(text_offsets) - 1):
         offsets[mask] = found
-        place, stop = text_offsets[mask], text_offsets[mask + 1]
+        place, stop = int(text_offsets[mask]), int(text_offsets[mask + 1])
         last, spaces = np.int64(0), 0
         for i in range(place, stop):
             spaces += text[i] == SPACE
