@@ -27,7 +27,7 @@ from cellsemi.rounds.pseudo_labels.fusion import fuse
 logging.getLogger("cellpose").setLevel(logging.ERROR)
 torch.set_num_threads(1)
 
-THRESHOLDS = [t / 20 for t in range(10, 20)]
+THRESHOLDS = [t / 20 + 1e-9 for t in range(10, 20)]  # cellpose counts an IoU that is equal, the metric here does not
 SOME = 250  # cells of a row of run lengths
 NOT_COMPARED = "not the same"
 
@@ -260,8 +260,7 @@ def coco_decode(whole: bool) -> Compared:
         return same(all(np.array_equal(b, coco.decode(t)) for t, b in zip(texts, at.bitmaps, strict=True)))
 
     return Compared(
-        ours, "pycocotools, decode", lambda: [coco.decode(text) for text in texts], 2, agree,
-        (lambda: [np.zeros((HEIGHT, WIDTH), bool) | True for _ in texts]) if whole else None,
+        ours, "pycocotools, decode", lambda: [coco.decode(text) for text in texts], 2, agree
     )  # fmt: skip
 
 
@@ -346,9 +345,19 @@ NOTES: dict[str, str] = {
         "sum would change. Kept: one decoding for pairs and pixels, sums of all clusters at once, keys only for equal "
         "scores."
     ),
-    "recovery, diffusion": ("WALK"),
+    "recovery, diffusion": (
+        "of a field of Cellpose's diffusion 16 % of the pixels are at rest after 200 steps, and 42 % there or on a "
+        "cycle of two places; of a `geodesic` field, which our networks learn, 72 % and 99 % after 20 steps. So nearly "
+        "all steps are taken, and each reads eight values at a place that only the step before tells. Kept: blocks of "
+        "pixels whose loads overlap."
+    ),
     "flow targets 256x256": HEAP,
     "flow targets 520x704": HEAP,
+    "first batch, balanced and by need": (
+        "columns of 1.6 million cells are read from row groups of four images, .2 s a column: class, state and area "
+        "twice or three times, since balance, need and sizes each read their own. Kept: row groups that statistics "
+        "tell all about are not read, kinds are counted and not sorted."
+    ),
     "Kaggle decode, row order": (
         "more than half of the time turns rows into columns by way of the bitmap of each box. Not tried: to turn the "
         "runs themselves."
