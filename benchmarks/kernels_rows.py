@@ -340,7 +340,7 @@ HEAP = (
 )
 NOTES: dict[str, str] = {
     "fuse 3 x 494 cells": (
-        "a third of the time is compiled: decoding, overlaps, votes on pixels, run lengths. The rest is Python for "
+        "a quarter of the time is compiled: decoding, overlaps, votes on pixels, run lengths. The rest is Python for "
         "each cluster: joining pairs, weighted means, columns. The means keep NumPy's `dot`, whose last bit a compiled "
         "sum would change. Kept: one decoding for pairs and pixels, sums of all clusters at once, keys only for equal "
         "scores."
