@@ -33,6 +33,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instance_map import draw_instance_map
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import overlap
+from cellsemi.rounds.cells.overlap import HALF
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import CONTROL
@@ -71,15 +72,15 @@ class Labels:
             if record.instances is None or record.image_id not in truth:
                 continue
             human, accepted = truth[record.image_id], record.instances.in_state("accepted")
-            shared = overlap(accepted, human).intersection
-            union = accepted.area[:, None] + human.area[None, :] - shared
-            right = int((shared > 0.5 * union).sum())
+            found = overlap(accepted, human)
+            held = np.bincount(found.rows[2 * found.shared > human.area[found.columns]], minlength=len(accepted))
+            right = int(found.above(HALF).sum())
             inside = masks.to_label_map(human) > 0
             taught = draw_instance_map(record.instances, dilation_px)
             counts["right"] += right
             counts["accepted"] += len(accepted)
             counts["true"] += len(human)
-            counts["merged"] += int(((2 * shared > human.area[None, :]).sum(axis=1) > 1).sum())
+            counts["merged"] += int((held > 1).sum())
             counts["pixels"] += int(inside.sum())
             counts["wrong"] += int((inside & (taught == 0)).sum())
         if not counts["true"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from cellsemi.rounds.cells.instance_map import LABELS
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 
 Names = Sequence[str | None]  # of images; None: unknown
+A_CELL = "instances.list.element.class_id"  # a column of the cells that is small
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,20 @@ def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
     likely, within each of them those of the next, and images with the same names. Images without a name at
     a level keep the share that they have without balancing.
     """
-    found = np.zeros(n)
-
-    def spread(images: NDArray[np.int64], share: float, levels: Sequence[Names]) -> None:
-        if not levels:
-            found[images] = share / len(images)
-            return
-        named: dict[str | None, list[int]] = {}
-        for image in images.tolist():
-            named.setdefault(levels[0][image], []).append(image)
-        unknown = named.pop(None, [])
-        if unknown:
-            spread(np.array(unknown), share * len(unknown) / len(images), levels[1:])
-        for members in named.values():
-            spread(np.array(members), share * (1 - len(unknown) / len(images)) / len(named), levels[1:])
-
-    spread(np.arange(n), float(n), levels)
-    return found
+    group, share, size = np.zeros(n, np.int64), np.array([float(n)]), np.array([n])
+    for names in levels:
+        codes: dict[str, int] = {}
+        code = np.array([-1 if name is None else codes.setdefault(name, len(codes)) for name in names], np.int64)
+        # One group more for each name in a group; the images without a name stay in a group of their own.
+        parts, new = np.unique(group * (len(codes) + 1) + code + 1, return_inverse=True)
+        count = np.bincount(new, minlength=len(parts))
+        parent, named = parts // (len(codes) + 1), parts % (len(codes) + 1) > 0
+        unknown = np.bincount(parent[~named], count[~named], minlength=len(size)).astype(np.int64)
+        kinds = np.bincount(parent[named], minlength=len(size))
+        of_known = share * (1 - unknown / size) / np.maximum(kinds, 1)
+        of_unknown = share * unknown / size
+        group, share, size = new, np.where(named, of_known[parent], of_unknown[parent]), count
+    return np.asarray(share[group] / size[group], np.float64)
 
 
 def _weighted_rows(
@@ -109,13 +108,36 @@ def _weighted_rows(
 
 
 def label_kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each row is human-labelled, and whether it is annotated."""
+    """Whether each row is human-labelled, and whether it is annotated.
+
+    Row groups whose statistics tell (one split, no missing value among the cells) are not read.
+    """
     human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for path in shards:
-        table = columns(path, "split", "instances.list.element.class_id")
-        human.append(table["split"].to_numpy() == HUMAN_SPLIT)
-        annotated.append(table["instances"].is_valid().to_numpy())
+        with pq.ParquetFile(path) as file:
+            splits = _told_by_statistics(file.metadata)
+            left = file.read_row_groups([g for g, split in enumerate(splits) if split is None], ["split", A_CELL])
+            read = iter(zip(left["split"].to_pylist(), left["instances"].is_valid().to_pylist(), strict=True))
+            for group, split in enumerate(splits):
+                rows = file.metadata.row_group(group).num_rows
+                kinds = [(split, True)] * rows if split is not None else list(islice(read, rows))
+                human.append(np.array([name == HUMAN_SPLIT for name, _ in kinds], bool))
+                annotated.append(np.array([is_valid for _, is_valid in kinds], bool))
     return np.concatenate(human), np.concatenate(annotated)
+
+
+def _told_by_statistics(metadata: pq.FileMetaData) -> list[str | None]:
+    """The split of each row group of one split in which all rows are annotated and hold cells; None where not known."""
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    split, cell = paths.index("split"), paths.index(A_CELL)
+    told: list[str | None] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        splits, cells = group.column(split).statistics, group.column(cell).statistics
+        one = splits is not None and splits.has_min_max and splits.min == splits.max and splits.null_count == 0
+        whole = cells is not None and cells.has_null_count and cells.null_count == 0
+        told.append(splits.min if one and whole else None)
+    return told
 
 
 def _levels(shards: Sequence[Path], balance: Balance, classes: Sequence[str]) -> list[Names]:
@@ -134,8 +156,8 @@ def _image_classes(path: Path, classes: Sequence[str]) -> Names:
     image, (class_id,) = learnt_cells(path, "class_id")
     counts = np.zeros((len(stated), len(classes)), np.int64)
     np.add.at(counts, (image, class_id), 1)
-    own = [classes[int(row.argmax())] if row.any() else None for row in counts]
-    return [name or most for name, most in zip(stated, own, strict=True)]
+    most, some = counts.argmax(axis=1).tolist(), (counts.sum(axis=1) > 0).tolist()
+    return [name or (classes[most[i]] if some[i] else None) for i, name in enumerate(stated)]
 
 
 def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:

@@ -42,8 +42,8 @@ def round_trip(labels: NDArray[Any], target: FlowTarget, iterations: int | None 
     found = recover_labels((labels > 0).astype(np.float32), flow, iterations=iterations or ITERATIONS)
     ended = time.perf_counter()
     truth, made = masks.from_label_map(labels), masks.from_label_map(found)
-    iou = masks.iou_matrix(truth, made)
-    best = iou.max(1) if len(made) else np.zeros(len(truth))
+    pairs, _, _ = masks.pair_overlap(truth, made)
+    _, best = pairs.best()
     return RoundTrip(
         cells=len(truth),
         recovered_50=int((best > 0.5).sum()),

@@ -29,6 +29,9 @@ CENTRE_PULL = 0.05  # weight of the distance to the median pixel against the dis
 SQRT2 = math.sqrt(2.0)
 
 
+ONE = np.uintp(1)  # unsigned: no index counts from the end
+
+
 def flow_targets(labels: NDArray[Any], target: FlowTarget, device: Any = "cpu") -> Flow:
     """Unit flow vectors, float32 (2, H, W) as (y, x), of an integer (H, W) label map (0 is background).
 
@@ -54,9 +57,10 @@ def geodesic_flows(labels: NDArray[np.int32]) -> Flow:
     padded = np.zeros((height + 2, width + 2), np.int32)
     padded[1:-1, 1:-1] = labels
     flat = padded.ravel()
-    pieces, order, starts = _pieces(flat, width + 2)
+    pieces, starts = _pieces(flat, width + 2)
     depth = _border_distance(pieces, width + 2)
-    centres = _centres(depth, order, starts, width + 2)
+    rows, columns = _places(pieces, starts, width + 2)
+    centres = _centres(depth, rows, columns, starts, width + 2)
     flow = _march(pieces, centres, starts, width + 2)
     return np.ascontiguousarray(flow.reshape(2, height + 2, width + 2)[:, 1:-1, 1:-1])
 
@@ -78,9 +82,9 @@ def diffusion_flows(labels: NDArray[np.int32], device: Any = "cpu") -> Flow:
 # --- compiled parts: flat arrays of an image padded by one pixel of background ------------------------
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _pieces(labels, width):  # type: ignore[no-untyped-def]
-    """8-connected pieces: (piece of each pixel, pixels in order of piece, start of each piece in it)."""
+    """8-connected pieces: (piece of each pixel, how many pixels stand in the pieces before each, and in all)."""
     steps = np.array([-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1])
     pieces = np.zeros(labels.size, np.int32)
     order = np.empty(np.count_nonzero(labels), np.int64)
@@ -104,10 +108,10 @@ def _pieces(labels, width):  # type: ignore[no-untyped-def]
                     order[filled] = other
                     filled += 1
         starts.append(filled)
-    return pieces, order, np.array(starts)
+    return pieces, np.array(starts)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _border_distance(pieces, width):  # type: ignore[no-untyped-def]
     """Chamfer distance (steps 1 and sqrt 2) of each pixel to the nearest pixel outside of its piece."""
     depth = np.zeros(pieces.size, np.float32)
@@ -126,17 +130,43 @@ def _border_distance(pieces, width):  # type: ignore[no-untyped-def]
     return depth
 
 
-@njit(cache=True)
-def _centres(depth, order, starts, width):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _places(pieces, starts, width):  # type: ignore[no-untyped-def]
+    """The row and the column of the pixels of each piece, in the order of their index; int32, piece after piece."""
+    rows, columns = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
+    place = starts.copy()
+    for row in range(pieces.size // width):
+        for column in range(width):
+            piece = pieces[row * width + column]
+            if piece:
+                rows[place[piece - 1]], columns[place[piece - 1]] = row, column
+                place[piece - 1] += 1
+    return rows, columns
+
+
+@njit(cache=True, nogil=True)
+def _centres(depth, rows, columns, starts, width):  # type: ignore[no-untyped-def]
     """The centre pixel of each piece; among equals the first in the order of the pixels' index."""
     centres = np.empty(len(starts) - 1, np.int64)
+    counts = np.zeros(width, np.int64)  # pixels of the piece in each column
     for piece in range(len(starts) - 1):
-        pixels = np.sort(order[starts[piece] : starts[piece + 1]])
-        median_y = np.float64(pixels[len(pixels) // 2] // width)
-        median_x = np.float64(np.sort(pixels % width)[len(pixels) // 2])
+        first, last = starts[piece], starts[piece + 1]
+        half = (last - first) // 2
+        for place in range(first, last):
+            counts[columns[place]] += 1
+        middle, before = 0, counts[0]
+        while before <= half:
+            middle += 1
+            before += counts[middle]
+        for place in range(first, last):
+            counts[columns[place]] = 0
+        median_y, median_x = np.float64(rows[first + half]), np.float64(middle)
         best = -1e9
-        for pixel in pixels:
-            away = math.hypot(pixel // width - median_y, pixel % width - median_x)
+        for place in range(first, last):
+            pixel = rows[place] * np.int64(width) + columns[place]
+            if depth[pixel] <= best + 1e-9:  # it cannot be better: the pull only takes away
+                continue
+            away = math.hypot(rows[place] - median_y, columns[place] - median_x)
             value = depth[pixel] - CENTRE_PULL * away
             if value > best + 1e-9:
                 best = value
@@ -144,57 +174,54 @@ def _centres(depth, order, starts, width):  # type: ignore[no-untyped-def]
     return centres
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _push(keys, items, size, key, item):  # type: ignore[no-untyped-def]
     """Add to a binary min-heap stored in two arrays; returns the new size."""
     place = size
     while place > 0:
-        parent = (place - 1) >> 1
+        parent = (place - ONE) >> ONE
         if keys[parent] <= key:
             break
         keys[place], items[place] = keys[parent], items[parent]
         place = parent
     keys[place], items[place] = key, item
-    return size + 1
+    return size + ONE
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _pop(keys, items, size):  # type: ignore[no-untyped-def]
     """Take the smallest off the heap: (item, new size)."""
     top = items[0]
-    size -= 1
+    size -= ONE
     key, item = keys[size], items[size]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and keys[child + 1] < keys[child]:
-            child += 1
+    keys[size] = np.inf  # a child that is none is never the smaller one
+    place = np.uintp(0)
+    child = ONE
+    while child < size:
+        child += np.uintp(keys[child + ONE] < keys[child])
         if keys[child] >= key:
             break
         keys[place], items[place] = keys[child], items[child]
         place = child
+        child = place + place + ONE
     keys[place], items[place] = key, item
     return top, size
 
 
-@njit(cache=True)
-def _upwind(time, frozen, pieces, pixel, step):  # type: ignore[no-untyped-def]
-    """(smallest frozen time of the two neighbours along one axis, sign of the step towards it)."""
-    best, sign = np.inf, 0.0
-    for side in (-1, 1):
-        other = pixel + side * step
-        if pieces[other] == pieces[pixel] and frozen[other] and time[other] < best:
-            best, sign = time[other], float(side)
-    return best, sign
+@njit(cache=True, nogil=True)
+def _upwind(reached, pixel, step):  # type: ignore[no-untyped-def]
+    """(the smaller time of the two neighbours along one axis, sign of the step towards it); inf where none is known."""
+    before, after = reached[pixel - step], reached[pixel + step]
+    if after < before:
+        return after, 1.0
+    return before, -1.0
 
 
-@njit(cache=True)
-def _arrival(time, frozen, pieces, pixel, width):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _arrival(reached, pixel, width):  # type: ignore[no-untyped-def]
     """Eikonal update of one pixel from its frozen 4-neighbours: (time, flow y, flow x)."""
-    a, sign_y = _upwind(time, frozen, pieces, pixel, width)
-    b, sign_x = _upwind(time, frozen, pieces, pixel, 1)
+    a, sign_y = _upwind(reached, pixel, width)
+    b, sign_x = _upwind(reached, pixel, ONE)
     if abs(a - b) < 1.0:  # both axes carry the front
         found = 0.5 * (a + b + math.sqrt(2.0 - (a - b) ** 2))
         return found, (found - a) * sign_y, (found - b) * sign_x
@@ -203,36 +230,47 @@ def _arrival(time, frozen, pieces, pixel, width):  # type: ignore[no-untyped-def
     return b + 1.0, 0.0, sign_x
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _march(pieces, centres, starts, width):  # type: ignore[no-untyped-def]
-    """Fast marching from every centre through its piece; float32 (2, pixels) descent directions."""
-    flow = np.zeros((2, pieces.size), np.float32)
-    time = np.full(pieces.size, np.inf)
-    frozen = np.zeros(pieces.size, np.bool_)
+    """Fast marching from every centre through its piece; float32 (2, pixels) descent directions.
+
+    `reached` holds the times of the frozen pixels of one piece
+    at a time, `left` the pieces of the pixels that are not frozen.
+    """
+    flow_y, flow_x = np.zeros(pieces.size, np.float32), np.zeros(pieces.size, np.float32)
+    time, reached, left = np.full(pieces.size, np.inf), np.full(pieces.size, np.inf), pieces.copy()
     largest = 0
     for piece in range(len(centres)):
         largest = max(largest, starts[piece + 1] - starts[piece])
-    keys = np.empty(8 * largest + 1, np.float64)
-    items = np.empty(8 * largest + 1, np.int64)
-    for centre in centres:
+    keys, items = np.empty(8 * largest + 2, np.float64), np.empty(8 * largest + 2, np.uintp)
+    frozen, wide = np.empty(largest, np.uintp), np.uintp(width)
+    for number in range(len(centres)):
+        piece, count = number + 1, 0
+        centre = np.uintp(centres[number])
         time[centre] = 0.0
-        size = _push(keys, items, 0, 0.0, centre)
+        size = _push(keys, items, np.uintp(0), 0.0, centre)
         while size > 0:
             pixel, size = _pop(keys, items, size)
-            if frozen[pixel]:
+            if left[pixel] != piece:
                 continue
-            frozen[pixel] = True
+            left[pixel] = 0
+            now = time[pixel]
+            reached[pixel] = now
+            frozen[count] = pixel
+            count += 1
             for dy in range(-1, 2):
                 for dx in range(-1, 2):
-                    other = pixel + dy * width + dx
-                    if pieces[other] != pieces[pixel] or frozen[other]:
+                    other = pixel + np.uintp(dy) * wide + np.uintp(dx)
+                    if left[other] != piece:
                         continue
                     if dy == 0 or dx == 0:
-                        found, fy, fx = _arrival(time, frozen, pieces, other, width)
+                        found, fy, fx = _arrival(reached, other, wide)
                     else:
-                        found, fy, fx = time[pixel] + SQRT2, -dy / SQRT2, -dx / SQRT2
+                        found, fy, fx = now + SQRT2, -dy / SQRT2, -dx / SQRT2
                     if found < time[other] - 1e-12:
                         time[other] = found
-                        flow[0, other], flow[1, other] = fy, fx
+                        flow_y[other], flow_x[other] = fy, fx
                         size = _push(keys, items, size, found, other)
-    return flow
+        for place in range(count):
+            reached[frozen[place]] = np.inf
+    return np.stack((flow_y, flow_x))

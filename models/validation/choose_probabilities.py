@@ -27,7 +27,7 @@ from cellsemi.models.registry import load_predictor
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
-from cellsemi.rounds.evaluation.metrics import score_image
+from cellsemi.rounds.evaluation.metrics import scores_from
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import ChosenProbability, FitRecord
@@ -86,7 +86,7 @@ def choose(choice: OnValidation, model: Path) -> Chosen:
         found, _ = predictor.at_probabilities(image, choice.grid) if choice.grid else ([], None)
         for place, cells in enumerate(found):
             predicted, truth = scorable(cells, record.instances)
-            scores[place] += [score_image(record.image_id, truth, predicted, limit).total.ap for limit in LIMITS]
+            scores[place] += scores_from(truth, predicted, LIMITS)
         images += 1
     chosen = _best(choice.grid, scores.max(axis=1) / max(images, 1)) if choice.grid else None
     below = None if choice.quantile is None else _background(choice, model, chosen, choice.quantile)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cellsemi.configs.data import DataConfig, PartialConfig
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import overlap
@@ -60,9 +58,8 @@ class Rereader:
             return stated
         most = given.main_class() or 0
         shared = overlap(found.cells, given)
-        nearest = given.class_id[shared.iou.argmax(axis=1)] if len(given) else np.zeros(len(stated), np.int64)
-        near = shared.iou.max(axis=1) > 0 if len(given) else np.zeros(len(stated), bool)
-        guess = [self._classes[i if close else most] for i, close in zip(nearest.tolist(), near, strict=True)]
+        nearest, _ = shared.best()
+        guess = [self._classes[given.class_id[i] if i >= 0 else most] for i in nearest.tolist()]
         return [
             name if name not in UNNAMED else record.cell_type or other
             for name, other in zip(stated, guess, strict=True)

@@ -102,9 +102,10 @@ class Instances:
             index = np.flatnonzero(index)
         index = index.astype(np.int64).reshape(-1)
         changes: dict[str, Any] = {name: getattr(self, name)[index] for name in (*NUMERIC, "bbox")}
+        places = index.tolist()
         for name in ("rle", "state", "reason"):
             value = getattr(self, name)
-            changes[name] = tuple(value[i] for i in index)
+            changes[name] = tuple([value[i] for i in places])
         return replace(self, **changes)
 
     def in_state(self, *states: State) -> Self:

@@ -6,14 +6,25 @@ so that the cost grows with the cells and not with cells x image size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap, Runs, draw_crops, encode_crop, kernels, runs_of
+from cellsemi.rounds.cells.overlap import Overlap, overlap_of_runs
+from cellsemi.rounds.cells.rle import (
+    Bitmap,
+    Crop,
+    Runs,
+    draw_crops,
+    kernels,
+    runs_of,
+    runs_of_crops,
+    runs_of_labels,
+    texts_of,
+)
 
 MAX_LABEL = 1 << 22  # values up to it are found without sorting the pixels
 
@@ -25,54 +36,52 @@ def from_label_map(labels: NDArray[Any], **columns: Any) -> Instances:
     """
     if labels.ndim != 2:
         raise ValueError(f"expected a (H, W) label map, got shape {labels.shape}")
-    height, width = labels.shape
-    return from_crops(height, width, _label_crops(_numbered(labels)), **columns)
+    return _cells_of(_numbered(labels), columns)[0]
 
 
-def _numbered(labels: NDArray[Any]) -> NDArray[np.int32] | NDArray[np.intp]:
+def _numbered(labels: NDArray[Any]) -> NDArray[np.int32]:
     """The label map with values that count objects: its own where they are small, else 1..N in their order."""
     if labels.size and labels.min() >= 0 and labels.max() <= MAX_LABEL:
-        return labels.astype(np.int32)
+        return labels.astype(np.int32, copy=False)
     return _dense(labels)
 
 
-def _dense(labels: NDArray[Any]) -> NDArray[np.intp]:
+def _dense(labels: NDArray[Any]) -> NDArray[np.int32]:
     """The label map with its values but 0 numbered 1..N in their order, whatever they are; it sorts all pixels."""
     values, dense = np.unique(labels, return_inverse=True)
-    offset = 0 if len(values) and values[0] == 0 else 1
-    return dense.reshape(labels.shape) + offset
+    numbers = np.where(values == 0, 0, np.cumsum(values != 0)).astype(np.int32)
+    return np.asarray(numbers[dense].reshape(labels.shape))
 
 
-def _label_crops(dense: NDArray[Any]) -> list[tuple[Bitmap, int, int]]:
-    from scipy import ndimage
-
-    crops = []
-    for value, box in enumerate(ndimage.find_objects(dense), start=1):
-        if box is not None:
-            rows, columns = box
-            crops.append((dense[box] == value, int(columns.start), int(rows.start)))
-    return crops
+def _cells_of(numbered: NDArray[np.int32], columns: Mapping[str, Any]) -> tuple[Instances, NDArray[np.intp]]:
+    """The cells of a label map with values that count objects, and the value of each."""
+    height, width = numbered.shape
+    runs = runs_of_labels(numbered)
+    values = np.flatnonzero(np.diff(runs.offsets))
+    runs = runs._replace(offsets=runs.offsets[np.append(values, len(runs.offsets) - 1)])
+    return from_runs(height, width, runs, **columns), values
 
 
-def from_crops(height: int, width: int, crops: Sequence[tuple[Bitmap, int, int]], **columns: Any) -> Instances:
+def from_crops(height: int, width: int, crops: Sequence[Crop], **columns: Any) -> Instances:
     """Instances from (bitmap, x0, y0) crops; each must hold a pixel. Boxes are made tight."""
-    rles, boxes, areas = [], [], []
-    for crop, x0, y0 in crops:
-        rows, cols = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
-        if not len(rows):
-            raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
-        tight = crop[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        left, top = x0 + int(cols[0]), y0 + int(rows[0])
-        rles.append(encode_crop(tight, left, top, height, width))
-        boxes.append((left, top, left + tight.shape[1], top + tight.shape[0]))
-        areas.append(int(tight.sum()))
-    return Instances.build(height, width, rles, np.array(boxes).reshape(-1, 4), np.array(areas), **columns)
+    runs = runs_of_crops(crops, height, width)
+    empty = np.diff(runs.offsets) == 0
+    if empty.any():
+        _, x0, y0 = crops[int(empty.argmax())]
+        raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
+    return from_runs(height, width, runs, **columns)
 
 
-def crops(instances: Instances) -> list[tuple[Bitmap, int, int]]:
+def from_runs(height: int, width: int, runs: Runs, **columns: Any) -> Instances:
+    """Instances from the runs of masks; each must hold a pixel."""
+    boxes, areas = runs.measure(height)
+    return Instances.build(height, width, texts_of(runs, height * width), boxes, areas, **columns)
+
+
+def crops(instances: Instances) -> list[Crop]:
     """(bitmap, x0, y0) of every cell, inside its bounding box."""
     drawn = draw_crops(instances_runs(instances), instances.bbox, instances.height)
-    return [(crop, int(box[0]), int(box[1])) for crop, box in zip(drawn, instances.bbox, strict=True)]
+    return [(crop, x0, y0) for crop, (x0, y0) in zip(drawn, instances.bbox[:, :2].tolist(), strict=True)]
 
 
 def instances_runs(instances: Instances) -> Runs:
@@ -99,28 +108,28 @@ def without_overlaps(instances: Instances, order: NDArray[Any] | None = None) ->
     `order` is that of `to_label_map`. Cells keep their place and columns; one that is covered whole by others
     is left out of the result, and has lost its whole area.
     """
-    labels = to_label_map(instances, order)
-    drawn = from_label_map(labels)
-    index = np.setdiff1d(labels, [0]).astype(np.int64) - 1
+    drawn, values = _cells_of(to_label_map(instances, order), {})
+    index = values - 1
     lost = instances.area.copy()
     lost[index] -= drawn.area
     return instances.select(index).with_(rle=drawn.rle, bbox=drawn.bbox, area=drawn.area), lost
 
 
-def shared_pixels(a: Instances, b: Instances) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The pixels that cells of the same image share, int64 (len(a), len(b)), and the areas of their masks."""
+def pair_overlap(a: Instances, b: Instances) -> tuple[Overlap, NDArray[np.int64], NDArray[np.int64]]:
+    """The pixels that cells of the same image share, pair by pair, and the areas of the masks of a and of b."""
     if (a.height, a.width) != (b.height, b.width):
         raise ValueError(f"expected one image size, got {a.height}x{a.width} and {b.height}x{b.width}")
-    shared = np.zeros((len(a), len(b)), np.int64)
     first, second = instances_runs(a), instances_runs(b)
-    kernels().shared_pixels(*first, a.bbox, *second, b.bbox, shared)
-    return shared, first.area(), second.area()
+    found = overlap_of_runs((first, a.bbox), (second, b.bbox), a.height, a.width)
+    return found, first.area(), second.area()
 
 
 def iou_matrix(a: Instances, b: Instances) -> NDArray[np.float64]:
     """Mask IoU, float64 (len(a), len(b)), of cells of the same image."""
-    shared, first, second = shared_pixels(a, b)
-    return np.asarray(shared / np.maximum(first[:, None] + second[None, :] - shared, 1))
+    found, _, _ = pair_overlap(a, b)
+    table = np.zeros(found.shape)
+    table[found.rows, found.columns] = found.iou
+    return table
 
 
 def union_map(instances: Instances, dilation_px: int = 0) -> Bitmap:

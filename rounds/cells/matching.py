@@ -6,90 +6,46 @@ is decided by integers and not by how .55 happens to be stored.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import crops, shared_pixels, union_map
-
-TWENTIETHS = tuple(range(10, 20))  # IoU .50, .55, ... .95
-HALF = TWENTIETHS[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Overlap:
-    """Pixels that T true and P predicted masks share: `intersection` and `union`, int64 (T, P)."""
-
-    intersection: NDArray[np.int64]
-    union: NDArray[np.int64]
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """float64 (T, P)."""
-        return self.intersection / self.union
-
-    def above(self, twentieths: int) -> NDArray[np.bool_]:
-        """bool (T, P): IoU strictly larger than `twentieths` / 20."""
-        return 20 * self.intersection > twentieths * self.union
-
-    def part(self, rows: NDArray[Any], columns: NDArray[Any]) -> Overlap:
-        """The overlap of some true (bool or integer (T,)) with some predicted masks."""
-        return Overlap(self.intersection[rows][:, columns], self.union[rows][:, columns])
+from cellsemi.rounds.cells.masks import crops, pair_overlap, union_map
+from cellsemi.rounds.cells.overlap import HALF, TWENTIETHS, Bools, Ints, Overlap, pair_kernels
 
 
 def overlap(truth: Instances, predicted: Instances) -> Overlap:
     """Exact overlaps of the cells of one image; ValueError when an area is not that of its mask."""
-    shared, *areas = shared_pixels(truth, predicted)
-    for found, cells in zip(areas, (truth, predicted), strict=True):
-        if not np.array_equal(found, cells.area):
+    found, *areas = pair_overlap(truth, predicted)
+    for measured, cells in zip(areas, (truth, predicted), strict=True):
+        if not np.array_equal(measured, cells.area):
             raise ValueError("area: expected the number of pixels of each mask, got values that do not fit their masks")
-    return Overlap(shared, areas[0][:, None] + areas[1][None, :] - shared)
+    return found
 
 
-def gains(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool (P,): whether column k enlarges the maximum one-to-one matching of the columns before it.
+def gains(rows: Ints, columns: Ints, level: Ints, shape: tuple[int, int], thresholds: int = len(TWENTIETHS)) -> Bools:
+    """bool (P, thresholds): whether column p enlarges the largest one-to-one matching of the columns before it.
 
-    `above` is bool (T, P), its columns best first. The number of gains among the first k columns is the
-    size of their maximum matching (augmenting paths: Kuhn 1955, Berge 1957), for every k at once.
+    Pairs int64 (M,) of rows and columns, the latter best first, may be matched at threshold k when their level is above
+    k. `shape` is (T, P). The number of gains among the first n columns is the size of their maximum matching
+    (augmenting paths: Kuhn 1955, Berge 1957), for every n at once. Only pairs above a threshold need be listed.
 
-    >>> gains(np.array([[True, True, True], [False, False, True]]))
+    >>> pairs = np.array([0, 0, 0, 1]), np.array([0, 1, 2, 2])
+    >>> gains(*pairs, np.ones(4, int), (2, 3), thresholds=1)[:, 0]
     array([ True, False,  True])
     """
-    if (above.sum(axis=1) <= 1).all():  # no true cell is claimed twice: every claim counts
-        return np.asarray(above.any(axis=0))
-    rows_of = [np.flatnonzero(column).tolist() for column in above.T]
-    row_of: dict[int, int] = {}
-    column_of: dict[int, int] = {}
-    return np.array([_augment(column, rows_of, row_of, column_of) for column in range(len(rows_of))], dtype=bool)
+    gained = np.zeros((shape[1], thresholds), bool)
+    pair_kernels().gains(rows, columns, level, shape[0], gained)
+    return gained
 
 
-def _augment(column: int, rows_of: list[list[int]], row_of: dict[int, int], column_of: dict[int, int]) -> bool:
-    """Match one more column if a path to a free row exists, moving others aside; in place."""
-    reached_from: dict[int, int] = {}
-    queue = deque([column])
-    while queue:
-        current = queue.popleft()
-        for row in rows_of[current]:
-            if row in reached_from:
-                continue
-            reached_from[row] = current
-            if row in column_of:
-                queue.append(column_of[row])
-                continue
-            free: int | None = row
-            while free is not None:
-                mover = reached_from[free]
-                column_of[free] = mover
-                row_of[mover], free = free, row_of.get(mover)
-            return True
-    return False
+def gains_of(found: Overlap, thresholds: int = len(TWENTIETHS)) -> Bools:
+    """bool (P, thresholds): `gains` at the first of TWENTIETHS, where the predicted masks stand best first."""
+    near = found.where(found.above(HALF))
+    return gains(near.rows, near.columns, near.level, near.shape, thresholds)
 
 
-def match(found: Overlap, twentieths: int = HALF) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def match(found: Overlap, twentieths: int = HALF) -> tuple[Ints, Ints]:
     """(rows, columns) of the largest one-to-one matching with IoU > `twentieths` / 20.
 
     Among the largest it has the largest total IoU, so the mean IoU of the matched cells does not depend
@@ -97,18 +53,20 @@ def match(found: Overlap, twentieths: int = HALF) -> tuple[NDArray[np.intp], NDA
     """
     from scipy.optimize import linear_sum_assignment
 
-    above = found.above(twentieths)
-    lone = above & (above.sum(axis=1) == 1)[:, None] & (above.sum(axis=0) == 1)[None, :]
-    rows, columns = np.nonzero(lone)
-    contested = above & ~lone
-    if not contested.any():
+    near = found.where(found.above(twentieths))
+    in_row, in_column = np.bincount(near.rows, minlength=1), np.bincount(near.columns, minlength=1)
+    lone = (in_row[near.rows] == 1) & (in_column[near.columns] == 1)
+    rows, columns = near.rows[lone], near.columns[lone]
+    if lone.all():
         return rows, columns
-    some_rows, some_columns = np.flatnonzero(contested.any(axis=1)), np.flatnonzero(contested.any(axis=0))
-    inner = np.ix_(some_rows, some_columns)
+    contested = near.where(~lone)
+    some_rows, r = np.unique(contested.rows, return_inverse=True)
+    some_columns, c = np.unique(contested.columns, return_inverse=True)
     # One more match outweighs any total of IoU.
-    benefit = np.where(contested[inner], len(some_rows) + 1 + found.iou[inner], 0.0)
+    benefit = np.zeros((len(some_rows), len(some_columns)))
+    benefit[r, c] = len(some_rows) + 1 + contested.iou
     r, c = linear_sum_assignment(benefit, maximize=True)
-    real = contested[inner][r, c]
+    real = benefit[r, c] > 0
     return np.concatenate([rows, some_rows[r[real]]]), np.concatenate([columns, some_columns[c[real]]])
 
 
@@ -122,7 +80,7 @@ def hits(predicted: Instances, truth: Instances) -> NDArray[np.bool_]:
     for class_id in np.unique(predicted.class_id):
         columns = np.flatnonzero(predicted.class_id == class_id)
         columns = columns[np.argsort(-predicted.score[columns], kind="stable")]
-        result[columns] = gains(found.part(truth.class_id == class_id, columns).above(HALF))
+        result[columns] = gains_of(found.part(truth.class_id == class_id, columns), thresholds=1)[:, 0]
     return result
 
 
@@ -140,5 +98,6 @@ def scorable(predicted: Instances, truth: Instances) -> tuple[Instances, Instanc
     region = union_map(ignored)
     inside = [region[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]][crop].sum() for crop, x0, y0 in crops(predicted)]
     mostly = 2 * np.array(inside, dtype=np.int64) > predicted.area
-    known = overlap(human, predicted).above(HALF).any(axis=0)
+    found = overlap(human, predicted)
+    known = found.where(found.above(HALF)).has_column()
     return predicted.select(~mostly | known), human

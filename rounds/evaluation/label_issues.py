@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cellsemi.rounds.calibration.calibration import FOLDS, calibrate
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.matching import Overlap, hits, match, overlap, scorable
+from cellsemi.rounds.cells.matching import hits, match, overlap, scorable
+from cellsemi.rounds.cells.overlap import Overlap
 
 Kind = Literal["not-found", "outline", "class", "not-drawn"]
 KINDS: tuple[Kind, ...] = ("not-found", "outline", "class", "not-drawn")
@@ -115,7 +116,7 @@ def measure_trust(judged: Sequence[tuple[Instances, Instances]], n_classes: int)
     quality = _joined([cells.quality for cells in right]).astype(np.float64)
     of_class = _joined([cells.class_id for cells in right])
     drawn = _joined([human.class_id for _, human in judged])
-    met = _joined([np.asarray(overlap(human, cells).above(APART).any(axis=1)) for cells, human in judged])
+    met = _joined([_above(overlap(human, cells), APART).has_row() for cells, human in judged])
     everyone = quality.mean() if len(quality) else np.inf
     sure, found = np.full(n_classes, everyone), np.zeros(n_classes)
     for c in range(n_classes):
@@ -165,21 +166,29 @@ class _Image:
 
 def issues_of(image: _Image, trust: Trust, classes: Sequence[str]) -> Iterator[LabelIssue]:
     """The label issues of one image; a human cell may be one by its outline and by its class."""
-    iou, near, alike = image.found.iou, image.found.above(APART), image.found.above(ALIKE)
-    quality = image.seen.quality
+    found, quality = image.found, image.seen.quality
     sure = np.flatnonzero(quality >= trust.sure[image.seen.class_id])
-    for row in np.flatnonzero(~near.any(axis=1)).tolist():
+    by_sure = found.part(np.arange(len(image.human)), sure)
+    _, nearest = found.best()
+    for row in np.flatnonzero(~_above(found, APART).has_row()).tolist():
         share = trust.found[image.human.class_id[row]]
-        yield image.issue("not-found", row, None, iou[row].max(initial=0.0), share, classes)
-    for row in np.flatnonzero(near[:, sure].any(axis=1) & ~alike.any(axis=1)).tolist():
-        column = int(sure[np.argmax(iou[row, sure])])
-        yield image.issue("outline", row, column, iou[row, column], quality[column], classes)
-    rows, columns = match(image.found.part(np.arange(len(image.human)), sure))
-    for row, column in zip(rows.tolist(), sure[columns].tolist(), strict=True):
+        yield image.issue("not-found", row, None, nearest[row], share, classes)
+    best, best_iou = by_sure.best()
+    for row in np.flatnonzero(_above(by_sure, APART).has_row() & ~_above(found, ALIKE).has_row()).tolist():
+        column = int(sure[best[row]])
+        yield image.issue("outline", row, column, best_iou[row], quality[column], classes)
+    rows, columns = match(by_sure)
+    places = zip(rows.tolist(), sure[columns].tolist(), by_sure.iou_of(rows, columns).tolist(), strict=True)
+    for row, column, iou in places:
         if image.human.class_id[row] != image.seen.class_id[column]:
-            yield image.issue("class", row, column, iou[row, column], quality[column], classes)
-    for column in sure[~near[:, sure].any(axis=0)].tolist():
-        yield image.issue("not-drawn", None, column, iou[:, column].max(initial=0.0), quality[column], classes)
+            yield image.issue("class", row, column, iou, quality[column], classes)
+    _, nearest = found.turned().best()
+    for column in sure[~_above(by_sure, APART).has_column()].tolist():
+        yield image.issue("not-drawn", None, column, nearest[column], quality[column], classes)
+
+
+def _above(found: Overlap, twentieths: int) -> Overlap:
+    return found.where(found.above(twentieths))
 
 
 def _reason(kind: Kind, drawn: str | None, seen: str | None, iou: float, confidence: float) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.matching import TWENTIETHS, Overlap, gains, match, overlap
+from cellsemi.rounds.cells.matching import gains_of, match, overlap
+from cellsemi.rounds.cells.overlap import TWENTIETHS, Overlap
 
 Floats = NDArray[np.float64]
 
@@ -89,11 +90,25 @@ class Threshold:
 
 def score_image(image_id: str, truth: Instances, predicted: Instances, threshold: float = 0.0) -> ImageScore:
     """Score the predictions with a score of at least `threshold`."""
-    kept = predicted.select(predicted.score >= threshold)
+    enough = predicted.score >= threshold
+    kept = predicted if enough.all() else predicted.select(enough)
     found = overlap(truth, kept)
+    total = _tally(found)
     classes = np.union1d(truth.class_id, kept.class_id).tolist()
+    if len(classes) == 1:
+        return ImageScore(image_id, total, {classes[0]: total})
     by_class = {c: _tally(found.part(truth.class_id == c, kept.class_id == c)) for c in classes}
-    return ImageScore(image_id, _tally(found), by_class)
+    return ImageScore(image_id, total, by_class)
+
+
+def scores_from(truth: Instances, predicted: Instances, limits: Sequence[float]) -> list[float]:
+    """The score of an image when predictions with a score of at least each of the limits are kept.
+
+    That of `score_image`, but overlaps and matchings are computed once.
+    """
+    scores, matched = _matched(predicted, truth)
+    kept = [len(scores) - int(np.count_nonzero(scores < limit)) for limit in limits]
+    return [Tally(len(truth), count, tuple(matched[count].tolist()), mean_iou=0.0).ap for count in kept]
 
 
 def summarise(scores: Sequence[ImageScore], classes: Sequence[str]) -> Summary:
@@ -186,28 +201,35 @@ def best_threshold(pairs: Iterable[tuple[Instances, Instances]], max_candidates:
 
 def _curve(predicted: Instances, truth: Instances) -> tuple[NDArray[np.float32], Floats]:
     """Rising scores (P,), and the image's score when its 0, 1 ... P best predictions are kept (P + 1,)."""
-    order = np.argsort(-predicted.score, kind="stable")
-    found = overlap(truth, predicted.select(order))
-    kept = np.arange(len(order) + 1)
+    scores, matched = _matched(predicted, truth)
+    kept = np.arange(len(matched))
     total = np.zeros(len(kept))
-    for t in TWENTIETHS:
-        tp = np.concatenate([[0], np.cumsum(gains(found.above(t)))])
+    for tp in matched.T:
         wanted = len(truth) + kept - tp
         total += np.where(wanted == 0, 1.0, tp / np.maximum(wanted, 1))
-    return predicted.score[order][::-1], total / len(TWENTIETHS)
+    return scores, total / len(TWENTIETHS)
+
+
+def _matched(predicted: Instances, truth: Instances) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rising scores (P,), and the matches of the 0, 1 ... P best predictions at each threshold (P + 1, 10)."""
+    order = np.argsort(-predicted.score, kind="stable")
+    gained = gains_of(overlap(truth, predicted).part(np.arange(len(truth)), order))
+    matched = np.zeros((len(order) + 1, len(TWENTIETHS)), np.int64)
+    np.cumsum(gained, axis=0, out=matched[1:])
+    return predicted.score[order][::-1], matched
 
 
 # --- parts --------------------------------------------------------------------------------------------
 
 
 def _tally(found: Overlap) -> Tally:
-    n_truth, n_predicted = found.union.shape
+    n_truth, n_predicted = found.shape
     rows, columns = match(found)
     return Tally(
         n_truth=n_truth,
         n_predicted=n_predicted,
-        tp=tuple(int(gains(found.above(t)).sum()) for t in TWENTIETHS),
-        mean_iou=float(found.iou[rows, columns].mean()) if len(rows) else 0.0,
+        tp=tuple(gains_of(found).sum(axis=0).tolist()),
+        mean_iou=float(found.iou_of(rows, columns).mean()) if len(rows) else 0.0,
     )
 
 

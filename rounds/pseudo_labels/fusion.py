@@ -17,8 +17,19 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import crops, from_crops, iou_matrix, without_overlaps
-from cellsemi.rounds.pseudo_labels.fusion_methods import METHODS, Clusters, Crop, Links, Method, VotesCast, pair_ious
+from cellsemi.rounds.cells.masks import instances_runs, without_overlaps
+from cellsemi.rounds.cells.overlap import overlap_of_runs
+from cellsemi.rounds.cells.rle import Runs, draw_flat, runs_of_flat, texts_of
+from cellsemi.rounds.pseudo_labels.fusion_methods import (
+    METHODS,
+    Bitmaps,
+    Clusters,
+    Links,
+    Method,
+    VotesCast,
+    pair_ious,
+    sums,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +79,26 @@ def fuse(
     """
     method = METHODS[config.method]
     every = _all_cells(per_teacher, recalls or {})
-    links = _links(every, config.iou)
+    cells, runs = every.cells, instances_runs(every.cells)
+    links = _links(every, runs, config.iou)
     clusters = method.clusters(every.teacher, links)
-    classes = _classes(every.cells, clusters, method, one_class_per_image)
-    votes_cast = [
-        _votes_cast(every, members, class_id, method, links)
-        for members, class_id in zip(clusters, classes.tolist(), strict=True)
-    ]
-    scored = [method.scores(every.cells, members, each) for members, each in zip(clusters, votes_cast, strict=True)]
-    fused = _drawn(every.cells, clusters, method).with_(
+    classes = _classes(cells, clusters, method, one_class_per_image)
+    votes_cast = _votes_cast(every, clusters, classes, method, links)
+    scored = [method.scores(each) for each in votes_cast]
+    rounds = cells.round.tolist()
+    rles, boxes, areas = _drawn(cells, runs, clusters, method)
+    fused = Instances.build(
+        cells.height,
+        cells.width,
+        rles,
+        boxes,
+        areas,
         class_id=classes,
         score=[score for score, _ in scored],
         quality=[quality for _, quality in scored],
         votes=[len(members) for members in clusters],
-        agreement=_agreement(every.cells, clusters, [each.agreement for each in votes_cast]),
-        round=[every.cells.round[members].max() for members in clusters],
-        weight=1.0,
-        state="predicted",
-        reason="",
+        agreement=_agreement(cells, clusters, [each.agreement for each in votes_cast]),
+        round=[max([rounds[i] for i in members]) for members in clusters],
     )
     found = fused.select(_order(fused))
     return without_overlaps(found)[0] if config.overlaps == "resolve" else found
@@ -95,10 +108,12 @@ def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recal
     """All cells; teachers are numbered by their predictions, so those that predict the same are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
-    numbered = sorted(
-        ((cells.select(_order(cells)), tuple(recalls.get(name, ()))) for name, cells in per_teacher.items()),
-        key=lambda each: (_keys(each[0]), each[1]),
-    )
+    own = [(cells.select(_order(cells)), tuple(recalls.get(name, ()))) for name, cells in per_teacher.items()]
+    heads = [_keys(cells.select([0] if len(cells) else [])) for cells, _ in own]
+    if all(heads.count(head) == 1 for head in heads):  # the best cells already tell them apart
+        numbered = [own[i] for i in sorted(range(len(own)), key=heads.__getitem__)]
+    else:
+        numbered = sorted(own, key=lambda each: (_keys(each[0]), each[1]))
     teachers = [cells for cells, _ in numbered]
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
     teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
@@ -106,14 +121,31 @@ def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recal
     return _AllCells(cells.select(order), teacher[order], tuple(own for _, own in numbered))
 
 
-def _votes_cast(every: _AllCells, members: list[int], class_id: int, method: Method, links: Links) -> VotesCast:
-    """What the teachers say of a cluster of a class."""
-    recall = np.array([own[class_id] if own else 1.0 for own in every.recalls])
+def _votes_cast(
+    every: _AllCells, clusters: Clusters, classes: NDArray[np.int32], method: Method, links: Links
+) -> list[VotesCast]:
+    """What the teachers say of each cluster, which has its class."""
+    members = np.array([i for each in clusters for i in each], np.int64)
+    sizes = [len(each) for each in clusters]
+    known, of_class = np.unique(np.repeat(classes, sizes), return_inverse=True)
+    recall = np.array([[own[c] if own else 1.0 for c in known.tolist()] for own in every.recalls])
     spoke = every.teacher[members]
-    column = every.cells.quality if method.weigh_by == "quality" else every.cells.score
-    votes = np.maximum(recall[spoke], column[members].astype(np.float64))
-    silent = np.setdiff1d(np.arange(len(recall)), spoke)
-    return VotesCast(votes, pair_ious(every.cells, members, links), float(recall[silent].sum()))
+    score, quality = (each[members].astype(np.float64) for each in (every.cells.score, every.cells.quality))
+    votes = np.maximum(recall[spoke, of_class], quality if method.weigh_by == "quality" else score)
+    spoken = sums(votes, np.cumsum([0, *sizes])).tolist()
+    silence: dict[tuple[int, int], float] = {}  # of the class and those who spoke, a bit each
+    found, last = [], 0
+    bits, column = [1 << t for t in spoke.tolist()], of_class.tolist()
+    for each, total in zip(clusters, spoken, strict=True):
+        first, last = last, last + len(each)
+        key = column[first], sum(bits[first:last])
+        if key not in silence:
+            silent = np.ones(len(recall), bool)
+            silent[spoke[first:last]] = False
+            silence[key] = float(recall[silent, key[0]].sum())
+        part, ious = slice(first, last), pair_ious(every.cells, each, links) if len(each) > 1 else ()
+        found.append(VotesCast(votes[part], score[part], quality[part], total, ious, silence[key]))
+    return found
 
 
 def _keys(cells: Instances) -> list[tuple[Any, ...]]:
@@ -125,57 +157,71 @@ def _keys(cells: Instances) -> list[tuple[Any, ...]]:
 
 def _order(cells: Instances) -> NDArray[np.int64]:
     """The indices of the cells by their keys. A stable sort: what is equal keeps its place."""
-    keys = _keys(cells)
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    order = np.argsort(-cells.score, kind="stable")
+    same = np.diff(cells.score[order]) == 0
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same)) if len(order) else order
+    if len(tied):  # the score, which comes first in the keys, leaves each group of equal ones in its places
+        keys = _keys(cells.select(order[tied]))
+        order[tied] = order[tied][sorted(range(len(keys)), key=keys.__getitem__)]
+    return order
 
 
-def _links(found: _AllCells, threshold: float) -> Links:
+def _links(found: _AllCells, runs: Runs, threshold: float) -> Links:
     """The pairs of different teachers that overlap with IoU >= `threshold`."""
     links: Links = {}
+    cells = found.cells
     indices = [np.flatnonzero(found.teacher == t) for t in np.unique(found.teacher)]
-    for first, second in combinations(indices, 2):
-        iou = iou_matrix(found.cells.select(first), found.cells.select(second))
-        for a, b in np.argwhere((iou >= threshold) & (iou > 0)).tolist():
-            i, j = sorted((int(first[a]), int(second[b])))
-            links[i, j] = float(iou[a, b])
+    masks = [(runs.select(index), cells.bbox[index]) for index in indices]
+    for a, b in combinations(range(len(indices)), 2):
+        pairs = overlap_of_runs(masks[a], masks[b], cells.height, cells.width)
+        linked = pairs.iou >= threshold
+        one, other = indices[a][pairs.rows[linked]], indices[b][pairs.columns[linked]]
+        keys = zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True)
+        links.update(zip(keys, pairs.iou[linked].tolist(), strict=True))
     return links
 
 
 def _classes(cells: Instances, clusters: Clusters, method: Method, one_class_per_image: bool) -> NDArray[np.int32]:
     """The class of each cluster, or that of the image for all."""
+    own = cells.class_id.tolist()
 
     def voted(members: Sequence[int]) -> int:
         return int(np.argmax(np.bincount(cells.class_id[members], weights=method.weights(cells, members))))
 
     if one_class_per_image and len(cells):
         return np.full(len(clusters), voted(list(range(len(cells)))), dtype=np.int32)
-    return np.array([voted(members) for members in clusters], dtype=np.int32)
+    if len(set(own)) == 1:
+        return np.full(len(clusters), own[0], dtype=np.int32)
+    one = [own[members[0]] for members in clusters]
+    alike = [all(own[i] == class_id for i in members) for members, class_id in zip(clusters, one, strict=True)]
+    each = zip(clusters, one, alike, strict=True)
+    return np.array([class_id if same else voted(members) for members, class_id, same in each], dtype=np.int32)
 
 
 def _agreement(cells: Instances, clusters: Clusters, agreed: Sequence[float]) -> list[float]:
     """The column: what a lone cell brings, as one merged from several views does, is kept."""
-    return [
-        float(cells.agreement[members[0]]) if len(members) == 1 else mean
-        for members, mean in zip(clusters, agreed, strict=True)
-    ]
+    own = cells.agreement.tolist()
+    return [own[members[0]] if len(members) == 1 else mean for members, mean in zip(clusters, agreed, strict=True)]
 
 
-def _drawn(cells: Instances, clusters: Clusters, method: Method) -> Instances:
-    """One mask per cluster, in their order."""
-    bitmaps = crops(cells)
-    kept: list[int] = []  # cells whose own mask is the result
-    drawn: list[Crop] = []
-    place: list[tuple[bool, int]] = []
-    for members in clusters:
-        found: int | Crop = 0
-        if len(members) > 1:
-            found = method.draw([bitmaps[i] for i in members], method.weights(cells, members))
-        if isinstance(found, int):
-            place.append((False, len(kept)))
-            kept.append(members[found])
-        else:
-            place.append((True, len(drawn)))
-            drawn.append(found)
-    parts = [cells.select(kept), from_crops(cells.height, cells.width, drawn)]
-    order = [index + (len(kept) if is_drawn else 0) for is_drawn, index in place]
-    return Instances.concat(cells.height, cells.width, parts).select(order)
+def _drawn(
+    cells: Instances, runs: Runs, clusters: Clusters, method: Method
+) -> tuple[list[bytes], NDArray[np.int32], NDArray[np.int64]]:
+    """The masks of the clusters, in their order: RLE, box and area."""
+    several = [k for k, members in enumerate(clusters) if len(members) > 1]
+    boxes = cells.bbox.astype(np.int64)
+    bitmaps = Bitmaps(*draw_flat(runs, boxes, cells.height), boxes)
+    chosen, made = method.draw(bitmaps, method.groups(cells, [clusters[k] for k in several]))
+    # Masks of cells stand first, those that were drawn behind them.
+    place = np.array([members[0] for members in clusters], np.int64)
+    new = np.flatnonzero(chosen < 0)
+    place[several] = [clusters[k][max(number, 0)] for k, number in zip(several, chosen.tolist(), strict=True)]
+    place[np.array(several, np.int64)[new]] = len(cells) + np.arange(len(new))
+    drawn = runs_of_flat(made.pixels, made.boxes, cells.height).select(new)
+    new_boxes, new_areas = drawn.measure(cells.height)
+    rles = [*cells.rle, *texts_of(drawn, cells.height * cells.width)]
+    return (
+        [rles[i] for i in place.tolist()],
+        np.concatenate([cells.bbox, new_boxes])[place],
+        np.concatenate([cells.area, new_areas])[place],
+    )

@@ -9,34 +9,76 @@ ensemble of Casado-Garcia and Heras (2020), which keeps the pixels of every memb
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellsemi.configs.rounds import FusionMethod
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import iou_matrix
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Bitmap, ends_of
 
 Links = dict[tuple[int, int], float]  # (i, j), i < j -> IoU of two cells of different teachers
 Clusters = list[list[int]]  # members in rising order: the best scored first
-Crop = tuple[Bitmap, int, int]  # bitmap, x0, y0
+Ints = NDArray[np.int64]
 Weights = NDArray[np.float64]
 
+IN_ORDER = 8  # NumPy adds fewer values than these one after another
 
-@dataclass(frozen=True, slots=True)
-class VotesCast:
-    """What the teachers say of one cluster: float64 (M,) the weight of each member, the IoU of each pair of members in
-    the order of `combinations`, and the weight of the teachers that saw the image and found nothing there.
+
+@functools.cache
+def vote_kernels() -> ModuleType:
+    """The compiled loops; numba is imported now."""
+    from cellsemi.rounds.pseudo_labels import vote_kernels
+
+    return vote_kernels
+
+
+class Bitmaps(NamedTuple):
+    """Bitmaps one after another, row by row: `pixels` bool, `upto` int64 (N + 1,) where each begins, `boxes` (N, 4)."""
+
+    pixels: Bitmap
+    upto: Ints
+    boxes: Ints
+
+
+class Groups(NamedTuple):
+    """Clusters of two or more cells: `members` int64, and `offsets` (K + 1,), where those of each cluster begin.
+
+    `weights` float64 stand beside the members, `totals` are those of the K clusters.
+    """
+
+    members: Ints
+    offsets: Ints
+    weights: Weights
+    totals: Weights
+
+
+class Drawn(NamedTuple):
+    """The masks of K clusters: `chosen` int64 (K,), the member whose mask is the result, -1 where `bitmaps` has it."""
+
+    chosen: Ints
+    bitmaps: Bitmaps
+
+
+class VotesCast(NamedTuple):
+    """What the teachers say of one cluster, float64 (M,) of its members: `votes`, their weight, `score` and `quality`.
+
+    `spoken` is the sum of the votes, `ious` the IoU of each pair of members in the order of `combinations`, `silence`
+    the weight of the teachers that saw the image and found nothing there.
     """
 
     votes: Weights
+    score: Weights
+    quality: Weights
+    spoken: float
     ious: tuple[float, ...]
     silence: float
 
@@ -51,16 +93,17 @@ class VotesCast:
 
         1 - M / (M - 1) * sum of 2 v v' (1 - IoU) over the pairs / (sum of v)^2: the mean IoU where all weigh the same.
         """
-        count, total = len(self.votes), float(self.votes.sum())
-        if count < 2 or total <= 0:
+        total = self.spoken
+        if not self.ious or total <= 0:
             return self.agreement
+        count = len(self.votes)
         pairs = combinations(self.votes.tolist(), 2)
-        apart = sum(2 * a * b * (1 - iou) for (a, b), iou in zip(pairs, self.ious, strict=True))
-        return float(max(0.0, 1 - count / (count - 1) * apart / total**2))
+        apart = sum([2 * a * b * (1 - iou) for (a, b), iou in zip(pairs, self.ious, strict=True)])
+        return max(0.0, float(1 - count / (count - 1) * apart / total**2))
 
     def mean(self, values: Weights) -> float:
         """The mean of the members' values by the weight of their votes, where silence is a value of 0."""
-        total = float(self.votes.sum()) + self.silence
+        total = self.spoken + self.silence
         return float(np.dot(self.votes, values)) / total if total > 0 else 0.0
 
 
@@ -68,20 +111,42 @@ class VotesCast:
 class Method:
     """One way to fuse. `clusters` gets the teacher of each cell, int64 (N,), and the links.
 
-    `draw` gets the crops of two or more members and their weights; it returns the fused crop, or the index of
-    the member whose mask is the result. `scores` gives score and quality of a cluster from the votes cast on it.
-    `weigh_by` is the column that weighs the members, in `draw` and in the vote on the class.
+    `draw` gets the bitmaps of all cells and the clusters of two or more. `scores` gives score and quality of a cluster
+    from the votes cast on it. `weigh_by` is the column that weighs the members, in `draw` and in the vote on the class.
     """
 
     clusters: Callable[[NDArray[np.int64], Links], Clusters]
-    draw: Callable[[Sequence[Crop], Weights], int | Crop]
-    scores: Callable[[Instances, list[int], VotesCast], tuple[float, float]]
+    draw: Callable[[Bitmaps, Groups], Drawn]
+    scores: Callable[[VotesCast], tuple[float, float]]
     weigh_by: Literal["score", "quality"] = "score"
 
     def weights(self, cells: Instances, members: Sequence[int]) -> Weights:
         """What each member weighs, float64: its score or quality, or the same for all where all are zero."""
         column: NDArray[np.float32] = getattr(cells, self.weigh_by)[np.asarray(members, dtype=np.int64)]
         return column.astype(np.float64) if column.any() else np.ones(len(column))
+
+    def groups(self, cells: Instances, clusters: Sequence[list[int]]) -> Groups:
+        """Clusters of two or more cells with their weights."""
+        members = np.array([i for each in clusters for i in each], np.int64)
+        offsets = np.cumsum([0, *map(len, clusters)])
+        column: NDArray[np.float32] = getattr(cells, self.weigh_by)
+        weights = column[members].astype(np.float64)
+        for k in np.flatnonzero(~np.logical_or.reduceat(weights > 0, offsets[:-1])) if len(clusters) else ():
+            weights[offsets[k] : offsets[k + 1]] = 1
+        return Groups(members, offsets, weights, sums(weights, offsets))
+
+
+def sums(values: Weights, offsets: Ints) -> Weights:
+    """float64 (K,): the sum of each part, to the last bit that of NumPy for the part alone."""
+    sizes = np.diff(offsets)
+    if sizes.max(initial=0) >= IN_ORDER:
+        parts = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        return np.array([values[first:last].sum() for first, last in parts], np.float64)
+    found = np.zeros(len(sizes))
+    for place in range(int(sizes.max(initial=0))):
+        longer = sizes > place
+        found[longer] += values[offsets[:-1][longer] + place]
+    return found
 
 
 # --- clusters -----------------------------------------------------------------------------------------
@@ -98,7 +163,10 @@ def complete(teacher: NDArray[np.int64], links: Links) -> Clusters:
     of_cell = list(range(len(teacher)))
     for i, j in sorted(links, key=lambda pair: (-links[pair], pair)):
         a, b = of_cell[i], of_cell[j]
-        if a == b or not all((min(p, q), max(p, q)) in links for p in clusters[a] for q in clusters[b]):
+        if a == b:
+            continue
+        lone = len(clusters[a]) == len(clusters[b]) == 1
+        if not lone and not all((min(p, q), max(p, q)) in links for p in clusters[a] for q in clusters[b]):
             continue
         for member in clusters[b]:
             of_cell[member] = a
@@ -134,51 +202,38 @@ def greedy(teacher: NDArray[np.int64], links: Links) -> Clusters:
 # --- masks --------------------------------------------------------------------------------------------
 
 
-def majority(members: Sequence[Crop], weights: Weights) -> int | Crop:
+def majority(cells: Bitmaps, groups: Groups) -> Drawn:
     """The pixels that members with at least half of the weight hold; the heaviest member where there is none.
 
-    Only the largest connected part is kept, unless the pixels are exactly those of a member.
+    Only the largest 8-connected part is kept, of equal ones the first in reading order, unless the pixels are exactly
+    those of a member.
     """
-    layers, x0, y0 = _stacked(members)
-    consensus: Bitmap = 2 * np.tensordot(weights, layers, axes=1) >= weights.sum()
-    if not consensus.any():
-        return int(np.argmax(weights))
-    for index, layer in enumerate(layers):
-        if (layer == consensus).all():
-            return index
-    return _largest_part(consensus), x0, y0
+    drawn, chosen = _empty(cells, groups), np.empty(len(groups.totals), np.int64)
+    vote_kernels().majority(*cells, *groups, drawn.boxes, drawn.pixels, drawn.upto, chosen)
+    return Drawn(chosen, drawn)
 
 
-def first(members: Sequence[Crop], weights: Weights) -> int:
+def first(cells: Bitmaps, groups: Groups) -> Drawn:
     """The first member."""
-    return 0
+    return Drawn(np.zeros(len(groups.totals), np.int64), _empty(cells, groups))
 
 
-def union(members: Sequence[Crop], weights: Weights) -> Crop:
+def union(cells: Bitmaps, groups: Groups) -> Drawn:
     """All pixels of any member."""
-    layers, x0, y0 = _stacked(members)
-    covered: Bitmap = np.logical_or.reduce(layers)
-    return covered, x0, y0
+    drawn = _empty(cells, groups)
+    vote_kernels().union(*cells, groups.members, groups.offsets, drawn.boxes, drawn.pixels, drawn.upto)
+    return Drawn(np.full(len(groups.totals), -1, np.int64), drawn)
 
 
-def _stacked(members: Sequence[Crop]) -> tuple[Bitmap, int, int]:
-    """The crops as bool (N, h, w) in their common box, and its corner x0, y0."""
-    x0, y0 = min(x for _, x, _ in members), min(y for _, _, y in members)
-    x1 = max(x + crop.shape[1] for crop, x, _ in members)
-    y1 = max(y + crop.shape[0] for crop, _, y in members)
-    layers = np.zeros((len(members), y1 - y0, x1 - x0), bool)
-    for layer, (crop, x, y) in zip(layers, members, strict=True):
-        layer[y - y0 : y - y0 + crop.shape[0], x - x0 : x - x0 + crop.shape[1]] = crop
-    return layers, x0, y0
-
-
-def _largest_part(bitmap: Bitmap) -> Bitmap:
-    """Its largest 8-connected component; of equal ones the first in reading order."""
-    labels, count = ndimage.label(bitmap, structure=np.ones((3, 3)))
-    if count == 1:
-        return bitmap
-    part: Bitmap = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    return part
+def _empty(cells: Bitmaps, groups: Groups) -> Bitmaps:
+    """Bitmaps without a pixel, each in the common box of the members of a cluster."""
+    boxes = np.zeros((len(groups.totals), 4), np.int64)
+    if len(boxes):
+        own, begins = cells.boxes[groups.members], groups.offsets[:-1]
+        boxes[:, :2] = np.minimum.reduceat(own[:, :2], begins)
+        boxes[:, 2:] = np.maximum.reduceat(own[:, 2:], begins)
+    upto = ends_of(boxes)
+    return Bitmaps(np.zeros(upto[-1], bool), upto, boxes)
 
 
 # --- scores -------------------------------------------------------------------------------------------
@@ -189,28 +244,28 @@ def pair_ious(cells: Instances, members: list[int], links: Links) -> tuple[float
 
     Members need not all be linked to each other (`greedy`); then the IoU is that of their masks all the same.
     """
-    pairs = list(combinations(members, 2))
-    if all(pair in links for pair in pairs):
-        return tuple(links[pair] for pair in pairs)
+    known = [links.get(pair, -1.0) for pair in combinations(members, 2)]
+    if min(known, default=0.0) >= 0:
+        return tuple(known)
     own = cells.select(members)
     return tuple(iou_matrix(own, own)[np.triu_indices(len(own), 1)].tolist())
 
 
-def agreed_score(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
+def agreed_score(cast: VotesCast) -> tuple[float, float]:
     """Twice the same: the mean of the scores over all teachers, times the agreement."""
-    score = votes_cast.mean(cells.score[members].astype(np.float64)) * votes_cast.agreed
+    score = cast.mean(cast.score) * cast.agreed
     return score, score
 
 
-def mean_quality(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
+def mean_quality(cast: VotesCast) -> tuple[float, float]:
     """Twice the same: the mean of the qualities over all teachers (in the paper mean confidence x T / N)."""
-    score = votes_cast.mean(cells.quality[members].astype(np.float64))
+    score = cast.mean(cast.quality)
     return score, score
 
 
-def of_the_first(cells: Instances, members: list[int], votes_cast: VotesCast) -> tuple[float, float]:
+def of_the_first(cast: VotesCast) -> tuple[float, float]:
     """Score and quality of the first member."""
-    return float(cells.score[members[0]]), float(cells.quality[members[0]])
+    return float(cast.score[0]), float(cast.quality[0])
 
 
 METHODS: Mapping[FusionMethod, Method] = {

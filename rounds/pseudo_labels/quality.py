@@ -21,7 +21,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import FilterConfig
 from cellsemi.rounds.calibration.calibration import FOLDS, Calibration, calibrate, units_of
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.masks import iou_matrix
+from cellsemi.rounds.cells.masks import pair_overlap
 from cellsemi.rounds.cells.matching import hits
 from cellsemi.rounds.pseudo_labels.iou_regressor import Regressor, out_of_fold
 from cellsemi.rounds.pseudo_labels.mask_features import Floats, features
@@ -115,8 +115,8 @@ def _by_score(
 
 def best_iou(predicted: Instances, truth: Instances) -> Floats:
     """The largest mask IoU of each prediction with a true cell of its class, float64 (P,); 0 where there is none."""
-    same_class = predicted.class_id[:, None] == truth.class_id[None, :]
-    best: Floats = np.where(same_class, iou_matrix(predicted, truth), 0.0).max(axis=1, initial=0.0)
+    found, _, _ = pair_overlap(predicted, truth)
+    _, best = found.where(predicted.class_id[found.rows] == truth.class_id[found.columns]).best()
     return best
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.rounds import AUTO, FilterConfig
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.matching import HALF, TWENTIETHS, gains, overlap
+from cellsemi.rounds.cells.matching import gains, overlap
+from cellsemi.rounds.cells.overlap import HALF, TWENTIETHS
 from cellsemi.rounds.evaluation.metrics import Tally
 
 EQUAL_OBJECTIVES = 1e-9  # objectives closer than this are equal; sums of floats differ in the last digits
@@ -149,11 +150,9 @@ def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tup
     found: list[NDArray[np.int64]] = []
     n_true = n_predicted = 0
     for predicted, truth in zip(predictions, truths, strict=True):
-        shared = overlap(truth, predicted)
-        rows, columns = np.nonzero(shared.above(HALF) & (truth.class_id[:, None] == predicted.class_id[None, :]))
-        inner, union = shared.intersection[rows, columns], shared.union[rows, columns]
-        level = (20 * inner[:, None] > np.array(TWENTIETHS) * union[:, None]).sum(axis=1)
-        found.append(np.stack([rows + n_true, columns + n_predicted, level]).astype(np.int64))
+        every = overlap(truth, predicted)
+        near = every.where(every.above(HALF) & (truth.class_id[every.rows] == predicted.class_id[every.columns]))
+        found.append(np.stack([near.rows + n_true, near.columns + n_predicted, near.level]))
         n_true, n_predicted = n_true + len(truth), n_predicted + len(predicted)
     true, predicted_index, levels = np.concatenate(found, axis=1)
     return true, predicted_index, levels
@@ -161,16 +160,9 @@ def _pairs(predictions: Sequence[Instances], truths: Sequence[Instances]) -> tup
 
 def _gained(samples: Samples, keep: Bools, thresholds: int) -> Bools:
     """bool (P, thresholds): whether a kept prediction enlarges the matching of the kept ones before it."""
-    result = np.zeros((len(keep), thresholds), bool)
-    pairs = np.flatnonzero(keep[samples.pair_predicted])
-    for part in _by_value(pairs, samples.true_image[samples.pair_true[pairs]]):
-        rows, r = np.unique(samples.pair_true[part], return_inverse=True)
-        columns, c = np.unique(samples.pair_predicted[part], return_inverse=True)  # rising: best first
-        for t in range(thresholds):
-            above = np.zeros((len(rows), len(columns)), bool)
-            above[r, c] = samples.pair_level[part] > t
-            result[columns, t] = gains(above)
-    return result
+    pairs = keep[samples.pair_predicted]
+    rows, columns, level = (each[pairs] for each in (samples.pair_true, samples.pair_predicted, samples.pair_level))
+    return gains(rows, columns, level, (len(samples.true_class), len(keep)), thresholds)
 
 
 def _by_value(index: Ints, value: Ints) -> Iterator[Ints]:

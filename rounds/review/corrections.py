@@ -40,7 +40,7 @@ def compare(given: Instances, returned: Instances) -> Correction:
     """
     found = overlap(given, returned)
     rows, columns = match(found)
-    same = (found.iou[rows, columns] >= SAME) & (given.class_id[rows] == returned.class_id[columns])
+    same = (found.iou_of(rows, columns) >= SAME) & (given.class_id[rows] == returned.class_id[columns])
     old, new = np.ones(len(given), bool), np.ones(len(returned), bool)
     old[rows[same]] = new[columns[same]] = False
     both = Instances.concat(given.height, given.width, [given.select(old), returned.select(new)])

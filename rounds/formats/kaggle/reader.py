@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError, ImageError
-from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import NOTHING, Item, Loaded, Part, class_ids
 from cellsemi.rounds.formats.kaggle import pixel_order
 from cellsemi.rounds.formats.kaggle.index import ImageRows, index
 from cellsemi.rounds.formats.kaggle.pixel_order import Cell, Picture
-from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, crop_of, parse
+from cellsemi.rounds.formats.kaggle.rle import Order, RleError, Runs, cells_of, parse
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
 from cellsemi.rounds.formats.shared.folder import Folder, check_fits, searched
 from cellsemi.rounds.store.image_codec import grey
@@ -85,26 +84,18 @@ class RleCsv:
         if entry.empty:
             return Loaded(record.with_(instances=Instances.empty(height, width)))
         column = self._columns.cell_class
-        cells: list[Instances] = []
-        names: list[str] = []
-        for line, values in self._rows(entry):
-            cells.append(self._cell(values[self._columns.rle], line, height, width))
-            names += [] if column is None else [values[column]]
-        instances = Instances.concat(height, width, cells)
+        rows = list(self._rows(entry))
+        names = [] if column is None else [values[column] for _, values in rows]
+        try:
+            cells = cells_of([values[self._columns.rle] for _, values in rows], height, width, self._order)
+        except RleError as error:
+            place = self._place(rows[error.index][0])
+            raise ImageError(place, str(error), "correct the row, or take out the rows of its image") from None
+        instances = cells.with_(state="human")
         if not entry.mixed:
             return Loaded(record.with_(instances=instances))
         classes = tuple(sorted(set(names)))
         return Loaded(record.with_(instances=instances.with_(class_id=class_ids(names, classes))), classes)
-
-    def _cell(self, text: str, line: int, height: int, width: int) -> Instances:
-        """One mask as the only cell of an image, so that no more than one bitmap is held."""
-        try:
-            runs = parse(text, height * width)
-        except RleError as error:
-            raise ImageError(
-                self._place(line), str(error), "correct the row, or take out the rows of its image"
-            ) from None
-        return masks.from_crops(height, width, [crop_of(runs, height, width, self._order)], state="human")
 
     def _rows(self, entry: ImageRows, picks: Sequence[int] | None = None) -> Iterator[tuple[int, list[str]]]:
         """Line and values of the rows of an image (or of those picked), read again."""

@@ -7,13 +7,20 @@ bounding box of its cell.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells import rle as cell_runs
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.rle import Bitmap
 
 Order = Literal["row", "column"]
@@ -24,7 +31,9 @@ _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 
 
 class RleError(ValueError):
-    """A run-length text that is no mask; the message names the pair, counted from 1."""
+    """A run-length text that is no mask; the message names the pair, counted from 1. `index`: which text of several."""
+
+    index = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +112,59 @@ def encode(crop: Bitmap, x0: int, y0: int, height: int, width: int, order: Order
     >>> encode(np.array([[True, True], [True, False]]), 1, 0, 2, 3, "row")
     '2 2 5 1'
     """
-    h, w = crop.shape
-    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
-        raise ValueError(f"crop {w}x{h} at ({x0}, {y0}) does not fit in an image of {width}x{height}")
-    lines, along = np.nonzero(crop if order == "row" else crop.T)
-    if not len(lines):
-        raise ValueError(f"the mask at ({x0}, {y0}) holds no pixel")
-    top, low = (y0, x0) if order == "row" else (x0, y0)
-    position = (lines + top) * line_length(height, width, order) + along + low + 1
-    first = np.concatenate([[0], np.flatnonzero(np.diff(position) != 1) + 1])
-    lengths = np.diff(first, append=len(position))
-    return " ".join(map(str, np.stack([position[first], lengths], axis=1).reshape(-1).tolist()))
+    return texts_of(masks.from_crops(height, width, [(crop, x0, y0)]), order)[0]
+
+
+def texts_of(cells: Instances, order: Order) -> list[str]:
+    """The text of each cell of an image, as `encode` writes it."""
+    runs = masks.instances_runs(cells)
+    if order == "row":
+        runs = cell_runs.turned(runs, cells.height, cells.width)
+    text, offsets = np.empty(32 * len(runs.starts), np.uint8), np.zeros(len(cells) + 1, np.int64)
+    number_kernels().write(*runs, text, offsets)
+    whole = text[: offsets[-1]].tobytes().decode("ascii")
+    return [whole[first : last - 1] for first, last in pairwise(offsets.tolist())]
+
+
+def cells_of(texts: Sequence[str], height: int, width: int, order: Order) -> Instances:
+    """The cells of texts of one image; RleError as `parse`, with the `index` of the text."""
+    runs = _runs_of(texts, height * width)
+    if order == "row":
+        runs = cell_runs.turned(runs, width, height)
+    return masks.from_runs(height, width, runs)
+
+
+def _runs_of(texts: Sequence[str], pixels: int) -> cell_runs.Runs:
+    """The runs of texts; those that are not plain, rising pairs are read one by one."""
+    coded = [text.strip(" ").encode() for text in texts]
+    parts, first = [], 0
+    while first < len(coded):
+        some = coded[first:]
+        text, text_offsets = np.frombuffer(b"".join(some), np.uint8), np.zeros(len(some) + 1, np.int64)
+        np.cumsum([len(each) for each in some], out=text_offsets[1:])
+        starts, ends = np.empty((2, len(text) // 4 + len(some)), np.int64)
+        offsets = np.zeros(len(some) + 1, np.int64)
+        odd = number_kernels().read(text, text_offsets, pixels, starts, ends, offsets)
+        good = len(some) if odd < 0 else odd
+        parts.append(cell_runs.Runs(starts[: offsets[good]], ends[: offsets[good]], offsets[: good + 1]))
+        first += good
+        if odd >= 0:
+            try:
+                found = parse(texts[first], pixels)
+            except RleError as error:
+                error.index = first
+                raise
+            parts.append(cell_runs.Runs(found.starts, found.ends, np.array([0, len(found.starts)])))
+            first += 1
+    return cell_runs.joined(parts)
+
+
+@functools.cache
+def number_kernels() -> ModuleType:
+    """The compiled loops; numba is imported now."""
+    from cellsemi.rounds.formats.kaggle import number_kernels
+
+    return number_kernels
 
 
 def _check_characters(text: str) -> None:

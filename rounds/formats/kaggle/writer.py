@@ -7,13 +7,11 @@ submission_check, which shares no code with this module, has found nothing wrong
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.cells import masks
-from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.formats.kaggle import rle
 from cellsemi.rounds.formats.kaggle.check import check
@@ -43,7 +41,7 @@ def write_submission(
             if record.instances is None:
                 raise DataError(f"image {record.image_id!r} has no cells and is not known to be empty; leave it out")
             cells = one_cell_a_pixel(record.instances, done, len(classes) > 1)
-            texts = _texts(cells, order) if len(cells) else [""]
+            texts = rle.texts_of(cells, order) if len(cells) else [""]
             for text in texts:
                 file.write(_line(record.image_id, text))
             done.images += 1
@@ -67,12 +65,6 @@ def _checked_id(record: ImageRecord, seen: dict[str, tuple[int, int]]) -> str:
     if image_id in seen:
         raise DataError(f"image id {image_id!r} comes twice; a submission has each image once")
     return image_id
-
-
-def _texts(cells: Instances, order: rle.Order) -> Iterator[str]:
-    for i in range(len(cells)):
-        ((crop, x0, y0),) = masks.crops(cells.select([i]))
-        yield rle.encode(crop, x0, y0, cells.height, cells.width, order)
 
 
 def _line(image_id: str, text: str) -> bytes:

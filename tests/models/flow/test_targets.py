@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from helpers import flow_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -205,3 +207,16 @@ def test_means_and_areas_are_of_the_pixels_of_each_label() -> None:
     np.testing.assert_array_equal(keep_large(without_gap, 0), without_gap)
     assert not keep_large(np.zeros((3, 4), np.int32), 1).any()
     assert not keep_large(without_gap, 601).any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(np.int32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 2)),
+    st.integers(1, 4),
+    st.integers(0, 2**16),
+)
+def test_the_geodesic_target_is_that_of_plain_python_to_the_last_bit(coarse: Labels, size: int, seed: int) -> None:
+    """Blocks with ragged edges: cells that are broken, bent, touch by a corner, and are full of equal distances."""
+    labels = np.kron(coarse, np.ones((size, size), np.int32)).astype(np.int32)
+    labels[np.random.default_rng(seed).random(labels.shape) < 0.05] = 0
+    assert np.array_equal(flow_targets(labels, "geodesic"), flow_reference.geodesic_flows(labels))

@@ -32,8 +32,13 @@ def instances(found: list[Any], shape: tuple[int, int]) -> Instances:
 def test_text_is_that_of_pycocotools(mask: Any) -> None:
     height, width = mask.shape
     text = rle.encode_crop(mask, 0, 0, height, width)
-    assert text == reference.encode(mask)
+    assert text == rle.encode(mask) == reference.encode(mask)
     assert np.array_equal(rle.decode(text, height, width), mask)
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(0, 6), st.integers(0, 30))), st.sampled_from([bool, np.uint8, float]))
+def test_a_whole_mask_of_any_type(mask: Any, dtype: Any) -> None:
+    assert rle.encode((3 * mask).astype(dtype)) == reference.encode(np.asfortranarray(mask))
 
 
 @given(ONE, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
@@ -72,8 +77,10 @@ def test_label_maps_and_crops(found: list[Any], random: Any) -> None:
 def test_shared_pixels_and_iou(pair: Any) -> None:
     first, second, shape = pair
     a, b = instances(first, shape), instances(second, shape)
-    shared, areas, others = masks.shared_pixels(a, b)
-    assert np.array_equal(shared, reference.shared_pixels(first, second))
+    found, areas, others = masks.pair_overlap(a, b)
+    shared = reference.shared_pixels(first, second)
+    assert np.array_equal(np.argwhere(shared), np.stack([found.rows, found.columns], axis=1))
+    assert np.array_equal(shared[found.rows, found.columns], found.shared)
     assert areas.tolist() == [int(mask.sum()) for mask in first] and np.array_equal(others, b.area)
     union = areas[:, None] + others[None, :] - shared
     assert np.array_equal(masks.iou_matrix(a, b), shared / np.maximum(union, 1))

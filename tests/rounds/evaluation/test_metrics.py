@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.matching_reference import sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.matching import Overlap, gains, hits, match, overlap
+from cellsemi.rounds.cells.matching import gains, gains_of, hits, match, overlap
 from cellsemi.rounds.evaluation.bootstrap import bootstrap_interval, paired_probability
 from cellsemi.rounds.evaluation.metrics import (
     ImageScore,
@@ -102,7 +103,8 @@ def test_label_maps_equal_the_slow_reference(truth, noise):
 def test_gains_are_the_growth_of_the_largest_matching(allowed):
     rows = list(range(allowed.shape[0]))
     sizes = [slow_matching_size(allowed, rows, list(range(k))) for k in range(allowed.shape[1] + 1)]
-    assert gains(allowed).tolist() == (np.diff(sizes) > 0).tolist()
+    found = gains(*np.nonzero(allowed), allowed[allowed].astype(np.int64), allowed.shape, thresholds=1)
+    assert found[:, 0].tolist() == (np.diff(sizes) > 0).tolist()
 
 
 @given(st.integers(0, 10_000))
@@ -111,7 +113,7 @@ def test_match_is_largest_and_then_best(seed):
     generator = np.random.default_rng(seed)
     union = np.full((4, 4), 100)
     inter = generator.choice([0, 40, 55, 70, 90], (4, 4))
-    rows, columns = match(Overlap(inter, union))
+    rows, columns = match(sparse(inter, union))
     best = max(
         sum((inter[r, c] > 50) * (1000 + inter[r, c]) for r, c in enumerate(order))
         for order in itertools.permutations(range(4))
@@ -131,7 +133,7 @@ def test_shifted_squares_have_the_iou_of_the_textbook(shift, passed):
     truth, guess = squares((10, 10)), squares((10 + shift, 10))
     found = score_image("i", truth, guess).total
     assert found.ap == pytest.approx(passed / 10)
-    assert overlap(truth, guess).iou[0, 0] == pytest.approx((10 - shift) / (10 + shift))
+    assert overlap(truth, guess).iou[0] == pytest.approx((10 - shift) / (10 + shift))
     assert found.mean_iou == pytest.approx((10 - shift) / (10 + shift) if passed else 0.0)
 
 
@@ -170,16 +172,16 @@ def test_one_mask_on_two_predictions_counts_once():
 
 def test_the_largest_matching_is_found_where_greedy_is_not():
     # Prediction a overlaps both cells, b only the first; greedy by IoU gives a the first and b nothing.
-    above = np.array([[True, True], [True, False]])
-    assert gains(above).sum() == 2
-    rows, columns = match(Overlap(np.array([[90, 60], [60, 0]]), np.full((2, 2), 100)))
+    found = sparse(np.array([[90, 60], [60, 0]]), np.full((2, 2), 100))
+    assert gains_of(found, thresholds=1).sum() == 2
+    rows, columns = match(found)
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 1), (1, 0)]
 
 
 def test_more_matches_come_before_a_larger_total_iou():
     # Three weak pairs (1.65 in all) against two strong ones (1.8) that block the third.
     inter = np.array([[55, 0, 0], [90, 55, 0], [0, 90, 55]])
-    rows, columns = match(Overlap(inter, np.full((3, 3), 100)))
+    rows, columns = match(sparse(inter, np.full((3, 3), 100)))
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (1, 1), (2, 2)]
 
 

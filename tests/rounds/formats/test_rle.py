@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from cellsemi.rounds.formats.kaggle.rle import RleError, decode, encode, parse
+from cellsemi.rounds.cells import masks
+from cellsemi.rounds.formats.kaggle.rle import RleError, cells_of, decode, encode, parse, texts_of
 
 Order = Literal["row", "column"]
 ORDERS: tuple[Order, ...] = ("row", "column")
@@ -106,6 +107,35 @@ def test_pairs_in_any_order_and_cut_in_two_are_read_and_counted(
     assert np.array_equal(placed(*decode(text, height, width, order), height, width), mask)
     falls = sum(a[0] > b[0] for a, b in itertools.pairwise(shuffled))
     assert parse(text, mask.size).unsorted == falls
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(
+    found=npst.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(
+        lambda shape: st.lists(npst.arrays(bool, shape).filter(np.any), min_size=1, max_size=4)
+    ),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=100)
+def test_the_cells_of_an_image_together(found: list[NDArray[np.bool_]], seed: int, order: Order) -> None:
+    """Texts in any order of their pairs among plain ones."""
+    height, width = found[0].shape
+    texts = [naive_text(mask, order) for mask in found]
+    cells = masks.from_crops(height, width, [(mask, 0, 0) for mask in found])
+    assert texts_of(cells, order) == texts
+    generator = np.random.default_rng(seed)
+    mixed = []
+    for text in texts:
+        pairs = np.array(text.split()).reshape(-1, 2)
+        mixed.append(" ".join(generator.permutation(pairs).ravel()) if generator.random() < 0.5 else f" {text} ")
+    read = cells_of(mixed, height, width, order)
+    assert read.rle == cells.rle and np.array_equal(read.bbox, cells.bbox) and np.array_equal(read.area, cells.area)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellsemi.rounds.cells.rle.AT_ONCE", 20)
+        assert cells_of(mixed, height, width, order).rle == cells.rle and texts_of(cells, order) == texts
+    with pytest.raises(RleError, match="pair 1") as refused:
+        cells_of([*mixed, "0 1", "x"], height, width, order)
+    assert refused.value.index == len(mixed)
 
 
 @pytest.mark.parametrize("order", ORDERS)

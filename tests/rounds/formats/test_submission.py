@@ -108,7 +108,7 @@ def test_what_cannot_be_submitted_leaves_no_file(tmp_path: Path, records: list[I
 
 def test_a_file_that_fails_its_check_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "s.csv").write_text("old")
-    monkeypatch.setattr(writer.rle, "encode", lambda *_: "2 2 1 1")
+    monkeypatch.setattr(writer.rle, "texts_of", lambda *_: ["2 2 1 1"])
     with pytest.raises(DataError, match=r"s\.csv: the submission is not valid .*\n  line 2: pair 2: the pairs are not"):
         write_submission([record("a", boxes((0, 0, 1, 1)))], tmp_path / "s.csv", ("cell",))
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"] and (tmp_path / "s.csv").read_text() == "old"
