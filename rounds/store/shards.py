@@ -18,7 +18,7 @@ from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
 from cellsemi.rounds.store.unaltered import SHARDS, check_output, check_shard, remedy
 
-ROWS_PER_GROUP = 1  # what is read from the disk when one record is asked for
+ROWS_PER_GROUP = 4  # read together when one record is asked for; fewer make the columns of a shard slow to read
 SHARDS_PER_WORKER = 8  # so that the last shard of a folder keeps the others waiting for a small part of the time
 MOST_IMAGES = 256  # of a shard whose size nobody states: what is lost in a crash, and held in memory, stays bounded
 
