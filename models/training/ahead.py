@@ -6,9 +6,13 @@ processes, nor on where a training was interrupted. torch's DataLoader runs the 
 
 from __future__ import annotations
 
+import logging
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,11 +23,14 @@ from cellsemi.models.base import FitTask
 from cellsemi.models.training.processes import context, follow_parent, without_main
 from cellsemi.models.training.transport import Packed, on_device
 
+log = logging.getLogger(__name__)
+
 B = TypeVar("B")
 MakeBatch = Callable[[int], B]  # step -> its batch on the CPU; it is sent to other processes
 
 FEW_STEPS = 50  # a training that has no more left makes its batches itself: processes need seconds to start
 MOST = {"cpu": 2, "cuda": 8}  # processes that `auto` starts, by device: a step on a CPU takes longer than its input
+SHARED_MEMORY = Path("/dev/shm")  # what processes hand batches over in, on Linux
 AHEAD = 2  # batches that each process is ahead
 
 
@@ -39,14 +46,34 @@ def batches(make: MakeBatch[B], steps: range, processes: int, device: torch.devi
 
     An error of cellsemi that `make` raises in a process is raised here. RuntimeError when a process is lost.
     """
-    if processes == 0 or len(steps) <= FEW_STEPS:
+    if len(steps) <= FEW_STEPS or processes == 0:
         for step in steps:
             yield on_device(make(step), device)
         return
-    for packed in _started(make, steps, processes, pin=device.type == "cuda"):
+    first = Packed.of(make(steps[0]))
+    yield first.batch(device)
+    processes = min(processes, _room(len(first.block)))
+    if processes == 0:
+        yield from batches(make, steps[1:], 0, device)
+        return
+    for packed in _started(make, steps[1:], processes, pin=device.type == "cuda"):
         if isinstance(packed, CellsemiError):
             raise packed
         yield packed.batch(device)
+
+
+def _room(batch_bytes: int) -> int:
+    """The processes whose batches fit into half of the shared memory; in a container it may be small (64 MB)."""
+    if not SHARED_MEMORY.is_dir():
+        return sys.maxsize
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    found = free // 2 // max(1, (AHEAD + 1) * batch_bytes)
+    if found == 0:
+        log.warning(
+            "%s has %d MB free, too little for batches of %d MB that other processes make: the training makes them "
+            "itself (docker: --shm-size)", SHARED_MEMORY, free >> 20, batch_bytes >> 20,
+        )  # fmt: skip
+    return found
 
 
 def _started(make: MakeBatch[B], steps: range, processes: int, pin: bool) -> Iterator[Packed | CellsemiError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,13 +157,33 @@ def test_a_fit_with_processes_that_was_interrupted_ends_with_the_bits_of_one_wit
     assert read_weights(tmp_path / "again") == read_weights(tmp_path / "out")
 
 
+@pytest.mark.parametrize(("free_mb", "made_by"), [(1, 0), (10_000, 1)])
+def test_small_shared_memory_means_fewer_processes_and_not_a_crash(
+    free_mb: int, made_by: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container has 64 MB of it, unless somebody asked for more; what lies beyond it kills a process."""
+    found: list[int] = []
+
+    def started(make: Any, steps: range, processes: int, pin: bool) -> Any:
+        found.append(processes)
+        return (Packed.of(make(step)) for step in steps)
+
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free_mb * 2**20))
+    monkeypatch.setattr(ahead, "_started", started)
+    made = list(ahead.batches(lambda step: torch.full((2**18,), step), range(4), 1, CPU))
+    assert [int(each[0]) for each in made] == [0, 1, 2, 3]
+    assert found == [made_by] * made_by
+    assert ("--shm-size" in caplog.text) == (made_by == 0)
+
+
 SCRIPT = """
 import torch
 from cellsemi.models.training import ahead
 
 print("started")  # a second time, if a process ran this script again: it has no guard
 made = ahead.batches(torch.zeros, range(1, 1000), 2, torch.device("cpu"))
-next(made)
+next(made), next(made)  # the first one is made by the training
 print("made", flush=True)
 import time
 time.sleep(600)
@@ -176,9 +197,10 @@ def test_processes_do_not_run_the_users_script_and_end_with_a_training_that_is_k
         [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as p:
         assert p.stdout is not None
-        assert [p.stdout.readline().strip() for _ in range(2)] == ["started", "made"]
-        assert len(in_session(p.pid)) > 2
+        said = [p.stdout.readline().strip() for _ in range(2)]
+        running = len(in_session(p.pid))
         p.send_signal(signal.SIGKILL)
+    assert said == ["started", "made"] and running > 2
     deadline = time.monotonic() + 60
     while in_session(p.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
