@@ -129,13 +129,13 @@ def test_the_score_is_the_stated_product() -> None:
     outputs, labels = fake_outputs(np.zeros((0, 72, 72), np.float32))
     spread = np.full((72, 72), 0.05, np.float32)
     cells = cells_of(outputs, spread, InferenceConfig(), "geodesic", False)
-    assert len(cells) == labels.max()
+    assert len(cells.score) == labels.max()
     np.testing.assert_allclose(cells.score, 0.8 * 1.0 * 0.9, rtol=1e-4)
     worse = outputs.copy()
     worse[1:3] *= -1
     worse[1:3, 40:] *= -1
     halves = cells_of(worse, spread, InferenceConfig(), "geodesic", False)
-    assert len(halves) == 0 or halves.score.min() < cells.score.min()
+    assert len(halves.score) == 0 or halves.score.min() < cells.score.min()
 
 
 def test_the_class_is_the_most_probable_and_one_when_locked() -> None:

@@ -58,16 +58,15 @@ TENSORS = st.builds(
     st.sampled_from(DTYPES),
     st.integers(0, 9),
 )
-TREES = st.recursive(
-    TENSORS | st.integers() | st.text(max_size=3),
-    lambda node: (
-        st.lists(node, max_size=3)
-        | st.dictionaries(st.text(max_size=3), node, max_size=3)
-        | st.builds(Pair, node, node)
-        | st.tuples(node, node)
-    ),
-    max_leaves=8,
-)
+
+
+def nodes(node: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What batches are made of, one level up."""
+    tables = st.dictionaries(st.text(max_size=3), node, max_size=3)
+    return st.one_of(st.lists(node, max_size=3), tables, st.builds(Pair, node, node), st.tuples(node, node))
+
+
+TREES = st.recursive(st.one_of(TENSORS, st.integers(), st.text(max_size=3)), nodes, max_leaves=8)
 
 
 def tensors_of(tree: Any) -> list[Tensor]:

@@ -171,7 +171,7 @@ def test_the_same_data_give_the_same_bytes(here: Path) -> None:
     for name in ("a", "b"):
         assert told("data", "import", "cells", "--out", name)["folder"] == name
     first, second = ({p.relative_to(here / n): p.read_bytes() for p in (here / n).rglob("*.*")} for n in "ab")
-    assert first == second and len(first) == 6
+    assert first == second and len(first) == 7
 
 
 def test_a_finished_import_is_made_anew_only_by_force_and_a_cut_one_always(here: Path) -> None:
