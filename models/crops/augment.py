@@ -128,7 +128,7 @@ def cut_window(
     source = max(1, round(side / scale))
     top, left = round(centre[0] - source / 2), round(centre[1] - source / 2)
     rows, columns = np.arange(top, top + source), np.arange(left, left + source)
-    window = scaling(image[np.ix_(_mirror(rows, image.shape[0]), _mirror(columns, image.shape[1]))])
+    window = scaling(_square(image, top, left, source))
     method = cv2.INTER_AREA if source > side else cv2.INTER_LINEAR
     resized = cv2.resize(window, (side, side), interpolation=method).astype(np.float32, copy=False)
     nearest = ((np.arange(side) + 0.5) * source / side).astype(np.int64)
@@ -137,6 +137,15 @@ def cut_window(
     window_map[(rows < 0) | (rows >= image.shape[0])] = IGNORE
     window_map[:, (columns < 0) | (columns >= image.shape[1])] = IGNORE
     return resized, window_map
+
+
+def _square(image: NDArray[Any], top: int, left: int, side: int) -> NDArray[Any]:
+    """The pixels of a square, continued by the mirror image; a view where it lies in the image."""
+    height, width = image.shape[:2]
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        return image[top : top + side, left : left + side]
+    rows, columns = np.arange(top, top + side), np.arange(left, left + side)
+    return image.take(_mirror(rows, height), axis=0).take(_mirror(columns, width), axis=1)
 
 
 def inverted(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -62,6 +62,19 @@ def resources_per_worker(config: EngineConfig, uses_device: bool, total_gpus: fl
     return WorkerResources(config.cpus_per_worker, gpus, hide_gpus=not gpus and not config.device.startswith("cuda"))
 
 
+def idle_cpus(steps: Sequence[int], threads: Sequence[int], cpus: float, at_once: int) -> list[int]:
+    """CPUs that would be idle beside each of some students with so many steps and threads.
+
+    Each finds `cpus` where it is trained, and `at_once` are trained at once, the first ones first. Where all are, the
+    first and longest also gets what the others leave when they are done, in the mean over its time.
+    """
+    found = [max(0, int(cpus) - own) for own in threads]
+    if found and at_once >= len(steps):
+        left = sum(cpus * (1 - others / max(1, steps[0])) for others in steps[1:])
+        found[0] = max(0, int(cpus - threads[0] + left + 0.5))
+    return found
+
+
 def in_the_way(
     nodes: Mapping[str, Mapping[str, float]],
     busy: Sequence[tuple[str, WorkerResources]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.configs.errors import EngineError, TrainingDiverged
@@ -16,6 +16,7 @@ from cellsemi.models.model_files import MODEL_FILE, read_model_file, read_progre
 from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.engine.resources import idle_cpus
 from cellsemi.orchestrator.stages.build_training_set import human_labels
 from cellsemi.orchestrator.stages.choose_precision import agreed_training
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
@@ -210,7 +211,11 @@ def _step(context: Context, round: int, item: Fit) -> Step:
 
 def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finish: Finish) -> None:
     ordered = sorted(todo, key=lambda pair: -pair[0].total)  # longest first: the shortest total on few workers
-    tasks = tuple(_task(context, item, step.output, len(ordered)) for step, item in ordered)
+    idle = _idle_cpus(context, [item for _, item in ordered])
+    tasks = tuple(
+        replace(_task(context, item, step.output), idle_cpus=cpus)
+        for (step, item), cpus in zip(ordered, idle, strict=True)
+    )
     choices = tuple(_choice(context, item) for _, item in ordered)
     job = FitJob(tasks, choices, tuple(_search(context, item) for _, item in ordered), name=title)
 
@@ -256,7 +261,7 @@ def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> 
     finish(step, record.seconds)
 
 
-def _task(context: Context, item: Fit, folder: Path, students: int) -> FitTask:
+def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     config, kept = context.config, read_kept(context.paths).get(item.model.name)
     return FitTask(
         model=item.model,
@@ -277,13 +282,17 @@ def _task(context: Context, item: Fit, folder: Path, students: int) -> FitTask:
         checkpoint_s=config.engine.checkpoint_s,
         ranks=config.engine.workers_per_student,
         input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
-        idle_cpus=_idle_cpus(context, config.training_of(item.model).threads, students),
     )
 
 
-def _idle_cpus(context: Context, threads: int, students: int) -> int:
-    """CPUs beside each of so many students, and beside the threads of all processes that train it."""
-    return max(0, int(context.engine.cpus_for_each(students)) - threads * context.config.engine.workers_per_student)
+def _idle_cpus(context: Context, fits: Sequence[Fit]) -> list[int]:
+    """CPUs beside each student, the longest first, and beside the threads of all processes that train it."""
+    config, engine = context.config, context.engine
+    at_once = min(len(fits), engine.workers())
+    ranks = config.engine.workers_per_student
+    threads = [ranks * config.training_of(item.model).threads for item in fits]
+    steps = [_most_steps(context, item) for item in fits]
+    return idle_cpus(steps, threads, engine.cpus_for_each(at_once), at_once)
 
 
 def _human_fraction(context: Context, item: Fit) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker
+from cellsemi.orchestrator.engine.resources import WorkerResources, idle_cpus, in_the_way, resources_per_worker
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,22 @@ def test_students_find_the_cpus_that_others_leave_them(ranks: int, students: int
     student = WorkerResources(1, 1, False).times(ranks)
     assert (student.cpus, student.gpus) == (ranks, ranks)
     assert student.cpus_for_each({"CPU": 96.0, "GPU": 8.0}, students) == each
+
+
+@pytest.mark.parametrize(
+    ("steps", "threads", "cpus", "at_once", "found"),
+    [
+        ([500], [1], 2.0, 1, [1]),
+        ([350, 350], [1, 1], 1.0, 2, [0, 0]),
+        ([2000, 550], [1, 1], 1.0, 2, [1, 0]),  # the second CPU is idle for three quarters of the time
+        ([2000, 1500], [1, 1], 1.0, 2, [0, 0]),
+        ([2000, 550, 550], [1, 1, 1], 1.0, 2, [0, 0, 0]),  # the third takes the place of the second
+        ([9, 9], [4, 4], 12.0, 2, [8, 8]),
+        ([9, 1], [4, 4], 2.0, 2, [0, 0]),  # more threads than CPUs
+        ([], [], 2.0, 0, []),
+    ],
+)
+def test_idle_cpus_go_to_the_longest_student(
+    steps: list[int], threads: list[int], cpus: float, at_once: int, found: list[int]
+) -> None:
+    assert idle_cpus(steps, threads, cpus, at_once) == found
