@@ -88,6 +88,7 @@ def test_on_ray_it_ends_with_the_same_tables(undisturbed: RunPaths, tmp_path: Pa
 @pytest.mark.ray
 def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tmp_path: Path) -> None:
     more = ["--set", "training.steps=100000", "--set", "engine.checkpoint_s=10000"]
+    more += ["--set", "engine.input_processes=1"]  # they end as well
     paths = RunPaths(tmp_path / "runs" / "small")
     with (tmp_path / "out.txt").open("wb") as out:
         called = [sys.executable, "-c", MAIN, *command("ray"), *more]
