@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+from scipy import ndimage
 
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -103,6 +104,13 @@ def test_union_grows_by_the_dilation() -> None:
     assert union_map(cells).sum() == 1
     assert union_map(cells, 2).sum() == 13
     assert union_map(Instances.empty(9, 9), 2).sum() == 0
+
+
+@given(label_maps, st.integers(0, 4))
+def test_union_grows_as_scipy_dilates(labels: np.ndarray, dilation_px: int) -> None:
+    covered = labels > 0
+    expected = ndimage.binary_dilation(covered, iterations=dilation_px) if dilation_px else covered
+    assert np.array_equal(union_map(from_label_map(labels), dilation_px), expected)
 
 
 @given(
