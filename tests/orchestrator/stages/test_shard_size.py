@@ -35,7 +35,7 @@ def test_a_call_with_other_workers_goes_on_with_the_same_shards(
     config = config_at(tmp_path, AUTO, "data.generated.unlabelled=33")
     paths, _ = bring(config, 0)
     assert read_shard_workers(paths) == 1 and sizes(paths, "unlabelled") == [4] * 8 + [1]
-    monkeypatch.setattr(InlineEngine, "workers", lambda self: 1 / 0)
+    monkeypatch.setattr(InlineEngine, "workers", lambda self: 7)
     bring(config, 1)
     other = config_at(tmp_path, AUTO, "data.generated.unlabelled=17")
     accept_changes(other, paths)
@@ -44,7 +44,7 @@ def test_a_call_with_other_workers_goes_on_with_the_same_shards(
 
 
 def test_a_stated_size_asks_for_no_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InlineEngine, "workers", lambda self: 1 / 0)
+    monkeypatch.setattr(InlineEngine, "workers", lambda self: 7)
     paths, _ = bring(config_at(tmp_path, "data.shard_images=3", "data.generated.unlabelled=7"), 0)
     assert read_shard_workers(paths) is None and sizes(paths, "unlabelled") == [3, 3, 1]
 
