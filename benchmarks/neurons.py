@@ -96,7 +96,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a finished run of a set and seed came to; `neurons.json` keeps one object for each, from every session."""
+    """What a finished run of a set and seed came to; `neurons.json` keeps one object for each, from every call."""
 
     data: str
     seed: int
