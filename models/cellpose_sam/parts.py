@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.models.base import Image
@@ -22,7 +21,7 @@ from cellsemi.models.crops.crop import TrainingImage
 from cellsemi.models.crops.normalise import Scaling
 from cellsemi.models.crops.source import CropSource
 from cellsemi.models.flow.batch import FlowBatch
-from cellsemi.models.flow.loss import CLASS_SCALE, class_loss
+from cellsemi.models.flow.loss import CLASS_SCALE, class_loss, probability_loss
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean_of_batch
@@ -150,9 +149,7 @@ def cellpose_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     entropy; both the weighted mean over all pixels, which with equal weights is Cellpose's own value.
     `class`: cross entropy over the pixels of cells. A pixel of weight 0 changes neither value nor gradient.
     """
-    prob = weighted_mean_of_batch(
-        functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
-    )
+    prob = probability_loss(raw, batch)
     squared = (FLOW_SCALE * (raw[:, 1:FLOW_CHANNELS] - batch.flow)).square().mean(1) / 2
     flow = weighted_mean_of_batch(squared, batch.weight)
     classes = class_loss(raw, batch)

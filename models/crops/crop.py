@@ -34,7 +34,6 @@ class TrainingImage:
     cell_class: NDArray[np.int64]  # (cells + 1,), by the number in `instance_map`: 0..cells
     cell_weight: NDArray[np.float32]  # (cells + 1,); the first is that of the background, see `background_weight`
     cell_trust: NDArray[np.float32]  # (cells + 1,): 1 for human cells, else the calibrated confidence
-    cell_area: NDArray[np.int64]  # (cells + 1,), in pixels, of what the instance map shows of each
     cell_pixels: CellPixels  # where each cell shows in the map
     typical_px: float | None  # see `typical_size`
 
@@ -44,9 +43,14 @@ class TrainingImage:
         return self.scaling(self.stored)
 
     @property
+    def cell_area(self) -> NDArray[np.int64]:
+        """int64 (cells + 1,): the pixels that the instance map shows of each cell, by its number; first a 0."""
+        return np.diff(self.cell_pixels.start, prepend=0)
+
+    @property
     def nbytes(self) -> int:
         """Memory that this image takes."""
-        tables = (self.cell_class, self.cell_weight, self.cell_trust, self.cell_area)
+        tables = (self.cell_class, self.cell_weight, self.cell_trust)
         return self.stored.nbytes + self.instance_map.nbytes + self.cell_pixels.nbytes + sum(t.nbytes for t in tables)
 
 
@@ -90,7 +94,6 @@ def training_image(record: ImageRecord, ignore_dilation_px: int, channels: Chann
         cell_class=np.concatenate([[0], labels.class_id]).astype(np.int64),
         cell_weight=np.concatenate([[background_weight(record)], labels.weight]).astype(np.float32),
         cell_trust=np.concatenate([[0], np.where(human, 1, labels.quality)]).astype(np.float32),
-        cell_area=np.bincount(np.maximum(instance_map, 0).ravel(), minlength=len(labels) + 1),
         cell_pixels=CellPixels.of(instance_map, len(labels)),
         typical_px=typical_size(labels.area),
     )

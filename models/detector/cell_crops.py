@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from cellsemi.models.base import measured
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
-
-PlacedBitmap = tuple[Bitmap, int, int]  # bitmap, x0, y0
+from cellsemi.rounds.cells.rle import Bitmap, Crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +24,12 @@ class CellCrops:
 
     height: int
     width: int
-    crops: list[PlacedBitmap]
+    crops: list[Crop]
     class_id: NDArray[np.int32]
     score: NDArray[np.float32]
 
     @classmethod
-    def of(cls, height: int, width: int, crops: Sequence[PlacedBitmap], class_id: Any, score: Any) -> CellCrops:
+    def of(cls, height: int, width: int, crops: Sequence[Crop], class_id: Any, score: Any) -> CellCrops:
         """Crops of any margin, each with a pixel at least; classes and scores are arrays (N,) or sequences."""
         tight = [_tight(*each) for each in crops]
         return cls(height, width, tight, np.asarray(class_id, np.int32), np.asarray(score, np.float32))
@@ -67,7 +65,7 @@ class CellCrops:
         return masks.from_crops(self.height, self.width, self.crops, **columns)
 
 
-def _tight(crop: Bitmap, x: int, y: int) -> PlacedBitmap:
+def _tight(crop: Bitmap, x: int, y: int) -> Crop:
     rows, columns = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
     inside = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return inside, x + int(columns[0]), y + int(rows[0])

@@ -20,7 +20,7 @@ from cellsemi.configs.training import View
 from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.inference.tta import turn, turn_back
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Bitmap, Crop
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 
 SWAPPED: tuple[View, ...] = ("rot90", "rot270")  # views whose height is the width of the image
@@ -64,7 +64,7 @@ def invert_view(cells: CellCrops, view: View, height: int, width: int) -> CellCr
     return CellCrops.of(height, width, crops, cells.class_id[kept], cells.score[kept])
 
 
-def crop_back(crop: Bitmap, x: int, y: int, size: tuple[int, int], view: View) -> tuple[Bitmap, int, int]:
+def crop_back(crop: Bitmap, x: int, y: int, size: tuple[int, int], view: View) -> Crop:
     """A crop at x, y of a view of `size` (height, width), in the frame of the image: bitmap, x, y."""
     right, bottom = size[1] - x - crop.shape[1], size[0] - y - crop.shape[0]
     corners: dict[View, tuple[int, int]] = {
@@ -78,7 +78,7 @@ def crop_back(crop: Bitmap, x: int, y: int, size: tuple[int, int], view: View) -
     return turn_back(crop, view), *corners[view]
 
 
-def crop_resized(crop: Bitmap, x: int, y: int, size: tuple[int, int], to: tuple[int, int]) -> tuple[Bitmap, int, int]:
+def crop_resized(crop: Bitmap, x: int, y: int, size: tuple[int, int], to: tuple[int, int]) -> Crop:
     """A crop at x, y of an image of `size` (height, width) as it is when the image is resized to `to`.
 
     A pixel is in when the mask, interpolated between its pixels' centres, is at least 1/2 at the pixel's

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.detector.cell_crops import CellCrops, PlacedBitmap
+from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.merge_views import invert_view, merge_views, transform_view, view_size
 from cellsemi.models.inference.windows import Span, Window, windows
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.cells.rle import Crop
 
 SLACK_PX = 3  # two windows find a centre at slightly different places: this far over the border it is still kept
 MOSTLY_INSIDE = 0.7  # share of the smaller of two masks in the other, from which they may be one cell
@@ -84,7 +85,7 @@ def merge_windows(height: int, width: int, inference: InferenceConfig, found: li
 class _WindowCells:
     """All N detections of all windows, in the frame of the image."""
 
-    crops: list[PlacedBitmap]
+    crops: list[Crop]
     box: NDArray[np.int64]  # (N, 4) x0, y0, x1, y1
     area: NDArray[np.int64]
     score: NDArray[np.float32]
@@ -166,7 +167,7 @@ def _centred(box: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64],
     return inside
 
 
-def _area_within(crop: PlacedBitmap, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
+def _area_within(crop: Crop, x: NDArray[np.int64], y: NDArray[np.int64]) -> int:
     bitmap, x0, y0 = crop
     rows, columns = np.clip(y - y0, 0, None), np.clip(x - x0, 0, None)
     return int(np.count_nonzero(bitmap[rows[0] : rows[1], columns[0] : columns[1]]))
@@ -177,7 +178,7 @@ def _boxes_meet(boxes: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.
     return meet[:, 0] & meet[:, 1]
 
 
-def _shared(one: PlacedBitmap, other: PlacedBitmap) -> int:
+def _shared(one: Crop, other: Crop) -> int:
     """Pixels in both masks."""
     (a, ax, ay), (b, bx, by) = one, other
     left, top = max(ax, bx), max(ay, by)

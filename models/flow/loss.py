@@ -22,14 +22,18 @@ def flow_loss(raw: Tensor, batch: FlowBatch) -> LossParts:
     squared distance of the vectors, and `classes`: cross entropy, both over the pixels of cells. Each is
     the weighted mean; without any weight it is 0. A pixel of weight 0 changes neither value nor gradient.
     """
-    prob = weighted_mean_of_batch(
-        functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none"), batch.weight
-    )
+    prob = probability_loss(raw, batch)
     squared = (raw[:, 1:FLOW_CHANNELS] - batch.flow).square().sum(1) / 2
     flow = weighted_mean_of_batch(squared, batch.weight * batch.inside)
     classes = class_loss(raw, batch)
     total = prob + FLOW_SCALE * flow + CLASS_SCALE * classes
     return LossParts(total, {"prob": prob, "flow": flow, "class": classes})
+
+
+def probability_loss(raw: Tensor, batch: FlowBatch) -> Tensor:
+    """Binary cross entropy of the cell probability, over all pixels with weight."""
+    entropy = functional.binary_cross_entropy_with_logits(raw[:, 0], batch.inside, reduction="none")
+    return weighted_mean_of_batch(entropy, batch.weight)
 
 
 def class_loss(raw: Tensor, batch: FlowBatch) -> Tensor:

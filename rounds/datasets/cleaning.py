@@ -16,10 +16,8 @@ from scipy import ndimage
 from cellsemi.configs.data import CleanConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Bitmap, Crop
 from cellsemi.rounds.cells.shape import parts
-
-Crop = tuple[Bitmap, int, int]
 
 
 def clean(cells: Instances, config: CleanConfig) -> tuple[Instances, Counter[str]]:

@@ -29,7 +29,7 @@ from scipy import ndimage
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Bitmap, Crop
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.image_codec import to_png
 from cellsemi.rounds.store.image_record import record_of
@@ -46,7 +46,6 @@ MAX_OVERLAP = 0.2  # of a cell's area may lie on cells that are there already
 TRIES = 12  # places tried for a cell before the field counts as full
 
 Discs = NDArray[np.float64]  # (N, 3): x, y, radius in pixels
-Crop = tuple[Bitmap, int, int]
 Size = tuple[int, int]  # height, width in pixels
 
 

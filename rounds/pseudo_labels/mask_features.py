@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, to_label_map
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Crop
 from cellsemi.rounds.cells.shape import eccentricity, perimeter, second_core, solidity
 
 FEATURES = (
@@ -78,7 +78,7 @@ def _touching(labels: NDArray[Any], n: int) -> NDArray[np.int64]:
     return np.bincount(pairs // n, minlength=n) + np.bincount(pairs % n, minlength=n)
 
 
-def _held_by_several(cells: Instances, bitmaps: list[tuple[Bitmap, int, int]]) -> sparse.csr_array:
+def _held_by_several(cells: Instances, bitmaps: list[Crop]) -> sparse.csr_array:
     """int32 (N, H * W): 1 where a cell holds a pixel that another one holds too."""
     layers = np.zeros((cells.height, cells.width), np.int32)
     for crop, x, y in bitmaps:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells import rle as cell_runs
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.cells.rle import Bitmap
+from cellsemi.rounds.cells.rle import Bitmap, Crop
 
 Order = Literal["row", "column"]
 
@@ -76,7 +76,7 @@ def parse(text: str, pixels: int) -> Runs:
     return _checked(numbers[0::2], numbers[1::2], pixels)
 
 
-def crop_of(runs: Runs, height: int, width: int, order: Order) -> tuple[Bitmap, int, int]:
+def crop_of(runs: Runs, height: int, width: int, order: Order) -> Crop:
     """The mask of runs inside an image, as a bool bitmap of its bounding box and the corner x0, y0 of that."""
     line = line_length(height, width, order)
     first_line, last_line = runs.starts // line, (runs.ends - 1) // line
@@ -94,7 +94,7 @@ def crop_of(runs: Runs, height: int, width: int, order: Order) -> tuple[Bitmap, 
     return (crop, low, top) if order == "row" else (np.ascontiguousarray(crop.T), top, low)
 
 
-def decode(text: str, height: int, width: int, order: Order) -> tuple[Bitmap, int, int]:
+def decode(text: str, height: int, width: int, order: Order) -> Crop:
     """The mask of a text as a bool bitmap of its bounding box and the corner x0, y0 of that; RleError as `parse`.
 
     >>> decode("2 2 5 1", 2, 3, "row")
