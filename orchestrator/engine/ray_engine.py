@@ -78,13 +78,13 @@ class RayEngine:
     def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
         with deferred():
-            resources = self._resources(job)
+            resources = self._resources(uses_device=job.uses_device)
             return self._run(job, items, map_rules(self._config, job.name), resources, on_done=on_done, tick=tick)
 
     def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
         """See Engine.tasks. An item that holds a GPU has a process of its own."""
         with deferred():
-            resources = self._resources(job).times(self._config.workers_per_student)
+            resources = self._resources(uses_device=job.uses_device).times(self._config.workers_per_student)
             rules = task_rules(self._config, job.name, fresh=resources.gpus > 0)
             return self._run(job, items, rules, resources, on_done=on_done, tick=tick)
 
@@ -103,20 +103,19 @@ class RayEngine:
 
     def workers(self) -> int:
         """See Engine.workers."""
-        resources = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
+        resources = self._resources(uses_device=True)
         return self._config.workers or max(1, workers_that_fit(resources))
 
     def device_here(self) -> str | None:
         """See Engine.device_here: a Ray that we started is on this machine alone."""
         if self._address is not None:
             return None
-        hidden = resources_per_worker(self._config, True, _cluster_resources()["GPU"]).hide_gpus
+        hidden = self._resources(uses_device=True).hide_gpus
         return "cpu" if hidden else self._config.device
 
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: of the node that has the fewest for each."""
-        one = resources_per_worker(self._config, True, _cluster_resources()["GPU"])
-        resources = one.times(self._config.workers_per_student)
+        resources = self._resources(uses_device=True).times(self._config.workers_per_student)
         return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
 
     def close(self) -> None:
@@ -133,8 +132,9 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _resources(self, job: Job) -> WorkerResources:
-        return resources_per_worker(self._config, job.uses_device, _cluster_resources()["GPU"])
+    def _resources(self, *, uses_device: bool) -> WorkerResources:
+        """What a worker reserves on the cluster of now."""
+        return resources_per_worker(self._config, uses_device, _cluster_resources()["GPU"])
 
     def _run(
         self,
