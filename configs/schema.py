@@ -50,6 +50,13 @@ class EngineConfig(Section):
         description="Threads of a worker that decode images and recover, score and encode cells while its network sees "
         "others; 0: one after the other. `auto`: on a GPU as many as the CPUs that the worker reserves, on a CPU 0.",
     )
+    weights_per_pass_mb: int = Field(
+        4096,
+        ge=0,
+        le=1_000_000,
+        description="A worker holds so many MB of teachers' weights while each image goes through all of them; with "
+        "more there are several passes over the images. 0: one teacher after another.",
+    )
     device: str = Field("auto", description="`auto` (CUDA when a worker has it), `cpu`, `cuda`.")
     max_attempts: int = Field(
         3, ge=1, le=100, description="Attempts per shard or student before it is given up and reported."

@@ -169,7 +169,7 @@ def predict_files(chosen: ChosenModel, images: Sequence[ImageFile], out: Path, p
     survives, is quarantined and tried again by the next call. UsageError when another model predicted into `out`.
     """
     fingerprint = _claim(out, chosen.model)
-    commits = read_commits(out, fingerprint, FilesCommit)
+    commits = read_commits(out, FilesCommit, lambda _: fingerprint)
     done = {(s.image_id, s.path, s.size, s.modified_ns) for c in commits.values() for s in c.images if not s.problem}
     todo = [image for image in images if _key(image) not in done]
     chunks = _chunks(todo, max(commits, default=-1) + 1)

@@ -135,12 +135,15 @@ def _problems(paths: RunPaths, round: int) -> Iterator[str]:
     yield from seen_by_starts(paths)
     for model in models_of(paths, round):
         folder = paths.model(round, model)
-        if (folder / MANIFEST).is_file() and (why := read_fit(folder).diverged):
-            yield f"the training of {model} diverged: {why}"
-    for record in read_steps(paths):
-        if record.round == round and "model" in record.parameters:
-            who = f"{record.parameters['model']} on {record.parameters['images']}"
-            yield from _warnings(paths.root / record.output, who)
+        record = read_fit(folder) if (folder / MANIFEST).is_file() else None
+        if record is not None and record.diverged:
+            yield f"the training of {model} diverged: {record.diverged}"
+        for image_id, reason in record.unused.items() if record is not None else ():
+            yield f"validation image {image_id} had no say in the training of {model}: {reason}"
+    for step in read_steps(paths):
+        if step.round == round and "model" in step.parameters:
+            who = f"{step.parameters['model']} on {step.parameters['images']}"
+            yield from _warnings(paths.root / step.output, who)
 
 
 def _warnings(folder: Path, who: str) -> Iterator[str]:
@@ -149,8 +152,8 @@ def _warnings(folder: Path, who: str) -> Iterator[str]:
     warnings: Counter[str] = Counter()
     for shard in read_manifest(folder).shards:
         warnings += Counter(shard.warnings)
-        if shard.given_up:
-            yield f"{who}: the {shard.rows} images of {shard.file} were given up: {shard.given_up}"
+        for image_id, why in shard.lost.items():
+            yield f"{who}: image {image_id} was left out, on every attempt: {why}"
     for sentence, times in sorted(warnings.items()):
         yield f"{who}, {times} times: {sentence}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
-from cellsemi.models.base import FitResult, FitTask, Progress
+from cellsemi.models.base import FitResult, FitTask, Image, Progress
 from cellsemi.models.inference.pipeline import Source, predict_stream
 from cellsemi.models.inference.scale_search import ScaleSearch
 from cellsemi.models.model_files import write_progress
@@ -34,28 +34,43 @@ from cellsemi.rounds.pseudo_labels.background import sure_background
 from cellsemi.rounds.pseudo_labels.fusion import fuse
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
-from cellsemi.rounds.store.manifest import Commit, write_commit
+from cellsemi.rounds.store.manifest import Commit, read_commit, shard_fingerprint, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
+
+DECODED_MB = 256  # of images that a worker keeps decoded for the next model of a pass
 
 
 @dataclass(frozen=True, slots=True)
 class ShardStage:
-    """What every stage over shards shares: where it reads and writes, and what its outputs depend on."""
+    """What every stage over shards shares: where it reads and writes, and what its outputs depend on.
+
+    A shard depends on `of_all`, which is the same for all of them, and on the shard of the same number in each folder
+    of `made_from`. So it can be made before all shards of these are there.
+    """
 
     source: str  # folder of image shards
     out: str
-    fingerprint: str
+    of_all: str
+    made_from: tuple[str, ...]
     config_hash: str
 
     def records(self, item: int) -> Iterator[ImageRecord]:
         """The images of shard `item`."""
         return shards.read_shard(Path(self.source) / shards.part_name(item))
 
+    def fingerprint(self, item: int) -> str:
+        """What shard `item` is made from, as it is now; RunError when that is not there."""
+        return shard_fingerprint(self.of_all, [Path(folder) for folder in self.made_from], item)
+
+    def is_done(self, item: int) -> bool:
+        """Whether shard `item` is committed and made from what is there now."""
+        return read_commit(Path(self.out), item, self.fingerprint(item)) is not None
+
     def commit(self, item: int, records: list[ImageRecord], **more: Any) -> Record:
         """Write the shard, then its commit, to which `more` is added (see `manifest.CommittedShard`)."""
         out = Path(self.out)
         written = shards.write_shard(out / shards.part_name(item), records, self.config_hash)
-        commit = Commit(item=item, fingerprint=self.fingerprint, **written.model_dump(), **more)
+        commit = Commit(item=item, fingerprint=self.fingerprint(item), **written.model_dump(), **more)
         write_commit(out, commit)
         return commit.model_dump()
 
@@ -85,7 +100,11 @@ class PredictJob:
 
     def start(self) -> Worker:
         """Load the teacher, once."""
-        return _Predictor(self)
+        return self.start_with(None)
+
+    def start_with(self, decoded: DecodedImages | None) -> Worker:
+        """The same; images that other models decode as well are decoded once."""
+        return _Predictor(self, decoded)
 
 
 def _threads_here(device: str) -> int:
@@ -95,16 +114,42 @@ def _threads_here(device: str) -> int:
     return int(os.environ.get("OMP_NUM_THREADS", "1"))  # what Ray reserved; see job_actor
 
 
+class DecodedImages:
+    """The images of one shard, decoded once for several models, up to DECODED_MB; threads may ask at the same time."""
+
+    def __init__(self) -> None:
+        self._of: tuple[str, int] | None = None
+        self._images: dict[int, Image] = {}
+        self._bytes = 0
+
+    def of_shard(self, source: str, item: int) -> None:
+        """From now on the rows are those of this shard."""
+        if self._of != (source, item):
+            self._of, self._images, self._bytes = (source, item), {}, 0
+
+    def get(self, row: int, decode: Callable[[], Image]) -> Image:
+        """The image of a row; nobody writes into it."""
+        found = self._images.get(row)
+        if found is None:
+            found = decode()
+            if self._bytes + found.nbytes <= DECODED_MB << 20:
+                self._bytes += found.nbytes
+                self._images[row] = found
+        return found
+
+
 class _Predictor:
-    def __init__(self, job: PredictJob) -> None:
-        self._job = job
+    def __init__(self, job: PredictJob, decoded: DecodedImages | None) -> None:
+        self._job, self._decoded = job, decoded
         self._predictor = load_predictor(Path(job.model), job.inference, job.device)
         self._threads = job.threads if job.threads != "auto" else _threads_here(job.device)
 
     def run(self, item: int) -> Record:
         job = self._job
         out = []
-        sources = (self._source(record) for record in job.stage.records(item))
+        if self._decoded is not None:
+            self._decoded.of_shard(job.stage.source, item)
+        sources = (self._source(row, record) for row, record in enumerate(job.stage.records(item)))
         for found in predict_stream(self._predictor, sources, job.scale, self._threads):
             record, cells = found.item, found.cells
             if job.leave_out_broken and found.broken:
@@ -125,10 +170,12 @@ class _Predictor:
             self._predictor.chosen.clear()
         return job.stage.commit(item, out, warnings=warnings, scales=dict(scales), inverted=dict(inverted))
 
-    def _source(self, record: ImageRecord) -> Source[ImageRecord]:
+    def _source(self, row: int, record: ImageRecord) -> Source[ImageRecord]:
         """What the row says besides its image, and what decodes the image."""
         assert record.image is not None
-        decode = partial(decode_image, record.image, record.image_id, self._job.max_pixels)
+        decode: Callable[[], Image] = partial(decode_image, record.image, record.image_id, self._job.max_pixels)
+        if self._decoded is not None:
+            decode = partial(self._decoded.get, row, decode)
         return Source(record.with_(image=None), record.image_id, decode)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.shards import Shard, part_name, shard_paths
-from cellsemi.rounds.store.unaltered import MANIFEST, missing
+from cellsemi.rounds.store.unaltered import MANIFEST, missing, stated_shards
 
 COMMITS = "_commits"
 
@@ -22,14 +22,14 @@ class CommittedShard(Shard):
 
     `warnings` counts what the model of a prediction reported, `scales` the images by the scale that a search kept,
     `inverted` those of them that it kept inverted, by scale, `reasons` the pseudo-labels by state and reason.
-    `given_up` says why its images could not be predicted.
+    `lost` says by image id why an image could not be predicted.
     """
 
     warnings: dict[str, int] = Field(default_factory=dict)
     scales: dict[str, int] = Field(default_factory=dict)
     inverted: dict[str, int] = Field(default_factory=dict)
     reasons: dict[str, int] = Field(default_factory=dict)
-    given_up: str | None = None
+    lost: dict[str, str] = Field(default_factory=dict)
 
 
 class Commit(CommittedShard):
@@ -83,10 +83,14 @@ class ChosenProbability(OnDisk):
 
 
 class FoundSteps(OnDisk):
-    """The steps after which longer training no longer helped, and the validation mAP after each number tried."""
+    """The steps after which longer training no longer helped, and the validation mAP after each number tried.
+
+    `left_out` says by id why an image could not be used.
+    """
 
     steps: int
     scores: dict[str, float]
+    left_out: dict[str, str] = Field(default_factory=dict)
 
     @property
     def curve(self) -> list[tuple[int, float]]:
@@ -97,7 +101,8 @@ class FoundSteps(OnDisk):
 class FitRecord(OnDisk):
     """A trained model, or why there is none: `diverged` says at which step.
 
-    `found_steps` is there for a fit that was to find how long it takes.
+    `found_steps` is there for a fit that was to find how long it takes. `left_out` says by id why a validation image
+    could not be used to choose the probabilities.
     """
 
     fingerprint: str
@@ -108,7 +113,13 @@ class FitRecord(OnDisk):
     cell_probability: ChosenProbability | None = None
     found_steps: FoundSteps | None = None
     background_probability: float | None = None  # a flow model is sure that pixels below it are no cell
+    left_out: dict[str, str] = Field(default_factory=dict)
     diverged: str | None = None
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Why a validation image had no say in the training: by id."""
+        return {**(self.found_steps.left_out if self.found_steps else {}), **self.left_out}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -152,13 +163,36 @@ def outputs_fingerprint(path: Path) -> str:
 
 def write_commit(folder: Path, commit: Commit) -> None:
     """Mark a shard of a step as written; the shard file itself must be there already."""
-    commit.write(folder / COMMITS / f"{commit.item:06d}.json")
+    commit.write(_commit_path(folder, commit.item))
 
 
-def read_commits(folder: Path, fingerprint: str, kind: type[C]) -> dict[int, C]:
-    """Commits of a step with these inputs, of one kind, by item; those of other inputs do not count."""
+def _commit_path(folder: Path, item: int) -> Path:
+    return folder / COMMITS / f"{item:06d}.json"
+
+
+def read_commits(folder: Path, kind: type[C], fingerprint: Callable[[int], str]) -> dict[int, C]:
+    """Commits of a step, of one kind, by item; those made from other inputs than `fingerprint` names do not count."""
     found = (kind.read(path) for path in sorted((folder / COMMITS).glob("*.json")))
-    return {commit.item: commit for commit in found if commit.fingerprint == fingerprint}
+    return {commit.item: commit for commit in found if commit.fingerprint == fingerprint(commit.item)}
+
+
+def read_commit(folder: Path, item: int, fingerprint: str) -> Commit | None:
+    """The commit of one shard, if it is made from these inputs."""
+    path = _commit_path(folder, item)
+    commit = Commit.read(path) if path.is_file() else None
+    return commit if commit is not None and commit.fingerprint == fingerprint else None
+
+
+def shard_fingerprint(of_all: str, folders: Sequence[Path], item: int) -> str:
+    """What shard `item` of a step is made from: what all its shards depend on, and the same shard of other folders."""
+    return files.sha256_json([of_all, [_shard_sha256(folder, item) for folder in folders]])
+
+
+def _shard_sha256(folder: Path, item: int) -> str:
+    """The sha256 of a shard: of a finished folder as its manifest states it, else as the commit does."""
+    if (folder / MANIFEST).is_file():
+        return stated_shards(folder)[part_name(item)]
+    return Commit.read(_commit_path(folder, item)).sha256
 
 
 def shard_items(folder: Path) -> list[int]:

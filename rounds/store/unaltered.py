@@ -64,7 +64,7 @@ def check_shard(path: Path) -> None:
     """RunError, as `check_output`, when a shard is not the one that the manifest beside it states."""
     manifest = path.parent / MANIFEST
     if manifest.is_file():
-        stated = _stated(manifest, manifest.stat().st_mtime_ns).get(path.name)
+        stated = stated_shards(path.parent).get(path.name)
         if stated is not None and not is_as_stated(path, stated):
             raise RunError(f"{path}: altered since it was written. {remedy(path)}")
 
@@ -104,8 +104,7 @@ def missing(output: Path) -> RunError:
 
 def altered_shards(folder: Path) -> Iterator[str]:
     """What is wrong with the shards that the manifest of a folder states, one line each."""
-    manifest = folder / MANIFEST
-    for name, sha256 in _stated(manifest, manifest.stat().st_mtime_ns).items():
+    for name, sha256 in stated_shards(folder).items():
         if not (folder / name).is_file():
             yield f"{folder / name}: missing. {remedy(folder / name)}"
         elif not is_as_stated(folder / name, sha256):
@@ -116,9 +115,14 @@ def _run_of(folder: Path) -> Path:
     return next((parent for parent in folder.parents if (parent / RUN_FILE).is_file()), folder.parent)
 
 
+def stated_shards(folder: Path) -> Mapping[str, str]:
+    """The sha256 of each shard that the manifest of a folder lists, by file name."""
+    manifest = folder / MANIFEST
+    return _stated(manifest, manifest.stat().st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=1024)
 def _stated(manifest: Path, _changed_ns: int) -> Mapping[str, str]:
-    """The sha256 of each shard of a folder, by file name; nothing where its manifest lists none."""
     listed: list[dict[str, Any]] = files.read_json(manifest).get("shards", [])
     return {shard["file"]: shard["sha256"] for shard in listed if "sha256" in shard}
 

@@ -22,14 +22,20 @@ from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingD
 from cellsemi.configs.loading import load_config
 from cellsemi.models import base, registry
 from cellsemi.models.model_files import WEIGHTS_FILE
+from cellsemi.orchestrator.runs.report import collect
+from cellsemi.orchestrator.stages import jobs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.manifest import COMMITS, read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
+from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.unaltered import MANIFEST
 
 pytestmark = pytest.mark.usefixtures("fake_models")
+
+
+MODELS = ("unet-a", "unet-b", "ensemble")
 
 
 def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
@@ -150,8 +156,9 @@ def test_a_greedy_ensemble_teaches_and_all_students_stay_on_the_leaderboard(tmp_
     assert members[0] == best and f"{best} ({rows[best].val_map.value:.3f})" in manifest.why_these_students
     assert rows["ensemble"].val_map.value >= rows[best].val_map.value
     assert [name for name in ("unet-a", "unet-b") if rows[name].promoted] == sorted(members)
-    looked = {name for name in ("unet-a", "unet-b") if f"1: predict unlabelled with {name}" in watcher.begun}
-    assert looked == set(members)
+    assert f"1: label unlabelled with {', '.join(members)}" in watcher.begun
+    seen = {name for name in ("unet-a", "unet-b") if paths.predictions(0, name, "unlabelled").is_dir()}
+    assert seen == set(members)
     assert len(members) == 1, "this seed is one where the other student does not help"
     assert bring(config, 1)[1].begun == []
 
@@ -208,17 +215,39 @@ def test_what_was_committed_is_not_done_again(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         bring(config, 1, watcher)
     paths = open_run(config)
-    folder = paths.predictions(0, "unet-a", "unlabelled")
-    (first,) = (folder / COMMITS).glob("*.json")
-    stamp = (folder / "part-00000.parquet").stat().st_mtime_ns
+    models = [paths.predictions(0, name, "unlabelled") for name in ("unet-a", "unet-b", "ensemble")]
+    folders = [*models, paths.pseudo(1)]
+    assert [len(list((folder / COMMITS).glob("*.json"))) for folder in folders] == [1, 1, 1, 1]
+    stamps = [(folder / "part-00000.parquet").stat().st_mtime_ns for folder in folders]
     bring(config, 1)
-    assert first.is_file() and (folder / "part-00000.parquet").stat().st_mtime_ns == stamp
-    assert len(list(folder.glob("part-*.parquet"))) == 3
+    assert stamps == [(folder / "part-00000.parquet").stat().st_mtime_ns for folder in folders]
+    assert [len(list(folder.glob("part-*.parquet"))) for folder in folders] == [3, 3, 3, 3]
+    assert tables(paths) == tables(bring(config_at(tmp_path / "whole"), 1)[0])
+
+
+@pytest.mark.parametrize("held", [0, 4096])
+def test_every_image_is_decoded_once_for_the_teachers_of_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    decoded: Counter[str] = Counter()
+    whole = jobs.decode_image
+
+    def decode(content: bytes, image_id: str, max_pixels: int) -> jobs.Image:
+        decoded[image_id] += 1
+        return whole(content, image_id, max_pixels)
+
+    monkeypatch.setattr(jobs, "decode_image", decode)
+    paths, watcher = bring(config_at(tmp_path, f"engine.weights_per_pass_mb={held}"), 1)
+    pool = [record.image_id for record in shards.read_folder(paths.split("unlabelled"))]
+    passes = [name for name in watcher.begun if name.startswith("1: label unlabelled")]
+    both = "1: label unlabelled with unet-a, unet-b"
+    assert passes == ([f"{both}, pass 2 of 2"] if held == 0 else [both])
+    assert [decoded[image_id] for image_id in pool] == [2 if held == 0 else 1] * len(pool)
 
 
 def _stop_after_first_pool_shard(watcher: Notes):  # type: ignore[no-untyped-def]
     def advance(done: int) -> None:
-        if watcher.begun[-1] == "1: predict unlabelled with unet-a" and done:
+        if watcher.begun[-1] == "1: label unlabelled with unet-a, unet-b" and done:
             raise KeyboardInterrupt
 
     return advance
@@ -320,36 +349,52 @@ def test_one_bad_image_among_many_is_put_aside_and_the_run_goes_on(tmp_path: Pat
     assert len(seen) == 5 and "well [1] é" not in seen
 
 
-def test_images_that_no_worker_survives_are_counted_and_left_out(
+def test_an_image_that_no_worker_survives_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_at(tmp_path, "engine.max_attempts=2")
+    ids = image_ids(tmp_path, "unlabelled")
+    poison(monkeypatch, "unlabelled", ids[3])
+    paths, watcher = bring(config, 1)
+    lost = f"predict unlabelled with unet-a: image {ids[3]} was left out, MemoryError: too large"
+    assert lost in watcher.notes
+    records = list(shards.read_folder(paths.pseudo(1)))
+    assert [r.image_id for r in records if r.instances is None] == [ids[3]] and len(records) == 5
+    assert any("1 (not predicted)" in note for note in watcher.notes)
+    assert any(f"image {ids[3]} was left out" in line for line in collect(config, paths, 1).problems)
+    assert not list(paths.root.rglob("_images"))
+
+
+def test_a_validation_image_that_no_worker_survives_changes_the_number_of_images_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_at(tmp_path, "engine.max_attempts=2")
-    poison(monkeypatch, "unlabelled", 1)
-    paths, watcher = bring(config, 1)
-    assert any("shard 1 of unlabelled was given up: MemoryError" in note for note in watcher.notes)
-    records = list(shards.read_folder(paths.pseudo(1)))
-    assert len(records) == 5 and [r.instances is None for r in records] == [False, False, True, True, False]
-    assert any("2 (not predicted)" in note for note in watcher.notes)
+    ids = image_ids(tmp_path, "val")
+    poison(monkeypatch, "val", ids[1])
+    paths, watcher = bring(config_at(tmp_path, "engine.max_attempts=2"), 0)
+    assert f"predict val with unet-b: image {ids[1]} was left out, MemoryError: too large" in watcher.notes
+    rows = leaderboard.read(paths.leaderboard)
+    assert {row.model: (row.val_images, row.test_images) for row in rows} == dict.fromkeys(MODELS, (2, 3))
 
 
-def test_a_validation_shard_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison(monkeypatch, "val", 0)
-    with pytest.raises(EngineError, match=r"predict val with unet-a: 1 could not be done\n.*MemoryError"):
+def test_a_model_that_predicts_no_image_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, "val", "")
+    with pytest.raises(EngineError, match=r"predict val with unet-a: 3 could not be done\n.*MemoryError"):
         bring(config_at(tmp_path, "engine.max_attempts=2"), 1)
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, split: str, shard: int) -> None:
-    """Make one shard of a split kill whoever predicts it."""
-    from cellsemi.orchestrator.stages import jobs
+def image_ids(tmp_path: Path, split: str) -> list[str]:
+    paths, _ = bring(config_at(tmp_path / "ids", "models=[{kind: flow-unet, name: a}]"), 0)
+    return [record.image_id for record in shards.read_folder(paths.split(split))]
 
-    whole = jobs._Predictor.run
 
-    def run_or_die(self: jobs._Predictor, item: int) -> dict[str, object]:
-        if f"predict {split} " in self._job.name and item == shard:
+def poison(monkeypatch: pytest.MonkeyPatch, split: str, image_id: str) -> None:
+    """Make an image of a split, or all, kill whoever predicts it."""
+    whole = jobs._Predictor._source
+
+    def source_or_die(self: jobs._Predictor, row: int, record: ImageRecord) -> object:
+        if f"predict {split} " in self._job.name and image_id in ("", record.image_id):
             raise MemoryError("too large")
-        return whole(self, item)
+        return whole(self, row, record)
 
-    monkeypatch.setattr(jobs._Predictor, "run", run_or_die)
+    monkeypatch.setattr(jobs._Predictor, "_source", source_or_die)
 
 
 def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_begun(

@@ -175,12 +175,12 @@ def test_trouble_is_said(finished: tuple[RunPaths, Config]) -> None:
     assert alarms
 
 
-def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple[RunPaths, Config]) -> None:
+def test_images_that_were_left_out_and_what_models_told_are_said(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     folder = paths.predictions(0, "unet-b", "unlabelled")
     kept = (folder / "manifest.json").read_text()
     content = json.loads(kept)
-    content["shards"][0] |= {"given_up": "no memory", "warnings": {"a cell was cut": 2}}
+    content["shards"][0] |= {"lost": {"p-1": "no memory"}, "warnings": {"a cell was cut": 2}}
     content["shards"][1] |= {"warnings": {"a cell was cut": 1}}
     try:
         files.write_json(folder / "manifest.json", content)
@@ -190,7 +190,7 @@ def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple
         (folder / "manifest.json").write_text(kept)
         vouch_for(folder)
     assert problems == [
-        "unet-b on unlabelled: the 2 images of part-00000.parquet were given up: no memory",
+        "unet-b on unlabelled: image p-1 was left out, on every attempt: no memory",
         "unet-b on unlabelled, 3 times: a cell was cut",
     ]
     assert report.collect(config, paths, 1).problems == []
