@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Self
 
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.models.inference.less_memory import less_memory
 from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, OnIncident, Outcome, Tick, Worker, unreported
 from cellsemi.orchestrator.engine.resources import cpu_count
-from cellsemi.orchestrator.engine.scheduler import (
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import (
     Kill,
-    Scheduler,
     SchedulerCommand,
     Send,
     Spawn,
@@ -38,14 +39,14 @@ class InlineEngine:
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
     ) -> Outcome:
         """See Engine.map."""
-        scheduler = Scheduler(items, map_rules(self._config, job.name), time.monotonic())
+        scheduler = Scheduler(items, map_rules(self._config, job), time.monotonic())
         return _run(job, scheduler, on_done, tick, on_incident)
 
     def tasks(
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
     ) -> Outcome:
         """See Engine.tasks."""
-        scheduler = Scheduler(items, task_rules(self._config, job.name, fresh=True), time.monotonic())
+        scheduler = Scheduler(items, task_rules(self._config, job, fresh=True), time.monotonic())
         return _run(job, scheduler, on_done, tick, on_incident)
 
     def describe(self) -> str:
@@ -101,9 +102,10 @@ def _execute(
             else:
                 workers[number] = started
                 scheduler.ready(number, time.monotonic())
-        case Send(number, item):
+        case Send(number, item, halvings):
             worker = workers[number]
-            record = attempt(lambda: worker.run(item))
+            with less_memory(halvings):
+                record = attempt(lambda: worker.run(item))
             if isinstance(record, Fault):
                 log.warning("%s: item %d failed\n%s", job.name, item, record.trace)
                 scheduler.faulted(number, record, time.monotonic())

@@ -10,14 +10,17 @@ Every engine treats errors in the same way:
     any other CellsemiError   the item fails at once: it would fail the same way again
     any other exception,      tried again, `engine.max_attempts` times in all, then the item fails
     a lost or silent worker
-    an error in `start`       a CellsemiError stops the run at once, others when they repeat
+    too little memory         tried again with half of it, then with a quarter, where the job can
+    a lost machine            tried again, no attempt counts
+    an error in `start`       no worker is placed on this node any more: at once for a CellsemiError, else when it
+                              repeats; the run stops when no node is left
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 Record = dict[str, Any]  # the small JSON object that a job returns for an item; each job chooses its keys
 IncidentKind = Literal[
@@ -89,6 +92,15 @@ class Job(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """A job whose items take so long that they show their progress meanwhile, on storage that the driver sees."""
+
+    def progress(self, item: int) -> object | None:
+        """Asked in the driver: what changes as often as the item gets on; None as long as nothing shows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An item that failed; `error` is one line that begins with the type of the error."""
@@ -124,8 +136,9 @@ class Engine(Protocol):
     def tasks(
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
     ) -> Outcome:
-        """As `map`, but in the order given, without a deadline, and no item waits behind another: for training.
+        """As `map`, but in the order given, and no item waits behind another: for training.
 
+        A job that `ShowsProgress` has `engine.progress_deadline_s` from one sign to the next, others have no deadline.
         An item that holds a GPU gets a process of its own: one that ends returns all memory of the GPU.
         """
         ...

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds import pulse
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.schemas import ImageRecord, check_version, from_row, to_table, versioned
@@ -175,6 +176,7 @@ def _records(path: Path, file: pq.ParquetFile, group: int) -> Iterator[ImageReco
     with _readable(path):
         rows = file.read_row_group(group).to_pylist()
     for row in rows:
+        pulse.beat()
         yield from_row(row)
 
 

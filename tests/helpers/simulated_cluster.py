@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.scheduler import Kill, Scheduler, SchedulerCommand, SchedulingRules, Send, Spawn
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import Kill, SchedulerCommand, SchedulingRules, Send, Spawn
 
 RULES = SchedulingRules("predict", max_attempts=3, start_deadline_s=60.0, deadline_s=30.0)
 RETRY = Fault("retry", "ValueError: bad", "bad")

@@ -300,6 +300,7 @@ def test_a_cluster_that_loses_a_node_and_strangers_who_may_not_join(tmp_path: Pa
             **os.environ,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0f" * 32,
+            "CELLSEMI_PRETEND_GPUS": "1",
             "RAY_NUM_REDIS_GET_RETRIES": "2",  # seconds until a wrong token is reported
             "RAY_raylet_start_wait_time_s": "120",
         },
