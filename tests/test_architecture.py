@@ -31,7 +31,7 @@ MAX_FOLDER_MODULES = 16
 # A room imports only rooms on lower floors of its own package. Within rounds/formats the table is the order.
 FLOORS = {
     "rounds": (
-        "cells colours duration seeds",
+        "cells colours duration pulse seeds",
         "calibration drawing store",
         "formats evaluation",
         "datasets pseudo_labels",
@@ -117,13 +117,14 @@ ALLOWED = {
         "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
+    "rounds/pulse": "",
     "rounds/report": (
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
         "rounds/pseudo_labels rounds/store"
     ),
     "rounds/review": "rounds/cells rounds/store",
     "rounds/seeds": "",
-    "rounds/store": "configs rounds/cells",
+    "rounds/store": "configs rounds/cells rounds/pulse",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
         "configs rounds/seeds rounds/store models/base models/crops models/flow models/given models/inference "
@@ -192,7 +193,7 @@ ALLOWED = {
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
-    "orchestrator/engine": "configs rounds/store models/training",
+    "orchestrator/engine": "configs rounds/store models/inference models/training",
     "orchestrator/events": "orchestrator/engine",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/review": (

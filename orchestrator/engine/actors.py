@@ -262,11 +262,8 @@ class Actors:
         elif self._kind.shared and host is not None and node_is_gone(host.place.node):
             scheduler.lost(worker, f"its node is gone ({message})", now_s, charge=False)
         else:
-            memory: Memory = "enough"
-            if isinstance(error, OutOfMemoryError | ActorDiedError):
-                memory = "short" if isinstance(error, OutOfMemoryError) else "unknown"
             died_idle = call.method == "start_job" and worker in self._used
-            scheduler.lost(worker, message, now_s, charge=not died_idle, memory=memory)
+            scheduler.lost(worker, message, now_s, charge=not died_idle, memory=memory_after(error))
 
 
 def _answer(reference: Any) -> Any:
@@ -278,6 +275,13 @@ def _answer(reference: Any) -> Any:
         return Fault("retry", in_one_line(cause), str(cause), str(error))
     except RayError as error:
         return error
+
+
+def memory_after(error: RayError) -> Memory:
+    """What the end of a worker says of its memory: when a node runs short Ray ends some, or the system, silently."""
+    if isinstance(error, OutOfMemoryError):
+        return "short"
+    return "unknown" if isinstance(error, ActorDiedError) else "enough"
 
 
 def _short_message(error: RayError) -> str:

@@ -40,17 +40,16 @@ class StartFailures:
 
 
 def none_left(banned: Mapping[str, str], nodes: Collection[str]) -> str:
-    """Why no node is left, by node; the same reason is told once.
+    """Why no node is left: each reason once, with the nodes that it was found on where there are several.
 
-    >>> none_left({"a": "no mount", "b": "no mount"}, ["a", "b"]), none_left({"a": "no mount", "b": "old"}, ["a"])
-    ('no mount (tried on nodes a, b)', 'no mount')
-    >>> none_left({"a": "no mount", "b": "old"}, ["a", "b"])
-    'no node is left: a: no mount; b: old'
+    >>> none_left({"a": "no mount", "b": "no mount", "c": "old"}, ["a", "b", "c"]), none_left({"a": "old"}, ["a"])
+    ('no mount (tried on nodes a, b); old (tried on node c)', 'old')
     """
-    tried = {node: banned[node] for node in sorted(nodes)}
-    reasons = list(dict.fromkeys(tried.values()))
-    if len(tried) == 1:
-        return reasons[0]
-    if len(reasons) == 1:
-        return f"{reasons[0]} (tried on nodes {', '.join(tried)})"
-    return "no node is left: " + "; ".join(f"{node}: {why}" for node, why in tried.items())
+    if len(nodes) == 1:
+        return "".join(banned[node] for node in nodes)
+    tried: dict[str, list[str]] = {}
+    for node in sorted(nodes):
+        tried.setdefault(banned[node], []).append(node)
+    return "; ".join(
+        f"{why} (tried on {'node' if len(there) == 1 else 'nodes'} {', '.join(there)})" for why, there in tried.items()
+    )

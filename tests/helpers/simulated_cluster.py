@@ -123,3 +123,13 @@ class World:
         assert all(attempts == limit == self.failures[item] for item, attempts in given_up.items())
         # Nothing is done twice, unless its worker failed it.
         assert all(self.runs[item] == self.failures[item] + (item in done) for item in self.runs)
+
+
+def started(items: list[int], workers: int = 1, rules: SchedulingRules = RULES) -> Scheduler:
+    """A scheduler whose workers are all ready at time 0."""
+    scheduler = Scheduler(items, rules, 0.0, workers)
+    for command in scheduler.decide(0.0):
+        assert isinstance(command, Spawn)
+        scheduler.placed(command.worker, 0.0)
+        scheduler.ready(command.worker, 0.0)
+    return scheduler

@@ -1,38 +1,24 @@
 """The scheduler: who gets which item, and what happens when something goes wrong."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-from helpers.simulated_cluster import RETRY, RULES
+from helpers.simulated_cluster import RETRY, RULES, started
 
 from cellsemi.configs.errors import EngineError, RunError
-from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.protocol import Failure, Incident, Record
+from cellsemi.orchestrator.engine.protocol import Failure, Incident
 from cellsemi.orchestrator.engine.scheduler import Scheduler
 from cellsemi.orchestrator.engine.scheduling_rules import (
-    Ban,
     Kill,
     SchedulingRules,
     Send,
     Spawn,
-    map_rules,
-    task_rules,
 )
 
 FRESH = SchedulingRules("train", max_attempts=3, start_deadline_s=60.0, deadline_s=None, depth=1, fresh=True)
 FINAL = Fault("final", "ImageError: unreadable", "unreadable")
 STOP = Fault("stop", "RunError: disk full", "disk full")
-
-
-def started(items: list[int], workers: int = 1, rules: SchedulingRules = RULES) -> Scheduler:
-    """A scheduler whose workers are all ready at time 0."""
-    scheduler = Scheduler(items, rules, 0.0, workers)
-    for command in scheduler.decide(0.0):
-        assert isinstance(command, Spawn)
-        scheduler.placed(command.worker, 0.0)
-        scheduler.ready(command.worker, 0.0)
-    return scheduler
 
 
 # --- who gets what ----------------------------------------------------------------------------------
@@ -238,36 +224,6 @@ def test_waiting_for_a_place_is_measured_only_while_nobody_has_one() -> None:
     assert scheduler.waited_s(507.0) == 7.0
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A job that shows nothing of its progress."""
-
-    name: str = "plain"
-    uses_device: bool = True
-
-    def start(self) -> "Plain":
-        return self
-
-    def run(self, item: int) -> Record:
-        return {}
-
-
-@dataclass(frozen=True)
-class Shown(Plain):
-    def progress(self, item: int) -> object:
-        return item
-
-
-def test_rules_come_from_the_config() -> None:
-    config = EngineConfig(max_attempts=5, shard_deadline_s=7, start_deadline_s=8, progress_deadline_s=9)
-    mapped, trained = map_rules(config, Shown()), task_rules(config, Shown(), fresh=True)
-    assert (mapped.deadline_s, mapped.first_sign_s, mapped.max_attempts) == (7, None, 5)
-    assert (mapped.depth, mapped.fresh, mapped.start_deadline_s) == (2, False, 8)
-    assert (trained.deadline_s, trained.first_sign_s, trained.max_attempts) == (9, 8, 5)
-    assert (trained.depth, trained.fresh, trained.start_deadline_s) == (1, True, 8)
-    assert task_rules(config, Plain(), fresh=False).deadline_s is None
-
-
 # --- what is told -----------------------------------------------------------------------------------
 
 
@@ -344,131 +300,6 @@ def test_the_first_sign_of_progress_may_take_longer_than_the_next() -> None:
     assert scheduler.decide(205.0) == []
 
 
-# --- nodes ------------------------------------------------------------------------------------------
-
-
-def on_nodes(nodes: list[str], items: int = 20) -> Scheduler:
-    """A scheduler with a placed worker on each node, which are the nodes of the cluster."""
-    scheduler = Scheduler(range(items), RULES, 0.0, wanted=len(nodes))
-    scheduler.nodes = set(nodes)
-    for command, node in zip(scheduler.decide(0.0), nodes, strict=True):
-        assert isinstance(command, Spawn)
-        scheduler.placed(command.worker, 0.0, node)
-    return scheduler
-
-
-NODE = Fault("node", "EngineError: no mount", "no mount")
-
-
-def test_a_node_that_cannot_do_the_work_is_banned_and_the_work_goes_on() -> None:
-    scheduler = on_nodes(["a", "b"])
-    scheduler.ready(0, 1.0)
-    scheduler.start_failed(1, NODE, 1.0)
-    assert scheduler.decide(1.0) == [
-        Kill(1, "EngineError: no mount"),
-        Ban("b"),
-        Send(0, 0),
-        Send(0, 1),
-        Spawn(2),
-    ]
-    assert scheduler.banned == scheduler.banned_for_the_run == {"b": "no mount"}
-    told = scheduler.take_incidents()
-    assert [(i.kind, i.node) for i in told] == [("lost", "b"), ("banned", "b")]
-    assert told[1].message == "no worker is placed there any more: no mount"
-
-
-def test_a_node_that_fails_meanwhile_costs_no_attempt_and_all_of_its_workers_end() -> None:
-    scheduler = on_nodes(["a", "b", "b"])
-    for worker in range(3):
-        scheduler.ready(worker, 1.0)
-    scheduler.decide(1.0)
-    for _ in range(2):
-        scheduler.faulted(1, NODE, 2.0)
-    commands = scheduler.decide(2.0)
-    assert commands[0] == Ban("b") and {c.worker for c in commands if isinstance(c, Kill)} == {1, 2}
-    told = scheduler.take_incidents()
-    assert not [i for i in told if i.kind in ("retried", "quarantined")]
-    assert sorted(i.item for i in told if i.kind == "requeued") == [1, 2, 4, 5]
-    scheduler.placed(3, 3.0, "a")
-    scheduler.ready(3, 3.0)
-    assert Send(3, 2) in scheduler.decide(3.0)
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_the_run_ends_when_no_node_is_left(late: bool) -> None:
-    scheduler = on_nodes(["a", "b"])
-    scheduler.start_failed(0, NODE, 1.0)
-    scheduler.decide(1.0)
-    if late:
-        scheduler.ready(1, 1.0)
-        scheduler.decide(1.0)
-        scheduler.faulted(1, Fault("node", "EngineError: full", "the disk is full"), 2.0)
-        message = "predict: no node is left: a: no mount; b: the disk is full"
-    else:
-        scheduler.start_failed(1, NODE, 1.0)
-        message = r"predict: no mount \(tried on nodes a, b\)"
-    assert Ban("b") in scheduler.decide(2.0)  # the caller looks for new nodes now
-    with pytest.raises(EngineError, match=message):
-        scheduler.decide(2.0)
-
-
-def test_a_node_that_comes_keeps_the_run_alive() -> None:
-    scheduler = on_nodes(["a"])
-    scheduler.start_failed(0, NODE, 1.0)
-    assert Spawn(1) in scheduler.decide(1.0)
-    scheduler.nodes = {"a", "c"}
-    assert scheduler.decide(2.0) == []
-    scheduler.placed(1, 3.0, "c")
-    scheduler.nodes = {"a"}  # the count is older than the place
-    assert scheduler.decide(3.0) == []
-
-
-def test_an_error_of_ours_in_start_is_tried_on_every_node() -> None:
-    scheduler = on_nodes(["a", "b"])
-    final = Fault("final", "ModelError: no weights", "no weights")
-    scheduler.start_failed(0, final, 1.0)
-    scheduler.ready(1, 1.0)  # the weights are there
-    assert Ban("a") in scheduler.decide(1.0)
-    assert scheduler.banned_for_the_run == {"a": "a worker could not start: no weights"}
-    scheduler = on_nodes(["a", "b"])
-    for worker in range(2):
-        scheduler.start_failed(worker, final, 1.0)
-    scheduler.decide(1.0)
-    with pytest.raises(EngineError, match=r"^predict: a worker could not start: no weights \(tried on nodes a, b\)$"):
-        scheduler.decide(1.0)
-
-
-def test_three_bad_starts_in_a_row_ban_a_node_for_this_work() -> None:
-    scheduler = on_nodes(["a", "b"])
-    scheduler.ready(0, 0.0)
-    worker = 1
-    for _ in range(3):
-        assert scheduler.banned == {}
-        scheduler.start_failed(worker, RETRY, 1.0)
-        worker = next(c.worker for c in scheduler.decide(1.0) if isinstance(c, Spawn))
-        scheduler.placed(worker, 1.0, "b")
-    assert scheduler.banned == {"b": "workers failed to start 3 times in a row; last: ValueError: bad"}
-    assert scheduler.banned_for_the_run == {}
-
-
-def test_nodes_that_earlier_work_banned_count_as_lost() -> None:
-    scheduler = Scheduler([0], RULES, 0.0, banned={"a": "no mount"})
-    scheduler.nodes = {"a"}
-    with pytest.raises(EngineError, match="predict: no mount"):
-        scheduler.decide(0.0)
-
-
-def test_a_machine_that_is_gone_costs_no_attempt_but_an_item_cannot_take_machines_for_ever() -> None:
-    scheduler = started([0])
-    for worker in range(23):
-        assert Send(worker, 0) in scheduler.decide(0.0)
-        scheduler.lost(worker, "its node is gone", 0.0, charge=False)
-        scheduler.decide(0.0)
-        scheduler.placed(worker + 1, 0.0)
-        scheduler.ready(worker + 1, 0.0)
-    assert scheduler.failed == [Failure(0, 3, "its node is gone")]
-
-
 # --- demand -----------------------------------------------------------------------------------------
 
 
@@ -501,31 +332,3 @@ def test_waiting_is_said_at_once_and_then_now_and_then() -> None:
     scheduler.placed(0, 2000.0)
     scheduler.waiting("no GPU is alive", 2001.0)
     assert len(scheduler.take_incidents()) == 1
-
-
-# --- memory -----------------------------------------------------------------------------------------
-
-
-def test_an_item_that_runs_out_of_memory_gets_along_with_less_and_is_then_given_up() -> None:
-    scheduler = started([7], rules=replace(RULES, max_attempts=1))
-    sent = []
-    for _ in range(3):
-        (send,) = scheduler.decide(0.0)
-        assert isinstance(send, Send)
-        sent.append(send.less_memory)
-        scheduler.faulted(0, Fault("memory", "MemoryError", ""), 0.0)
-    assert sent == [0, 1, 2] and scheduler.failed == [Failure(7, 3, "MemoryError")]
-    told = scheduler.take_incidents()
-    assert [i.kind for i in told] == ["retried", "retried", "quarantined"]
-    assert "with 1/2 of the memory, where it can" in told[0].message
-
-
-def test_a_kill_from_outside_means_want_of_memory_the_second_time() -> None:
-    scheduler = started([7])
-    for worker, halvings in enumerate([0, 0, 1]):
-        assert Send(worker, 7, halvings) in scheduler.decide(0.0)
-        scheduler.lost(worker, "ActorDiedError: gone", 0.0, memory="unknown")
-        scheduler.decide(0.0)
-        scheduler.placed(worker + 1, 0.0)
-        scheduler.ready(worker + 1, 0.0)
-    assert scheduler.failed == [Failure(7, 3, "ActorDiedError: gone")]
