@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -65,6 +67,12 @@ class JobActor:
         worker = self._worker
         assert worker is not None
         return attempt(lambda: worker.run(item))
+
+
+def terminate(pid: int) -> None:
+    """Send SIGTERM to a process of this machine; one that has ended by itself is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
 
 
 def _free_memory() -> None:

@@ -14,10 +14,7 @@ task that hangs cannot be killed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +22,14 @@ from typing import Any, Literal, Self
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
-from cellsemi.orchestrator.engine.fault import Fault, in_one_line
-from cellsemi.orchestrator.engine.job_actor import JobActor, Place
+from cellsemi.orchestrator.engine.fault import Fault
+from cellsemi.orchestrator.engine.job_actor import JobActor, Place, terminate
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick
 from cellsemi.orchestrator.engine.ray_start import Probe, RaySession, alive_nodes
 from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker, with_noun
@@ -49,7 +48,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 RECOUNT_S = 5.0  # between two counts of what a cluster holds
-SAVE_S = 10.0  # for last checkpoints; a batch system sends SIGKILL some 30 s after SIGTERM
 GIVE_WAY_S = 10.0  # without a place for this long, because of the work of others: all idle actors end
 PATIENCE_LOCAL_S = 120.0  # the Ray that we started has all its resources from the start
 PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to start a machine
@@ -170,8 +168,7 @@ class RayEngine:
                     ticked_s = time.monotonic()
             self._idle = actors.hand_over()
         except Terminated:
-            if self._address is None:
-                actors.let_save()
+            actors.let_save(self._config.grace_s, here=self._address is None)
             raise
         finally:
             actors.dismiss()
@@ -259,14 +256,22 @@ class _Actors:
         self._idle, self._others = [], []
         return kept
 
-    def let_save(self) -> None:
-        """Tell the workers of this machine to end, and wait until they have: a training writes a last checkpoint."""
+    def let_save(self, seconds: float, *, here: bool) -> None:
+        """Tell workers to end, and wait at most so long until they have: a training writes a last checkpoint.
+
+        `here`: all of them are processes of this machine. Else each node is asked to tell its own.
+        """
         working = [ref for ref, call in self._calls.items() if call.method == "run"]
-        for call in [self._calls[ref] for ref in working]:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                os.kill(self._hosts[call.worker].place.pid, signal.SIGTERM)
-        if working:
-            ray.wait(working, num_returns=len(working), timeout=SAVE_S)
+        for ref in working if seconds > 0 else ():
+            place = self._hosts[self._calls[ref].worker].place
+            if here:
+                terminate(place.pid)
+            else:
+                only_there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+                there = ray.remote(terminate).options(num_cpus=0, max_retries=0, scheduling_strategy=only_there)
+                there.remote(place.pid)
+        if working and seconds > 0:
+            ray.wait(working, num_returns=len(working), timeout=seconds)
 
     def dismiss(self) -> None:
         """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""
