@@ -70,6 +70,13 @@ class EngineConfig(Section):
     shard_deadline_s: float = Field(
         1800.0, gt=0, le=1_000_000, description="A worker silent for longer on one shard is replaced."
     )
+    grace_s: float = Field(
+        20.0,
+        ge=0,
+        le=3600,
+        description="Seconds that trainings get for a last checkpoint after SIGTERM, which batch systems and "
+        "Kubernetes send some 30 s before SIGKILL; also `cellsemi round --grace`. 0: none is written.",
+    )
     progress_deadline_s: float = Field(
         900.0,
         gt=0,

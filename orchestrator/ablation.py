@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsemi.configs.ablation_parts import Part, Switch, switch
+from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.engine.fault import in_one_line
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import EventLog, Watcher
 from cellsemi.orchestrator.runs.plan import adopt_steps

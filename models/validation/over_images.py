@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from cellsemi.configs.caught import Caught, in_one_line
 from cellsemi.configs.errors import CellsemiError
 from cellsemi.models.base import Image
 from cellsemi.rounds.cells.instances import Instances
@@ -26,17 +27,18 @@ def over_images(
     An image for which it raises an error is left out, and `left_out` gets its id and the reason: it must not cost a
     training. When that would be every image, the last error is raised: then the images are not the cause.
     """
-    worked, last = False, None
+    worked = False
+    last: Exception | None = None
     for record in shards.read_folder(folder):
         assert record.image is not None and record.instances is not None
-        try:
+        with Caught() as caught:
             found = use(decode_image(record.image, record.image_id, max_pixels), record.instances)
-        except CellsemiError:
-            raise
-        except Exception as error:  # of a network or of what it calls; its kind cannot be foreseen
-            log.exception("validation image %s is left out", record.image_id)
-            left_out[record.image_id] = " ".join(f"{type(error).__name__}: {error}".split())
-            last = error
+        if caught.error is not None:
+            last = caught.error
+            if isinstance(last, CellsemiError):
+                raise last
+            log.error("validation image %s is left out", record.image_id, exc_info=last)
+            left_out[record.image_id] = in_one_line(last)
             continue
         worked = True
         yield found

@@ -99,6 +99,7 @@ cli.add_command(models.weights)
 @click.option("--run", "name", help="A run, by name or folder. One that exists goes on with its own config.")
 @click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
 @click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
+@click.option("--grace", type=float, help="Seconds for last checkpoints after SIGTERM (engine.grace_s).")
 @click.option("--dry-run", is_flag=True, help="Show which steps are kept, to do, or done again; change nothing.")
 @click.option("--take-new", "take_new", is_flag=True, help="Learn from images that were labelled since the start.")
 @click.option("--accept-changes", "accept", is_flag=True, help="Take changed settings: redo the steps that read them.")
@@ -114,6 +115,7 @@ def round(
     name: str | None,
     engine: str | None,
     address: str | None,
+    grace: float | None,
     dry_run: bool,
     take_new: bool,
     accept: bool,
@@ -132,7 +134,7 @@ def round(
     from cellsemi.orchestrator.terminal import next_steps, plan_table, tables
     from cellsemi.rounds.store.run import open_run
 
-    named = {"engine.kind": engine, "engine.address": address}
+    named = {"engine.kind": engine, "engine.address": address, "engine.grace_s": grace}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded, unread = choose_config(source, name, [*settings, *overrides])
     plan = make_plan(loaded.config, target)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +10,12 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cellsemi.configs.caught import in_one_line
 from cellsemi.orchestrator.engine.cluster_state import Whereabouts, node_is_gone, nodes_that_fit
-from cellsemi.orchestrator.engine.fault import Fault, in_one_line
-from cellsemi.orchestrator.engine.job_actor import JobActor, Place
+from cellsemi.orchestrator.engine.fault import Fault
+from cellsemi.orchestrator.engine.job_actor import JobActor, Place, terminate
 from cellsemi.orchestrator.engine.node_check import NodeCheck
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, ShowsProgress
 from cellsemi.orchestrator.engine.ray_start import alive_nodes, node_name
@@ -27,7 +26,6 @@ from cellsemi.orchestrator.engine.scheduling_rules import Ban, Kill, Memory, Sch
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
-SAVE_S = 10.0  # for last checkpoints; a batch system sends SIGKILL some 30 s after SIGTERM
 GIVE_WAY_S = 10.0  # without a place for this long, because of the work of others: all idle actors end
 LOOK_AFTER_S = 2.0  # on a cluster, between the end of an actor and the look whether its node is gone with it
 
@@ -131,14 +129,22 @@ class Actors:
         self._idle, self._others = [], []
         return kept
 
-    def let_save(self) -> None:
-        """Tell the workers of this machine to end, and wait until they have: a training writes a last checkpoint."""
+    def let_save(self, seconds: float) -> None:
+        """Tell workers to end, and wait at most so long until they have: a training writes a last checkpoint.
+
+        On a cluster each node is asked to tell its own.
+        """
         working = [ref for ref, call in self._calls.items() if call.method == "run"]
-        for call in [self._calls[ref] for ref in working]:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                os.kill(self._hosts[call.worker].place.pid, signal.SIGTERM)
-        if working:
-            ray.wait(working, num_returns=len(working), timeout=SAVE_S)
+        for ref in working if seconds > 0 else ():
+            place = self._hosts[self._calls[ref].worker].place
+            if not self._kind.shared:
+                terminate(place.pid)
+            else:
+                only_there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+                there = ray.remote(terminate).options(num_cpus=0, max_retries=0, scheduling_strategy=only_there)
+                there.remote(place.pid)
+        if working and seconds > 0:
+            ray.wait(working, num_returns=len(working), timeout=seconds)
 
     def dismiss(self) -> None:
         """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
+from cellsemi.configs.caught import Caught, in_one_line
 from cellsemi.configs.errors import CellsemiError, RunError
 from cellsemi.orchestrator.engine.protocol import T
 
@@ -42,7 +41,7 @@ def attempt(call: Callable[[], T]) -> T | Fault:
     >>> attempt(lambda: 1), attempt(lambda: 1 // 0).error
     (1, 'ZeroDivisionError: integer division or modulo by zero')
     """
-    caught = _Caught()
+    caught = Caught()
     with caught:
         return call()
     assert caught.error is not None
@@ -60,29 +59,8 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def in_one_line(error: BaseException | str) -> str:
-    """The message without line breaks; for an exception, with its type in front."""
-    text = " ".join(str(error).split())
-    if isinstance(error, str):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _fault(error: Exception) -> Fault:
     kind: FaultKind = "memory" if out_of_memory(error) else "retry"
     if isinstance(error, CellsemiError):
         kind = "stop" if isinstance(error, RunError) else "final"
     return Fault(kind, in_one_line(error), str(error), "".join(traceback.format_exception(error)))
-
-
-class _Caught(contextlib.AbstractContextManager["_Caught"]):
-    """Keeps the exception of its block: the only place that catches every error, to report it as a Fault."""
-
-    error: Exception | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
-        return self.error is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 from dataclasses import dataclass, replace
 
@@ -79,6 +81,12 @@ class JobActor:
         if isinstance(found, Fault) and found.kind == "retry" and (problem := self._check.problem()):
             return Fault("node", found.error, problem, found.trace)
         return found
+
+
+def terminate(pid: int) -> None:
+    """Send SIGTERM to a process of this machine; one that has ended by itself is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
 
 
 def _free_memory() -> None:

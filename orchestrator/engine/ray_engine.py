@@ -184,8 +184,7 @@ class RayEngine:
             self._idle = actors.hand_over()
             self._banned |= scheduler.banned_for_the_run  # not where no node was left: then the work is to blame
         except Terminated:
-            if not shared:
-                actors.let_save()
+            actors.let_save(self._config.grace_s)
             raise
         finally:
             self._report(job.name, scheduler, call)

@@ -18,24 +18,18 @@ from helpers.campaigns import Notes, bring, config_at, tables
 from helpers.fake_family import DIVERGES
 from PIL import Image
 
-from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged, UsageError
+from cellsemi.configs.errors import ModelError, RunError, TrainingDiverged, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.models import base, registry
 from cellsemi.models.model_files import WEIGHTS_FILE
-from cellsemi.orchestrator.runs.report import collect
-from cellsemi.orchestrator.stages import jobs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import COMMITS, read_fit
+from cellsemi.rounds.store.manifest import read_fit
 from cellsemi.rounds.store.run import RunPaths, open_run
-from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.unaltered import MANIFEST
 
 pytestmark = pytest.mark.usefixtures("fake_models")
-
-
-MODELS = ("unet-a", "unet-b", "ensemble")
 
 
 def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
@@ -208,51 +202,6 @@ def test_repeated_interruptions_still_come_to_an_end(tmp_path: Path) -> None:
     assert tables(paths) == tables(bring(config_at(tmp_path / "whole"), 1)[0])
 
 
-def test_what_was_committed_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_at(tmp_path)
-    watcher = Notes()
-    monkeypatch.setattr(watcher, "advance", _stop_after_first_pool_shard(watcher))
-    with pytest.raises(KeyboardInterrupt):
-        bring(config, 1, watcher)
-    paths = open_run(config)
-    models = [paths.predictions(0, name, "unlabelled") for name in ("unet-a", "unet-b", "ensemble")]
-    folders = [*models, paths.pseudo(1)]
-    assert [len(list((folder / COMMITS).glob("*.json"))) for folder in folders] == [1, 1, 1, 1]
-    stamps = [(folder / "part-00000.parquet").stat().st_mtime_ns for folder in folders]
-    bring(config, 1)
-    assert stamps == [(folder / "part-00000.parquet").stat().st_mtime_ns for folder in folders]
-    assert [len(list(folder.glob("part-*.parquet"))) for folder in folders] == [3, 3, 3, 3]
-    assert tables(paths) == tables(bring(config_at(tmp_path / "whole"), 1)[0])
-
-
-@pytest.mark.parametrize("held", [0, 4096])
-def test_every_image_is_decoded_once_for_the_teachers_of_a_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
-) -> None:
-    decoded: Counter[str] = Counter()
-    whole = jobs.decode_image
-
-    def decode(content: bytes, image_id: str, max_pixels: int) -> jobs.Image:
-        decoded[image_id] += 1
-        return whole(content, image_id, max_pixels)
-
-    monkeypatch.setattr(jobs, "decode_image", decode)
-    paths, watcher = bring(config_at(tmp_path, f"engine.weights_per_pass_mb={held}"), 1)
-    pool = [record.image_id for record in shards.read_folder(paths.split("unlabelled"))]
-    passes = [name for name in watcher.begun if name.startswith("1: label unlabelled")]
-    both = "1: label unlabelled with unet-a, unet-b"
-    assert passes == ([f"{both}, pass 2 of 2"] if held == 0 else [both])
-    assert [decoded[image_id] for image_id in pool] == [2 if held == 0 else 1] * len(pool)
-
-
-def _stop_after_first_pool_shard(watcher: Notes):  # type: ignore[no-untyped-def]
-    def advance(done: int) -> None:
-        if watcher.begun[-1] == "1: label unlabelled with unet-a, unet-b" and done:
-            raise KeyboardInterrupt
-
-    return advance
-
-
 def test_the_inputs_of_a_done_stage_must_not_change(tmp_path: Path) -> None:
     config = config_at(tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -347,54 +296,6 @@ def test_one_bad_image_among_many_is_put_aside_and_the_run_goes_on(tmp_path: Pat
     assert leaderboard.read(paths.leaderboard)[-1].test_map.value >= 0
     seen = {record.image_id for record in shards.read_folder(paths.split("unlabelled"))}
     assert len(seen) == 5 and "well [1] é" not in seen
-
-
-def test_an_image_that_no_worker_survives_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_at(tmp_path, "engine.max_attempts=2")
-    ids = image_ids(tmp_path, "unlabelled")
-    poison(monkeypatch, "unlabelled", ids[3])
-    paths, watcher = bring(config, 1)
-    lost = f"predict unlabelled with unet-a: image {ids[3]} was left out, MemoryError: too large"
-    assert lost in watcher.notes
-    records = list(shards.read_folder(paths.pseudo(1)))
-    assert [r.image_id for r in records if r.instances is None] == [ids[3]] and len(records) == 5
-    assert any("1 (not predicted)" in note for note in watcher.notes)
-    assert any(f"image {ids[3]} was left out" in line for line in collect(config, paths, 1).problems)
-    assert not list(paths.root.rglob("_images"))
-
-
-def test_a_validation_image_that_no_worker_survives_changes_the_number_of_images_and_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = image_ids(tmp_path, "val")
-    poison(monkeypatch, "val", ids[1])
-    paths, watcher = bring(config_at(tmp_path, "engine.max_attempts=2"), 0)
-    assert f"predict val with unet-b: image {ids[1]} was left out, MemoryError: too large" in watcher.notes
-    rows = leaderboard.read(paths.leaderboard)
-    assert {row.model: (row.val_images, row.test_images) for row in rows} == dict.fromkeys(MODELS, (2, 3))
-
-
-def test_a_model_that_predicts_no_image_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison(monkeypatch, "val", "")
-    with pytest.raises(EngineError, match=r"predict val with unet-a: 3 could not be done\n.*MemoryError"):
-        bring(config_at(tmp_path, "engine.max_attempts=2"), 1)
-
-
-def image_ids(tmp_path: Path, split: str) -> list[str]:
-    paths, _ = bring(config_at(tmp_path / "ids", "models=[{kind: flow-unet, name: a}]"), 0)
-    return [record.image_id for record in shards.read_folder(paths.split(split))]
-
-
-def poison(monkeypatch: pytest.MonkeyPatch, split: str, image_id: str) -> None:
-    """Make an image of a split, or all, kill whoever predicts it."""
-    whole = jobs._Predictor._source
-
-    def source_or_die(self: jobs._Predictor, row: int, record: ImageRecord) -> object:
-        if f"predict {split} " in self._job.name and image_id in ("", record.image_id):
-            raise MemoryError("too large")
-        return whole(self, row, record)
-
-    monkeypatch.setattr(jobs._Predictor, "_source", source_or_die)
 
 
 def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_begun(

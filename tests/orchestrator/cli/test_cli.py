@@ -33,6 +33,7 @@ def test_the_command_line_is_this() -> None:
                 "--run",
                 "--engine",
                 "--address",
+                "--grace",
                 "--dry-run",
                 "--accept-changes",
                 "--take-new",

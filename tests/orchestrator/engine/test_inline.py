@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import EngineError, ImageError, RunError, TrainingDiverged
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.inference.less_memory import halvings
-from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
+from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Failure, Incident, Record
