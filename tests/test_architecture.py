@@ -49,7 +49,7 @@ FLOORS = {
     "orchestrator": (
         "engine events",
         "stages describe_dataset doctor flow_check",
-        "runs review",
+        "runs review cluster",
         "apply",
         "campaign",
         "ablation api terminal",
@@ -183,13 +183,14 @@ ALLOWED = {
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
-        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
+        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/cluster "
         "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
         "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
+    "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store models/training",
     "orchestrator/events": "",
@@ -212,7 +213,8 @@ ALLOWED = {
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
-        "rounds/inspect rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
+        "rounds/inspect rounds/store orchestrator/apply orchestrator/cluster orchestrator/describe_dataset "
+        "orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs"
     ),
 }

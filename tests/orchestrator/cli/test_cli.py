@@ -38,6 +38,7 @@ def test_the_command_line_is_this() -> None:
                 "--take-new",
             ]
         ),
+        "cluster": [],
         "review": sorted([*shared, "--top", "--out", "--format", "--take", "--as", "run"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "run"]),
