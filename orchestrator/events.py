@@ -12,8 +12,10 @@ from typing import Literal, Protocol
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from cellsemi.orchestrator.engine.protocol import Incident, IncidentKind
+
 Clock = Callable[[], float]
-EventKind = Literal["stage", "advance", "note", "finish", "skipped"]  # a method of Watcher each
+EventKind = Literal["stage", "advance", "note", "incident", "finish", "skipped"]  # a method of Watcher each
 
 LOG_EVERY_S = 1.0  # between two `advance` events of one stage
 
@@ -31,6 +33,10 @@ class Watcher(Protocol):
 
     def note(self, message: str) -> None:
         """A sentence to keep, such as a promotion decision or a quarantine count."""
+        ...
+
+    def incident(self, incident: Incident) -> None:
+        """Something went wrong in the current stage and did not end it, or was done about it."""
         ...
 
     def finish(self, seconds: float) -> None:
@@ -54,6 +60,9 @@ class SilentWatcher:
     def note(self, message: str) -> None:
         """Nothing."""
 
+    def incident(self, incident: Incident) -> None:
+        """Nothing."""
+
     def finish(self, seconds: float) -> None:
         """Nothing."""
 
@@ -63,7 +72,10 @@ class SilentWatcher:
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Event:
-    """One line of events.jsonl, validated when it is read: `time` is UTC as ISO 8601, `seconds` of a `finish`."""
+    """One line of events.jsonl, validated when it is read.
+
+    `time` is UTC as ISO 8601, `seconds` of a `finish`; `incident`, `node` and `item` of an `incident` (see Incident).
+    """
 
     time: str
     event: EventKind
@@ -74,6 +86,9 @@ class Event:
     unit: str
     seconds: float | None = None
     message: str = ""
+    incident: IncidentKind | None = None
+    node: str = ""
+    item: int | None = None
 
 
 _EVENT = TypeAdapter(Event)
@@ -114,6 +129,11 @@ class EventLog:
         self._write("note", message=message)
         self._watcher.note(message)
 
+    def incident(self, incident: Incident) -> None:
+        """Written and passed on."""
+        self._write("incident", incident=incident)
+        self._watcher.incident(incident)
+
     def finish(self, seconds: float) -> None:
         """Written and passed on."""
         self._write("finish", seconds=round(seconds, 3))
@@ -126,7 +146,9 @@ class EventLog:
         self._write("skipped")
         self._watcher.skipped(round, name)
 
-    def _write(self, kind: EventKind, seconds: float | None = None, message: str = "") -> None:
+    def _write(
+        self, kind: EventKind, seconds: float | None = None, message: str = "", incident: Incident | None = None
+    ) -> None:
         event = Event(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             event=kind,
@@ -136,7 +158,10 @@ class EventLog:
             total=self._total,
             unit=self._unit,
             seconds=seconds,
-            message=message,
+            message=message if incident is None else incident.message,
+            incident=None if incident is None else incident.kind,
+            node="" if incident is None else incident.node,
+            item=None if incident is None else incident.item,
         )
         with self._path.open("ab") as file:
             file.write(_EVENT.dump_json(event, exclude_defaults=True) + b"\n")

@@ -47,7 +47,8 @@ FLOORS = {
         "ranks validation",
     ),
     "orchestrator": (
-        "engine events",
+        "engine",
+        "events",
         "stages describe_dataset doctor flow_check",
         "runs review cluster",
         "apply",
@@ -193,7 +194,7 @@ ALLOWED = {
     "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store models/training",
-    "orchestrator/events": "",
+    "orchestrator/events": "orchestrator/engine",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/review": (
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "

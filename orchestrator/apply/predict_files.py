@@ -181,7 +181,7 @@ def predict_files(chosen: ChosenModel, images: Sequence[ImageFile], out: Path, p
         pool.watcher.advance(before + sum(len(chunks[i]) for i in chunks if i in commits))
 
     if chunks:
-        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None)
+        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None, pool.watcher.incident)
         for failure in outcome.failed:
             commits[failure.item] = FilesCommit.model_validate(_give_up(job, failure))
     found = Predicted(out, chosen.model.recipe.classes, before=before)

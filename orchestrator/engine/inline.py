@@ -13,13 +13,12 @@ from typing import Self
 
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault, attempt
-from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick, Worker
+from cellsemi.orchestrator.engine.protocol import Job, OnDone, OnIncident, Outcome, Tick, Worker, unreported
 from cellsemi.orchestrator.engine.resources import cpu_count
 from cellsemi.orchestrator.engine.scheduler import (
     Kill,
     Scheduler,
     SchedulerCommand,
-    SchedulingRules,
     Send,
     Spawn,
     map_rules,
@@ -35,13 +34,19 @@ class InlineEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.map."""
-        return _run(job, items, map_rules(self._config, job.name), on_done, tick)
+        scheduler = Scheduler(items, map_rules(self._config, job.name), time.monotonic())
+        return _run(job, scheduler, on_done, tick, on_incident)
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.tasks."""
-        return _run(job, items, task_rules(self._config, job.name, fresh=True), on_done, tick)
+        scheduler = Scheduler(items, task_rules(self._config, job.name, fresh=True), time.monotonic())
+        return _run(job, scheduler, on_done, tick, on_incident)
 
     def describe(self) -> str:
         """One line."""
@@ -69,12 +74,15 @@ class InlineEngine:
         self.close()
 
 
-def _run(job: Job, items: Sequence[int], rules: SchedulingRules, on_done: OnDone, tick: Tick) -> Outcome:
-    scheduler = Scheduler(items, rules, time.monotonic())
+def _run(job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
     workers: dict[int, Worker] = {}
     while not scheduler.over:
         for command in scheduler.decide(time.monotonic()):
-            _execute(command, job, scheduler, workers, on_done)
+            try:
+                _execute(command, job, scheduler, workers, on_done)
+            finally:
+                for incident in scheduler.take_incidents():
+                    on_incident(incident)
             if isinstance(command, Send):
                 tick()
     return scheduler.outcome

@@ -13,15 +13,21 @@ import ray
 from cellsemi.models.training.stop import catch_sigterm
 from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
-from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, folder_problem
+from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, address_here, folder_problem, node_name
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs: Ray's id of the node, and the number of the process there."""
+    """Where a process runs: Ray's id of the node, its address, and the number of the process there."""
 
     node: str
+    address: str
     pid: int
+
+    @property
+    def name(self) -> str:
+        """The node in messages."""
+        return node_name(self.address, self.node)
 
 
 class JobActor:
@@ -48,7 +54,7 @@ class JobActor:
         node = ray.get_runtime_context().get_node_id()
         if problem:
             return Fault("final", f"EngineError: {problem}", f"node {node[:8]}: {problem}. {SHARED_HELP}")
-        return Place(node, os.getpid())
+        return Place(node, address_here(), os.getpid())
 
     def start_job(self, job: Job) -> Fault | None:
         """Start the job; what the one before it held is freed first."""

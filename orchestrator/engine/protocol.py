@@ -17,12 +17,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 Record = dict[str, Any]  # the small JSON object that a job returns for an item; each job chooses its keys
+IncidentKind = Literal[
+    "lost", "frozen", "banned", "replaced", "requeued", "retried", "preempted", "quarantined", "waiting"
+]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that went wrong on the way and did not end the run, or what was done about it.
+
+    lost         the process of a worker, or its node, is gone
+    frozen       a worker was silent for longer than its deadline, and was ended
+    preempted    the machine of a worker was taken away on purpose
+    banned       no worker is placed on this node any more
+    replaced     a worker took the place of one that was lost, frozen or preempted
+    requeued     an item that a gone worker held goes to another one; it is charged no attempt
+    retried      an item is charged an attempt and tried again
+    quarantined  an item is given up
+    waiting      nothing goes on until the cluster has what the work needs
+
+    `message` is one sentence that can stand alone. `node` names the machine, "" where none is meant or known; `item` is
+    the number of the item within its stage.
+    """
+
+    kind: IncidentKind
+    message: str
+    node: str = ""
+    item: int | None = None
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{self.kind}: {self.message}" + (f" (node {self.node})" if self.node else "")
+
+
 OnDone = Callable[[int, Record], None]
 Tick = Callable[[], None]
-T = TypeVar("T")
+OnIncident = Callable[[Incident], None]
+
+
+def unreported(_: Incident) -> None:
+    """For callers that report no incident; the engine writes each to the log in any case."""
 
 
 class Worker(Protocol):
@@ -71,16 +109,21 @@ class Outcome:
 class Engine(Protocol):
     """Runs jobs. A context manager; leaving it closes it."""
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """Process all items on long-lived workers, each of which starts the job once.
 
-        `on_done(item, record)` is called once for each item that is done and `tick()` about four times a
-        second, both in the caller's thread; in-process, `tick` is called after every item. Raises RunError
-        when a worker does, EngineError when no worker can be placed or started.
+        `on_done(item, record)` is called once for each item that is done, `on_incident(incident)` for all that goes
+        wrong meanwhile, and `tick()` about four times a second, all in the caller's thread; in-process, `tick` is
+        called after every item. Raises RunError when a worker does, EngineError when no worker can be placed or
+        started.
         """
         ...
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """As `map`, but in the order given, without a deadline, and no item waits behind another: for training.
 
         An item that holds a GPU gets a process of its own: one that ends returns all memory of the GPU.

@@ -31,14 +31,14 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
 from cellsemi.orchestrator.engine.fault import Fault, in_one_line
 from cellsemi.orchestrator.engine.job_actor import JobActor, Place
-from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick
+from cellsemi.orchestrator.engine.protocol import Job, OnDone, OnIncident, Outcome, Tick, unreported
 from cellsemi.orchestrator.engine.ray_start import Probe, RaySession, alive_nodes
 from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker, with_noun
 from cellsemi.orchestrator.engine.scheduler import (
     Kill,
+    Loss,
     Scheduler,
     SchedulerCommand,
-    SchedulingRules,
     Send,
     Spawn,
     map_rules,
@@ -64,6 +64,15 @@ class _Host:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class _Callbacks:
+    """What the caller of `map` or `tasks` is told, and how."""
+
+    on_done: OnDone
+    tick: Tick
+    on_incident: OnIncident
+
+
 class RayEngine:
     """Engine on a Ray that `start_ray` has started or joined."""
 
@@ -75,18 +84,24 @@ class RayEngine:
         self._probe = session.probe
         self._idle: list[_Host] = []
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
         with deferred():
             resources = self._resources(uses_device=job.uses_device)
-            return self._run(job, items, map_rules(self._config, job.name), resources, on_done=on_done, tick=tick)
+            scheduler = Scheduler(items, map_rules(self._config, job.name), time.monotonic())
+            return self._run(job, scheduler, resources, _Callbacks(on_done, tick, on_incident))
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.tasks. An item that holds a GPU has a process of its own."""
         with deferred():
             resources = self._resources(uses_device=job.uses_device).times(self._config.workers_per_student)
             rules = task_rules(self._config, job.name, fresh=resources.gpus > 0)
-            return self._run(job, items, rules, resources, on_done=on_done, tick=tick)
+            scheduler = Scheduler(items, rules, time.monotonic())
+            return self._run(job, scheduler, resources, _Callbacks(on_done, tick, on_incident))
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
@@ -136,21 +151,11 @@ class RayEngine:
         """What a worker reserves on the cluster of now."""
         return resources_per_worker(self._config, uses_device, _cluster_resources()["GPU"])
 
-    def _run(
-        self,
-        job: Job,
-        items: Sequence[int],
-        rules: SchedulingRules,
-        resources: WorkerResources,
-        *,
-        on_done: OnDone,
-        tick: Tick,
-    ) -> Outcome:
-        scheduler = Scheduler(items, rules, time.monotonic())
+    def _run(self, job: Job, scheduler: Scheduler, resources: WorkerResources, call: _Callbacks) -> Outcome:
         self._check_worker_fits(resources)
         patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
         idle, self._idle = self._idle, []
-        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle)
+        actors = _Actors(job, scheduler, resources, self._probe, call.on_done, idle=idle)
         counted_s = ticked_s = -float("inf")
         try:
             while not scheduler.over:
@@ -163,10 +168,11 @@ class RayEngine:
                 if scheduler.waited_s(now_s) > patience_s:
                     raise EngineError(_no_place_message(job.name, resources, scheduler.pending, patience_s))
                 actors.step(now_s)
+                self._report(job.name, scheduler, call)
                 if recount:
                     actors.make_room(now_s)
                 if time.monotonic() - ticked_s >= TICK_S:
-                    tick()
+                    call.tick()
                     ticked_s = time.monotonic()
             self._idle = actors.hand_over()
         except Terminated:
@@ -174,8 +180,14 @@ class RayEngine:
                 actors.let_save()
             raise
         finally:
+            self._report(job.name, scheduler, call)
             actors.dismiss()
         return scheduler.outcome
+
+    def _report(self, name: str, scheduler: Scheduler, call: _Callbacks) -> None:
+        for incident in scheduler.take_incidents():
+            log.warning("%s: %s", name, incident)
+            call.on_incident(incident)
 
     def _check_worker_fits(self, resources: WorkerResources) -> None:
         """EngineError when a worker is larger than our own Ray, which does not grow."""
@@ -281,7 +293,7 @@ class _Actors:
                 self._hosts[worker] = self._idle.pop(0)
                 self._actors[worker] = self._hosts[worker].actor
                 self._used.add(worker)
-                self._scheduler.placed(worker, time.monotonic())
+                self._scheduler.placed(worker, time.monotonic(), self._hosts[worker].place.name)
                 self._call(_Call(worker, "start_job"), self._job)
             case Spawn(worker):
                 self._actors[worker] = self._actor.remote()
@@ -319,7 +331,8 @@ class _Actors:
         if isinstance(answer, RayError):
             taken = isinstance(answer, RayActorError) and answer.preempted
             died_idle = call.method == "start_job" and worker in self._used
-            scheduler.lost(worker, _short_message(answer), now_s, charge=not (taken or died_idle))
+            kind: Loss = "preempted" if taken else "lost"
+            scheduler.lost(worker, _short_message(answer), now_s, kind=kind, charge=not died_idle)
         elif isinstance(answer, Fault):
             log.warning("%s: %s\n%s", self._job.name, answer.error, answer.trace)
             if call.method == "run":
@@ -328,7 +341,7 @@ class _Actors:
                 scheduler.start_failed(worker, answer, now_s)
         elif call.method == "set_up":
             self._hosts[worker] = _Host(self._actors[worker], self._resources, answer)
-            scheduler.placed(worker, now_s)
+            scheduler.placed(worker, now_s, answer.name)
             self._call(_Call(worker, "start_job"), self._job)
         elif call.method == "start_job":
             scheduler.ready(worker, now_s)

@@ -116,6 +116,13 @@ def node_name(address: str, id: str) -> str:
     return f"{address}/{id[:8]}"
 
 
+def address_here() -> str:
+    """The address of this machine, as Ray knows it."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
 def start_ray(address: str | None, run_folder: Path) -> RaySession:
     """Start or join Ray; on a cluster, check that every node sees `run_folder`.
 
@@ -165,7 +172,7 @@ def check_shared_folder(folder: Path) -> Probe:
     answers = {}
     for node in alive_nodes():
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        answers[f"{node.address} ({node.id[:8]})"] = ask.options(scheduling_strategy=there).remote(probe)
+        answers[node_name(node.address, node.id)] = ask.options(scheduling_strategy=there).remote(probe)
     problems = []
     for name, answer in answers.items():
         try:

@@ -29,7 +29,7 @@ from typing import Literal
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.protocol import Failure, Outcome, Record
+from cellsemi.orchestrator.engine.protocol import Failure, Incident, IncidentKind, Outcome, Record
 
 START_FAILURES = 3
 START_DEADLINE_S = 600.0  # at least: a large model on slow storage takes minutes to load
@@ -71,6 +71,7 @@ class Kill:
 
 
 SchedulerCommand = Spawn | Send | Kill
+Loss = Literal["lost", "frozen", "preempted"]
 
 
 @dataclass(slots=True)
@@ -78,6 +79,8 @@ class _WorkerState:
     phase: Literal["pending", "starting", "ready"] = "pending"
     since_s: float = 0.0  # when it was placed, or when the first of its items began
     items: deque[int] = field(default_factory=deque)
+    node: str = ""
+    replaces: int | None = None  # the worker that was lost before it
 
 
 def map_rules(config: EngineConfig, name: str) -> SchedulingRules:
@@ -120,6 +123,8 @@ class Scheduler:
         self._start_failures = 0
         self._counted_from = 0  # workers with a smaller number were asked for before the last counted failure
         self._pending_kills: list[SchedulerCommand] = []
+        self._incidents: list[Incident] = []
+        self._vacant: deque[int] = deque()  # workers that were lost and have not been replaced
         self._changed_s = now_s
         self._checked_s = now_s
 
@@ -143,6 +148,11 @@ class Scheduler:
     def knows(self, worker: int) -> bool:
         """Whether the scheduler still has this worker."""
         return worker in self._workers
+
+    def take_incidents(self) -> list[Incident]:
+        """What has gone wrong since the last time, oldest first."""
+        taken, self._incidents = self._incidents, []
+        return taken
 
     def waited_s(self, now_s: float) -> float:
         """How long nothing has happened because no worker has a place, in seconds; 0 when one has, or all is done."""
@@ -172,7 +182,7 @@ class Scheduler:
             if limit_s is not None and now_s - state.since_s > limit_s:
                 doing = "start" if state.phase == "starting" else f"item {state.items[0]}"
                 why = f"TimeoutError: silent on {doing} for more than {limit_s:g} s"
-                self.lost(worker, why, now_s)
+                self.lost(worker, why, now_s, kind="frozen")
 
     def _assign(self, now_s: float) -> list[SchedulerCommand]:
         commands: list[SchedulerCommand] = []
@@ -199,18 +209,20 @@ class Scheduler:
             return commands
         busy = sum(1 for state in self._workers.values() if state.items)
         while len(self._workers) < min(self.wanted, busy + len(self._queue)):
-            self._workers[self._next] = _WorkerState()
+            self._workers[self._next] = _WorkerState(replaces=self._vacant.popleft() if self._vacant else None)
             commands.append(Spawn(self._next))
             self._next += 1
         return commands
 
     # --- events ---
 
-    def placed(self, worker: int, now_s: float) -> None:
-        """The worker has a process and may start the job."""
+    def placed(self, worker: int, now_s: float, node: str = "") -> None:
+        """The worker has a process, on the node of this name, and may start the job."""
         state = self._workers.get(worker)
         if state is not None and state.phase == "pending":
-            state.phase, state.since_s = "starting", now_s
+            state.phase, state.since_s, state.node = "starting", now_s, node
+            if state.replaces is not None:
+                self._note("replaced", f"worker {worker} has taken the place of worker {state.replaces}", node)
             self._placed += 1
             self._changed_s = now_s
 
@@ -231,6 +243,8 @@ class Scheduler:
             raise RunError(fault.message)
         if fault.kind == "final":
             raise EngineError(f"{self.rules.name}: a worker could not start: {fault.message}")
+        self._note("lost", f"worker {worker} could not start: {fault.error}", self._workers[worker].node)
+        self._vacant.append(worker)
         self._remove(worker, now_s, why=fault.error)
         self._count_start_failure(worker, fault.error)
 
@@ -242,30 +256,39 @@ class Scheduler:
 
     def faulted(self, worker: int, fault: Fault, now_s: float) -> None:
         """The first item of the worker raised an error; the worker goes on. RunError when that ends the run."""
+        node = self._workers[worker].node if worker in self._workers else ""
         item = self._pop(worker, now_s)
         if item is None:
             return
         if fault.kind == "stop":
             raise RunError(fault.message)
-        if self._charge(item, fault.error, final=fault.kind == "final"):
+        if self._charge(item, fault.error, node, final=fault.kind == "final"):
             self._queue.append(item)  # last in the queue: the cause may be gone by then
 
-    def lost(self, worker: int, error: str, now_s: float, charge: bool = True) -> None:
+    def lost(self, worker: int, error: str, now_s: float, *, kind: Loss = "lost", charge: bool = True) -> None:
         """The worker is gone or silent: its items go to other workers, in the same order.
 
-        `charge`: whether this counts as an attempt of the current item, or as a failed start; not when a machine
-        was taken away on purpose. `error` is one line that begins with the type of the error.
+        `charge`: whether this counts as an attempt of the current item, or as a failed start; never where a machine
+        was taken away on purpose ("preempted"). `error` is one line that begins with the type of the error.
         """
         state = self._workers.get(worker)
         if state is None:
             return
+        charge = charge and kind != "preempted"
+        waiting = list(state.items)
+        doing = f" on item {waiting[0]}" if waiting else ""
+        self._note(kind, f"worker {worker}{doing}: {error}", state.node, waiting[0] if waiting else None)
+        self._vacant.append(worker)
         self._remove(worker, now_s, why=error)
         if state.phase != "ready" and charge:
             self._count_start_failure(worker, error)
-        waiting = list(state.items)
         self._isolated.update(waiting)
-        if waiting and charge and not self._charge(waiting[0], error):
+        charged = waiting[0] if waiting and charge else None
+        if charged is not None and not self._charge(charged, error, state.node):
             waiting.pop(0)
+        for item in waiting:
+            if item != charged:
+                self._note("requeued", f"item {item} goes to another worker", item=item)
         self._queue.extendleft(reversed(waiting))
 
     # --- bookkeeping ---
@@ -289,13 +312,23 @@ class Scheduler:
         self._pending_kills.append(Kill(worker, why))
         self._changed_s = now_s
 
-    def _charge(self, item: int, error: str, final: bool = False) -> bool:
+    def _charge(self, item: int, error: str, node: str, final: bool = False) -> bool:
         """Count an attempt and return whether the item may be tried again; if not, it has failed."""
         self._attempts[item] += 1
-        again = not final and self._attempts[item] < self.rules.max_attempts
-        if not again:
-            self.failed.append(Failure(item, self._attempts[item], error))
+        attempts, most = self._attempts[item], self.rules.max_attempts
+        again = not final and attempts < most
+        if again:
+            self._note(
+                "retried", f"item {item} is tried again, {attempts} of {most} attempts failed: {error}", node, item
+            )
+        else:
+            self.failed.append(Failure(item, attempts, error))
+            of = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            self._note("quarantined", f"item {item} is given up after {of}: {error}", node, item)
         return again
+
+    def _note(self, kind: IncidentKind, message: str, node: str = "", item: int | None = None) -> None:
+        self._incidents.append(Incident(kind, message, node, item))
 
     def _count_start_failure(self, worker: int, error: str) -> None:
         if worker < self._counted_from:

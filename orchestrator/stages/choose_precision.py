@@ -57,7 +57,7 @@ def agreed_training(context: Context, model: ModelConfig) -> TrainingConfig:
 
 def _ask(context: Context) -> AgreedPrecision:
     job = PrecisionJob(context.config.engine.device)
-    outcome = context.engine.map(job, [0], lambda *_: None, lambda: None)
+    outcome = context.engine.map(job, [0], lambda *_: None, lambda: None, context.watcher.incident)
     if outcome.failed:
         raise failed(job.name, outcome.failed)
     return AgreedPrecision.model_validate(outcome.done[0])

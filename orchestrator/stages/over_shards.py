@@ -55,7 +55,7 @@ def _do_shards(context: Context, work: ShardWork, rows: dict[int, int], started:
         commits[item] = Commit.model_validate(record)
         context.watcher.advance(sum(rows[i] for i in commits))
 
-    outcome = context.engine.map(work.make_job(stage), todo, on_done, _no_tick)
+    outcome = context.engine.map(work.make_job(stage), todo, on_done, _no_tick, context.watcher.incident)
     for failure in outcome.failed:
         if work.give_up is None:
             raise failed(work.step.name, outcome.failed)

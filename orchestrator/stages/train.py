@@ -235,7 +235,7 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             context.watcher.note(f"{ordered[item][1].member} {start}")
         tick()
 
-    outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
+    outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick, context.watcher.incident)
     others = [f for f in outcome.failed if not _diverged(f)]
     for failure in outcome.failed:
         if _diverged(failure):

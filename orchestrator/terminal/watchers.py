@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from cellsemi.orchestrator.engine.protocol import Incident
 from cellsemi.orchestrator.events import Clock, SilentWatcher, Watcher
 from cellsemi.rounds.duration import duration
 
@@ -100,6 +101,10 @@ class PlainWatcher:
         """The sentence on its own line."""
         self._line(f"  {message}")
 
+    def incident(self, incident: Incident) -> None:
+        """One line."""
+        self._line(f"  {incident}")
+
     def finish(self, seconds: float) -> None:
         """One line with the time that the stage took."""
         self._line(f"{self._label}: done in {duration(seconds)}")
@@ -163,6 +168,10 @@ class LiveWatcher:
     def note(self, message: str) -> None:
         """The sentence stays above the live line."""
         self._print(f"  {escape(message)}", style="italic")
+
+    def incident(self, incident: Incident) -> None:
+        """One line, which stays above the live line."""
+        self._print(f"  {escape(str(incident))}", style="yellow")
 
     def finish(self, seconds: float) -> None:
         """The stage stays as one line with its amount and its time."""

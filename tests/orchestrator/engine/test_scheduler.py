@@ -6,7 +6,7 @@ from helpers.simulated_cluster import RETRY, RULES
 from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.protocol import Failure
+from cellsemi.orchestrator.engine.protocol import Failure, Incident
 from cellsemi.orchestrator.engine.scheduler import (
     Kill,
     Scheduler,
@@ -110,7 +110,7 @@ def test_a_machine_taken_away_is_charged_to_nobody() -> None:
     scheduler = started([0, 1, 2, 3])
     for worker in range(10):
         assert Send(worker, 0) in scheduler.decide(0.0)
-        scheduler.lost(worker, "ActorDiedError: preempted", 1.0, charge=False)
+        scheduler.lost(worker, "ActorDiedError: preempted", 1.0, kind="preempted")
         assert scheduler.decide(1.0)[-1] == Spawn(worker + 1)
         scheduler.placed(worker + 1, 1.0)
         scheduler.ready(worker + 1, 1.0)
@@ -242,3 +242,49 @@ def test_rules_come_from_the_config() -> None:
     assert (trained.deadline_s, trained.max_attempts, trained.depth, trained.fresh) == (None, 5, 1, True)
     assert mapped.start_deadline_s == 600 == trained.start_deadline_s
     assert map_rules(EngineConfig(shard_deadline_s=7200), "a").start_deadline_s == 7200
+
+
+# --- what is told -----------------------------------------------------------------------------------
+
+
+def test_what_a_lost_worker_cost_is_told_and_who_takes_its_place() -> None:
+    scheduler = Scheduler([0, 1, 2], RULES, 0.0)
+    scheduler.decide(0.0)
+    scheduler.placed(0, 0.0, "10.0.0.3/ab")
+    scheduler.ready(0, 0.0)
+    scheduler.decide(0.0)
+    scheduler.lost(0, "ActorDiedError: gone", 1.0)
+    scheduler.decide(1.0)
+    scheduler.placed(1, 2.0, "10.0.0.4/cd")
+    assert scheduler.take_incidents() == [
+        Incident("lost", "worker 0 on item 0: ActorDiedError: gone", "10.0.0.3/ab", 0),
+        Incident("retried", "item 0 is tried again, 1 of 3 attempts failed: ActorDiedError: gone", "10.0.0.3/ab", 0),
+        Incident("requeued", "item 1 goes to another worker", "", 1),
+        Incident("replaced", "worker 1 has taken the place of worker 0", "10.0.0.4/cd"),
+    ]
+    assert scheduler.take_incidents() == []
+
+
+def test_a_preempted_worker_and_a_frozen_one_are_told_apart() -> None:
+    scheduler = started([0, 1, 2, 3], workers=2)
+    scheduler.decide(0.0)
+    scheduler.lost(0, "ActorDiedError: preempted", 1.0, kind="preempted")
+    scheduler.decide(40.0)
+    assert [(incident.kind, incident.item) for incident in scheduler.take_incidents()] == [
+        ("preempted", 0),
+        ("requeued", 0),
+        ("requeued", 2),
+        ("frozen", 1),
+        ("retried", 1),
+        ("requeued", 3),
+    ]
+
+
+def test_an_item_that_is_given_up_is_told_with_its_last_error() -> None:
+    scheduler = started([7])
+    for _ in range(3):
+        scheduler.decide(0.0)
+        scheduler.faulted(0, RETRY, 0.0)
+    told = scheduler.take_incidents()
+    assert [incident.kind for incident in told] == ["retried", "retried", "quarantined"]
+    assert told[-1].message == "item 7 is given up after 3 attempts: ValueError: bad"
