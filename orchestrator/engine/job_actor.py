@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from dataclasses import dataclass
 
 import ray
@@ -28,6 +29,14 @@ class Place:
     def name(self) -> str:
         """The node in messages."""
         return node_name(self.address, self.node)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An item that is done: what the job returned, and the seconds that it took here."""
+
+    record: Record
+    seconds: float
 
 
 class JobActor:
@@ -66,11 +75,12 @@ class JobActor:
         self._worker = started
         return None
 
-    def run(self, item: int) -> Record | Fault:
+    def run(self, item: int) -> Done | Fault:
         """Process one item."""
-        worker = self._worker
+        worker, started = self._worker, time.monotonic()
         assert worker is not None
-        return attempt(lambda: worker.run(item))
+        record = attempt(lambda: worker.run(item))
+        return record if isinstance(record, Fault) else Done(record, time.monotonic() - started)
 
 
 def _free_memory() -> None:

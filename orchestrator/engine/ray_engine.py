@@ -29,6 +29,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
+from cellsemi.orchestrator.engine.cluster_state import cluster_resources, no_place_message, workers_that_fit
 from cellsemi.orchestrator.engine.fault import Fault, in_one_line
 from cellsemi.orchestrator.engine.job_actor import JobActor, Place
 from cellsemi.orchestrator.engine.protocol import Job, OnDone, OnIncident, Outcome, Tick, unreported
@@ -44,6 +45,7 @@ from cellsemi.orchestrator.engine.scheduler import (
     map_rules,
     task_rules,
 )
+from cellsemi.orchestrator.engine.usage import Held, Meter, Usage
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,10 @@ class _Host:
     actor: Any
     resources: WorkerResources
     place: Place
+
+
+def _held(host: _Host) -> Held:
+    return Held(host.place.name, host.resources.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class RayEngine:
         self._version = session.version
         self._probe = session.probe
         self._idle: list[_Host] = []
+        self._meter = Meter()
 
     def map(
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
@@ -105,7 +112,7 @@ class RayEngine:
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
-        config, total = self._config, _cluster_resources()
+        config, total = self._config, cluster_resources()
         counts = [with_noun(total["CPU"], "CPU")] + ([with_noun(total["GPU"], "GPU")] if total["GPU"] else [])
         if self._address is None:
             line = f"local Ray {self._version}, {', '.join(counts)}"
@@ -133,6 +140,11 @@ class RayEngine:
         resources = self._resources(uses_device=True).times(self._config.workers_per_student)
         return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
 
+    def take_usage(self) -> Usage:
+        """See Engine.take_usage."""
+        gpus = None if self._session is None else cluster_resources()["GPU"]
+        return self._meter.take(time.monotonic(), gpus)
+
     def close(self) -> None:
         """See Engine.close."""
         session, self._session = self._session, None
@@ -149,7 +161,7 @@ class RayEngine:
 
     def _resources(self, *, uses_device: bool) -> WorkerResources:
         """What a worker reserves on the cluster of now."""
-        return resources_per_worker(self._config, uses_device, _cluster_resources()["GPU"])
+        return resources_per_worker(self._config, uses_device, cluster_resources()["GPU"])
 
     def _run(self, job: Job, scheduler: Scheduler, resources: WorkerResources, call: _Callbacks) -> Outcome:
         self._check_worker_fits(resources)
@@ -157,6 +169,7 @@ class RayEngine:
         idle, self._idle = self._idle, []
         actors = _Actors(job, scheduler, resources, self._probe, call.on_done, idle=idle)
         counted_s = ticked_s = -float("inf")
+        self._meter.begin(scheduler, resources.gpus)
         try:
             while not scheduler.over:
                 stop_if_wanted()
@@ -166,8 +179,9 @@ class RayEngine:
                     counted_s = now_s
                     scheduler.wanted = max(scheduler.wanted, self._config.workers or workers_that_fit(resources))
                 if scheduler.waited_s(now_s) > patience_s:
-                    raise EngineError(_no_place_message(job.name, resources, scheduler.pending, patience_s))
+                    raise EngineError(no_place_message(job.name, resources, scheduler.pending, patience_s))
                 actors.step(now_s)
+                self._meter.sample(map(_held, actors.hosts), time.monotonic())
                 self._report(job.name, scheduler, call)
                 if recount:
                     actors.make_room(now_s)
@@ -181,6 +195,8 @@ class RayEngine:
             raise
         finally:
             self._report(job.name, scheduler, call)
+            self._meter.end(time.monotonic())
+            self._meter.sample(map(_held, self._idle), time.monotonic())
             actors.dismiss()
         return scheduler.outcome
 
@@ -192,7 +208,7 @@ class RayEngine:
     def _check_worker_fits(self, resources: WorkerResources) -> None:
         """EngineError when a worker is larger than our own Ray, which does not grow."""
         if self._address is None and workers_that_fit(resources) == 0:
-            total = _cluster_resources()
+            total = cluster_resources()
             raise EngineError(
                 f"a worker asks for {resources}, this machine has {with_noun(total['CPU'], 'CPU')} "
                 f"and {with_noun(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
@@ -261,6 +277,11 @@ class _Actors:
         for host in ending:
             ray.kill(host.actor, no_restart=True)
         self._others = [host for host in self._others if host not in ending]
+
+    @property
+    def hosts(self) -> list[_Host]:
+        """All processes that are held, also those that stand by."""
+        return [*self._hosts.values(), *self._idle, *self._others]
 
     def hand_over(self) -> list[_Host]:
         """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""
@@ -346,8 +367,8 @@ class _Actors:
         elif call.method == "start_job":
             scheduler.ready(worker, now_s)
         else:
-            scheduler.finished(worker, answer, now_s)
-            self._on_done(call.item, answer)
+            scheduler.finished(worker, answer.record, now_s, answer.seconds)
+            self._on_done(call.item, answer.record)
 
 
 def _answer(reference: Any) -> Any:
@@ -365,27 +386,3 @@ def _short_message(error: RayError) -> str:
     """The type and the last line of Ray's long explanation, which stands in full in the log."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     return f"{type(error).__name__}: {lines[-1].split(' Some common causes include')[0]}"
-
-
-# --- resources --------------------------------------------------------------------------------------
-
-
-def workers_that_fit(resources: WorkerResources) -> int:
-    """How many workers fit on the nodes of now, whatever else runs on them."""
-    return sum(resources.workers_on(node.resources) for node in alive_nodes())
-
-
-def _cluster_resources() -> dict[str, float]:
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {name: float(found.get(name, 0.0)) for name in ("CPU", "GPU")}
-
-
-def _no_place_message(name: str, resources: WorkerResources, pending: int, patience_s: float) -> str:
-    total, free = _cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-    return (
-        f"{name}: no worker got a place within {patience_s:g} s. {with_noun(pending, 'worker')} waiting for "
-        f"{resources} each; the cluster has {with_noun(len(alive_nodes()), 'node')} with "
-        f"{with_noun(total['CPU'], 'CPU')} and {with_noun(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
-        f"and {free.get('GPU', 0.0):g} are free. Add nodes, wait for other jobs, or lower "
-        "engine.cpus_per_worker or engine.gpus_per_worker; the same command goes on where it stopped"
-    )

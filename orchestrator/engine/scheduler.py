@@ -30,6 +30,7 @@ from cellsemi.configs.errors import EngineError, RunError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault
 from cellsemi.orchestrator.engine.protocol import Failure, Incident, IncidentKind, Outcome, Record
+from cellsemi.orchestrator.engine.usage import Seconds
 
 START_FAILURES = 3
 START_DEADLINE_S = 600.0  # at least: a large model on slow storage takes minutes to load
@@ -45,6 +46,7 @@ class SchedulingRules:
     deadline_s: float | None  # for one item; None: no deadline
     depth: int = 2
     fresh: bool = False  # a new worker for every item
+    saved_every_s: float | None = None  # an item that is lost costs at most this: it goes on from a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,10 @@ def map_rules(config: EngineConfig, name: str) -> SchedulingRules:
 
 def task_rules(config: EngineConfig, name: str, fresh: bool) -> SchedulingRules:
     """Rules of `Engine.tasks`: training has no deadline; `fresh` with a new worker for every item."""
-    return SchedulingRules(name, config.max_attempts, _start_deadline_s(config), None, depth=1, fresh=fresh)
+    limits_s = (_start_deadline_s(config), None)
+    return SchedulingRules(
+        name, config.max_attempts, *limits_s, depth=1, fresh=fresh, saved_every_s=config.checkpoint_s
+    )
 
 
 def _start_deadline_s(config: EngineConfig) -> float:
@@ -124,6 +129,7 @@ class Scheduler:
         self._counted_from = 0  # workers with a smaller number were asked for before the last counted failure
         self._pending_kills: list[SchedulerCommand] = []
         self._incidents: list[Incident] = []
+        self._spent = Seconds()  # but what is in progress
         self._vacant: deque[int] = deque()  # workers that were lost and have not been replaced
         self._changed_s = now_s
         self._checked_s = now_s
@@ -148,6 +154,12 @@ class Scheduler:
     def knows(self, worker: int) -> bool:
         """Whether the scheduler still has this worker."""
         return worker in self._workers
+
+    def spent(self, now_s: float) -> Seconds:
+        """Seconds of all its workers by what they were busy with (see usage.Busy)."""
+        starting = sum(now_s - state.since_s for state in self._workers.values() if state.phase == "starting")
+        computing = sum(now_s - state.since_s for state in self._workers.values() if state.items)
+        return self._spent.plus(Seconds(starting=starting, computing=computing))
 
     def take_incidents(self) -> list[Incident]:
         """What has gone wrong since the last time, oldest first."""
@@ -231,6 +243,7 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is not None and state.phase == "starting":
             state.phase = "ready"
+            self._spent = self._spent.plus(Seconds(starting=now_s - state.since_s))
             self._with_room.add(worker)
             self._start_failures = 0
             self._changed_s = now_s
@@ -245,21 +258,26 @@ class Scheduler:
             raise EngineError(f"{self.rules.name}: a worker could not start: {fault.message}")
         self._note("lost", f"worker {worker} could not start: {fault.error}", self._workers[worker].node)
         self._vacant.append(worker)
+        self._lose(now_s - self._since_s(worker, now_s), saved=False)
         self._remove(worker, now_s, why=fault.error)
         self._count_start_failure(worker, fault.error)
 
-    def finished(self, worker: int, record: Record, now_s: float) -> None:
-        """The worker finished the first of its items."""
+    def finished(self, worker: int, record: Record, now_s: float, took_s: float | None = None) -> None:
+        """The worker finished the first of its items; `took_s` as it measured it, else from the news before this."""
+        since_s = self._since_s(worker, now_s)
         item = self._pop(worker, now_s)
         if item is not None:
             self.done[item] = record
+            self._spent = self._spent.plus(Seconds(computing=now_s - since_s if took_s is None else took_s))
 
     def faulted(self, worker: int, fault: Fault, now_s: float) -> None:
         """The first item of the worker raised an error; the worker goes on. RunError when that ends the run."""
         node = self._workers[worker].node if worker in self._workers else ""
+        since_s = self._since_s(worker, now_s)
         item = self._pop(worker, now_s)
         if item is None:
             return
+        self._lose(now_s - since_s)
         if fault.kind == "stop":
             raise RunError(fault.message)
         if self._charge(item, fault.error, node, final=fault.kind == "final"):
@@ -279,6 +297,8 @@ class Scheduler:
         doing = f" on item {waiting[0]}" if waiting else ""
         self._note(kind, f"worker {worker}{doing}: {error}", state.node, waiting[0] if waiting else None)
         self._vacant.append(worker)
+        if waiting or state.phase == "starting":
+            self._lose(now_s - state.since_s, saved=bool(waiting))
         self._remove(worker, now_s, why=error)
         if state.phase != "ready" and charge:
             self._count_start_failure(worker, error)
@@ -292,6 +312,17 @@ class Scheduler:
         self._queue.extendleft(reversed(waiting))
 
     # --- bookkeeping ---
+
+    def _since_s(self, worker: int, now_s: float) -> float:
+        """Since when the worker has been busy with what it is busy with."""
+        state = self._workers.get(worker)
+        return now_s if state is None or state.phase == "pending" else state.since_s
+
+    def _lose(self, seconds: float, saved: bool = True) -> None:
+        """An attempt came to nothing; what was `saved` of it, by the rules, is no loss."""
+        most = self.rules.saved_every_s if saved else None
+        kept = 0.0 if most is None else max(0.0, seconds - most)
+        self._spent = self._spent.plus(Seconds(computing=kept, lost=seconds - kept))
 
     def _pop(self, worker: int, now_s: float) -> int | None:
         state = self._workers.get(worker)
