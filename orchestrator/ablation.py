@@ -111,7 +111,7 @@ def carry_out(plan: Plan, engine: Callable[[], Engine], watcher: Watcher) -> dic
             try:
                 with driver_lock(planned.paths):
                     _adopt(plan, planned, watcher)
-                    log = EventLog(watcher, planned.paths.events)
+                    log = EventLog(watcher, planned.paths.events, take_usage=started.take_usage)
                     run_campaign(planned.config, plan.target, started, planned.paths, log)
             except CellsemiError as error:
                 errors[planned.paths.name] = in_one_line(str(error))

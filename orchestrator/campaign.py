@@ -94,7 +94,7 @@ def _reopen_from(paths: RunPaths, round: int) -> None:
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:
     """`run_campaign` on the engine of the config, while this process holds the run."""
     with driver_lock(paths), open_engine(config.engine, paths.log) as engine:
-        run_campaign(config, n, engine, paths, EventLog(watcher, paths.events))
+        run_campaign(config, n, engine, paths, EventLog(watcher, paths.events, take_usage=engine.take_usage))
 
 
 def play(context: Context, round: int, last: bool) -> None:

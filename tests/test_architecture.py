@@ -204,7 +204,7 @@ ALLOWED = {
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "
         "rounds/store models/base models/model_files models/registry models/validation models/weight_files "
-        "orchestrator/events"
+        "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "

@@ -172,20 +172,28 @@ def leaderboard(run: str | None, as_json: bool) -> None:
 
 @cli.command()
 @run_argument
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C; with --json a line each time.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds in between.")
 @json_option
 @debug_option
-def status(run: str | None, as_json: bool) -> None:
+def status(run: str | None, watch: bool, interval: float, as_json: bool) -> None:
     """Show how far a run is.
 
-    RUN is a name below ./runs or a folder; default: the run worked on last.
+    RUN is a name below ./runs or a folder; default: the run worked on last. Only the folder is read: the driver may
+    be on another machine.
     """
 
     from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.runs.status import read_status
-    from cellsemi.orchestrator.terminal import tables
+    from cellsemi.orchestrator.terminal import status_table
+    from cellsemi.orchestrator.terminal import watch as watching
 
-    found = read_status(find_run(run))
-    answer(as_json, found.to_json(), lambda: tables.print_status(found))
+    paths = find_run(run)
+    if watch:
+        watching.watch(paths, interval, sys.stdout, as_json)
+        return
+    found = read_status(paths)
+    answer(as_json, found.to_json(), lambda: status_table.print_status(found))
 
 
 @cli.command()
@@ -260,4 +268,5 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")
-            run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))
+            log = EventLog(watcher, paths.events, take_usage=engine.take_usage)
+            run_campaign(loaded.config, target, engine, paths, log)

@@ -7,7 +7,7 @@ that whoever takes the difference since the last time now and then loses nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -44,6 +44,10 @@ class Seconds:
             self.lost + factor * other.lost,
         )
 
+    def rounded(self) -> Seconds:
+        """In whole milliseconds."""
+        return Seconds(*(round(each, 3) for each in (self.reserved, self.starting, self.computing, self.lost)))
+
 
 @dataclass(frozen=True, slots=True)
 class NodeLoad:
@@ -57,13 +61,20 @@ class NodeLoad:
 class Usage:
     """What was used since the last time, and where the workers are now, by the name of the node.
 
-    `cluster_gpus` are all GPUs of the cluster, whoever holds them; None where the engine does not count them.
+    `nodes` None: as before. `cluster_gpus` are all GPUs of the cluster, whoever holds them; None: they are not counted.
     """
 
     workers: Seconds = Seconds()
     gpus: Seconds = Seconds()
-    nodes: Mapping[str, NodeLoad] = field(default_factory=dict)
+    nodes: Mapping[str, NodeLoad] | None = None
     cluster_gpus: float | None = None
+
+    def rounded(self, nodes: Mapping[str, NodeLoad] | None) -> Usage | None:
+        """In whole milliseconds, with these nodes; None where nothing is left to say."""
+        workers, gpus = self.workers.rounded(), self.gpus.rounded()
+        if nodes is None and workers == gpus == Seconds():
+            return None
+        return Usage(workers, gpus, nodes, self.cluster_gpus)
 
 
 @dataclass(frozen=True, slots=True)
