@@ -97,13 +97,15 @@ class Event:
 
 
 _EVENT = TypeAdapter(Event)
+OnEvent = Callable[[Event], None]
 
 
 class EventLog:
     """Writes every event to a JSON-lines file, then passes it on to another watcher.
 
     Each line is one write: a killed process loses at most the last line, which `read_events` skips. `advance`
-    is written at most once in LOG_EVERY_S, and always when the stage is complete. `take_usage` is that of the engine.
+    is written at most once in LOG_EVERY_S, and always when the stage is complete. `take_usage` is that of the engine;
+    `on_event` takes in what was written.
     """
 
     def __init__(
@@ -111,13 +113,16 @@ class EventLog:
         watcher: Watcher,
         path: Path,
         clock: Clock = time.monotonic,
+        *,
         take_usage: Callable[[], Usage] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self._watcher, self._path, self._clock = watcher, path, clock
         self._round, self._stage, self._unit = 0, "", ""
         self._done = self._total = 0
         self._written_s = clock()
         self._take_usage, self._taken_s = take_usage, clock()
+        self._on_event = on_event
         self._nodes: Mapping[str, NodeLoad] | None = None  # as written last by this driver
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_cut_line(path)
@@ -180,6 +185,8 @@ class EventLog:
         with self._path.open("ab") as file:
             file.write(_EVENT.dump_json(event, exclude_defaults=True) + b"\n")
         self._written_s = self._clock()
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _usage(self, kind: EventKind) -> Usage | None:
         """What this event says of the usage; None where there is nothing to say."""

@@ -49,7 +49,7 @@ FLOORS = {
     "orchestrator": (
         "engine",
         "events",
-        "stages describe_dataset doctor flow_check",
+        "stages describe_dataset doctor flow_check run_metrics",
         "runs review cluster",
         "apply",
         "campaign",
@@ -178,8 +178,8 @@ ALLOWED = {
         "models/registry models/validation orchestrator/engine orchestrator/events orchestrator/runs"
     ),
     "orchestrator/campaign": (
-        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
-        "orchestrator/stages"
+        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/run_metrics "
+        "orchestrator/runs orchestrator/stages"
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
@@ -200,6 +200,7 @@ ALLOWED = {
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/inspect rounds/pseudo_labels rounds/report rounds/review rounds/store"
     ),
+    "orchestrator/run_metrics": "orchestrator/engine orchestrator/events",
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "

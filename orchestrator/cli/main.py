@@ -239,9 +239,8 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
 
 def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool, silent: bool) -> None:
     """Run the campaign while holding the lock of the run; print what is used before it starts."""
-    from cellsemi.orchestrator.campaign import run_campaign
+    from cellsemi.orchestrator.campaign import open_log, run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
-    from cellsemi.orchestrator.events import EventLog
     from cellsemi.orchestrator.review.new_images import look_for_new
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
@@ -268,5 +267,4 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")
-            log = EventLog(watcher, paths.events, take_usage=engine.take_usage)
-            run_campaign(loaded.config, target, engine, paths, log)
+            run_campaign(loaded.config, target, engine, paths, open_log(watcher, paths, engine))

@@ -13,6 +13,7 @@ import ray
 
 from cellsemi.models.training.stop import catch_sigterm
 from cellsemi.orchestrator.engine.fault import Fault, attempt
+from cellsemi.orchestrator.engine.metrics import Observe, item_metrics
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, address_here, folder_problem, node_name
 
@@ -47,6 +48,7 @@ class JobActor:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._observe: Observe | None = None
 
     def set_up(self, hide_gpus: bool, probe: Probe | None) -> Place | Fault:
         """Prepare the process; returns its place, or a Fault with the reason why it cannot work on its node.
@@ -72,7 +74,7 @@ class JobActor:
         started = attempt(job.start)
         if isinstance(started, Fault):
             return started
-        self._worker = started
+        self._worker, self._observe = started, item_metrics(job.name)
         return None
 
     def run(self, item: int) -> Done | Fault:
@@ -80,7 +82,10 @@ class JobActor:
         worker, started = self._worker, time.monotonic()
         assert worker is not None
         record = attempt(lambda: worker.run(item))
-        return record if isinstance(record, Fault) else Done(record, time.monotonic() - started)
+        took_s = time.monotonic() - started
+        if self._observe is not None:
+            self._observe(took_s, not isinstance(record, Fault))
+        return record if isinstance(record, Fault) else Done(record, took_s)
 
 
 def _free_memory() -> None:

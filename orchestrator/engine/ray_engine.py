@@ -281,7 +281,8 @@ class _Actors:
     @property
     def hosts(self) -> list[_Host]:
         """All processes that are held, also those that stand by."""
-        return [*self._hosts.values(), *self._idle, *self._others]
+        known = [host for worker, host in self._hosts.items() if self._scheduler.knows(worker)]
+        return [*known, *self._idle, *self._others]
 
     def hand_over(self) -> list[_Host]:
         """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""

@@ -167,11 +167,11 @@ def _used(paths: RunPaths, round: int) -> Used | None:
     uses = [use for use in activity.use if use.round == round]
     by_gpu = any(use.gpus.reserved for use in uses)
     rows = [
-        (use.stage, each.reserved, each.computing, each.starting, each.idle, each.lost)
+        (use.stage, (each.reserved, each.computing, each.starting, each.idle, each.lost))
         for use in uses
         if (each := use.gpus if by_gpu else use.workers).reserved
     ]
-    counts = {kind: count for (of, kind), count in sorted(activity.incidents.items()) if of == round}
+    counts: dict[str, int] = {kind: count for (of, kind), count in sorted(activity.incidents.items()) if of == round}
     return Used("GPU" if by_gpu else "Worker", rows, counts) if rows else None
 
 

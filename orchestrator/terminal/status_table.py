@@ -28,7 +28,8 @@ def print_status(status: Status, console: Console | None = None) -> None:
     """How far a run is: its stages by round, its teachers, what was quarantined, what happened last."""
     console = console or Console(highlight=False)
     for part in status_parts(status):
-        console.print(part, soft_wrap=not isinstance(part, Table))
+        soft = not isinstance(part, Table)
+        console.print(part, soft_wrap=soft, overflow="ignore" if soft else None, crop=not soft)
 
 
 def status_parts(status: Status) -> list[RenderableType]:
@@ -39,7 +40,10 @@ def status_parts(status: Status) -> list[RenderableType]:
     ]
     if status.stages:
         parts.append(_stage_table(status))
-    parts += [Text.from_markup(line) for line in (*_now(status), *_losses(status), *_told(status))]
+    for line in (*_now(status), *_losses(status), *_told(status)):
+        text = Text.from_markup(line, overflow="ellipsis")
+        text.no_wrap = True  # `print_status` shows them whole
+        parts.append(text)
     return parts
 
 
@@ -137,7 +141,11 @@ def shares(seconds: Seconds) -> str:
         "idle": seconds.idle,
         "lost": seconds.lost,
     }
-    return ", ".join(f"{name} {value / seconds.reserved:.0%}" for name, value in parts.items())
+    return ", ".join(f"{name} {_share(value / seconds.reserved)}" for name, value in parts.items())
+
+
+def _share(part: float) -> str:
+    return f"{part:.1%}" if 0 < part < 0.01 else f"{part:.0%}"
 
 
 # --- what is known besides ------------------------------------------------------------------------------

@@ -50,11 +50,11 @@ class Scored:
 class Used:
     """What the GPUs of a round did, or its workers where none had a GPU (`noun`), over all drivers.
 
-    `rows` are (stage, reserved, computing, starting, idle, lost) in seconds; `incidents` counts by kind.
+    `rows` are (stage, (reserved, computing, starting, idle, lost)) in seconds; `incidents` counts by kind.
     """
 
     noun: str
-    rows: Sequence[tuple[str, float, float, float, float, float]]
+    rows: Sequence[tuple[str, tuple[float, ...]]]
     incidents: Mapping[str, int]
 
 
@@ -290,15 +290,15 @@ def _sentence(text: str) -> str:
 
 def _used(used: Used) -> Iterator[str]:
     """A paragraph, and where the time went by stage."""
-    sums = [sum(row[place] for row in used.rows) for place in range(1, 6)]
-    reserved, parts = sums[0], zip(("computing", "starting", "idle", "lost"), sums[1:], strict=True)
+    reserved, *sums = (sum(values) for values in zip(*(seconds for _, seconds in used.rows), strict=True))
+    parts = zip(("computing", "starting", "idle", "lost"), sums, strict=True)
     shares = ", ".join(f"{name} {value:.0f} s ({value / reserved:.0%})" for name, value in parts) if reserved else ""
     yield f"{used.noun}-seconds: {reserved:.0f} reserved" + (f"; of these {shares}." if shares else ".")
     kinds = ", ".join(f"{count} {kind}" for kind, count in used.incidents.items())
     yield f"Incidents: {kinds or 'none'}."
     yield ""
     header = ["stage", "reserved s", "computing", "starting", "idle", "lost"]
-    yield from table(header, ([row[0], *(f"{value:.1f}" for value in row[1:])] for row in used.rows))
+    yield from table(header, ([stage, *(f"{value:.1f}" for value in seconds)] for stage, seconds in used.rows))
     yield ""
     yield "- computing: items that were finished. starting: imports, and models that were loaded."
     yield "- lost: attempts that came to nothing; of a training at most what lies between two checkpoints."
