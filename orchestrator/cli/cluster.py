@@ -20,6 +20,7 @@ def cluster() -> None:
 @click.option("--address", help="The cluster, host:port of its head (engine.address); else RAY_ADDRESS.")
 @config_options
 @click.option("--run", "name", help="A run, by name or folder: its config, and the weights that it keeps.")
+@click.option("--nodes", type=click.IntRange(min=1), help="Wait until so many nodes are there, at most two minutes.")
 @json_option
 @debug_option
 @click.pass_context
@@ -30,6 +31,7 @@ def check(
     source: str | None,
     settings: tuple[str, ...],
     name: str | None,
+    nodes: int | None,
     as_json: bool,
 ) -> None:
     """Ask every node whether it can do the work.
@@ -50,6 +52,6 @@ def check(
     if not chosen or chosen == "local":
         raise UsageError("no cluster is named: give --address HOST:6379; `cellsemi doctor` looks at this machine")
     with tempfile.TemporaryDirectory() as folder, quiet_output(Path(folder) / "ray.log"):
-        report = check_cluster(config, chosen, "the address" if given else "RAY_ADDRESS")
+        report = check_cluster(config, chosen, "the address" if given else "RAY_ADDRESS", nodes or 0)
     answer(as_json, report.to_json(), lambda: cluster_table.print_cluster(report))
     context.exit(0 if report.healthy else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,14 +36,16 @@ from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import RunPaths, paths_of
 
 GPU_ANSWER_S = 60.0  # as long as other work may hold all GPUs of a node
+JOIN_S, JOIN_POLL_S = 120.0, 1.0
 PROBE_NAME = "probe"
 ANSWER = "answer"
 SAME_IMAGE = "Use one image, or one environment, for all nodes and for the driver (docs/cluster/README.md)"
 
 
-def check_cluster(config: Config, address: str, origin: str = "the address") -> ClusterReport:
+def check_cluster(config: Config, address: str, origin: str = "the address", nodes: int = 0) -> ClusterReport:
     """Ask every node of the cluster at `address` (host:port, from `origin`); nothing that is written for it stays.
 
+    `nodes`: as many are waited for, up to JOIN_S, since they join one after another.
     EngineError when the cluster cannot be joined, RunError when the driver itself cannot write where the run lies.
     """
     join_cluster(address, origin)
@@ -51,7 +54,7 @@ def check_cluster(config: Config, address: str, origin: str = "the address") -> 
     paths = paths_of(config)
     try:
         with _shared_folder(paths.root.parent) as folder, driver_lock(RunPaths(folder)):
-            return _ask_all(config, address, paths, folder)
+            return _ask_all(config, address, _Place(paths, folder), nodes)
     finally:
         ray.shutdown()
 
@@ -83,14 +86,23 @@ class _Asked:
         return node_name(self.node.address, self.node.id)
 
 
-def _ask_all(config: Config, address: str, paths: RunPaths, folder: Path) -> ClusterReport:
-    token = uuid.uuid4().hex
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the run lies, and the folder of this check beside it."""
+
+    paths: RunPaths
+    folder: Path
+
+
+def _ask_all(config: Config, address: str, place: _Place, nodes: int) -> ClusterReport:
+    paths, folder, token = place.paths, place.folder, uuid.uuid4().hex
     probe = Probe(str(folder / PROBE_NAME), token)
     files.write_text(Path(probe.path), token)
     here = Versions(*on_node.versions_by_value()())
-    asked = [_Asked(node) for node in alive_nodes()]
+    asked = [_Asked(node) for node in _joined(nodes)]
     _ask_versions(asked, here)
     own, kept = _own_findings(config, paths, asked)
+    own[:0] = _count(len(asked), nodes)
     request = Request(str(folder), probe, config, tuple(kept))
     with _gpus_asked(asked) as gpus:
         _ask_look(asked, request)
@@ -98,8 +110,27 @@ def _ask_all(config: Config, address: str, paths: RunPaths, folder: Path) -> Clu
         for each in asked:
             each.findings += gpus(each)
     driver = NodeReport("driver", platform.node(), tuple(own))
-    nodes = (NodeReport(each.name, each.host, tuple(each.findings)) for each in asked)
-    return ClusterReport(address, str(paths.root), here, (driver, *nodes))
+    reports = (NodeReport(each.name, each.host, tuple(each.findings)) for each in asked)
+    return ClusterReport(address, str(paths.root), here, (driver, *reports))
+
+
+def _joined(nodes: int) -> list[ClusterNode]:
+    """The nodes that are alive, once there are as many as are waited for, or JOIN_S have passed."""
+    until_s = time.monotonic() + JOIN_S
+    while len(found := alive_nodes()) < nodes and time.monotonic() < until_s:
+        time.sleep(JOIN_POLL_S)
+    return found
+
+
+def _count(found: int, wanted: int) -> list[Finding]:
+    """Whether as many nodes are there as were waited for."""
+    if not wanted:
+        return []
+    words = f"{found} of {with_noun(wanted, 'node')}"
+    if found >= wanted:
+        return [Finding("nodes", words)]
+    remedy = "See why `ray start` failed on the others; work that is sent now goes on without them"
+    return [Finding("nodes", problem=f"{words} within {JOIN_S:g} s", remedy=remedy)]
 
 
 # --- the driver itself ----------------------------------------------------------------------------------
