@@ -317,7 +317,12 @@ def test_the_lines_of_the_image_run_in_a_fresh_environment(tmp_path: Path) -> No
     subprocess.run(["python", "-m", "pip", "install", "-q", "pytest", "hypothesis", "psutil"], env=env, check=True)
     tests = ["-m", "ray", "-p", "no:cacheprovider", str(ROOT / "tests" / "orchestrator" / "test_run_metrics.py")]
     done_there = subprocess.run(
-        ["python", "-m", "pytest", *tests], env={**env, "PYTHONSAFEPATH": "1"}, cwd=ROOT, text=True, capture_output=True
+        ["python", "-m", "pytest", *tests],
+        env={**env, "PYTHONSAFEPATH": "1"},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     assert "1 passed" in done_there.stdout, done_there.stdout
 
