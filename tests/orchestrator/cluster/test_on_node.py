@@ -129,3 +129,47 @@ def _digest_with(monkeypatch: pytest.MonkeyPatch, configs: Path) -> str:
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     return on_node.versions_by_value()()[3]
+
+
+def test_a_gpu_that_ray_counts_and_torch_does_not_see_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    found = on_node.look_at_gpu()
+    assert found.verdict == "failed" and "is built without CUDA" in found.problem and "NVIDIA driver" in found.remedy
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "for CUDA 13.0 finds none" in on_node.look_at_gpu().problem
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1.0, "NVIDIA H100, driver 550.54.15, torch "), (2.0, "computes wrongly: 2048 in place of 512")],
+)
+def test_a_gpu_is_trusted_when_it_computes_what_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float, words: str
+) -> None:
+    import torch
+
+    full, script = torch.full, tmp_path / on_node.DRIVER_SCRIPT
+    script.write_text("#!/bin/sh\necho 550.54.15\necho 550.54.15\n")  # a line for each GPU
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: full(shape, value))
+    found = on_node.look_at_gpu()
+    assert words in found.words and bool(found.problem) == (value != 1.0)
+
+
+def test_a_gpu_that_cannot_compute_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def broken(*_: int, device: str) -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error\nencountered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", broken)
+    assert (
+        on_node.look_at_gpu().problem == "cannot compute: RuntimeError: CUDA error: uncorrectable ECC error encountered"
+    )

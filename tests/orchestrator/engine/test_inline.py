@@ -15,6 +15,7 @@ from cellsemi.orchestrator.engine.fault import Fault, attempt, in_one_line
 from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.engine.usage import Seconds, Usage
 
 ENGINE = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
 
@@ -163,3 +164,25 @@ def test_a_fault_holds_what_a_person_and_a_log_need() -> None:
     assert isinstance(fault, Fault) and fault.kind == "retry"
     assert fault.error == "KeyError: 'key'" and "Traceback" in fault.trace
     assert in_one_line(KeyError()) == "KeyError" and in_one_line(" a\n b ") == "a b"
+
+
+def test_what_the_one_worker_used_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cellsemi.orchestrator.engine.inline.time.monotonic", lambda: now[0])
+
+    class Slow(Squares):
+        def start(self) -> "Squares":
+            now[0] += 2.0
+            return super().start()
+
+        def run(self, item: int) -> Record:
+            now[0] += 3.0
+            return super().run(item)
+
+    engine = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
+    assert engine.take_usage() == Usage(nodes={})
+    engine.map(Slow({2: ValueError("once")}, until=2), [1, 2, 3], lambda *_: None, lambda: None)
+    now[0] += 50.0  # nothing is held between two jobs
+    used = engine.take_usage()
+    assert used == Usage(Seconds(14.0, starting=2.0, computing=9.0, lost=3.0), nodes={})
+    assert engine.take_usage() == Usage(nodes={})
