@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,11 +13,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cellsemi.orchestrator.engine.protocol import Incident, IncidentKind
+from cellsemi.orchestrator.engine.usage import NodeLoad, Usage
 
 Clock = Callable[[], float]
 EventKind = Literal["stage", "advance", "note", "incident", "finish", "skipped"]  # a method of Watcher each
 
 LOG_EVERY_S = 1.0  # between two `advance` events of one stage
+USAGE_EVERY_S = 10.0  # an `advance` carries the usage not more often; every other event does
 
 
 class Watcher(Protocol):
@@ -75,6 +77,8 @@ class Event:
     """One line of events.jsonl, validated when it is read.
 
     `time` is UTC as ISO 8601, `seconds` of a `finish`; `incident`, `node` and `item` of an `incident` (see Incident).
+    `usage` is that since the last event which carries one; their sum over a stage is what the stage used. Its `nodes`
+    are None where they are as before.
     """
 
     time: str
@@ -89,23 +93,37 @@ class Event:
     incident: IncidentKind | None = None
     node: str = ""
     item: int | None = None
+    usage: Usage | None = None
 
 
 _EVENT = TypeAdapter(Event)
+OnEvent = Callable[[Event], None]
 
 
 class EventLog:
     """Writes every event to a JSON-lines file, then passes it on to another watcher.
 
     Each line is one write: a killed process loses at most the last line, which `read_events` skips. `advance`
-    is written at most once in LOG_EVERY_S, and always when the stage is complete.
+    is written at most once in LOG_EVERY_S, and always when the stage is complete. `take_usage` is that of the engine;
+    `on_event` takes in what was written.
     """
 
-    def __init__(self, watcher: Watcher, path: Path, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        path: Path,
+        clock: Clock = time.monotonic,
+        *,
+        take_usage: Callable[[], Usage] | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
         self._watcher, self._path, self._clock = watcher, path, clock
         self._round, self._stage, self._unit = 0, "", ""
         self._done = self._total = 0
         self._written_s = clock()
+        self._take_usage, self._taken_s = take_usage, clock()
+        self._on_event = on_event
+        self._nodes: Mapping[str, NodeLoad] | None = None  # as written last by this driver
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_cut_line(path)
 
@@ -162,10 +180,27 @@ class EventLog:
             incident=None if incident is None else incident.kind,
             node="" if incident is None else incident.node,
             item=None if incident is None else incident.item,
+            usage=self._usage(kind),
         )
         with self._path.open("ab") as file:
             file.write(_EVENT.dump_json(event, exclude_defaults=True) + b"\n")
         self._written_s = self._clock()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _usage(self, kind: EventKind) -> Usage | None:
+        """What this event says of the usage; None where there is nothing to say."""
+        if self._take_usage is None or (kind == "advance" and self._clock() - self._taken_s < USAGE_EVERY_S):
+            return None
+        self._taken_s = self._clock()
+        usage = self._take_usage()
+        before, self._nodes = self._nodes, usage.nodes
+        return usage.rounded(None if usage.nodes == before else usage.nodes)
+
+
+def parse_event(line: bytes) -> Event:
+    """The event of a line; ValidationError for one that a crash cut."""
+    return _EVENT.validate_json(line)
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -175,7 +210,7 @@ def read_events(path: Path) -> Iterator[Event]:
     with path.open("rb") as file:
         for line in file:
             with contextlib.suppress(ValidationError):
-                yield _EVENT.validate_json(line)
+                yield parse_event(line)
 
 
 def _end_cut_line(path: Path) -> None:

@@ -49,8 +49,8 @@ FLOORS = {
     "orchestrator": (
         "engine",
         "events",
-        "stages describe_dataset doctor flow_check",
-        "runs review",
+        "stages describe_dataset doctor flow_check run_metrics",
+        "runs review cluster",
         "apply",
         "campaign",
         "ablation api terminal",
@@ -179,19 +179,20 @@ ALLOWED = {
         "models/registry models/validation orchestrator/engine orchestrator/events orchestrator/runs"
     ),
     "orchestrator/campaign": (
-        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
-        "orchestrator/stages"
+        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/run_metrics "
+        "orchestrator/runs orchestrator/stages"
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
-        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
+        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/cluster "
         "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
         "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
+    "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store models/inference models/training",
     "orchestrator/events": "orchestrator/engine",
@@ -200,11 +201,12 @@ ALLOWED = {
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/inspect rounds/pseudo_labels rounds/report rounds/review rounds/store"
     ),
+    "orchestrator/run_metrics": "orchestrator/engine orchestrator/events",
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "
         "rounds/store models/base models/model_files models/registry models/validation models/weight_files "
-        "orchestrator/events"
+        "orchestrator/engine orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
@@ -214,7 +216,8 @@ ALLOWED = {
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
-        "rounds/inspect rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
+        "rounds/inspect rounds/store orchestrator/apply orchestrator/cluster orchestrator/describe_dataset "
+        "orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs"
     ),
 }

@@ -22,6 +22,7 @@ from cellsemi.orchestrator.engine.ray_start import alive_nodes, node_name
 from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way
 from cellsemi.orchestrator.engine.scheduler import Scheduler
 from cellsemi.orchestrator.engine.scheduling_rules import Ban, Kill, Memory, SchedulerCommand, Send, Spawn
+from cellsemi.orchestrator.engine.usage import Held
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,11 @@ class Host:
     actor: Any
     resources: WorkerResources
     place: Place
+
+    @property
+    def held(self) -> Held:
+        """What it holds, for the meter."""
+        return Held(self.place.name, self.resources.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,12 @@ class Actors:
                 if call.method == "run" and (mark := self._job.progress(call.item)) != self._marks.get(call.worker):
                     self._marks[call.worker] = mark
                     self._scheduler.progressed(call.worker, now_s)
+
+    @property
+    def held(self) -> list[Held]:
+        """All processes that are held, also those that stand by."""
+        known = [host for worker, host in self._hosts.items() if self._scheduler.knows(worker)]
+        return [host.held for host in (*known, *self._idle, *self._others)]
 
     def hand_over(self) -> list[Host]:
         """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""
@@ -249,8 +261,8 @@ class Actors:
         elif call.method == "start_job":
             scheduler.ready(worker, now_s)
         else:
-            scheduler.finished(worker, answer, now_s)
-            self._on_done(call.item, answer)
+            scheduler.finished(worker, answer.record, now_s, answer.seconds)
+            self._on_done(call.item, answer.record)
 
     def _lose(self, call: _Call, error: RayError, now_s: float) -> None:
         """Tell the scheduler that a worker has ended, and whether its node, its item or nobody is to blame."""

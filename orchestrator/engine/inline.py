@@ -25,8 +25,11 @@ from cellsemi.orchestrator.engine.scheduling_rules import (
     map_rules,
     task_rules,
 )
+from cellsemi.orchestrator.engine.usage import Held, Meter, Usage
 
 log = logging.getLogger(__name__)
+
+HERE = "this process"  # the one node of this engine
 
 
 class InlineEngine:
@@ -34,20 +37,21 @@ class InlineEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._meter = Meter()
 
     def map(
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
     ) -> Outcome:
         """See Engine.map."""
         scheduler = Scheduler(items, map_rules(self._config, job), time.monotonic())
-        return _run(job, scheduler, on_done, tick, on_incident)
+        return self._run(job, scheduler, on_done, tick, on_incident)
 
     def tasks(
         self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
     ) -> Outcome:
         """See Engine.tasks."""
         scheduler = Scheduler(items, task_rules(self._config, job, fresh=True), time.monotonic())
-        return _run(job, scheduler, on_done, tick, on_incident)
+        return self._run(job, scheduler, on_done, tick, on_incident)
 
     def describe(self) -> str:
         """One line."""
@@ -65,6 +69,10 @@ class InlineEngine:
         """See Engine.cpus_for_each: one student after another is trained."""
         return cpu_count()
 
+    def take_usage(self) -> Usage:
+        """See Engine.take_usage: one worker while a job runs."""
+        return self._meter.take(time.monotonic())
+
     def close(self) -> None:
         """Nothing was started, so nothing is stopped."""
 
@@ -74,8 +82,17 @@ class InlineEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _run(self, job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
+        self._meter.sample([Held(HERE, 0.0)], time.monotonic())
+        self._meter.begin(scheduler, 0.0)
+        try:
+            return _carry_out(job, scheduler, on_done, tick, on_incident)
+        finally:
+            self._meter.end(time.monotonic())
+            self._meter.sample([], time.monotonic())
 
-def _run(job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
+
+def _carry_out(job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
     workers: dict[int, Worker] = {}
     while not scheduler.over:
         for command in scheduler.decide(time.monotonic()):
@@ -94,8 +111,8 @@ def _execute(
 ) -> None:
     match command:
         case Spawn(number):
-            started = attempt(job.start)
             scheduler.placed(number, time.monotonic())
+            started = attempt(job.start)
             if isinstance(started, Fault):
                 log.warning("%s: the worker could not start\n%s", job.name, started.trace)
                 scheduler.start_failed(number, started, time.monotonic())

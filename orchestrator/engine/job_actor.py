@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, replace
 
 import ray
@@ -15,6 +16,7 @@ import ray
 from cellsemi.models.inference.less_memory import less_memory
 from cellsemi.models.training.stop import catch_sigterm
 from cellsemi.orchestrator.engine.fault import Fault, attempt
+from cellsemi.orchestrator.engine.metrics import Observe, item_metrics
 from cellsemi.orchestrator.engine.node_check import NodeCheck
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
 from cellsemi.orchestrator.engine.ray_start import address_here, node_name, session_folder
@@ -34,6 +36,14 @@ class Place:
         return node_name(self.address, self.node)
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An item that is done: what the job returned, and the seconds that it took here."""
+
+    record: Record
+    seconds: float
+
+
 class JobActor:
     """What a Ray actor runs.
 
@@ -43,6 +53,7 @@ class JobActor:
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._check = NodeCheck()
+        self._observe: Observe | None = None
 
     def set_up(self, hide_gpus: bool, check: NodeCheck) -> tuple[Place, Fault | None]:
         """Prepare the process; returns its place, and a Fault with the reason if it cannot work on its node.
@@ -67,20 +78,23 @@ class JobActor:
         started = attempt(job.start)
         if isinstance(started, Fault):
             return started
-        self._worker = started
+        self._worker, self._observe = started, item_metrics(job.name)
         return None
 
-    def run(self, item: int, halvings: int) -> Record | Fault:
+    def run(self, item: int, halvings: int) -> Done | Fault:
         """Process one item, with the memory halved so often. A Fault of kind `node` where the node fails meanwhile."""
-        worker = self._worker
+        worker, started = self._worker, time.monotonic()
         assert worker is not None
         if halvings:
             _free_memory()
         with less_memory(halvings):
             found = attempt(lambda: worker.run(item))
+        took_s = time.monotonic() - started
+        if self._observe is not None:
+            self._observe(took_s, not isinstance(found, Fault))
         if isinstance(found, Fault) and found.kind == "retry" and (problem := self._check.problem()):
             return Fault("node", found.error, problem, found.trace)
-        return found
+        return found if isinstance(found, Fault) else Done(found, took_s)
 
 
 def terminate(pid: int) -> None:

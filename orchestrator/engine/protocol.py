@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
+from cellsemi.orchestrator.engine.usage import Usage
+
 Record = dict[str, Any]  # the small JSON object that a job returns for an item; each job chooses its keys
 IncidentKind = Literal[
     "lost", "frozen", "banned", "replaced", "requeued", "retried", "preempted", "quarantined", "waiting"
@@ -157,6 +159,10 @@ class Engine(Protocol):
 
     def cpus_for_each(self, students: int) -> float:
         """CPUs that each of so many students finds on its machine, when as many of them are at work as fit."""
+        ...
+
+    def take_usage(self) -> Usage:
+        """What the workers reserved, and what became of it, since the last call; between two jobs too."""
         ...
 
     def close(self) -> None:

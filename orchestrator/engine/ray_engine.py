@@ -37,6 +37,7 @@ from cellsemi.orchestrator.engine.ray_start import RaySession, alive_nodes
 from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker, with_noun
 from cellsemi.orchestrator.engine.scheduler import Scheduler
 from cellsemi.orchestrator.engine.scheduling_rules import SchedulingRules, map_rules, task_rules
+from cellsemi.orchestrator.engine.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class RayEngine:
         self._probe = session.probe
         self._run_folder = session.run_folder
         self._idle: list[Host] = []
+        self._meter = Meter()
         self._banned = dict(session.banned)  # nodes, by the names of messages, and why
         self._untold = [
             Incident("banned", f"no worker is placed there: {why}", node) for node, why in self._banned.items()
@@ -123,6 +125,11 @@ class RayEngine:
         resources = self._resources(uses_device=True).times(self._config.workers_per_student)
         return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
 
+    def take_usage(self) -> Usage:
+        """See Engine.take_usage."""
+        gpus = None if self._session is None else cluster_resources()["GPU"]
+        return self._meter.take(time.monotonic(), gpus)
+
     def close(self) -> None:
         """See Engine.close."""
         session, self._session = self._session, None
@@ -161,6 +168,7 @@ class RayEngine:
         actors = Actors(job, scheduler, WorkerKind(resources, check, shared), call.on_done, idle=idle)
         every_s = min(LOOK_MOST_S, (scheduler.rules.deadline_s or LOOK_MOST_S) / PROGRESS_LOOKS)
         counted_s = ticked_s = looked_s = -float("inf")
+        self._meter.begin(scheduler, resources.gpus)
         try:
             while not scheduler.over:
                 stop_if_wanted()
@@ -174,6 +182,7 @@ class RayEngine:
                     looked_s = now_s
                     actors.look_at_progress(now_s)
                 actors.step(now_s)
+                self._meter.sample(actors.held, time.monotonic())
                 self._report(job.name, scheduler, call)
                 if recount:
                     actors.make_room(now_s)
@@ -188,6 +197,8 @@ class RayEngine:
             raise
         finally:
             self._report(job.name, scheduler, call)
+            self._meter.end(time.monotonic())
+            self._meter.sample([host.held for host in self._idle], time.monotonic())
             actors.dismiss()
         return scheduler.outcome
 

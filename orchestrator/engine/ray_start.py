@@ -149,9 +149,7 @@ def start_ray(address: str | None, run_folder: Path) -> RaySession:
         leftover = Leftover(_start_local(), run_folder / LEFTOVER_FILE)
         leftover.note()
         return RaySession(_ray_version(), run_folder, None, None, leftover)
-    _check_address(chosen, "the address" if address else "RAY_ADDRESS")
-    _apply_settings("cluster")
-    _join(chosen)
+    join_cluster(chosen, "the address" if address else "RAY_ADDRESS")
     import ray
 
     with contextlib.ExitStack() as on_error:
@@ -160,6 +158,16 @@ def start_ray(address: str | None, run_folder: Path) -> RaySession:
         session = RaySession(_ray_version(), run_folder, chosen, probe, banned=banned)
         on_error.pop_all()
     return session
+
+
+def join_cluster(address: str, origin: str = "the address") -> None:
+    """Join the cluster at `address` (host:port), which `origin` names in messages; the caller calls `ray.shutdown`.
+
+    EngineError with the remedy when nothing listens there, or the cluster refuses.
+    """
+    _check_address(address, origin)
+    _apply_settings("cluster")
+    _join(address)
 
 
 def check_shared_folder(folder: Path) -> tuple[Probe, dict[str, str]]:

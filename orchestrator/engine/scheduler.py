@@ -43,6 +43,7 @@ from cellsemi.orchestrator.engine.scheduling_rules import (
     Send,
     Spawn,
 )
+from cellsemi.orchestrator.engine.usage import Seconds, Spent
 
 SAY_AGAIN_S = 900.0  # between two incidents of the same waiting
 PENDING_MOST = 100  # workers without a place at once: what an autoscaler sees grows with what it gives
@@ -52,6 +53,7 @@ PENDING_MOST = 100  # workers without a place at once: what an autoscaler sees g
 class _WorkerState:
     phase: Literal["pending", "starting", "ready"] = "pending"
     since_s: float = 0.0  # when it was placed, or when the first of its items began or last got on
+    busy_s: float = 0.0  # the same, whatever progress it shows
     items: deque[int] = field(default_factory=deque)
     node: str = ""
     replaces: int | None = None  # the worker that was lost before it
@@ -95,6 +97,7 @@ class Scheduler:
         self._pending_kills: list[SchedulerCommand] = []
         self._said_s = -float("inf")  # when it was last said that nothing goes on
         self._incidents: list[Incident] = []
+        self._spent = Spent(rules.saved_every_s)
         self._vacant: deque[int] = deque()  # workers that were lost and have not been replaced
         self._changed_s = now_s
         self._checked_s = now_s
@@ -130,6 +133,12 @@ class Scheduler:
     def knows(self, worker: int) -> bool:
         """Whether the scheduler still has this worker."""
         return worker in self._workers
+
+    def spent(self, now_s: float) -> Seconds:
+        """Seconds of all its workers by what they were busy with (see usage.Busy)."""
+        starting = sum(now_s - state.busy_s for state in self._workers.values() if state.phase == "starting")
+        computing = sum(now_s - state.busy_s for state in self._workers.values() if state.items)
+        return self._spent.total.plus(Seconds(starting=starting, computing=computing))
 
     def take_incidents(self) -> list[Incident]:
         """What has gone wrong since the last time, oldest first."""
@@ -195,7 +204,7 @@ class Scheduler:
                 if len(state.items) != held or (held and self._isolated & {state.items[-1], self._queue[0]}):
                     continue
                 if not held:
-                    state.since_s = now_s
+                    state.since_s = state.busy_s = now_s
                 state.items.append(self._queue.popleft())
                 if len(state.items) == self.rules.depth:
                     self._with_room.discard(worker)
@@ -221,7 +230,8 @@ class Scheduler:
         """The worker has a process, on the node of this name, and may start the job."""
         state = self._workers.get(worker)
         if state is not None and state.phase == "pending":
-            state.phase, state.since_s, state.node = "starting", now_s, node
+            state.phase, state.node = "starting", node
+            state.since_s = state.busy_s = now_s
             if state.replaces is not None:
                 self._note("replaced", f"worker {worker} has taken the place of worker {state.replaces}", node)
             self._placed += 1
@@ -233,6 +243,7 @@ class Scheduler:
         state = self._workers.get(worker)
         if state is not None and state.phase == "starting":
             state.phase = "ready"
+            self._spent.started(now_s - state.busy_s)
             self._with_room.add(worker)
             self._start_failures.started(state.node)
             self._changed_s = now_s
@@ -260,6 +271,7 @@ class Scheduler:
             raise EngineError(f"{self.rules.name}: a worker could not start: {fault.message}")
         self._note("lost", f"worker {worker} could not start: {fault.error}", node)
         self._vacant.append(worker)
+        self._spent.lost(now_s - self._busy_s(worker, now_s), saved=False)
         self._remove(worker, now_s, why=fault.error)
         match fault.kind:
             case "final":
@@ -269,11 +281,13 @@ class Scheduler:
             case _:
                 self._count_start_failure(worker, node, fault.error)
 
-    def finished(self, worker: int, record: Record, now_s: float) -> None:
-        """The worker finished the first of its items."""
+    def finished(self, worker: int, record: Record, now_s: float, took_s: float | None = None) -> None:
+        """The worker finished the first of its items; `took_s` as it measured it, else from the news before this."""
+        busy_s = self._busy_s(worker, now_s)
         item = self._pop(worker, now_s)
         if item is not None:
             self.done[item] = record
+            self._spent.computed(now_s - busy_s if took_s is None else took_s)
 
     def faulted(self, worker: int, fault: Fault, now_s: float) -> None:
         """The first item of the worker raised an error; the worker goes on. RunError when that ends the run."""
@@ -281,9 +295,11 @@ class Scheduler:
         if fault.kind == "node" and node:
             self._ban_with_all(node, fault.message, now_s)
             return
+        busy_s = self._busy_s(worker, now_s)
         item = self._pop(worker, now_s)
         if item is None:
             return
+        self._spent.lost(now_s - busy_s, saved=True)
         if fault.kind == "stop":
             raise RunError(fault.message)
         memory: Memory = "short" if fault.kind == "memory" else "enough"
@@ -313,6 +329,8 @@ class Scheduler:
         doing = f" on item {waiting[0]}" if waiting else ""
         self._note(kind, f"worker {worker}{doing}: {error}", state.node, waiting[0] if waiting else None)
         self._vacant.append(worker)
+        if waiting or state.phase == "starting":
+            self._spent.lost(now_s - state.busy_s, saved=bool(waiting))
         self._remove(worker, now_s, why=error)
         if state.phase != "ready" and charge:
             self._count_start_failure(worker, state.node, error)
@@ -328,13 +346,18 @@ class Scheduler:
 
     # --- bookkeeping ---
 
+    def _busy_s(self, worker: int, now_s: float) -> float:
+        """Since when the worker has been busy with what it is busy with."""
+        state = self._workers.get(worker)
+        return now_s if state is None or state.phase == "pending" else state.busy_s
+
     def _pop(self, worker: int, now_s: float) -> int | None:
         state = self._workers.get(worker)
         if state is None or not state.items:
             return None
         item = state.items.popleft()
         state.moving = False
-        state.since_s = self._changed_s = now_s
+        state.since_s = state.busy_s = self._changed_s = now_s
         if self.rules.fresh:
             self._remove(worker, now_s, why="")
         else:

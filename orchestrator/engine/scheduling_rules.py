@@ -30,6 +30,7 @@ class SchedulingRules:
     fresh: bool = False  # a new worker for every item
     first_sign_s: float | None = None
     items_per_machine: int = ITEMS_PER_MACHINE
+    saved_every_s: float | None = None  # an item that is lost costs at most this: it goes on from a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +87,5 @@ def task_rules(config: EngineConfig, job: Job, fresh: bool) -> SchedulingRules:
         fresh=fresh,
         first_sign_s=config.start_deadline_s if watched else None,
         items_per_machine=1,
+        saved_every_s=config.checkpoint_s,
     )

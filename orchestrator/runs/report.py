@@ -10,6 +10,7 @@ import numpy as np
 
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import MODEL_FILE, read_model_file
+from cellsemi.orchestrator.runs.activity import Activity
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.duration import duration
@@ -21,7 +22,7 @@ from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
-from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
+from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet, Used
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
@@ -77,6 +78,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         times=list(_times(paths, round)),
         places=list(_places(paths, round, folds)),
         starts=list(_starts(paths, round)),
+        used=_used(paths, round),
     )
 
 
@@ -158,7 +160,22 @@ def _warnings(folder: Path, who: str) -> Iterator[str]:
         yield f"{who}, {times} times: {sentence}"
 
 
-# --- time and places ----------------------------------------------------------------------------------
+# --- workers, time and places ----------------------------------------------------------------------------------
+
+
+def _used(paths: RunPaths, round: int) -> Used | None:
+    """What the workers of a round did; None where nothing was measured."""
+    activity = Activity(paths.events)
+    activity.follow()
+    uses = [use for use in activity.use if use.round == round]
+    by_gpu = any(use.gpus.reserved for use in uses)
+    rows = [
+        (use.stage, (each.reserved, each.computing, each.starting, each.idle, each.lost))
+        for use in uses
+        if (each := use.gpus if by_gpu else use.workers).reserved
+    ]
+    counts: dict[str, int] = {kind: count for (of, kind), count in sorted(activity.incidents.items()) if of == round}
+    return Used("GPU" if by_gpu else "Worker", rows, counts) if rows else None
 
 
 def _times(paths: RunPaths, round: int) -> Iterator[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Failure, Incident, Record
+from cellsemi.orchestrator.engine.usage import Seconds, Usage
 
 ENGINE = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
 
@@ -216,3 +217,25 @@ def test_the_kind_of_a_fault(error: Exception, kind: str) -> None:
 def test_torch_still_says_so_when_memory_runs_out() -> None:
     fault = attempt(lambda: torch.empty(1 << 60))
     assert isinstance(fault, Fault) and fault.kind == "memory"
+
+
+def test_what_the_one_worker_used_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cellsemi.orchestrator.engine.inline.time.monotonic", lambda: now[0])
+
+    class Slow(Squares):
+        def start(self) -> "Squares":
+            now[0] += 2.0
+            return super().start()
+
+        def run(self, item: int) -> Record:
+            now[0] += 3.0
+            return super().run(item)
+
+    engine = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
+    assert engine.take_usage() == Usage(nodes={})
+    engine.map(Slow({2: ValueError("once")}, until=2), [1, 2, 3], lambda *_: None, lambda: None)
+    now[0] += 50.0  # nothing is held between two jobs
+    used = engine.take_usage()
+    assert used == Usage(Seconds(14.0, starting=2.0, computing=9.0, lost=3.0), nodes={})
+    assert engine.take_usage() == Usage(nodes={})

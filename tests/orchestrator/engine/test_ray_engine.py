@@ -129,6 +129,11 @@ def test_a_frozen_worker_is_replaced_after_the_deadline(session: Any, tmp_path: 
     took_s = time.monotonic() - started
     assert sorted(outcome.done) == list(range(8)) and outcome.failed == ()
     assert took_s > 5 and ticks >= 4 * 5 - 4  # the driver is not blocked meanwhile
+    used = impatient.take_usage()
+    assert used.workers.lost > 5 and used.workers.starting > 0 and used.gpus.reserved == 0  # what it was silent for
+    assert used.workers.reserved > used.workers.lost + used.workers.computing and used.cluster_gpus == 0
+    (load,) = (used.nodes or {}).values()
+    assert load.workers in (1, 2) and impatient.take_usage().workers.lost == 0  # the next call tells what is new
 
 
 def test_poison_is_reported_and_the_others_are_done(engine: Engine, tmp_path: Path) -> None:

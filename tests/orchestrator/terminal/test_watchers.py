@@ -9,7 +9,8 @@ from rich.console import Console
 
 from cellsemi.orchestrator.engine.protocol import Incident
 from cellsemi.orchestrator.events import EventLog, SilentWatcher, Watcher, read_events
-from cellsemi.orchestrator.terminal.watchers import LiveWatcher, Pace, PlainWatcher, open_watcher
+from cellsemi.orchestrator.runs.pace import Pace
+from cellsemi.orchestrator.terminal.watchers import LiveWatcher, PlainWatcher, open_watcher
 from cellsemi.rounds.duration import duration
 
 
