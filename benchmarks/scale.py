@@ -2,10 +2,10 @@
 
     python benchmarks/scale.py --images N [--engine ray] [--workers 2] [--keep FOLDER] [--json]
 
-The images are generated as PNG files of 64 x 64 px, a few round cells in each, no two alike. One run reads them, trains a
-small teacher on 24 labelled ones, labels all others in one round and trains a student on them: the work of a real run,
-with networks that take no time. The driver is a process of its own; this one looks at its memory, at its CPU seconds and
-at its workers four times a second. The line goes to scale.json, and the table of all lines to scale.md.
+The images are generated as PNG files of 64 x 64 px, a few round cells in each, no two alike. One run reads them,
+trains a small teacher on 24 labelled ones, labels all others in one round and trains a student on them: the work of a
+real run, with networks that take no time. The driver is a process of its own; this one looks at its memory, at its CPU
+seconds and at its workers four times a second. The line goes to scale.json, and the table of all lines to scale.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ BETWEEN = "start, end, between stages"
 
 
 def make_image(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(image, label map) of 64 x 64 px: one to four bright discs that do not touch, on noise; a function of `number`."""
+    """(image, label map) of 64 x 64 px: one to four bright discs apart, on noise; a function of `number`."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
     image = rng.integers(8, 24, (SIDE_PX, SIDE_PX), np.uint8)
@@ -222,7 +223,7 @@ def stages_of(run: Path, looks: list[Look]) -> dict[str, StageLine]:
     found: defaultdict[str, StageLine] = defaultdict(StageLine)
     for first, last, row in spans:
         found[row].seconds += last - first
-    for before, after in zip(looks, looks[1:], strict=False):
+    for before, after in pairwise(looks):
         middle = (before.at + after.at) / 2
         row = next((row for first, last, row in spans if first <= middle <= last), BETWEEN)
         line = found[row]
@@ -292,9 +293,9 @@ def page_of(lines: list[dict[str, Any]]) -> str:
     page = [
         "# Many images",
         "",
-        f"{lines[-1]['machine']}. Generated images of {SIDE_PX} x {SIDE_PX} px, from files through one round of labelling "
-        "and the training of its student and control. Written by `benchmarks/scale.py` (`--images N`), which says how it "
-        "is measured; memory is the largest resident set of a process.",
+        f"{lines[-1]['machine']}. Generated images of {SIDE_PX} x {SIDE_PX} px, from files through one round of "
+        "labelling and the training of its student and control. Written by `benchmarks/scale.py` (`--images N`), which "
+        "says how it is measured; memory is the largest resident set of a process.",
         "",
         "| images | engine, workers | wall s | driver MB | largest worker MB | driver CPU s | driver CPU ms an image "
         "| pseudo-labelled images that teach | files of the run |",

@@ -34,10 +34,10 @@ Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 class FitTask:
     """One student to train, in plain values: it travels to another machine.
 
-    `shards` are IMAGES tables; the encoded image of a row stands in it, or in the row of its id in that of `images` with
-    the same place. `rows` and `hashes` are those of each shard and its images, as a manifest states them; where they are
-    not stated, the files are read for them. Rows whose `split` is "labelled" are human-labelled, the others are
-    pseudo-labelled. Of a row's instances only `human` and `accepted` train, `ignored` leave the loss,
+    `shards` are IMAGES tables; the encoded image of a row stands in it, or in the row of its id in that of `images`
+    with the same place. `rows` and `hashes` are those of each shard and its images, as a manifest states them; where
+    they are not stated, the files are read for them. Rows whose `split` is "labelled" are human-labelled, the others
+    are pseudo-labelled. Of a row's instances only `human` and `accepted` train, `ignored` leave the loss,
     `rejected` are background. The result goes into `out_dir`: MODEL_FILE, WEIGHTS_FILE, loss.parquet.
     A checkpoint there from an earlier attempt at the same task is continued, to the same result.
     """

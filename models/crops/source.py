@@ -37,8 +37,8 @@ class CropSource:
 
     Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
-    at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch. `images`
-    and `rows` are those of the shards, as `ShardSet` takes them.
+    at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch.
+    `images` and `rows` are those of the shards, as `ShardSet` takes them.
     """
 
     def __init__(

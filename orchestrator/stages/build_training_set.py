@@ -1,8 +1,8 @@
 """Merges human labels and accepted pseudo-labels into the training set of a round.
 
-It is a list of pairs: a shard of labels, which is written here, and the shard of the images that they are of, which stays
-where it is. A worker makes one shard of labels after another; what the images of all shards decide together, such as
-which of them are left to later rounds, is found before.
+It is a list of pairs: a shard of labels, which is written here, and the shard of the images that they are of, which
+stays where it is. A worker makes one shard of labels after another; what the images of all shards decide together, such
+as which of them are left to later rounds, is found before.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 from cellsemi.configs.errors import RunError
 from cellsemi.orchestrator.engine.protocol import Record, Worker
-from cellsemi.orchestrator.stages.context import Context, do, failed_on_data
+from cellsemi.orchestrator.stages.context import Context, do, failed, failed_on_data
 from cellsemi.orchestrator.stages.divide_folds import judged_images
-from cellsemi.orchestrator.stages.rank_pseudo_labels import left_to_later_rounds
-from cellsemi.rounds.pseudo_labels.curriculum import share_of_round
+from cellsemi.rounds.pseudo_labels.curriculum import Ranked, held_back, rank, share_of_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.training_set import (
     HELD_BACK,
@@ -37,6 +36,7 @@ from cellsemi.rounds.store.manifest import (
     TrainingCounts,
     read_commits,
     read_manifest,
+    shard_items,
     write_commit,
     write_manifest,
 )
@@ -275,11 +275,38 @@ def _rows_of(context: Context, job: BuildJob) -> Iterator[int]:
 # --- what the images of all shards decide together ----------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class RankJob:
+    """Says of each image of a shard of pseudo-labels how well it is labelled."""
+
+    pseudo: str
+    name: str = "rank pseudo-labels"
+    uses_device: bool = False
+
+    def start(self) -> Worker:
+        """Nothing to load."""
+        return self
+
+    def run(self, item: int) -> Record:
+        """The images of one shard that have accepted cells."""
+        records = shards.read_shard(Path(self.pseudo) / shards.part_name(item))
+        return {"ranked": [each for record in records if (each := rank(record)) is not None]}
+
+
+def _left_to_later_rounds(context: Context, round: int, fold: Fold, share: float) -> set[str]:
+    """The ids of the unlabelled images that later rounds take: all but the best labelled `share` of each class."""
+    folder = context.paths.pseudo(round, fold.suffix)
+    outcome = context.engine.map(RankJob(str(folder)), shard_items(folder), lambda *_: None, lambda: None)
+    if outcome.failed:
+        raise failed("rank pseudo-labels", outcome.failed)
+    return held_back((Ranked(*each) for record in outcome.done.values() for each in record["ranked"]), share)
+
+
 def _left_out(context: Context, round: int, fold: Fold, added: Sequence[Path]) -> dict[str, str]:
     """The unlabelled images that do not teach, whatever their labels, and why."""
     pool = context.paths.split(UNLABELLED)
     share = share_of_round(context.config.rounds.curriculum, round)
-    late = left_to_later_rounds(context, round, fold, share) if share < 1 else ()
+    late = _left_to_later_rounds(context, round, fold, share) if share < 1 else ()
     return (
         dict.fromkeys(late, HELD_BACK)
         | dict.fromkeys(judged_images(context, fold), OF_JUDGED)

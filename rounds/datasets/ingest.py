@@ -68,11 +68,12 @@ def ingest(
     or they become unlabelled, their labels hidden, where `data.limit_rest` says so, but for those with the pixels of an
     image that is drawn: they are left out and counted. One that is drawn
     and cannot be used is not replaced, so that the draw depends on ids, classes and seed alone. With
-    `data.shard_images: auto` each split is divided for so many `workers`; a shard has fewer images where some of its own
-    are left out.
+    `data.shard_images: auto` each split is divided for so many `workers`; a shard has fewer images where some of its
+    own are left out.
 
-    With a `fingerprint` of what is read, shards that an earlier call with the same one has committed are kept, as long as
-    the data set lists the same images and its files are those of then. Without, shards of an earlier try are removed.
+    With a `fingerprint` of what is read, shards that an earlier call with the same one has committed are kept, as long
+    as the data set lists the same images, and the files of the annotated ones are those of then. Without, shards of an
+    earlier try are removed.
 
     Raises DataError when more than `data.max_quarantined` of the images cannot be used, when a split of
     `needed` has no image or no cell, when the splits leak into each other, or when a row of `data.label_issues`

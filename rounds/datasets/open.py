@@ -62,8 +62,9 @@ def annotated_items(config: Config) -> tuple[Item, ...]:
 def list_data(data: DataConfig, seed: int, must_draw: bool = True, pool: bool = True) -> Opened:
     """`open_data` without looking at `data.classes`: what there is, before anyone chose what it is called.
 
-    Without `pool` the images of data.images.unlabelled are left out. Where val and test cannot be drawn, because there are too few images or groups, DataError; with
-    `must_draw` false all annotated images are then "labelled", and a note says so.
+    Without `pool` the images of data.images.unlabelled are left out. Where val and test cannot be drawn, because there
+    are too few images or groups, DataError; with `must_draw` false all annotated images are then "labelled", and a note
+    says so.
     """
     if data.source == GENERATED:
         return Opened(tuple(mark_not_labelled(list(_generated(data, seed)), data.partial)), data.classes, ())

@@ -124,8 +124,8 @@ class ShardReader:
         """Whether an unlabelled image is left out, since it has the pixels of an annotated one; counted.
 
         So are hidden labels with the pixels of a labelled image, which is learnt, and images of data.images.unlabelled
-        that repeat an annotated one. Images of val and test that the data itself names count only where they were drawn:
-        `leak_check` refuses the others, and all other unlabelled images with such pixels.
+        that repeat an annotated one. Images of val and test that the data itself names count only where they were
+        drawn: `leak_check` refuses the others, and all other unlabelled images with such pixels.
         """
         learnt = self._learnt
         if row["hidden"] and record.sha256 in learnt["labelled"]:

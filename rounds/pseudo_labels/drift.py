@@ -226,6 +226,7 @@ def _of_class(name: str, now: Profile, reference: Profile, called: str) -> list[
         if distance > max(SIZE_DISTANCE, SIZE_NOISE * math.sqrt(1 / len(new) + 1 / len(old))):
             found.append(
                 f"{name}: half of the accepted cells have less than {new.quantiles([0.5])[0]:.0f} px, in {called} "
-                f"{old.quantiles([0.5])[0]:.0f} px, and the distance of the sizes is {distance:.2f}, more than {SIZE_DISTANCE:g}"
+                f"{old.quantiles([0.5])[0]:.0f} px, and the distance of the sizes is {distance:.2f}, more than "
+                f"{SIZE_DISTANCE:g}"
             )
     return found

@@ -22,7 +22,7 @@ def cells_of(*folders: Path) -> Iterator[Instances]:
 
 
 def cell_columns(folders: Iterable[Path], names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """Of each shard of some folders: how many of its images were annotated or predicted, and columns of all their cells.
+    """Of each shard of some folders: how many of its images were annotated or predicted, and columns of their cells.
 
     No mask is read unless `rle` is one of the `names`.
     """

@@ -165,10 +165,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class ShardSet(Sequence[ImageRecord]):
     """Random access to the records of some shards: the rows of one group are read for one record.
 
-    With `images`, one for each shard, the encoded image of a record is that of the row of its id there: labels and images
-    lie apart. Whoever wants records again keeps them. OPEN_SHARDS files stay open, those that were used last; a copy in
-    another process opens its own. What is read is compared with its checksums, and no file is read for it whole. With
-    `rows`, how many each shard has, none is opened before a record of it is wanted.
+    With `images`, one for each shard, the encoded image of a record is that of the row of its id there: labels and
+    images lie apart. Whoever wants records again keeps them. OPEN_SHARDS files stay open, those that were used last; a
+    copy in another process opens its own. What is read is compared with its checksums, and no file is read for it
+    whole. With `rows`, how many each shard has, none is opened before a record of it is wanted.
     """
 
     def __init__(self, paths: Sequence[Path], images: Sequence[Path] = (), rows: Sequence[int] | None = None) -> None:
@@ -268,7 +268,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def open_parts(path: Path) -> pq.ParquetFile:
-    """A shard of which parts are to be read, each compared with its checksum; RunError as for one that is read whole."""
+    """A shard of which parts are to be read, each compared with its checksum; RunError as for a whole one."""
     if not path.is_file():
         raise RunError(f"{path}: missing. {remedy(path)}")
     with _readable(path):
