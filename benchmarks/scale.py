@@ -1,11 +1,13 @@
 """A pool of many small images from files to trained students: the driver's memory and time, and where it goes.
 
-    python benchmarks/scale.py --images N [--engine ray] [--workers 2] [--keep FOLDER] [--json]
+    python benchmarks/scale.py --images N [--full-size] [--engine ray] [--workers 2] [--keep FOLDER] [--json]
 
 The images are generated as PNG files of 64 x 64 px, a few round cells in each, no two alike. One run reads them,
 trains a small teacher on 24 labelled ones, labels all others in one round and trains a student on them: the work of a
 real run, with networks that take no time. The driver is a process of its own; this one looks at its memory, at its CPU
 seconds and at its workers four times a second. The line goes to scale.json, and the table of all lines to scale.md.
+With `--full-size` the images are of 520 x 704 px with 300 cells, for the bytes and the CPU seconds of such ones; with
+`--engine inline` all CPU seconds are those of one process.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from machine import describe
 
 HERE = Path(__file__).parent
 SIDE_PX = 64
+FULL_PX = (520, 704)  # of LIVECell (Edlund et al. 2021), with some 300 cells an image
+FULL_STEP_PX = 35
 PER_FOLDER = 1000  # files of the pool in one folder
 ANNOTATED = {"labelled": 24, "val": 8, "test": 8}
 LOOK_EVERY_S = 0.25
@@ -82,23 +86,39 @@ def make_image(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return image, labels
 
 
-def encoded(pixels: NDArray[np.uint8]) -> bytes:
+def make_full_image(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """The same of 520 x 704 px, with a disc in each place of a grid: 280 cells."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(8, 24, FULL_PX, np.uint8)
+    labels = np.zeros(FULL_PX, np.uint16)
+    for cell in range((FULL_PX[0] // FULL_STEP_PX) * (FULL_PX[1] // FULL_STEP_PX)):
+        row, column = divmod(cell, FULL_PX[1] // FULL_STEP_PX)
+        radius = rng.uniform(7, 12)
+        y, x = np.mgrid[:FULL_STEP_PX, :FULL_STEP_PX]
+        inside = np.hypot(y - rng.uniform(14, 20), x - rng.uniform(14, 20)) <= radius
+        place = np.s_[row * FULL_STEP_PX :, column * FULL_STEP_PX :]
+        labels[place][:FULL_STEP_PX, :FULL_STEP_PX][inside] = cell + 1
+        image[place][:FULL_STEP_PX, :FULL_STEP_PX][inside] += np.uint8(rng.integers(90, 200))
+    return image, labels
+
+
+def encoded(pixels: NDArray[Any]) -> bytes:
     """PNG bytes, made fast."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def make_images(root: Path, images: int) -> int:
+def make_images(root: Path, images: int, full_size: bool = False) -> int:
     """The data set below `root`, unless it is there; returns the bytes of its files."""
     made = root.parent / f"made-{images}.json"
     if made.is_file():
         return int(json.loads(made.read_text(encoding="utf-8")))
-    size, number = 0, 0
+    size, number, make = 0, 0, make_full_image if full_size else make_image
     for split, count in ANNOTATED.items():
         (root / split).mkdir(parents=True)
         for _ in range(count):
-            image, labels = make_image(number)
+            image, labels = make(number)
             for name, pixels in ((f"a{number:03d}.png", image), (f"a{number:03d}_masks.png", labels)):
                 (root / split / name).write_bytes(encoded(pixels))
             number += 1
@@ -106,7 +126,7 @@ def make_images(root: Path, images: int) -> int:
         if index % PER_FOLDER == 0:
             folder = root / "pool" / f"{index // PER_FOLDER:04d}"
             folder.mkdir(parents=True)
-        content = encoded(make_image(number + index)[0])
+        content = encoded(make(number + index)[0])
         (folder / f"p{index:07d}.png").write_bytes(content)
         size += len(content)
     made.write_text(json.dumps(size), encoding="utf-8")
@@ -142,16 +162,18 @@ class Look:
     at: float
     driver_mb: float
     driver_cpu_s: float
+    workers_cpu_s: float
     workers_mb: float
     workers: int
 
 
 @dataclass
 class StageLine:
-    """One kind of stage: wall seconds, CPU seconds of the driver, the most that the driver held in it."""
+    """One kind of stage: wall seconds, CPU seconds of the driver and of its workers, the most that the driver held."""
 
     seconds: float = 0.0
     driver_cpu_s: float = 0.0
+    workers_cpu_s: float = 0.0
     driver_peak_mb: float = 0.0
 
 
@@ -160,6 +182,7 @@ class Line:
     """One run."""
 
     images: int
+    full_size: bool
     engine: str
     workers: int
     machine: str
@@ -184,9 +207,11 @@ def look(driver: psutil.Process) -> Look | None:
         held = driver.memory_info().rss
         below = [each for each in driver.children(recursive=True) if each.name().startswith("ray::")]
         sizes = [each.memory_info().rss for each in below]
+        work = [each.cpu_times() for each in below]
     except psutil.NoSuchProcess:
         return None
-    return Look(time.time(), held / 2**20, times.user + times.system, max(sizes, default=0) / 2**20, len(sizes))
+    used = sum(each.user + each.system for each in work)
+    return Look(time.time(), held / 2**20, times.user + times.system, used, max(sizes, default=0) / 2**20, len(sizes))
 
 
 def run(folder: Path, config: Path) -> tuple[float, list[Look], tuple[float, float]]:
@@ -228,6 +253,7 @@ def stages_of(run: Path, looks: list[Look]) -> dict[str, StageLine]:
         row = next((row for first, last, row in spans if first <= middle <= last), BETWEEN)
         line = found[row]
         line.driver_cpu_s += after.driver_cpu_s - before.driver_cpu_s
+        line.workers_cpu_s += max(after.workers_cpu_s - before.workers_cpu_s, 0.0)  # less where one has ended
         line.driver_peak_mb = max(line.driver_peak_mb, after.driver_mb)
     found[BETWEEN].seconds = looks[-1].at - looks[0].at - sum(last - first for first, last, _ in spans)
     return {row: found[row] for row in (*dict.fromkeys(KINDS.values()), OTHERS, BETWEEN) if row in found}
@@ -248,10 +274,10 @@ def sizes_of(run: Path) -> tuple[int, dict[str, int]]:
     }
 
 
-def measure(folder: Path, images: int, engine: str, workers: int) -> Line:
+def measure(folder: Path, images: int, full_size: bool, engine: str, workers: int) -> Line:
     """Make the images, do the run, and say what it took."""
     started = time.monotonic()
-    size = make_images(folder / "data", images)
+    size = make_images(folder / "data", images, full_size)
     generate_s = time.monotonic() - started
     config = folder / "scale.yaml"
     config.write_text(yaml.safe_dump(config_of(folder, engine, workers)), encoding="utf-8")
@@ -261,13 +287,14 @@ def measure(folder: Path, images: int, engine: str, workers: int) -> Line:
     files, by_folder = sizes_of(place)
     return Line(
         images=images,
+        full_size=full_size,
         engine=engine,
         workers=workers,
         machine=describe(),
         bytes_in=size,
         generate_s=round(generate_s, 1),
         seconds=round(seconds, 1),
-        driver_peak_mb=round(peak_mb),
+        driver_peak_mb=round(max(peak_mb, *(each.driver_mb for each in looks))),
         driver_cpu_s=round(cpu_s, 1),
         worker_peak_mb=round(max(each.workers_mb for each in looks)),
         most_workers=max(each.workers for each in looks),
@@ -285,7 +312,7 @@ def measure(folder: Path, images: int, engine: str, workers: int) -> Line:
 def page_of(lines: list[dict[str, Any]]) -> str:
     """All lines as Markdown."""
     rows = [
-        f"| {each['images']:,} | {each['engine']}, {each['workers']} | {each['seconds']:,.0f} "
+        f"| {each['images']:,}{FULL[each['full_size']]} | {each['engine']}, {each['workers']} | {each['seconds']:,.0f} "
         f"| {each['driver_peak_mb']:,} | {each['worker_peak_mb']:,} | {each['driver_cpu_s']:,.0f} "
         f"| {1000 * each['driver_cpu_s'] / each['images']:.2f} | {each['taught_images']:,} | {each['files']:,} |"
         for each in lines
@@ -303,35 +330,46 @@ def page_of(lines: list[dict[str, Any]]) -> str:
         *rows,
     ]
     for each in lines:
-        page += ["", f"## {each['images']:,} images, {each['engine']}, {each['workers']} workers", ""]
+        page += [
+            "",
+            f"## {each['images']:,} images{FULL[each['full_size']]}, {each['engine']}, {each['workers']} workers",
+            "",
+        ]
         page += [f"{each['machine']}.", ""]
-        page += ["| stage | wall s | images/s | driver CPU s | driver MB at most |", "|---|---|---|---|---|"]
+        page += [
+            "| stage | wall s | images/s | driver CPU s | workers' CPU s | driver MB at most |",
+            "|---|---|---|---|---|---|",
+        ]
         for name, stage in each["stages"].items():
             rate = f"{each['images'] / stage['seconds']:,.0f}" if name in OVER_ALL and stage["seconds"] else ""
             page.append(
                 f"| {name} | {stage['seconds']:,.1f} | {rate} | {stage['driver_cpu_s']:,.1f} "
-                f"| {stage['driver_peak_mb']:,.0f} |"
+                f"| {stage['workers_cpu_s']:,.1f} | {stage['driver_peak_mb']:,.0f} |"
             )
         sizes = ", ".join(f"{name} {size / each['images']:,.0f}" for name, size in each["bytes_by_folder"].items())
         page += ["", f"Bytes an image: files {each['bytes_in'] / each['images']:,.0f}, {sizes}."]
     return "\n".join(page) + "\n"
 
 
+FULL = {False: "", True: " of 520 x 704 px"}
 OVER_ALL = ("read images", "build training sets", "predict unlabelled images", "fuse", "filter", "check drift")
 
 
 @click.command()
 @click.option("--images", type=click.IntRange(16), default=2000, show_default=True, help="Unlabelled images.")
+@click.option("--full-size", is_flag=True, help="Images of 520 x 704 px with 280 cells.")
 @click.option("--engine", type=click.Choice(["ray", "inline"]), default="ray", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="Work in this folder, and leave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the line as JSON; write no table.")
 @click.option("--table", "target", type=click.Path(path_type=Path), default=HERE / "scale.md")
-def main(images: int, engine: str, workers: int, keep: Path | None, as_json: bool, target: Path) -> None:
+def main(
+    images: int, full_size: bool, engine: str, workers: int, keep: Path | None, as_json: bool, target: Path
+) -> None:
     """Run once and add the line to the table."""
     folder = Path(tempfile.mkdtemp(prefix="scale-")) if keep is None else keep
     try:
-        line = json.loads(json.dumps(asdict(measure(folder, images, engine, workers))))
+        line = json.loads(json.dumps(asdict(measure(folder, images, full_size, engine, workers))))
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -340,9 +378,9 @@ def main(images: int, engine: str, workers: int, keep: Path | None, as_json: boo
         return
     store = target.with_suffix(".json")
     before = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else []
-    same = ("images", "engine", "workers")
+    same = ("images", "full_size", "engine", "workers")
     lines = [each for each in before if any(each[key] != line[key] for key in same)] + [line]
-    lines.sort(key=lambda each: (each["images"], each["engine"], each["workers"]))
+    lines.sort(key=lambda each: (each["full_size"], each["images"], each["engine"], each["workers"]))
     store.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
     target.write_text(page_of(lines), encoding="utf-8")
     print(page_of(lines))

@@ -182,6 +182,12 @@ class ShardSet(Sequence[ImageRecord]):
     def __len__(self) -> int:
         return int(self._upto[-1])
 
+    @property
+    def starts(self) -> list[int]:
+        """The number of the first row of each shard."""
+        found: list[int] = self._upto[:-1].tolist()
+        return found
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]

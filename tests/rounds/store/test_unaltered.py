@@ -104,9 +104,15 @@ def test_what_is_missing_is_named(folder: Path) -> None:
 def test_an_altered_import_is_refused(tmp_path: Path) -> None:
     import_data(config_at(tmp_path), tmp_path / "import", lambda *_: None)
     assert len(list(ShardFolder(tmp_path / "import").items())) == 14
-    flip(tmp_path / "import" / "val" / "part-00001.parquet")
+    path = tmp_path / "import" / "val" / "part-00001.parquet"
+    before = path.read_bytes()
+    path.write_bytes(before[:-20] + bytes([before[-20] ^ 1]) + before[-19:])
     with pytest.raises(DataError, match=r"val/part-00001\.parquet: altered since the import wrote it; import anew"):
         list(ShardFolder(tmp_path / "import").items())
+    found = before.index(b"\x89PNG")
+    path.write_bytes(before[: found + 9] + bytes([before[found + 9] ^ 1]) + before[found + 10 :])
+    with pytest.raises(DataError, match=r"val/part-00001\.parquet: damaged(.|\n)*import anew"):
+        [item.load() for item in ShardFolder(tmp_path / "import").items()]
 
 
 ALTERED = {  # rounds of the run before, what is altered: the step that the message names
