@@ -238,7 +238,8 @@ def _read(job: ReadJob, listing: Listing, on_image: OnImage, run: Run) -> dict[i
         for item in items:
             if item in commits:
                 count(item)
-        run(job, [item for item in items if item not in commits], on_done)
+        if todo := [item for item in items if item not in commits]:
+            run(job, todo, on_done)
     return commits
 
 
