@@ -14,6 +14,7 @@ from cellsemi.rounds.store import files
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+LOSS_FILE = "loss.parquet"
 PROGRESS_FILE = "progress.json"
 CODE = "code"  # the folder of the module of a family of the user's own, beside the weights
 

@@ -160,7 +160,7 @@ ALLOWED = {
     "models/training": "configs rounds/store models/base models/model_files models/start_weights models/weight_files",
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/registry models/training"
+        "models/model_files models/registry"
     ),
     "models/weight_files": "configs rounds/store",
     "models/weight_sources": "",

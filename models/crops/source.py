@@ -38,6 +38,7 @@ class CropSource:
     Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
     at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch.
+    `images` and `rows` are those of the shards, as `ShardSet` takes them.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class CropSource:
         pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
         part: tuple[int, int] = (0, 1),
+        images: Sequence[Path] = (),
+        rows: Sequence[int] = (),
     ) -> None:
-        self._records = ShardSet(shards)
+        self._records = ShardSet(shards, images, rows or None)
         self._sampler = ImageSampler(
             shards,
             human_fraction=human_fraction,
@@ -94,6 +97,8 @@ class CropSource:
             pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
             part=task.part,
+            images=[Path(path) for path in task.images],
+            rows=task.rows,
         )
 
     def __call__(self, step: int) -> list[Crop]:

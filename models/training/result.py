@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from cellsemi.models.base import FitResult, FitTask
 from cellsemi.models.model_files import (
+    LOSS_FILE,
     CellSize,
     FitFigures,
     ModelFacts,
@@ -22,8 +23,6 @@ from cellsemi.models.model_files import (
 from cellsemi.models.training.loop import Trained
 from cellsemi.models.training.together import rank
 from cellsemi.rounds.store import files
-
-LOSS_FILE = "loss.parquet"
 
 
 def write_result(

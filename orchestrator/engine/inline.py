@@ -61,10 +61,6 @@ class InlineEngine:
         """See Engine.workers: this process."""
         return 1
 
-    def device_here(self) -> str:
-        """See Engine.device_here."""
-        return self._config.device
-
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: one student after another is trained."""
         return cpu_count()

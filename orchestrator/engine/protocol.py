@@ -153,10 +153,6 @@ class Engine(Protocol):
         """How many workers that use the device there may be at once, at least 1, as far as is known now."""
         ...
 
-    def device_here(self) -> str | None:
-        """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
-        ...
-
     def cpus_for_each(self, students: int) -> float:
         """CPUs that each of so many students finds on its machine, when as many of them are at work as fit."""
         ...

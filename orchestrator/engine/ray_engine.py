@@ -113,13 +113,6 @@ class RayEngine:
         resources = self._resources(uses_device=True)
         return self._config.workers or max(1, workers_that_fit(resources))
 
-    def device_here(self) -> str | None:
-        """See Engine.device_here: a Ray that we started is on this machine alone."""
-        if self._address is not None:
-            return None
-        hidden = self._resources(uses_device=True).hide_gpus
-        return "cpu" if hidden else self._config.device
-
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: of the node that has the fewest for each."""
         resources = self._resources(uses_device=True).times(self._config.workers_per_student)

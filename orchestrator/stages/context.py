@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from cellsemi.configs.errors import EngineError
+from cellsemi.configs.errors import CellsemiError, DataError, EngineError
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
 from cellsemi.orchestrator.engine.protocol import Engine, Failure
@@ -103,3 +103,9 @@ def failed(title: str, failures: Sequence[Failure]) -> EngineError:
         f"{title}: {len(failures)} could not be done\n  {shown}{more}\n"
         "What was done is kept; the same command tries the rest again"
     )
+
+
+def failed_on_data(title: str, failures: Sequence[Failure]) -> CellsemiError:
+    """The same where data that cannot be used is the cause: then it is an error of the data, as where it was found."""
+    kind, _, said = failures[0].error.partition(": ")
+    return DataError(said) if kind == DataError.__name__ else failed(title, failures)
