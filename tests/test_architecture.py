@@ -186,7 +186,7 @@ ALLOWED = {
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
         "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/cluster "
-        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
+        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (

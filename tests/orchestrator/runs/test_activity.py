@@ -30,7 +30,7 @@ class Driver:
                 return datetime.fromtimestamp(driver.now_s, UTC)
 
         monkeypatch.setattr("cellsemi.orchestrator.events.datetime", Clock)
-        self.log = EventLog(SilentWatcher(), path, lambda: self.now_s, self.take if uses is not None else None)
+        self.log = EventLog(SilentWatcher(), path, lambda: self.now_s, take_usage=None if uses is None else self.take)
         self.activity = Activity(path, lambda: self.now_s)
 
     def take(self) -> Usage:
