@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.pictures import record, task_in
 
 from cellsemi.configs.errors import EngineError, RunError
+from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record
+from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.model_files import read_progress
+from cellsemi.orchestrator.engine.protocol import Engine, Failure, Incident, Record
+from cellsemi.orchestrator.stages.jobs import FitJob
 
 pytestmark = pytest.mark.ray
 CONFIG = EngineConfig(cpus_per_worker=0.5, workers=2, max_attempts=3, shard_deadline_s=120.0)
@@ -129,6 +134,30 @@ def test_a_frozen_worker_is_replaced_after_the_deadline(session: Any, tmp_path: 
     took_s = time.monotonic() - started
     assert sorted(outcome.done) == list(range(8)) and outcome.failed == ()
     assert took_s > 5 and ticks >= 4 * 5 - 4  # the driver is not blocked meanwhile
+
+
+def test_a_frozen_training_is_ended_and_goes_on_from_its_checkpoint(session: Any, tmp_path: Path) -> None:
+    import psutil
+
+    training = TrainingConfig(steps=60, batch=2, crop_px=48, precision="float32")
+    model = FlowUnetConfig(name="a", width=4)
+    task = task_in(tmp_path, [record(0)], model=model, training=training, checkpoint_s=0.0, input_processes=0)
+    frozen: list[int] = []
+    told: list[Incident] = []
+
+    def tick() -> None:
+        if not frozen and (read_progress(Path(task.out_dir)) or 0) >= 3:
+            (worker,) = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::JobActor.r")]
+            frozen.append(worker.pid)
+            worker.suspend()
+
+    patient = engine_on(session, workers=1, progress_deadline_s=4.0, start_deadline_s=300.0)
+    job = FitJob((task,), (None,), (None,), "train a")
+    outcome = patient.tasks(job, [0], lambda *_: None, tick, told.append)
+    assert frozen and outcome.done[0]["steps"] == 60 and outcome.done[0]["resumed_at"] >= 3
+    assert [incident.kind for incident in told] == ["frozen", "retried", "replaced"]
+    assert "silent on item 0 for more than 4 s" in told[0].message
+    assert not psutil.pid_exists(frozen[0])
 
 
 def test_poison_is_reported_and_the_others_are_done(engine: Engine, tmp_path: Path) -> None:
