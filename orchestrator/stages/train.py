@@ -33,8 +33,8 @@ from cellsemi.rounds.store.steps import Step
 from cellsemi.rounds.store.unaltered import MANIFEST
 
 MEMORY_HELP = (
-    "engine.workers_per_student: 2 takes half of the memory of each GPU for the same result; a smaller training.crop_px "
-    "takes less for another\n"
+    "engine.workers_per_student: 2 takes half of the memory of each GPU for the same result, a smaller "
+    "training.crop_px takes less for another\n"
 )
 LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 

@@ -281,7 +281,7 @@ with open_engine(EngineConfig(), folder / "run.log", address=cluster.address) as
     cluster.add_node(num_cpus=3, num_gpus=1, **small)
     cluster.wait_for_nodes()
     def pids(how, uses_device):
-        done = getattr(engine, how)(Slow(uses_device), range(12 if how == "map" else 2), lambda *_: None, lambda: None)
+        done = getattr(engine, how)(Slow(uses_device), range(40 if how == "map" else 2), lambda *_: None, lambda: None)
         return [record["pid"] for record in done.done.values()], {record["gpus"] for record in done.done.values()}
     # fills the CPUs; takes one of them for the GPU; its process and the others; a process for each; the others; again
     steps = [("map", False), ("map", True), ("map", False), ("tasks", True), ("map", False), ("map", True)]
