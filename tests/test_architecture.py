@@ -132,8 +132,8 @@ ALLOWED = {
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
-        "configs rounds/cells rounds/pseudo_labels rounds/seeds models/base models/crops models/given "
-        "models/inference models/model_files models/training models/weight_files"
+        "configs rounds/cells rounds/pseudo_labels rounds/pulse rounds/seeds models/base models/crops "
+        "models/given models/inference models/model_files models/training models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
         "configs rounds/store models/base models/detector models/given models/model_files "
@@ -145,7 +145,7 @@ ALLOWED = {
         "models/model_files models/training"
     ),
     "models/given": "configs rounds/cells models/base models/model_files models/start_weights",
-    "models/inference": "configs rounds/cells models/base",
+    "models/inference": "configs rounds/cells rounds/pulse models/base",
     "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
     "models/own_family": "configs rounds/store models/base models/model_files",
@@ -175,8 +175,9 @@ ALLOWED = {
     ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
-        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/model_files "
-        "models/registry models/validation orchestrator/engine orchestrator/events orchestrator/runs"
+        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/inference "
+        "models/model_files models/registry models/validation orchestrator/engine orchestrator/events "
+        "orchestrator/runs"
     ),
     "orchestrator/campaign": (
         "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/run_metrics "
@@ -210,9 +211,9 @@ ALLOWED = {
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
-        "rounds/pseudo_labels rounds/review rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/own_family models/ranks models/registry models/start_weights "
-        "models/training models/validation orchestrator/engine orchestrator/events"
+        "rounds/pseudo_labels rounds/pulse rounds/review rounds/seeds rounds/store models/base "
+        "models/inference models/model_files models/own_family models/ranks models/registry "
+        "models/start_weights models/training models/validation orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "

@@ -95,12 +95,12 @@ def do_all(
     return todo
 
 
-def failed(title: str, failures: Sequence[Failure]) -> EngineError:
-    """The error of a stage whose work failed on every attempt."""
+def failed(title: str, failures: Sequence[Failure], remedy: str = "") -> EngineError:
+    """The error of a stage whose work failed on every attempt; `remedy` is a line."""
     shown = "\n  ".join(f"item {f.item}, {f.attempts} attempts: {f.error}" for f in failures[:5])
     more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
     return EngineError(
-        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n"
+        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n{remedy}"
         "What was done is kept; the same command tries the rest again"
     )
 

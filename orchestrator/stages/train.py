@@ -31,6 +31,10 @@ from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.steps import Step
 from cellsemi.rounds.store.unaltered import MANIFEST
 
+MEMORY_HELP = (
+    "engine.workers_per_student: 2 takes half of the memory of each GPU for the same result, a smaller "
+    "training.crop_px takes less for another\n"
+)
 LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 
 
@@ -242,7 +246,7 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             record = FitRecord(fingerprint=context.ledger.fingerprint(step), seconds=0.0, diverged=failure.error)
             _finish(context, step, record, finish)
     if others:
-        raise failed(title, others)
+        raise failed(title, others, MEMORY_HELP if any("OutOfMemory" in f.error for f in others) else "")
     if len(outcome.done) + len(outcome.failed) != len(tasks):
         raise EngineError(f"{title}: the engine returned {len(outcome.done)} of {len(tasks)} models")
 

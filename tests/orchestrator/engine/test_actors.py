@@ -7,9 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
-
-from cellsemi.orchestrator.engine.actors import memory_after
 
 pytestmark = pytest.mark.ray
 
@@ -18,6 +15,7 @@ import json, os, ray, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from ray._private import state
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 from ray.cluster_utils import Cluster
 from cellsemi.configs.errors import EngineError, ModelError
 from cellsemi.configs.schema import EngineConfig
@@ -87,7 +85,8 @@ good = node(num_cpus=2)
 paths = RunPaths(folder / "run")
 paths.root.mkdir()
 config = EngineConfig(start_deadline_s=6, progress_deadline_s=3, shard_deadline_s=60)
-found, told = {}, []
+ends = (OutOfMemoryError("the node was running low on memory"), ActorDiedError(), ActorUnavailableError("", b"0" * 16))
+found, told = {"memory": [actors.memory_after(error) for error in ends]}, []
 with open_engine(config, paths.log, address=cluster.address) as engine:
     def go(what, job, items, how="map", on_done=lambda *_: None, on_incident=lambda _: None):
         told.clear()
@@ -179,6 +178,7 @@ def test_a_cluster_that_nobody_looks_after(tmp_path: Path) -> None:
         assert what == "student" or len(told(what, "replaced")) == 1  # its other worker was idle
     assert found["student"]["done"] == [0, 1] and told("student", "retried")[0][2] == 0
 
+    assert found["memory"] == ["short", "unknown", "enough"]
     assert found["hungry"]["halvings"] == [2] and len(told("hungry", "retried")) == 4
 
     assert found["error"].startswith("wrong: a worker could not start: ")
@@ -190,9 +190,3 @@ def test_a_cluster_that_nobody_looks_after(tmp_path: Path) -> None:
     (cuda,) = told("gpus", "banned")
     assert cuda[1] == found["fake"][:8] and "a GPU was reserved, but torch" in str(cuda[3])
     assert found["gpus"]["nodes"] == [found["gpu"]] and found["gpus"]["gpus"] == ["0"]
-
-
-def test_what_the_end_of_a_worker_says_of_its_memory() -> None:
-    assert memory_after(OutOfMemoryError("1 worker(s) were killed due to the node running low on memory")) == "short"
-    assert memory_after(ActorDiedError()) == "unknown"
-    assert memory_after(RayTaskError("run", "trace", ValueError("bad"))) == "enough"
