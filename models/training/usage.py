@@ -17,9 +17,9 @@ MB = 2**20
 class Usage:
     """One row of usage.jsonl: after `step` steps.
 
-    `seconds` of training, those of earlier attempts up to the checkpoint included; `memory_mb` that the training process
-    holds, without those that make its batches, None where the system does not say; `device_memory_mb`: the most that
-    torch has held on a GPU, None on a CPU.
+    `seconds` of training, those of earlier attempts up to the checkpoint included; `memory_mb` that the training
+    process holds, without those that make its batches, None where the system does not say; `device_memory_mb`: the most
+    that torch has held on a GPU, None on a CPU.
     """
 
     step: int

@@ -67,6 +67,7 @@ def test_a_fit_is_the_same_with_and_without_and_however_it_is_done(
     entry: ContractCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, losses and validation losses: without validation images, interrupted, with processes that make crops."""
+    monkeypatch.setattr(source, "VALIDATION_CROPS", 4)
     task = with_validation(entry, tmp_path, training={"ema": 0.9})
     fit = family(entry.kind).fit
     before = torch.random.get_rng_state()
@@ -77,7 +78,9 @@ def test_a_fit_is_the_same_with_and_without_and_however_it_is_done(
     fit(plain, quiet)
     assert weights(plain) == weights(task) and not (tmp_path / "plain" / VALIDATION_FILE).exists()
     expected = rows_of(task)
-    assert [row["step"] for row in expected] == [2, 4] and all(np.isfinite(list(row.values())).all() for row in expected)
+    assert [row["step"] for row in expected] == [2, 4] and all(
+        np.isfinite(list(row.values())).all() for row in expected
+    )
     assert set(expected[0]) == set(pq.read_table(tmp_path / "out" / "loss.parquet").column_names) - {"lr", "grad_norm"}
     for at, processes in ((1, int(entry.kind == "flow-unet")), (3, 0)):  # processes take seconds to start
         monkeypatch.setattr(ahead, "FEW_STEPS", 0)
