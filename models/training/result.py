@@ -78,8 +78,10 @@ def join_curves(parts: Sequence[Path], folder: Path) -> None:
     rows: list[dict[str, float | None]] = []
     for part, steps in zip(parts, before, strict=True):
         seconds = (rows[-1]["seconds"] or 0.0) if rows else 0.0
-        for row in read_usage(part / USAGE_FILE):
-            rows.append({**row, "step": (row["step"] or 0) + steps, "seconds": (row["seconds"] or 0.0) + seconds})
+        rows += [
+            {**row, "step": (row["step"] or 0) + steps, "seconds": (row["seconds"] or 0.0) + seconds}
+            for row in read_usage(part / USAGE_FILE)
+        ]
     _write_usage(folder / USAGE_FILE, rows)
 
 
