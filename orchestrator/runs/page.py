@@ -1,7 +1,7 @@
 """Writes report.html, the page of a run, from the run's folder alone.
 
 A part that cannot be drawn says so and why; the others are there all the same. What is gathered, drawn and written
-lies in rounds/report/page; here is where it lies in a run.
+lies in rounds/page; here is where it lies in a run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from cellsemi.orchestrator.runs.progress_on_disk import models_of, stages
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.evaluation.history import delivered_by, read_manifests, standing_round, standings
+from cellsemi.rounds.page import galleries, sections
+from cellsemi.rounds.page.blocks import Block, Page, Section, Text
+from cellsemi.rounds.page.cells import agreement, sizes
+from cellsemi.rounds.page.confidence import precision_recall
+from cellsemi.rounds.page.curves import read_curves
+from cellsemi.rounds.page.lookup import Lookup
+from cellsemi.rounds.page.render import render
+from cellsemi.rounds.page.scores import scores
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
-from cellsemi.rounds.report.page import galleries, sections
-from cellsemi.rounds.report.page.blocks import Block, Page, Section, Text
-from cellsemi.rounds.report.page.cells import agreement, sizes
-from cellsemi.rounds.report.page.confidence import precision_recall
-from cellsemi.rounds.report.page.curves import read_curves
-from cellsemi.rounds.report.page.lookup import Lookup
-from cellsemi.rounds.report.page.render import render
-from cellsemi.rounds.report.page.scores import scores
 from cellsemi.rounds.report.round_report import Facts
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
@@ -223,7 +223,7 @@ class _Run:
         pairs = pairs_of(self.paths, evaluated_sets(self.config, round, model, "val"))
         predicted, images = (Lookup(folders) for folders in zip(*pairs, strict=True))
         seed = derive_seed(self.config.run.seed, "report")
-        return galleries.validation_images(evaluation, f"{model} of round {round}", predicted, images, seed)
+        return galleries.validation_images(evaluation, f"the {model} of round {round}", predicted, images, seed)
 
     def reasons(self) -> Iterator[Block]:
         if not self.taught:

@@ -12,7 +12,7 @@ from cellsemi.configs.short_yaml import short_yaml
 from cellsemi.models.model_files import MODEL_FILE, read_model_file
 from cellsemi.orchestrator.runs.model_card import licence_of, weights_of
 from cellsemi.orchestrator.runs.progress_on_disk import models_of, quarantined
-from cellsemi.rounds.report.page.blocks import Block, Code, Table
+from cellsemi.rounds.page.blocks import Block, Code, Table
 from cellsemi.rounds.store.manifest import DataManifest
 from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.run import SPLITS, RunPaths, read_run_file

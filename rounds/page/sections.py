@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from cellsemi.rounds.calibration.calibration import Curve
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.leaderboard import LEGEND, Row, display_rows
+from cellsemi.rounds.page import plots
+from cellsemi.rounds.page.blocks import Block, Code, Items, Plot, Plots, Table, Text
+from cellsemi.rounds.page.cells import Agreement, Sizes
+from cellsemi.rounds.page.confidence import PrecisionRecall
+from cellsemi.rounds.page.curves import Curves
+from cellsemi.rounds.page.scores import ALL, Score
 from cellsemi.rounds.pseudo_labels.filter import count_states
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
-from cellsemi.rounds.report.page import plots
-from cellsemi.rounds.report.page.blocks import Block, Code, Items, Plot, Plots, Table, Text
-from cellsemi.rounds.report.page.cells import Agreement, Sizes
-from cellsemi.rounds.report.page.confidence import PrecisionRecall
-from cellsemi.rounds.report.page.curves import Curves
-from cellsemi.rounds.report.page.scores import ALL, Score
 from cellsemi.rounds.report.round_report import Facts, Scored
 
 SHOWN_ROUNDS = 6  # of students whose curves are drawn: the last ones; all are in the table

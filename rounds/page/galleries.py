@@ -12,11 +12,11 @@ from cellsemi.rounds.colours import Colour
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, LabelIssue
 from cellsemi.rounds.evaluation.metrics import ImageScore
-from cellsemi.rounds.report.page.blocks import Block, Gallery, Key, Picture, Table, Text
-from cellsemi.rounds.report.page.lookup import Lookup
-from cellsemi.rounds.report.page.outcomes import Change, Outcome, change, drawn, outcome, worst
-from cellsemi.rounds.report.page.pictures import Caption, Layer, crop, ignored, whole
-from cellsemi.rounds.report.page.samples import Sample, sample_cells
+from cellsemi.rounds.page.blocks import Block, Gallery, Key, Picture, Table, Text
+from cellsemi.rounds.page.lookup import Lookup
+from cellsemi.rounds.page.outcomes import Change, Outcome, change, drawn, outcome, worst
+from cellsemi.rounds.page.pictures import Caption, Layer, crop, ignored, whole
+from cellsemi.rounds.page.samples import Sample, sample_cells
 
 WORST, RANDOM = 24, 24  # validation images
 PER_REASON, CHANGED, TRANSITIONS, ISSUES = 8, 6, 4, 12

@@ -15,15 +15,16 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.colours import GREY, Colour
 from cellsemi.rounds.drawing import HATCH_PX, RGB, outlines, scaled
+from cellsemi.rounds.page.blocks import Key, Picture
 from cellsemi.rounds.report.contact_sheet import Window, touches, window_around
-from cellsemi.rounds.report.page.blocks import Key, Picture
 from cellsemi.rounds.store.image_codec import decode_image, intensity_range
 from cellsemi.rounds.store.schemas import ImageRecord
 
-WHOLE_PX, CROP_PX = 360, 150  # the longer side of a picture of an image, and of one of a cell
+WHOLE_PX, CROP_PX = 400, 160  # the longer side of a picture of an image, and of one of a cell
 MOST_BYTES = 55_000  # of a picture: what is larger is encoded anew, worse
 QUALITIES = (80, 65, 50, 35, 20)
-DASH_PX = 4
+DASH_PX = 5
+THICK_FROM_PX = 150  # cells of this area in the picture have an outline of two pixels
 LEAST_PX = 48  # the side of the part that a picture of a cell shows
 
 
@@ -82,6 +83,8 @@ def _draw_layer(canvas: RGB, layer: Layer, window: Window, size: tuple[int, int]
         return
     labels = np.array(Image.fromarray(masks.to_label_map(near)[window]).resize(size, Image.Resampling.NEAREST))
     line = outlines(labels)
+    if np.median(near.area) * (size[0] / (window[1].stop - window[1].start)) ** 2 >= THICK_FROM_PX:
+        line |= outlines(np.where(line, 0, labels))
     diagonal = np.add.outer(*map(np.arange, labels.shape))
     if layer.striped:
         canvas[(labels > 0) & (diagonal % HATCH_PX == 0)] = layer.colour

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cellsemi.rounds.report.page.blocks import Page
+from cellsemi.rounds.page.blocks import Page
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "page.html", "page.css"

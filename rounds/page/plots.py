@@ -11,14 +11,14 @@ import numpy as np
 from cellsemi.rounds.calibration.calibration import Curve
 from cellsemi.rounds.calibration.reliability import Bins
 from cellsemi.rounds.duration import duration
+from cellsemi.rounds.page import svg
+from cellsemi.rounds.page.blocks import Plot
+from cellsemi.rounds.page.cells import HUMAN, Sizes
+from cellsemi.rounds.page.confidence import PrecisionRecall
+from cellsemi.rounds.page.curves import Curves
+from cellsemi.rounds.page.scores import ALL, Score
+from cellsemi.rounds.page.svg import DASHES, INK, LINES, MARKERS, PAPER, SOFT, STATE
 from cellsemi.rounds.pseudo_labels.filter import count_states
-from cellsemi.rounds.report.page import svg
-from cellsemi.rounds.report.page.blocks import Plot
-from cellsemi.rounds.report.page.cells import HUMAN, Sizes
-from cellsemi.rounds.report.page.confidence import PrecisionRecall
-from cellsemi.rounds.report.page.curves import Curves
-from cellsemi.rounds.report.page.scores import ALL, Score
-from cellsemi.rounds.report.page.svg import DASHES, INK, LINES, MARKERS, PAPER, SOFT, STATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
