@@ -280,7 +280,7 @@ def time_plot(by_round: Mapping[int, Mapping[str, float]]) -> Plot | None:
             f"round {number}: {', '.join(f'{kind} {duration(value)}' for kind, value in seconds.items())}"
             for number, seconds in by_round.items()
         )
-        return plot.done("time", "Where the time went", f"Time by round and kind of work. {words}.")
+        return plot.done("time", "By round and kind of work", f"Time by round and kind of work. {words}.")
 
 
 def drift_plot(title: str, values: Mapping[int, float | None], human: float | None, unit: str) -> Plot | None:
