@@ -253,8 +253,8 @@ def training(found: Sequence[Curves]) -> Iterator[Block]:
     rounds = sorted({each.round for each in found})
     yield Text(
         "Thin lines: the loss of each step, smoothed. Marks: the loss on fixed crops of the validation images, of the "
-        "weights that would be saved then. Crops that train are augmented and those of the validation images are not, so "
-        "compare a line with itself: where it rises, the student learns its training images by heart."
+        "weights that would be saved then. Crops that train are augmented and those of the validation images are not, "
+        "so compare a line with itself: where it rises, the student learns its training images by heart."
     )
     if not any(each.validation for each in found):
         yield Text("No validation loss was recorded: the run has no annotated validation image.", "missing")
