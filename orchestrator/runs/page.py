@@ -18,7 +18,6 @@ from cellsemi.configs.errors import CellsemiError, RunError
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import LOSS_FILE, MODEL_FILE, VALIDATION_FILE, read_usage
 from cellsemi.orchestrator.runs import report
-from cellsemi.orchestrator.runs.find_run import argument_of
 from cellsemi.orchestrator.runs.label_issues import judge
 from cellsemi.orchestrator.runs.page_provenance import provenance
 from cellsemi.orchestrator.runs.progress_on_disk import models_of, stages
@@ -156,12 +155,14 @@ class _Run:
     # --- sections -------------------------------------------------------------------------------------
 
     def use(self) -> Iterator[Block]:
-        run = shlex.quote(argument_of(self.paths))
+        run = shlex.quote(self.paths.name)
         commands = [
             (f"cellsemi predict IMAGES --run {run} --out DIR", "the cells of other images"),
             (f"cellsemi model export {run} --out DIR", "the model as a folder, with its card"),
-            (f"cellsemi data export {run} --out DIR --format coco --pseudo", "the pseudo-labels"),
         ]
+        if self.taught and len(self.folds) == 1:
+            export = f"cellsemi data export {run} --pseudo --format coco --out pseudo.json"
+            commands.append((export, "the pseudo-labels of the last round"))
         return sections.use(self.facts[-1], commands)
 
     def leaderboard(self) -> Iterator[Block]:
@@ -270,7 +271,7 @@ class _Run:
     def label_issues(self) -> Iterator[Block]:
         found = judge(self.paths, "val")
         images = Lookup([folder for _, folder in found.judges.folders])
-        command = f"cellsemi data label-issues {shlex.quote(argument_of(self.paths))} --split val"
+        command = f"cellsemi data label-issues {shlex.quote(self.paths.name)} --split val"
         return galleries.label_issues(found.findings, found.judges.by, images, command)
 
     # --- parts ----------------------------------------------------------------------------------------

@@ -146,6 +146,19 @@ def test_the_settings_that_differ_and_the_seeds_are_named(html: str, finished: t
     assert str(config.run.seed) in shown and "none needed: the images are generated" in shown
 
 
+def test_the_commands_that_it_names_work(html: str, finished: tuple[Config, RunPaths], here: Path) -> None:
+    _, paths = finished
+    (here / "images").mkdir()
+    (here / "images" / "a.png").write_bytes(png(np.zeros((64, 80), np.uint8)))
+    lines = parsed(section(html, "use")).text.split("cellsemi ")
+    shown = [line.split("   #")[0] for line in lines if "   #" in line]
+    assert [line.split()[0] for line in shown] == ["predict", "model", "data"]
+    for number, line in enumerate(shown):
+        words = line.replace("IMAGES", "images").replace("DIR", f"out-{number}").split()
+        done = invoke(*(str(paths.root) if word == paths.name else word for word in words))
+        assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
+
+
 def test_the_same_run_gives_the_same_bytes_and_leaves_no_other_file(
     html: str, finished: tuple[Config, RunPaths], tmp_path: Path
 ) -> None:
