@@ -28,6 +28,7 @@ from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.kept_weights import read_kept
 from cellsemi.rounds.store.manifest import NO_SHARDS, FitRecord, read_fit, read_manifest, training_shards
 from cellsemi.rounds.store.run import control_name, is_control
+from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
 from cellsemi.rounds.store.unaltered import MANIFEST
 
@@ -288,6 +289,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         weights_sha256=None if kept is None else kept.sha256,
         checkpoint_s=config.engine.checkpoint_s,
         ranks=config.engine.workers_per_student,
+        validation=tuple(map(str, shard_paths(context.paths.split(item.fold.val)) if item.model.trains else ())),
         input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
     )
 

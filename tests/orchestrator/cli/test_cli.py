@@ -43,7 +43,7 @@ def test_the_command_line_is_this() -> None:
         "review": sorted([*shared, "--top", "--out", "--format", "--take", "--as", "run"]),
         "leaderboard": sorted([*shared, "run"]),
         "status": sorted([*shared, "--watch", "--interval", "run"]),
-        "report": sorted([*shared, "--out", "run"]),
+        "report": sorted([*shared, "--open", "--out", "run"]),
         "init": sorted(["--debug", "--out", "--set", "--full", "--force", "what"]),
         "doctor": sorted([*shared, "--measure"]),
         "flows": sorted([*shared, *configured, "--limit", "folder"]),

@@ -21,6 +21,7 @@ from cellsemi.orchestrator.engine.protocol import Incident
 from cellsemi.orchestrator.engine.usage import Seconds, Usage
 from cellsemi.orchestrator.events import EventLog, SilentWatcher
 from cellsemi.orchestrator.runs import report
+from cellsemi.orchestrator.runs.page import Written
 from cellsemi.rounds.evaluation.history import RoundManifest, read_verdict
 from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
 from cellsemi.rounds.store import files, shards
@@ -107,7 +108,7 @@ def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[R
     assert taught < len(images) and learnt[3] == f"{len(images) - taught} (no cell accepted)"
 
 
-def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Config]) -> None:
+def test_every_calibration_is_shown_with_its_error(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     path = report.write_report(config, paths, 1)
     text = path.read_text()
@@ -124,15 +125,10 @@ def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Conf
         assert (int(samples), int(right)) == (curve["samples"], curve["positives"])
         if curve["samples"]:
             assert error == f"{curve['ece_before']:.3f} -> {curve['ece_after']:.3f}"
-            bins = text.split(f"### {whose}: {model}, {name}\n")[1].split("\n\n", maxsplit=1)[0]
-            shown = cells_of_table(bins.splitlines(), "confidence")
-            for place, when in ((1, "before"), (4, "after")):
-                stated = [[str(n), f"{mean:.3f}", f"{rate:.3f}"] for n, mean, rate in curve[when]]
-                assert [row[place : place + 3] for row in shown if row[place] != "0"] == stated
     seen = [r.instances for r in shards.read_folder(paths.predictions(0, "unet-a", "val"))]
     total = sum(int(row[3]) for row in rows if row[:2] == ["teacher", "unet-a"])
     assert total == sum(len(cells or ()) for cells in seen) > 0
-    assert "](reliability.png)" in text
+    assert "](reliability.png)" in text and "### " not in text  # the bins are in the picture
     with Image.open(path.with_name("reliability.png")) as drawn:
         assert drawn.format == "PNG"
 
@@ -239,8 +235,12 @@ def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Conf
     assert any("each fold by teachers of its own" in line for line in lines)
 
 
-def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finished: tuple[RunPaths, Config]) -> None:
+def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(
+    finished: tuple[RunPaths, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths, _ = finished
+    page = Written(paths.root / "report.html", 1_200_000, 3.21)
+    monkeypatch.setattr("cellsemi.orchestrator.runs.page.write_page", lambda config, paths, out: page)
     expected = [paths.round(round) / "report.md" for round in (0, 1)]
     for path in expected:
         path.unlink(missing_ok=True)
@@ -248,7 +248,8 @@ def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finishe
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["reports"] == [str(path) for path in expected]
     assert all(path.is_file() for path in expected)
-    assert invoke("report", str(paths.root)).output.split() == [str(path) for path in expected]
+    lines = invoke("report", str(paths.root)).output.splitlines()
+    assert lines == [f"{page.path} (1.2 MB, written in 3.2 s)", *map(str, expected)]
 
 
 def test_a_run_without_a_finished_round_has_no_report(here: Path) -> None:
