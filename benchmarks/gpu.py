@@ -262,7 +262,7 @@ def matched(found: Sequence[Instances], other: Sequence[Instances]) -> float:
 def measure_labelling(row: Row, task: FitTask, pool: Path, device: Device) -> None:
     """Fill in what labelling shows."""
     job = PredictJob(
-        stage=ShardStage(str(pool.parent), str(Path(task.out_dir) / "labels"), "benchmark", "benchmark"),
+        stage=ShardStage(str(pool.parent), str(Path(task.out_dir) / "labels"), "benchmark", (), "benchmark"),
         model=task.out_dir,
         inference=INFERENCE.model_copy(update={"precision": choose_precision("auto", device.torch)}),
         device=device.name,

@@ -26,7 +26,7 @@ KINDS = {  # the first words of a stage's name -> its row
     "read images": "read images, generate them",
     "build the training set": "build training sets",
     "train": "train",
-    "predict unlabelled": "label unlabelled images",
+    "label unlabelled": "label unlabelled images: predict, fuse, filter",
     "predict": "predict val and test",
     "fuse": "fuse",
     "calibrate": "calibrate, choose thresholds",

@@ -40,7 +40,13 @@ class EngineConfig(Section):
 
     kind: Literal["ray", "inline"] = Field("ray", description="`ray`, or `inline`: everything in this process.")
     address: str | None = Field(None, description="Ray cluster; else RAY_ADDRESS; else a local Ray is started.")
-    workers: int | None = Field(None, ge=1, le=10_000, description="Workers at once; null takes what the cluster has.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Workers at once, at most; null takes what the cluster has, and asks an autoscaler for as many as "
+        "there is work for.",
+    )
     cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="CPUs that a worker reserves.")
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
         AUTO, description="GPUs that a worker reserves; `auto`: one where there are any; fractions share one."
@@ -50,12 +56,46 @@ class EngineConfig(Section):
         description="Threads of a worker that decode images and recover, score and encode cells while its network sees "
         "others; 0: one after the other. `auto`: on a GPU as many as the CPUs that the worker reserves, on a CPU 0.",
     )
+    weights_per_pass_mb: int = Field(
+        4096,
+        ge=0,
+        le=1_000_000,
+        description="A worker holds so many MB of teachers' weights while each image goes through all of them; with "
+        "more there are several passes over the images. 0: one teacher after another.",
+    )
     device: str = Field("auto", description="`auto` (CUDA when a worker has it), `cpu`, `cuda`.")
     max_attempts: int = Field(
         3, ge=1, le=100, description="Attempts per shard or student before it is given up and reported."
     )
     shard_deadline_s: float = Field(
         1800.0, gt=0, le=1_000_000, description="A worker silent for longer on one shard is replaced."
+    )
+    grace_s: float = Field(
+        20.0,
+        ge=0,
+        le=3600,
+        description="Seconds that trainings get for a last checkpoint after SIGTERM, which batch systems and "
+        "Kubernetes send some 30 s before SIGKILL; also `cellsemi round --grace`. 0: none is written.",
+    )
+    progress_deadline_s: float = Field(
+        900.0,
+        gt=0,
+        le=1_000_000,
+        description="A student whose training does not get on for longer, once its first step is done, is ended and "
+        "goes on from its checkpoint on another worker.",
+    )
+    start_deadline_s: float = Field(
+        1800.0,
+        gt=0,
+        le=1_000_000,
+        description="A worker may take so long to load its model, and a student until its first step.",
+    )
+    place_deadline_s: float = Field(
+        86_400.0,
+        gt=0,
+        le=10_000_000,
+        description="A run on a cluster ends when none of its workers has had a place for so long. Our own Ray does "
+        "not grow: there it is two minutes.",
     )
     workers_per_student: int = Field(
         1,

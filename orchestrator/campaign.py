@@ -18,6 +18,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import EventLog, Watcher
+from cellsemi.orchestrator.run_metrics import run_metrics
 from cellsemi.orchestrator.runs.page_process import pages_beside
 from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
@@ -27,8 +28,9 @@ from cellsemi.orchestrator.stages.choose_precision import agree_on_precision
 from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
 from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
-from cellsemi.orchestrator.stages.filter_pseudo_labels import filter_pseudo_labels, set_thresholds
+from cellsemi.orchestrator.stages.filter_pseudo_labels import set_thresholds
 from cellsemi.orchestrator.stages.fuse import fuse_members
+from cellsemi.orchestrator.stages.label_pool import label_pool
 from cellsemi.orchestrator.stages.measure_sizes import measure
 from cellsemi.orchestrator.stages.predict import predict
 from cellsemi.orchestrator.stages.promote import (
@@ -53,7 +55,7 @@ from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fi
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
-from cellsemi.rounds.store.predictions import EVALUATED, UNLABELLED, PredictionSet, as_unlabelled
+from cellsemi.rounds.store.predictions import EVALUATED, PredictionSet, as_unlabelled
 from cellsemi.rounds.store.run import RunPaths, is_control, take_config
 
 
@@ -105,9 +107,14 @@ def _reopen_from(paths: RunPaths, round: int) -> None:
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:
     """`run_campaign` on the engine of the config, while this process holds the run; report.html is written beside."""
     with driver_lock(paths), open_engine(config.engine, paths.log) as engine:
-        log = EventLog(watcher, paths.events)
+        log = open_log(watcher, paths, engine)
         with pages_beside(paths, log.note) as begin_page:
             run_campaign(config, n, engine, paths, log, after_round=begin_page)
+
+
+def open_log(watcher: Watcher, paths: RunPaths, engine: Engine) -> EventLog:
+    """The log of a driver: what goes to the watcher is written, with what the engine used, and shown to Prometheus."""
+    return EventLog(watcher, paths.events, take_usage=engine.take_usage, on_event=run_metrics(paths.name))
 
 
 def play(context: Context, round: int, last: bool) -> None:
@@ -165,22 +172,19 @@ def form_ensemble(context: Context, round: int, students: list[str]) -> tuple[En
 def label(context: Context, round: int, teachers: Ensemble) -> None:
     """The teachers predict the unlabelled images; their fused predictions are filtered.
 
-    Calibration and thresholds come from human labels that they predict with the same settings.
+    Calibration and thresholds come from human labels that they predict first, with the same settings.
     """
     trusted = as_unlabelled(context.config)
-    splits = tuple(dict.fromkeys((trusted, UNLABELLED)))
-    for split in splits:
-        for name in teachers.members:
-            predict(context, round, PredictionSet(teachers.round, name, None, split))
-    if round == 1:
-        measure(context, teachers.members)
+    for name in teachers.members:
+        predict(context, round, PredictionSet(teachers.round, name, None, trusted))
     on = PredictionSet(teachers.round, teachers.members[0], None, trusted)
     output = context.paths.teachers_calibration(round)
     calibrated = replace(teachers, calibration_file=calibrate_teachers(context, round, teachers.members, on, output))
-    for split in splits:
-        # The round that trained the teachers has fused its predictions of val already.
-        fuse_members(context, round, teachers if split == "val" else calibrated, split)
+    # The round that trained the teachers has fused its predictions of val already.
+    fuse_members(context, round, teachers if trusted == "val" else calibrated, trusted)
     set_thresholds(context, round, teachers)
-    filter_pseudo_labels(context, round, teachers)
+    label_pool(context, round, calibrated)
+    if round == 1:
+        measure(context, teachers.members)
     if context.config.rounds.drift_alarms:
         check_drift(context, round)

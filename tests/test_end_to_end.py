@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,26 @@ def test_on_ray_it_ends_with_the_same_tables(undisturbed: RunPaths, tmp_path: Pa
     assert tables(RunPaths(tmp_path / "runs" / "small")) == tables(undisturbed)
 
 
+@pytest.fixture
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """That of a cluster of one node, or "" for a Ray of the run's own."""
+    if not request.param:
+        yield ""
+        return
+    from ray.cluster_utils import Cluster
+
+    small = {"include_dashboard": False, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
+    yield cluster.address
+    cluster.shutdown()
+
+
 @pytest.mark.ray
-def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [False, True], indirect=True, ids=["own", "cluster"])
+def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tmp_path: Path, address: str) -> None:
     more = ["--set", "training.steps=100000", "--set", "engine.checkpoint_s=10000"]
     more += ["--set", "engine.input_processes=1"]  # they end as well
+    more += ["--address", address, "--grace", "25"] if address else []
     paths = RunPaths(tmp_path / "runs" / "small")
     with (tmp_path / "out.txt").open("wb") as out:
         called = [sys.executable, "-c", MAIN, *command("ray"), *more]
@@ -98,14 +115,15 @@ def test_sigterm_on_ray_ends_with_143_a_last_checkpoint_and_nothing_left_over(tm
             assert process.poll() is None, "it ended before it could be told to"
             assert time.monotonic() < deadline, "no training began"
             time.sleep(0.05)
-        session = Path(read_json(paths.root / LEFTOVER_FILE)["folder"])
-        assert session.is_dir()
+        session = None if address else Path(read_json(paths.root / LEFTOVER_FILE)["folder"])
+        assert session is None or session.is_dir()
         process.terminate()
         assert process.wait(timeout=120) == 143
     said = (tmp_path / "out.txt").read_text()
     assert "Terminated. What is done is kept" in said and "Error" not in said
     assert (paths.model(0, "unet-b") / "checkpoint.safetensors").is_file()
-    assert not session.exists() and not (paths.root / LEFTOVER_FILE).exists()
+    assert read_holder(paths) is None
+    assert session is None or (not session.exists() and not (paths.root / LEFTOVER_FILE).exists())
 
 
 def test_a_second_call_does_nothing(undisturbed: RunPaths) -> None:

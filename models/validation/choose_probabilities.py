@@ -21,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import AUTO_PROBABILITY, InferenceConfig
-from cellsemi.models.base import ProbabilityPredictor
+from cellsemi.models.base import Image, ProbabilityPredictor
 from cellsemi.models.inference.scale_search import ScaleSearch, seen
 from cellsemi.models.registry import load_predictor
+from cellsemi.models.validation.over_images import over_images
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.metrics import scores_from
-from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import ChosenProbability, FitRecord
 
 GRID = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # .30 to .70
@@ -61,10 +60,14 @@ class OnValidation:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The two probabilities; None for what was not to be chosen, or could not be since no image holds a cell."""
+    """The two probabilities; None for what was not to be chosen, or could not be since no image holds a cell.
+
+    `left_out` says by image id why an image could not be used (over_images).
+    """
 
     cell_probability: ChosenProbability | None
     background_probability: float | None
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def choose(choice: OnValidation, model: Path) -> Chosen:
@@ -79,34 +82,39 @@ def choose(choice: OnValidation, model: Path) -> Chosen:
     image at a foreign scale, where the model sees no cell at all, would make nothing sure.
     """
     predictor = cast(ProbabilityPredictor, load_predictor(model, choice.inference.without_search(), choice.device))
-    scores, images = np.zeros((len(choice.grid), len(LIMITS))), 0
-    for record in shards.read_folder(Path(choice.images)):
-        assert record.image is not None and record.instances is not None
-        image = decode_image(record.image, record.image_id, choice.max_pixels)
-        found, _ = predictor.at_probabilities(image, choice.grid) if choice.grid else ([], None)
-        for place, cells in enumerate(found):
-            predicted, truth = scorable(cells, record.instances)
-            scores[place] += scores_from(truth, predicted, LIMITS)
-        images += 1
-    chosen = _best(choice.grid, scores.max(axis=1) / max(images, 1)) if choice.grid else None
-    below = None if choice.quantile is None else _background(choice, model, chosen, choice.quantile)
-    return Chosen(chosen, below)
+    left_out: dict[str, str] = {}
+
+    def scored(image: Image, human: Instances) -> NDArray[np.float64]:
+        found, _ = predictor.at_probabilities(image, choice.grid)
+        pairs = [scorable(cells, human) for cells in found]
+        return np.stack([scores_from(truth, predicted, LIMITS) for predicted, truth in pairs])
+
+    chosen = None
+    if choice.grid:
+        each = list(over_images(Path(choice.images), choice.max_pixels, scored, left_out))
+        chosen = _best(choice.grid, np.mean(each, axis=0).max(axis=1) if each else np.zeros(len(choice.grid)))
+    below = None if choice.quantile is None else _background(choice, model, chosen, choice.quantile, left_out)
+    return Chosen(chosen, below, left_out)
 
 
-def _background(choice: OnValidation, model: Path, chosen: ChosenProbability | None, share: float) -> float | None:
+def _background(
+    choice: OnValidation, model: Path, chosen: ChosenProbability | None, share: float, left_out: dict[str, str]
+) -> float | None:
     """The background probability of a model whose cell probability is chosen or stated."""
     inference = choice.labelling if chosen is None else choice.labelling.at_probability(chosen.chosen)
     plain = cast(ProbabilityPredictor, load_predictor(model, inference.without_search(), choice.device))
     search = load_predictor(model, inference, choice.device) if inference.searches else plain
     inside = _InsideCells(choice.classes)
-    for record in shards.read_folder(Path(choice.images)):
-        assert record.image is not None and record.instances is not None
-        image = decode_image(record.image, record.image_id, choice.max_pixels)
+
+    def probabilities(image: Image, human: Instances) -> tuple[NDArray[np.float32], Instances]:
         scale = 1.0
         if isinstance(search, ScaleSearch):
             scale, polarity, _ = search.best(image)
             image = seen(image, polarity)
-        inside.add(plain.at_probabilities(image, (), scale)[1], record.instances.in_state("human"))
+        return plain.at_probabilities(image, (), scale)[1], human.in_state("human")
+
+    for probability, cells in over_images(Path(choice.images), choice.max_pixels, probabilities, left_out):
+        inside.add(probability, cells)
     return inside.quantile(share)
 
 

@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cellsemi.configs.training import AUTO_PROBABILITY
-from cellsemi.models.base import FitResult, FitTask, Progress
+from cellsemi.models.base import FitResult, FitTask, Image, Progress
 from cellsemi.models.model_files import LOSS_FILE, ModelFacts, read_model_file, read_weights, write_model_file
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import join_curves
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
+from cellsemi.models.validation.over_images import over_images
+from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.metrics import best_threshold
 from cellsemi.rounds.seeds import derive_seed
-from cellsemi.rounds.store import files, shards
-from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import FoundSteps
 
 PARTS = "parts"  # folder of the parts, inside of that of the fit, until the fit is done
@@ -59,6 +60,7 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
     """
     folder = Path(task.out_dir)
     done, scores, results, teacher = 0, dict[int, float](), list[FitResult](), task.teacher
+    left_out: dict[str, str] = {}
     for total in search.totals():
         part = replace(
             task,
@@ -68,7 +70,7 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
             teacher=teacher,
         )
         results.append(_fit_once(fit, part, _later(progress, done, search.most)))
-        scores[total] = _validation_map(search.validation, Path(part.out_dir))
+        scores[total] = _validation_map(search.validation, Path(part.out_dir), left_out)
         before = scores.get(done, 0.0)
         done, teacher = total, part.out_dir
         if len(scores) > 1 and scores[total] - before < search.min_gain:
@@ -78,7 +80,8 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
     _adopt(task, [folder / PARTS / str(total) for total in scores if total <= kept], kept)
     shutil.rmtree(folder / PARTS)
     result = replace(used[-1], steps=kept, seconds=sum(each.seconds for each in results))
-    return result, FoundSteps(steps=kept, scores={str(total): score for total, score in scores.items()})
+    by_steps = {str(total): score for total, score in scores.items()}
+    return result, FoundSteps(steps=kept, scores=by_steps, left_out=left_out)
 
 
 def _later(progress: Progress, done: int, most: int) -> Progress:
@@ -95,7 +98,7 @@ def _fit_once(fit: Fit, part: FitTask, progress: Progress) -> FitResult:
     return found
 
 
-def _validation_map(validation: OnValidation, model: Path) -> float:
+def _validation_map(validation: OnValidation, model: Path, left_out: dict[str, str]) -> float:
     """The mAP of a trained folder on the validation images, at the best score threshold."""
     inference = validation.inference
     if inference.cell_probability == AUTO_PROBABILITY and read_model_file(model).model.has_cell_probability:
@@ -103,12 +106,12 @@ def _validation_map(validation: OnValidation, model: Path) -> float:
         assert chosen is not None  # it was asked for
         inference = inference.at_probability(chosen.chosen)
     predictor = load_predictor(model, inference, validation.device)
-    pairs = []
-    for record in shards.read_folder(Path(validation.images)):
-        assert record.image is not None and record.instances is not None
-        (found,) = predictor.predict([decode_image(record.image, record.image_id, validation.max_pixels)])
-        pairs.append(scorable(found, record.instances))
-    return best_threshold(pairs).map
+
+    def pair(image: Image, human: Instances) -> tuple[Instances, Instances]:
+        (found,) = predictor.predict([image])
+        return scorable(found, human)
+
+    return best_threshold(list(over_images(Path(validation.images), validation.max_pixels, pair, left_out))).map
 
 
 def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:

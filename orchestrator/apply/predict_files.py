@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.models.base import Image
+from cellsemi.models.inference import less_memory
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
 from cellsemi.orchestrator.apply.images import ImageFile
@@ -113,6 +114,8 @@ class _Worker:
                     state = state.model_copy(update={"problem": error.described})
             states.append(state)
         warnings = dict(self._predictor.warnings)
+        if less := less_memory.words():
+            warnings[less] = len(rows)
         self._predictor.clear_warnings()
         return commit(self._job, item, rows, states, warnings)
 
@@ -169,7 +172,7 @@ def predict_files(chosen: ChosenModel, images: Sequence[ImageFile], out: Path, p
     survives, is quarantined and tried again by the next call. UsageError when another model predicted into `out`.
     """
     fingerprint = _claim(out, chosen.model)
-    commits = read_commits(out, fingerprint, FilesCommit)
+    commits = read_commits(out, FilesCommit, lambda _: fingerprint)
     done = {(s.image_id, s.path, s.size, s.modified_ns) for c in commits.values() for s in c.images if not s.problem}
     todo = [image for image in images if _key(image) not in done]
     chunks = _chunks(todo, max(commits, default=-1) + 1)
@@ -181,7 +184,7 @@ def predict_files(chosen: ChosenModel, images: Sequence[ImageFile], out: Path, p
         pool.watcher.advance(before + sum(len(chunks[i]) for i in chunks if i in commits))
 
     if chunks:
-        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None)
+        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None, pool.watcher.incident)
         for failure in outcome.failed:
             commits[failure.item] = FilesCommit.model_validate(_give_up(job, failure))
     found = Predicted(out, chosen.model.recipe.classes, before=before)

@@ -19,6 +19,7 @@ from cellsemi.configs.errors import CellsemiError
 from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
+from cellsemi.orchestrator.cli.cluster import cluster
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
 from cellsemi.orchestrator.cli.init import init
@@ -77,6 +78,7 @@ def cli() -> None:
 cli.add_command(init)
 cli.add_command(data)
 cli.add_command(ablate)
+cli.add_command(cluster)
 cli.add_command(evaluate)
 cli.add_command(predict)
 cli.add_command(report)
@@ -99,6 +101,7 @@ cli.add_command(models.weights)
 @click.option("--run", "name", help="A run, by name or folder. One that exists goes on with its own config.")
 @click.option("--engine", type=click.Choice(["ray", "inline"]), help="Where the work runs (engine.kind).")
 @click.option("--address", help="Ray cluster to use (engine.address); else RAY_ADDRESS; else a local Ray.")
+@click.option("--grace", type=float, help="Seconds for last checkpoints after SIGTERM (engine.grace_s).")
 @click.option("--dry-run", is_flag=True, help="Show which steps are kept, to do, or done again; change nothing.")
 @click.option("--take-new", "take_new", is_flag=True, help="Learn from images that were labelled since the start.")
 @click.option("--accept-changes", "accept", is_flag=True, help="Take changed settings: redo the steps that read them.")
@@ -114,6 +117,7 @@ def round(
     name: str | None,
     engine: str | None,
     address: str | None,
+    grace: float | None,
     dry_run: bool,
     take_new: bool,
     accept: bool,
@@ -132,7 +136,7 @@ def round(
     from cellsemi.orchestrator.terminal import next_steps, plan_table, tables
     from cellsemi.rounds.store.run import open_run
 
-    named = {"engine.kind": engine, "engine.address": address}
+    named = {"engine.kind": engine, "engine.address": address, "engine.grace_s": grace}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     loaded, unread = choose_config(source, name, [*settings, *overrides])
     plan = make_plan(loaded.config, target)
@@ -170,20 +174,28 @@ def leaderboard(run: str | None, as_json: bool) -> None:
 
 @cli.command()
 @run_argument
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C; with --json a line each time.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds in between.")
 @json_option
 @debug_option
-def status(run: str | None, as_json: bool) -> None:
+def status(run: str | None, watch: bool, interval: float, as_json: bool) -> None:
     """Show how far a run is.
 
-    RUN is a name below ./runs or a folder; default: the run worked on last.
+    RUN is a name below ./runs or a folder; default: the run worked on last. Only the folder is read: the driver may
+    be on another machine.
     """
 
     from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.runs.status import read_status
-    from cellsemi.orchestrator.terminal import tables
+    from cellsemi.orchestrator.terminal import status_table
+    from cellsemi.orchestrator.terminal import watch as watching
 
-    found = read_status(find_run(run))
-    answer(as_json, found.to_json(), lambda: tables.print_status(found))
+    paths = find_run(run)
+    if watch:
+        watching.watch(paths, interval, sys.stdout, as_json)
+        return
+    found = read_status(paths)
+    answer(as_json, found.to_json(), lambda: status_table.print_status(found))
 
 
 @cli.command()
@@ -229,9 +241,8 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
 
 def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool, silent: bool) -> None:
     """Run the campaign while holding the lock of the run; print what is used before it starts."""
-    from cellsemi.orchestrator.campaign import run_campaign
+    from cellsemi.orchestrator.campaign import open_log, run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
-    from cellsemi.orchestrator.events import EventLog
     from cellsemi.orchestrator.review.new_images import look_for_new
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
@@ -258,4 +269,4 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")
-            run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))
+            run_campaign(loaded.config, target, engine, paths, open_log(watcher, paths, engine))

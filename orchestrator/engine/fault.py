@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
+from cellsemi.configs.caught import Caught, in_one_line
 from cellsemi.configs.errors import CellsemiError, RunError
 from cellsemi.orchestrator.engine.protocol import T
+
+FaultKind = Literal["stop", "final", "retry", "memory", "node"]
+OUT_OF_MEMORY = (  # of a RuntimeError of torch: a GPU's memory has an exception of its own, a CPU's has not
+    "CUDA out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """An error as plain text, which any process can unpickle, whatever class the error had.
 
-    `kind`: `stop` ends the run, `final` fails the item, `retry` lets the item be tried again.
+    `kind`: `stop` ends the run, `final` fails the item, `retry` lets the item be tried again, `memory` as well, with
+    less of it; `node`: this node cannot do the work.
     """
 
-    kind: Literal["stop", "final", "retry"]
+    kind: FaultKind
     error: str  # one line: the type and the message
     message: str  # the message unchanged
     trace: str = ""  # for the log
@@ -32,36 +41,26 @@ def attempt(call: Callable[[], T]) -> T | Fault:
     >>> attempt(lambda: 1), attempt(lambda: 1 // 0).error
     (1, 'ZeroDivisionError: integer division or modulo by zero')
     """
-    caught = _Caught()
+    caught = Caught()
     with caught:
         return call()
     assert caught.error is not None
     return _fault(caught.error)
 
 
-def in_one_line(error: BaseException | str) -> str:
-    """The message without line breaks; for an exception, with its type in front."""
-    text = " ".join(str(error).split())
-    if isinstance(error, str):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, on the CPU or on a GPU.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("CUDA out of memory. Tried to ..."))
+    (True, True)
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch, which need not be here
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _fault(error: Exception) -> Fault:
-    kind: Literal["stop", "final", "retry"] = "retry"
+    kind: FaultKind = "memory" if out_of_memory(error) else "retry"
     if isinstance(error, CellsemiError):
         kind = "stop" if isinstance(error, RunError) else "final"
     return Fault(kind, in_one_line(error), str(error), "".join(traceback.format_exception(error)))
-
-
-class _Caught(contextlib.AbstractContextManager["_Caught"]):
-    """Keeps the exception of its block: the only place that catches every error, to report it as a Fault."""
-
-    error: Exception | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
-        return self.error is not None

@@ -267,7 +267,8 @@ class _Run:
             by_round.setdefault(stage.round, Counter())[kind] += stage.seconds  # type: ignore[assignment]
             done = "" if stage.done is None else f"{stage.done:,} {stage.unit}"
             rows.append([stage.name, str(stage.round), done, duration(stage.seconds)])
-        return sections.time_spent(by_round, rows)
+        used = {each.round: each.used for each in self.facts if each.used is not None}
+        return sections.time_spent(by_round, rows, used)
 
     def label_issues(self) -> Iterator[Block]:
         found = judge(self.paths, "val")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from cellsemi.configs.errors import EngineError
+from cellsemi.configs.errors import CellsemiError, DataError, EngineError
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
 from cellsemi.orchestrator.engine.protocol import Engine, Failure
@@ -62,14 +62,19 @@ Finish = Callable[[Step, float], None]  # the step is done, in so many seconds
 
 
 def do_all(
-    context: Context, title: str, steps: Sequence[Step], work: Callable[[Sequence[Step], Finish], None]
+    context: Context,
+    title: str,
+    steps: Sequence[Step],
+    work: Callable[[Sequence[Step], Finish], None],
+    *,
+    quiet: bool = False,
 ) -> list[Step]:
     """Do the steps of one round that are not done yet, side by side: the one way in which work is done once.
 
     Returns those that were done now. `work` writes the output of each and calls `finish`; a step that it does not
     finish stays begun, and the next call tries it again. The watcher sees them as one piece of work, or is called by
-    `work` itself where their total is not known before (0). RunError when the inputs of a done step were altered, or
-    the disk is nearly full.
+    `work` itself where their total is not known before (0); with `quiet` it is not told. RunError when the inputs of a
+    done step were altered, or the disk is nearly full.
     """
     ledger, watcher = context.ledger, context.watcher
     todo = [step for step in steps if not ledger.is_done(step)]
@@ -79,21 +84,28 @@ def do_all(
     context.check_space()
     started = time.monotonic()
     total = sum(step.total for step in todo)
-    if total:
+    told = total > 0 and not quiet
+    if told:
         watcher.stage(todo[0].round, title, total, todo[0].unit)
     for step in todo:
         ledger.begin(step)
     work(todo, ledger.finish)
-    if total:
+    if told:
         watcher.finish(time.monotonic() - started)
     return todo
 
 
-def failed(title: str, failures: Sequence[Failure]) -> EngineError:
-    """The error of a stage whose work failed on every attempt."""
+def failed(title: str, failures: Sequence[Failure], remedy: str = "") -> EngineError:
+    """The error of a stage whose work failed on every attempt; `remedy` is a line."""
     shown = "\n  ".join(f"item {f.item}, {f.attempts} attempts: {f.error}" for f in failures[:5])
     more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
     return EngineError(
-        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n"
+        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n{remedy}"
         "What was done is kept; the same command tries the rest again"
     )
+
+
+def failed_on_data(title: str, failures: Sequence[Failure]) -> CellsemiError:
+    """The same where data that cannot be used is the cause: then it is an error of the data, as where it was found."""
+    kind, _, said = failures[0].error.partition(": ")
+    return DataError(said) if kind == DataError.__name__ else failed(title, failures)

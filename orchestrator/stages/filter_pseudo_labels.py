@@ -10,7 +10,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.protocol import Record, Worker
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
 from cellsemi.orchestrator.stages.jobs import ShardStage
-from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.orchestrator.stages.shards.over_shards import ShardWork
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.pseudo_labels.background import label_score, wrong_background
@@ -18,7 +18,7 @@ from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, fi
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
-from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_unlabelled, evaluated_sets
@@ -80,36 +80,34 @@ def _min_votes(config: Config, teachers: Ensemble) -> int:
     return min(config.fusion.min_votes, len(teachers.members))
 
 
-def filter_pseudo_labels(context: Context, round: int, teachers: Ensemble) -> None:
-    """Give every fused mask of the unlabelled images its state and reason, into the round's pseudo shards.
+def filtering(context: Context, round: int, teachers: Ensemble, fold: Fold) -> ShardWork:
+    """The work of giving every fused mask of the unlabelled images its state and reason, into the pseudo shards.
 
     Where fewer teachers are left than `fusion.min_votes`, since the others diverged, as many votes are asked for as
-    there are teachers, and the watcher says so: with the votes of the config no mask could train.
+    there are teachers: with the votes of the config no mask could train.
     """
     config, paths = context.config, context.paths
-    chosen = paths.filter(round)
-    min_votes = _min_votes(config, teachers)
-    if min_votes < config.fusion.min_votes:
+    chosen, min_votes = paths.filter(round), _min_votes(config, teachers)
+    step = Step(
+        round=round,
+        name=f"filter {fold.member('pseudo-labels')}",
+        output=paths.pseudo(round, fold.suffix),
+        settings=context.read("fusion.min_votes", "filter.weight_by_quality", *OF_CELLS),
+        inputs=(chosen,),
+        parameters={"min_votes": min_votes},
+    )
+    source = PredictionSet(teachers.round, ENSEMBLE, fold, UNLABELLED).folder(paths)
+    return ShardWork(step, source, lambda stage: FilterJob(stage, str(chosen), config, round, min_votes))
+
+
+def note_votes(context: Context, round: int, teachers: Ensemble) -> None:
+    """Tell when fewer votes are asked for than the config says, since fewer teachers are left."""
+    asked, min_votes = context.config.fusion.min_votes, _min_votes(context.config, teachers)
+    if min_votes < asked:
         context.watcher.note(
-            f"round {round}: fusion.min_votes is {config.fusion.min_votes}, but of the teachers only "
-            f"{', '.join(teachers.members)} {'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this "
-            "round"
+            f"round {round}: fusion.min_votes is {asked}, but of the teachers only {', '.join(teachers.members)} "
+            f"{'are' if min_votes > 1 else 'is'} left: {min_votes} asked for in this round"
         )
-    for fold in folds_of(config):
-        step = Step(
-            round=round,
-            name=f"filter {fold.member('pseudo-labels')}",
-            output=paths.pseudo(round, fold.suffix),
-            settings=context.read("fusion.min_votes", "filter.weight_by_quality", *OF_CELLS),
-            inputs=(chosen,),
-            parameters={"min_votes": min_votes},
-        )
-        source = PredictionSet(teachers.round, ENSEMBLE, fold, UNLABELLED).folder(paths)
-
-        def make_job(stage: ShardStage) -> FilterJob:
-            return FilterJob(stage, str(chosen), config, round, min_votes)
-
-        over_shards(context, ShardWork(step, source, make_job))
 
 
 @dataclass(frozen=True, slots=True)

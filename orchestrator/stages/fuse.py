@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
-from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.orchestrator.stages.shards.over_shards import ShardWork, over_shards
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
-from cellsemi.rounds.store.folds import folds_of
+from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.predictions import PredictionSet, states_background
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
@@ -23,20 +23,28 @@ def fuse_members(context: Context, at: int, ensemble: Ensemble, split: str, scal
     """
     groups = [ensemble.folds] if split == "test" else [(fold,) for fold in ensemble.folds]
     for folds in groups:
-        out = PredictionSet(ensemble.round, ENSEMBLE, None if split == "test" else folds[0], split, scale)
-        members = [out.of(name, fold) for fold in folds for name in ensemble.members]
-        _fuse(context, at, out, members, ensemble.calibration_file)
+        over_shards(context, fusion_of(context, at, ensemble, folds, split, scale=scale))
+
+
+def fusion_of(
+    context: Context, at: int, ensemble: Ensemble, folds: Sequence[Fold], split: str, *, scale: float = 1.0
+) -> ShardWork:
+    """The work of fusing what an ensemble's members of some folds predict together."""
+    out = PredictionSet(ensemble.round, ENSEMBLE, None if split == "test" else folds[0], split, scale)
+    members = [out.of(name, fold) for fold in folds for name in ensemble.members]
+    return _fusion(context, at, out, members, ensemble.calibration_file)
 
 
 def fuse_folds(context: Context, at: int, wanted: PredictionSet) -> None:
     """Fuse the predictions of one model's folds on test images."""
     out = replace(wanted, fold=None)
-    _fuse(context, at, out, [out.of(wanted.model, fold) for fold in folds_of(context.config)], None)
+    members = [out.of(wanted.model, fold) for fold in folds_of(context.config)]
+    over_shards(context, _fusion(context, at, out, members, None))
 
 
-def _fuse(
+def _fusion(
     context: Context, at: int, out: PredictionSet, members: Sequence[PredictionSet], calibration_file: Path | None
-) -> None:
+) -> ShardWork:
     config, paths = context.config, context.paths
     calibrations: Mapping[str, dict[str, object]] = CalibrationFile.of(calibration_file)
     title = f"fuse {out.images_name}" + (f" of {out.member}" if out.member != ENSEMBLE else "")
@@ -59,7 +67,7 @@ def _fuse(
         name=title,
         output=out.folder(paths),
         settings=context.read("fusion", "filter.background", "filter.ignore_dilation_px", *OF_CELLS),
-        inputs=(*(each.folder(paths) for each in members), *calibrated),
+        inputs=tuple(calibrated),
     )
     images = replace(members[0], model=out.model).images(paths)
-    over_shards(context, ShardWork(step, images, make_job))
+    return ShardWork(step, images, make_job, also=tuple(each.folder(paths) for each in members))

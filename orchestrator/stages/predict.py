@@ -13,11 +13,11 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.validation.choose_probabilities import resolved, with_background, without_background
-from cellsemi.orchestrator.engine.protocol import Failure, Job, Record, Worker
+from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.fuse import fuse_folds
 from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
-from cellsemi.orchestrator.stages.over_shards import ShardWork, over_shards
+from cellsemi.orchestrator.stages.shards.over_shards import ShardWork, over_shards
 from cellsemi.rounds.datasets.mask_folder import mask_source, masks_in
 from cellsemi.rounds.datasets.teacher_masks import MaskScores, TeacherMasks
 from cellsemi.rounds.inspect.detect import data_section
@@ -42,6 +42,15 @@ def predict(context: Context, at: int, wanted: PredictionSet) -> None:
 
 
 def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
+    over_shards(context, prediction(context, at, wanted))
+    note_warnings(context, wanted)
+
+
+def prediction(context: Context, at: int, wanted: PredictionSet) -> ShardWork:
+    """The work of predicting a set in one fold.
+
+    An image that no worker survives stays in the table without cells, counted: never skipped silently.
+    """
     config, paths = context.config, context.paths
     model, settings = paths.model(wanted.round, wanted.member), config.model_called(wanted.model, wanted.round)
     inference = _inference(context, wanted)
@@ -63,13 +72,6 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
             stated_classes=config.data.classes if as_if_unlabelled(wanted) and config.data.one_class_per_image else (),
         )
 
-    def leave_out(stage: ShardStage, failure: Failure) -> Record:
-        """Images that no worker survived stay in the table, without cells and counted: never skipped silently."""
-        where = f"{wanted.member}: shard {failure.item} of {wanted.images_name}"
-        context.watcher.note(f"{where} was given up: {failure.error}")
-        unpredicted = [record.with_(image=None, instances=None) for record in stage.records(failure.item)]
-        return stage.commit(failure.item, unpredicted, given_up=failure.error)
-
     step = Step(
         round=at,
         name=wanted.title,
@@ -78,9 +80,7 @@ def _predict(context: Context, at: int, wanted: PredictionSet) -> None:
         inputs=(model,),
         parameters={"round": wanted.round, "model": wanted.member, "images": wanted.images_name, "scale": wanted.scale},
     )
-    give_up = leave_out if wanted.split == UNLABELLED else None
-    over_shards(context, ShardWork(step, wanted.images(paths), make_job, give_up))
-    _note_warnings(context, wanted)
+    return ShardWork(step, wanted.images(paths), make_job, image_by_image=True)
 
 
 def _read_by(context: Context, wanted: PredictionSet) -> str:
@@ -97,7 +97,8 @@ def _inference(context: Context, wanted: PredictionSet) -> InferenceConfig:
     return with_background(fit, found) if states_background(config, wanted) else without_background(found)
 
 
-def _note_warnings(context: Context, wanted: PredictionSet) -> None:
+def note_warnings(context: Context, wanted: PredictionSet) -> None:
+    """Tell what a model reported while it predicted a set."""
     warnings: Counter[str] = Counter()
     shards = read_manifest(wanted.folder(context.paths)).shards
     for shard in shards:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
@@ -64,9 +65,40 @@ def check_shard(path: Path) -> None:
     """RunError, as `check_output`, when a shard is not the one that the manifest beside it states."""
     manifest = path.parent / MANIFEST
     if manifest.is_file():
-        stated = _stated(manifest, manifest.stat().st_mtime_ns).get(path.name)
+        stated = stated_shards(path.parent).get(path.name)
         if stated is not None and not is_as_stated(path, stated):
             raise RunError(f"{path}: altered since it was written. {remedy(path)}")
+
+
+def check_footer(path: Path) -> None:
+    """RunError, as `check_shard`, when the footer of a shard is not the one that the manifest beside it states.
+
+    The footer says where every page lies, and each page has its own checksum, which its reader compares: together they
+    tell of any change in what is read, and nothing else is read for it.
+    """
+    manifest = path.parent / MANIFEST
+    if manifest.is_file():
+        stated = _footers(manifest, manifest.stat().st_mtime_ns).get(path.name)
+        if stated is not None and not has_footer(path, stated):
+            raise RunError(f"{path}: altered since it was written. {remedy(path)}")
+
+
+def has_footer(path: Path, sha256: str) -> bool:
+    """Whether the footer of a Parquet file has this hex sha256; nothing else is read."""
+    with path.open("rb") as file:
+        return footer_sha256(file) == sha256
+
+
+def footer_sha256(file: BinaryIO) -> str:
+    """Hex sha256 of the footer of a Parquet file (its thrift metadata, length and magic); "" where it has none."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    end = file.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if len(end) < 8 or end[4:] != b"PAR1" or length + 12 > size:
+        return ""
+    file.seek(size - 8 - length)
+    return hashlib.sha256(file.read(length + 8)).hexdigest()
 
 
 def is_as_stated(path: Path, sha256: str) -> bool:
@@ -104,8 +136,7 @@ def missing(output: Path) -> RunError:
 
 def altered_shards(folder: Path) -> Iterator[str]:
     """What is wrong with the shards that the manifest of a folder states, one line each."""
-    manifest = folder / MANIFEST
-    for name, sha256 in _stated(manifest, manifest.stat().st_mtime_ns).items():
+    for name, sha256 in stated_shards(folder).items():
         if not (folder / name).is_file():
             yield f"{folder / name}: missing. {remedy(folder / name)}"
         elif not is_as_stated(folder / name, sha256):
@@ -116,9 +147,21 @@ def _run_of(folder: Path) -> Path:
     return next((parent for parent in folder.parents if (parent / RUN_FILE).is_file()), folder.parent)
 
 
-@functools.lru_cache(maxsize=1024)
+def stated_shards(folder: Path) -> Mapping[str, str]:
+    """The sha256 of each shard that the manifest of a folder lists, by file name."""
+    manifest = folder / MANIFEST
+    return _stated(manifest, manifest.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _footers(manifest: Path, _changed_ns: int) -> Mapping[str, str]:
+    """The same of the footers."""
+    listed: list[dict[str, Any]] = files.read_json(manifest).get("shards", [])
+    return {shard["file"]: shard["footer_sha256"] for shard in listed if "footer_sha256" in shard}
+
+
+@functools.lru_cache(maxsize=64)
 def _stated(manifest: Path, _changed_ns: int) -> Mapping[str, str]:
-    """The sha256 of each shard of a folder, by file name; nothing where its manifest lists none."""
     listed: list[dict[str, Any]] = files.read_json(manifest).get("shards", [])
     return {shard["file"]: shard["sha256"] for shard in listed if "sha256" in shard}
 

@@ -21,7 +21,7 @@ def test_each_second_of_a_run_is_counted_once(tmp_path: Path) -> None:
     lines = [
         event("stage", 0, "train unet"),
         event("finish", 30, "train unet", 30),
-        event("finish", 36, "predict unlabelled with unet", 5),
+        event("finish", 36, "label unlabelled with unet", 5),
         event("finish", 40, "predict val with unet", 4),
         event("finish", 43, "check drift", 2),
         event("note", 50),
@@ -30,7 +30,7 @@ def test_each_second_of_a_run_is_counted_once(tmp_path: Path) -> None:
     found = stages.seconds_of(tmp_path)
     assert found == {
         "train": 30,
-        "label unlabelled images": 5,
+        "label unlabelled images: predict, fuse, filter": 5,
         "predict val and test": 4,
         stages.OTHERS: 2,
         stages.BETWEEN: 9,

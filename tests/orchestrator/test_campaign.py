@@ -18,14 +18,14 @@ from helpers.campaigns import Notes, bring, config_at, tables
 from helpers.fake_family import DIVERGES
 from PIL import Image
 
-from cellsemi.configs.errors import EngineError, ModelError, RunError, TrainingDiverged, UsageError
+from cellsemi.configs.errors import ModelError, RunError, TrainingDiverged, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.models import base, registry
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import COMMITS, read_fit
+from cellsemi.rounds.store.manifest import read_fit, training_shards
 from cellsemi.rounds.store.run import RunPaths, open_run
 from cellsemi.rounds.store.unaltered import MANIFEST
 
@@ -53,11 +53,16 @@ def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
 
 def test_training_shards_hold_both_kinds_with_their_provenance(tmp_path: Path) -> None:
     paths, _ = bring(config_at(tmp_path), 1)
-    records = list(shards.read_folder(paths.train(1)))
-    by_split = Counter(record.split for record in records)
+    labels = list(shards.read_folder(paths.train(1)))
+    by_split = Counter(record.split for record in labels)
     assert by_split["labelled"] == 3 and 0 < by_split["unlabelled"] <= 5
+    assert all(record.image is None for record in labels), "the images stay where they are"
+    listed = training_shards(paths.train(1), paths.root)
+    records = shards.ShardSet(listed.labels, listed.images, listed.rows)
+    given = {r.image_id: r.image for split in by_split for r in shards.read_folder(paths.split(split))}
+    assert [(r.image_id, r.image) for r in records] == [(r.image_id, given[r.image_id]) for r in labels]
     for record in records:
-        assert record.image and record.instances is not None
+        assert record.instances is not None
         human = record.split == "labelled"
         assert {s == "human" for s in record.instances.state} == {human}
         assert (record.instances.round == (0 if human else 1)).all()
@@ -150,8 +155,9 @@ def test_a_greedy_ensemble_teaches_and_all_students_stay_on_the_leaderboard(tmp_
     assert members[0] == best and f"{best} ({rows[best].val_map.value:.3f})" in manifest.why_these_students
     assert rows["ensemble"].val_map.value >= rows[best].val_map.value
     assert [name for name in ("unet-a", "unet-b") if rows[name].promoted] == sorted(members)
-    looked = {name for name in ("unet-a", "unet-b") if f"1: predict unlabelled with {name}" in watcher.begun}
-    assert looked == set(members)
+    assert f"1: label unlabelled with {', '.join(members)}" in watcher.begun
+    seen = {name for name in ("unet-a", "unet-b") if paths.predictions(0, name, "unlabelled").is_dir()}
+    assert seen == set(members)
     assert len(members) == 1, "this seed is one where the other student does not help"
     assert bring(config, 1)[1].begun == []
 
@@ -199,29 +205,6 @@ def test_repeated_interruptions_still_come_to_an_end(tmp_path: Path) -> None:
     else:
         pytest.fail("every call must get a little further")
     assert tables(paths) == tables(bring(config_at(tmp_path / "whole"), 1)[0])
-
-
-def test_what_was_committed_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_at(tmp_path)
-    watcher = Notes()
-    monkeypatch.setattr(watcher, "advance", _stop_after_first_pool_shard(watcher))
-    with pytest.raises(KeyboardInterrupt):
-        bring(config, 1, watcher)
-    paths = open_run(config)
-    folder = paths.predictions(0, "unet-a", "unlabelled")
-    (first,) = (folder / COMMITS).glob("*.json")
-    stamp = (folder / "part-00000.parquet").stat().st_mtime_ns
-    bring(config, 1)
-    assert first.is_file() and (folder / "part-00000.parquet").stat().st_mtime_ns == stamp
-    assert len(list(folder.glob("part-*.parquet"))) == 3
-
-
-def _stop_after_first_pool_shard(watcher: Notes):  # type: ignore[no-untyped-def]
-    def advance(done: int) -> None:
-        if watcher.begun[-1] == "1: predict unlabelled with unet-a" and done:
-            raise KeyboardInterrupt
-
-    return advance
 
 
 def test_the_inputs_of_a_done_stage_must_not_change(tmp_path: Path) -> None:
@@ -318,38 +301,6 @@ def test_one_bad_image_among_many_is_put_aside_and_the_run_goes_on(tmp_path: Pat
     assert leaderboard.read(paths.leaderboard)[-1].test_map.value >= 0
     seen = {record.image_id for record in shards.read_folder(paths.split("unlabelled"))}
     assert len(seen) == 5 and "well [1] é" not in seen
-
-
-def test_images_that_no_worker_survives_are_counted_and_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = config_at(tmp_path, "engine.max_attempts=2")
-    poison(monkeypatch, "unlabelled", 1)
-    paths, watcher = bring(config, 1)
-    assert any("shard 1 of unlabelled was given up: MemoryError" in note for note in watcher.notes)
-    records = list(shards.read_folder(paths.pseudo(1)))
-    assert len(records) == 5 and [r.instances is None for r in records] == [False, False, True, True, False]
-    assert any("2 (not predicted)" in note for note in watcher.notes)
-
-
-def test_a_validation_shard_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison(monkeypatch, "val", 0)
-    with pytest.raises(EngineError, match=r"predict val with unet-a: 1 could not be done\n.*MemoryError"):
-        bring(config_at(tmp_path, "engine.max_attempts=2"), 1)
-
-
-def poison(monkeypatch: pytest.MonkeyPatch, split: str, shard: int) -> None:
-    """Make one shard of a split kill whoever predicts it."""
-    from cellsemi.orchestrator.stages import jobs
-
-    whole = jobs._Predictor.run
-
-    def run_or_die(self: jobs._Predictor, item: int) -> dict[str, object]:
-        if f"predict {split} " in self._job.name and item == shard:
-            raise MemoryError("too large")
-        return whole(self, item)
-
-    monkeypatch.setattr(jobs._Predictor, "run", run_or_die)
 
 
 def test_a_missing_framework_and_altered_weights_are_said_before_anything_is_begun(

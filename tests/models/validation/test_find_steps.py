@@ -31,7 +31,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Validation mAP by steps so far; a test fills it in."""
     found: dict[int, float] = {}
 
-    def score(_: OnValidation, model: Path) -> float:
+    def score(_: OnValidation, model: Path, left_out: dict[str, str]) -> float:
         return found[int(model.name)]
 
     monkeypatch.setattr(find_steps, "_validation_map", score)

@@ -69,7 +69,7 @@ def test_a_changed_filter_keeps_round_0_and_what_comes_out_is_a_fresh_run(tmp_pa
     watcher = accepted(config, paths, 1)
     begun = {name.split(" of ")[0] for name in watcher.begun}
     assert "1: train unet-a, unet-b, control" in begun and "1: filter pseudo-labels" in begun
-    assert not [name for name in watcher.begun if name.startswith("0:") or "predict unlabelled" in name]
+    assert not [name for name in watcher.begun if name.startswith("0:") or " unlabelled with" in name]
     fresh, _ = bring(config_at(tmp_path / "fresh", *CHOSEN, "filter.f_beta=2.0"), 1)
     assert rows(paths) == rows(fresh)
     assert make_plan(config, 1).changes == () and {step.state for step in make_plan(config, 1).steps} == {"kept"}

@@ -17,6 +17,9 @@ from PIL import Image
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.engine.protocol import Incident
+from cellsemi.orchestrator.engine.usage import Seconds, Usage
+from cellsemi.orchestrator.events import EventLog, SilentWatcher
 from cellsemi.orchestrator.runs import report
 from cellsemi.orchestrator.runs.page import Written
 from cellsemi.rounds.evaluation.history import RoundManifest, read_verdict
@@ -171,12 +174,12 @@ def test_trouble_is_said(finished: tuple[RunPaths, Config]) -> None:
     assert alarms
 
 
-def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple[RunPaths, Config]) -> None:
+def test_images_that_were_left_out_and_what_models_told_are_said(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     folder = paths.predictions(0, "unet-b", "unlabelled")
     kept = (folder / "manifest.json").read_text()
     content = json.loads(kept)
-    content["shards"][0] |= {"given_up": "no memory", "warnings": {"a cell was cut": 2}}
+    content["shards"][0] |= {"lost": {"p-1": "no memory"}, "warnings": {"a cell was cut": 2}}
     content["shards"][1] |= {"warnings": {"a cell was cut": 1}}
     try:
         files.write_json(folder / "manifest.json", content)
@@ -186,10 +189,38 @@ def test_shards_that_were_given_up_and_what_models_told_are_said(finished: tuple
         (folder / "manifest.json").write_text(kept)
         vouch_for(folder)
     assert problems == [
-        "unet-b on unlabelled: the 2 images of part-00000.parquet were given up: no memory",
+        "unet-b on unlabelled: image p-1 was left out, on every attempt: no memory",
         "unet-b on unlabelled, 3 times: a cell was cut",
     ]
     assert report.collect(config, paths, 1).problems == []
+
+
+def test_what_the_workers_did_is_told_by_stage_with_the_incidents(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    before = report.collect(config, paths, 1)
+    uses = iter([used(2, gpus=0), used(30, lost=6), used(50, lost=0), used(7, lost=7), used(1, gpus=0)])
+    log = EventLog(SilentWatcher(), paths.events, take_usage=lambda: next(uses, Usage()))
+    log.stage(1, "predict unlabelled", 48, "images")
+    log.incident(Incident("frozen", "worker 0 on item 3", "a", 3))
+    log.finish(80.0)
+    log.stage(0, "train", 60, "steps")
+    log.finish(1.0)
+    text = to_markdown(replace(before, used=report.collect(config, paths, 1).used))
+    lines = section(text, "What did the workers do?")
+    assert (
+        lines[1]
+        == "GPU-seconds: 80 reserved; of these computing 74 s (92%), starting 0 s (0%), idle 0 s (0%), lost 6 s (8%)."
+    )
+    assert lines[2] == "Incidents: 1 frozen."
+    assert cells_of_table(lines, "stage")[-1] == ["predict unlabelled", "80.0", "74.0", "0.0", "0.0", "6.0"]
+    assert "train" not in [row[0] for row in cells_of_table(lines, "stage")]  # of round 0
+    paths.events.unlink()
+    assert "What did the workers do?" not in report.write_report(config, paths, 1).read_text()
+
+
+def used(seconds: float, lost: float = 0.0, gpus: float = 1.0) -> Usage:
+    each = Seconds(seconds, computing=seconds - lost, lost=lost)
+    return Usage(each, Seconds().plus(each, gpus), {})
 
 
 def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Config]) -> None:

@@ -87,7 +87,7 @@ def test_commits_of_other_inputs_do_not_count(tmp_path: Path) -> None:
     )
     write_commit(tmp_path, old)
     write_commit(tmp_path, new)
-    assert read_commits(tmp_path, "new", Commit) == {1: new}
+    assert read_commits(tmp_path, Commit, lambda _: "new") == {1: new}
 
 
 def test_missing_shards_are_noticed(tmp_path: Path) -> None:
