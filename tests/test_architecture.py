@@ -167,7 +167,7 @@ ALLOWED = {
     ),
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/registry"
+        "models/model_files models/registry models/training"
     ),
     "models/weight_files": "configs rounds/store",
     "models/weight_sources": "",
