@@ -162,10 +162,12 @@ ALLOWED = {
         "configs models/base models/detector models/given models/model_files models/start_weights "
         "models/training models/weight_files"
     ),
-    "models/training": "configs rounds/store models/base models/model_files models/start_weights models/weight_files",
+    "models/training": (
+        "configs rounds/pulse rounds/store models/base models/model_files models/start_weights models/weight_files"
+    ),
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/registry"
+        "models/model_files models/registry models/training"
     ),
     "models/weight_files": "configs rounds/store",
     "models/weight_sources": "",

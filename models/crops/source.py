@@ -31,10 +31,7 @@ from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
 TRIES = 16  # places that are drawn at most until one teaches something
-VALIDATION_CROPS, VALIDATION_BATCHES = (
-    32,
-    4,
-)  # on which the loss is measured: about as many crops, at most so many batches
+VALIDATION_CROPS, VALIDATION_BATCHES = 32, 4  # the loss is measured on about so many crops, in at most so many batches
 VALIDATION_SEED = 0  # the same crops for all students and runs
 AS_IT_IS = AugmentConfig(affine=0, flip=False, brightness=0, blur=0, noise=0)
 

@@ -23,7 +23,7 @@ from cellsemi.orchestrator.runs.page_provenance import provenance
 from cellsemi.orchestrator.runs.progress_on_disk import models_of, stages
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
-from cellsemi.rounds.evaluation.history import delivered_by, read_manifests, standing_round, standings
+from cellsemi.rounds.evaluation.history import RoundManifest, delivered_by, read_manifests, standing_round, standings
 from cellsemi.rounds.page import galleries, sections
 from cellsemi.rounds.page.blocks import Block, Page, Section, Text
 from cellsemi.rounds.page.cells import agreement, sizes
@@ -93,7 +93,7 @@ def collect(config: Config, paths: RunPaths) -> Page:
     rounds = paths.finished_rounds()
     if not rounds:
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
-    run = _Run(config, paths)
+    run = _Run(config, paths, read_manifests(paths))
     parts: dict[tuple[str, str], Callable[[], Iterable[Block]]] = {
         ("use", "What to use"): run.use,
         ("leaderboard", "Leaderboard"): run.leaderboard,
@@ -136,6 +136,7 @@ class _Run:
 
     config: Config
     paths: RunPaths
+    manifests: Mapping[int, RoundManifest]
     _kept: dict[str, Lookup] = field(default_factory=dict)
 
     @cached_property
@@ -166,7 +167,7 @@ class _Run:
         return sections.use(self.facts[-1], commands)
 
     def leaderboard(self) -> Iterator[Block]:
-        rows, _ = standings(read_manifests(self.paths), self.paths.name)
+        rows, _ = standings(self.manifests, self.paths.name)
         return sections.leaderboard(rows)
 
     def scores(self) -> Iterator[Block]:
@@ -219,7 +220,7 @@ class _Run:
         return sections.agreement_and_drift(found, drift, self.config.rounds.drift_alarms)
 
     def images(self) -> Iterator[Block]:
-        round, model = delivered_by(read_manifests(self.paths)) or (standing_round(self.paths), ENSEMBLE)
+        round, model = delivered_by(self.manifests) or (standing_round(self.paths), ENSEMBLE)
         evaluation = find(read_evaluations(self.paths.evaluation(round), self.config.data.classes), model, "val")
         pairs = pairs_of(self.paths, evaluated_sets(self.config, round, model, "val"))
         predicted, images = (Lookup(folders) for folders in zip(*pairs, strict=True))
@@ -266,7 +267,8 @@ class _Run:
             by_round.setdefault(stage.round, Counter())[kind] += stage.seconds  # type: ignore[assignment]
             done = "" if stage.done is None else f"{stage.done:,} {stage.unit}"
             rows.append([stage.name, str(stage.round), done, duration(stage.seconds)])
-        return sections.time_spent(by_round, rows)
+        used = {each.round: each.used for each in self.facts if each.used is not None}
+        return sections.time_spent(by_round, rows, used)
 
     def label_issues(self) -> Iterator[Block]:
         found = judge(self.paths, "val")

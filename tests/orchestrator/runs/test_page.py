@@ -25,6 +25,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import display_rows, read
 from cellsemi.rounds.page import pictures, render
+from cellsemi.rounds.page.blocks import Page
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -328,6 +329,7 @@ def test_the_command_writes_the_page_and_opens_it(
     finished: tuple[Config, RunPaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, paths = finished
+    monkeypatch.setattr(page, "collect", lambda config, paths: Page("demo", "", []))  # drawing it takes seconds
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
     done = invoke("report", str(paths.root), "--out", str(tmp_path), "--json", "--open")
