@@ -85,6 +85,7 @@ def ingest(
     if issues is not None:
         issues.check_listed(opened.items)
     listing = _list(opened, config, workers)
+    opened = replace(opened, items=(), pool={})  # what loads every image is the largest part of a large pool
     report = IngestReport(
         labelled_not_drawn=listing.not_drawn, notes=list(opened.notes), left_out=dict(opened.left_out)
     )
