@@ -24,31 +24,35 @@ SMOOTHING = 1.0  # cells that each kind is taken to have beyond those that were 
 
 
 def needs(shards: Sequence[Path]) -> NDArray[np.float64]:
-    """float64 (rows,): the mean need of the learned cells of each row of all shards, in order; .5 without cells."""
+    """float64 (rows,): the mean need of the learned cells of each row of all shards, in order; .5 without cells.
+
+    The cells of one shard are in memory at a time: they are read twice, to count their kinds and to use the counts.
+    """
     human, _ = label_kinds(shards)
     found = np.full(len(human), 0.5)
     counts = np.zeros((2, 0), np.int64)  # cells of each kind: of the pseudo-labels, drawn by a person
-    images, kinds, before = [], [], 0
-    for path in shards:
-        image, (class_id, area) = learnt_cells(path, "class_id", "area")
-        rows, kind = image + before, (class_id * SIZES + _size(area)).astype(np.int32)
-        counts = _added(counts, kind, human[rows])
-        images.append(rows.astype(np.int32))
-        kinds.append(kind)
-        before += count_rows_unread(path)
+    starts = np.cumsum([0, *(count_rows_unread(path) for path in shards)])
+    for path, before in zip(shards, starts[:-1].tolist(), strict=True):
+        image, kind = _kinds(path)
+        counts = _added(counts, kind, human[image + before])
     if not counts.any():
         return found
     known = counts.any(axis=0)
     need = np.zeros(counts.shape[1])
     theirs, own = _shares(counts[0, known]), _shares(counts[1, known])
     need[known] = theirs / (own + theirs)
-    for numbers, each in zip(images, kinds, strict=True):  # the images of a shard stand in it alone
-        if len(numbers):
-            first, last = int(numbers[0]), int(numbers[-1]) + 1
-            cells = np.bincount(numbers - first, minlength=last - first)
-            total = np.bincount(numbers - first, weights=need[each], minlength=last - first)
-            found[first:last][cells > 0] = total[cells > 0] / cells[cells > 0]
+    for path, first, last in zip(shards, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        image, kind = _kinds(path)
+        cells = np.bincount(image, minlength=last - first)
+        total = np.bincount(image, weights=need[kind], minlength=last - first)
+        found[first:last][cells > 0] = total[cells > 0] / cells[cells > 0]
     return found
+
+
+def _kinds(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The row of each learned cell of a shard, rising, and its kind."""
+    image, (class_id, area) = learnt_cells(path, "class_id", "area")
+    return image, (class_id * SIZES + _size(area)).astype(np.int32)
 
 
 def _added(counts: NDArray[np.int64], kind: NDArray[np.int32], by_person: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def ingest(
     if issues is not None:
         issues.check_listed(opened.items)
     listing = _list(opened, config, workers)
+    opened = replace(opened, items=(), pool={})  # what loads every image is the largest part of a large pool
     report = IngestReport(
         labelled_not_drawn=listing.not_drawn, notes=list(opened.notes), left_out=dict(opened.left_out)
     )
@@ -97,9 +98,7 @@ def ingest(
             report.label_issues = issues.close(row.image_id for row in report.quarantined)
             report.notes += report.label_issues.sentences()
         _check(report, listing.images, config, needed)
-        images = pa.concat_tables(
-            [pa.table({name: [] for name in PLACED}, LISTED_PLACED), *_placed(out)], promote_options="none"
-        )
+        images = _placed(out)
         leak_check(images)
         report.duplicates |= duplicates(images)
     except DataError:
@@ -111,13 +110,12 @@ def ingest(
     return report
 
 
-LISTED_PLACED = pa.schema([(name, pa.string()) for name in PLACED])
-
-
-def _placed(out: Path) -> Iterator[pa.Table]:
-    for split in SPLITS:
-        for table in iter_columns(out / split, PLACED):
-            yield table.select(list(PLACED)).replace_schema_metadata(None)
+def _placed(out: Path) -> pa.Table:
+    """What was read, as `leak_check` takes it."""
+    schema = pa.schema([(name, pa.string()) for name in PLACED])
+    tables = (table for split in SPLITS for table in iter_columns(out / split, PLACED))
+    found = [table.select(list(PLACED)).replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables([schema.empty_table(), *found])
 
 
 # --- the list -----------------------------------------------------------------------------------------

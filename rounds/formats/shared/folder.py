@@ -7,6 +7,7 @@ not searched by patterns, because names hold `[` and `*`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -44,12 +45,20 @@ class Folder:
     def __init__(self, root: Path, name: str, setting: str, extensions: tuple[str, ...] = EXTENSIONS) -> None:
         self.root, self.name, self._setting = root, name, setting
         self.paths = _listing(root, name, setting, extensions)
-        self._by_path = {composed(path): path for path in self.paths}
-        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
-        for name_of, path in self._by_path.items():
-            self._by_name[PurePosixPath(name_of).name].append(path)
-            self._by_stem[split_extension(PurePosixPath(name_of).name)[0]].append(path)
+        for path in self.paths:
+            self._by_stem[split_extension(composed(path).rpartition("/")[2])[0]].append(path)
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, str]:
+        return {composed(path): path for path in self.paths}
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            found[composed(path).rpartition("/")[2]].append(path)
+        return found
 
     def ids(self) -> dict[str, str]:
         """Image id -> path: the name without extension, or with its folders where that is not distinct."""
