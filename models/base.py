@@ -36,7 +36,8 @@ class FitTask:
 
     `shards` are IMAGES tables; rows whose `split` is "labelled" are human-labelled, the others are
     pseudo-labelled. Of a row's instances only `human` and `accepted` train, `ignored` leave the loss,
-    `rejected` are background. The result goes into `out_dir`: MODEL_FILE, WEIGHTS_FILE, loss.parquet.
+    `rejected` are background. The result goes into `out_dir`: MODEL_FILE, WEIGHTS_FILE, loss.parquet and the other
+    curves (training/result.py).
     A checkpoint there from an earlier attempt at the same task is continued, to the same result.
     """
 
@@ -60,6 +61,7 @@ class FitTask:
     idle_cpus: int = 0  # where it is trained, beside the threads that train
     ranks: int = 1  # processes that train it together, each on a device of its own
     part: tuple[int, int] = (0, 1)  # (r, G): this process is rank r of G
+    validation: tuple[str, ...] = ()  # shards of the images on which the loss is measured, and nothing is learned
 
     @property
     def fingerprint(self) -> str:

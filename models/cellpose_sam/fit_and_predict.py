@@ -26,7 +26,7 @@ from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
 from cellsemi.models.crops.cell_size import cell_size_of
-from cellsemi.models.flow.batch import FlowBatch, FlowBatches
+from cellsemi.models.flow.batch import FlowBatch, FlowBatches, validation_batches
 from cellsemi.models.flow.cells import LabelledCells, cells_of
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
@@ -69,7 +69,9 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         parameters = sum(parameter.numel() for parameter in net.parameters())
         fingerprint = files.sha256_json([task.fingerprint, given.sha256])
         loop = Loop.of(replace(task, training=training), net, device, backbone=parts.NET, fingerprint=fingerprint)
-        trained = loop.run(FlowBatches(source, "diffusion"), loss_of, progress)
+        crops = CellposeCrops.on_validation(task, size, channels=3, crop_px=model.bsize)
+        validation = validation_batches(crops, "diffusion")
+        trained = loop.run(FlowBatches(source, "diffusion"), loss_of, progress, validation)
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result

@@ -74,6 +74,17 @@ class ImageSampler:
         return rows.pick(place)
 
 
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """Takes the rows in their order, one for each step, again and again."""
+
+    rows: NDArray[np.int64]
+
+    def sample(self, rng: np.random.Generator, step: int) -> int:
+        """The row of an image for the crop of this step."""
+        return int(self.rows[step % len(self.rows)])
+
+
 def chances(n: int, levels: Sequence[Names]) -> NDArray[np.float64]:
     """The chance of each of `n` images, 1 in the mean: class-aware sampling (Shen et al. 2016, arXiv 1512.05830).
 

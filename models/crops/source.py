@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -23,13 +24,16 @@ from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, TrainingImage, training_image, typical_size
 from cellsemi.models.crops.need import needs
 from cellsemi.models.crops.normalise import Channels
-from cellsemi.models.crops.sampling import ImageSampler, learnt_cells
+from cellsemi.models.crops.sampling import ImageSampler, InTurn, label_kinds, learnt_cells
 from cellsemi.models.model_files import CellSize
 from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
 TRIES = 16  # places that are drawn at most until one teaches something
+VALIDATION_CROPS = 32  # on which the loss is measured, about: whole batches
+VALIDATION_SEED = 0  # the same crops for all students and runs
+AS_IT_IS = AugmentConfig(affine=0, flip=False, brightness=0, blur=0, noise=0)
 
 
 class CropSource:
@@ -59,7 +63,7 @@ class CropSource:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self._records = ShardSet(shards)
-        self._sampler = ImageSampler(
+        self._sampler: ImageSampler | InTurn = ImageSampler(
             shards,
             human_fraction=human_fraction,
             human_from=human_from,
@@ -95,6 +99,32 @@ class CropSource:
             enlarge=size.scale,
             part=task.part,
         )
+
+    @classmethod
+    def on_validation(
+        cls, task: FitTask, size: CellSize, channels: Channels = 1, crop_px: int | None = None
+    ) -> ValidationCrops | None:
+        """Fixed crops of the validation images of a task as they are, at a cell size.
+
+        None where none of them is annotated. An image gives a crop when all others have given one.
+        """
+        shards = [Path(path) for path in task.validation]
+        annotated = np.flatnonzero(label_kinds(shards)[1])
+        if not len(annotated):
+            return None
+        made = cls(
+            shards,
+            crop_px=crop_px or task.training.crop_px,
+            batch=1,
+            human_fraction=1.0,
+            ignore_dilation_px=task.ignore_dilation_px,
+            augment=AS_IT_IS,
+            seed=VALIDATION_SEED,
+            channels=channels,
+            enlarge=size.scale,
+        )
+        made._sampler = InTurn(np.random.default_rng(VALIDATION_SEED).permutation(annotated))
+        return ValidationCrops(made, task.training.batch, task.part)
 
     def __call__(self, step: int) -> list[Crop]:
         """The crops of one step, of which this rank takes its part: a function of the seed and the step."""
@@ -134,6 +164,25 @@ class CropSource:
     def _decoded(self, row: int) -> TrainingImage:
         """The image of a row; what this returns is cached."""
         return training_image(self._records[row], self._ignore_dilation_px, self._channels)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationCrops:
+    """Batches of `size` fixed crops, of which rank r of G takes its `part` (r, G); `one` gives crop i alone."""
+
+    one: CropSource
+    size: int
+    part: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return max(1, round(VALIDATION_CROPS / self.size))
+
+    def __call__(self, number: int) -> list[Crop]:
+        """The crops of a batch."""
+        first, of = self.part
+        return [crop for i in range(first, self.size, of) for crop in self.one(number * self.size + i)]
 
 
 def _draw_centre(image: TrainingImage, rng: np.random.Generator) -> tuple[float, float]:

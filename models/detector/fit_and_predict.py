@@ -25,11 +25,12 @@ from cellsemi.models.detector.draw_masks import cells_in_boxes
 from cellsemi.models.detector.merge_windows import merge_everywhere, windows_everywhere
 from cellsemi.models.detector.targets import DetectorBatch, DetectorBatches, MapMaker, resized
 from cellsemi.models.inference.tiling import SHARED_BATCH_PX
-from cellsemi.models.model_files import StartWeights
+from cellsemi.models.model_files import CellSize, StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
+from cellsemi.models.training.validation_loss import ValidationBatches
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
@@ -67,11 +68,18 @@ def fit_detector(
 
     with compute_settings(task.training.threads):
         loop = Loop.of(task, net, device, backbone=backbone)
-        trained = loop.run(DetectorBatches(source, config.upscale, makers or {}), loss_of, progress)
+        made = DetectorBatches(source, config.upscale, makers or {})
+        trained = loop.run(made, loss_of, progress, _validation(task, made, size))
     parameters = sum(parameter.numel() for parameter in net.parameters())
     result = write_result(task, trained, parameters, size, started_from)
     loop.clear()
     return result
+
+
+def _validation(task: FitTask, made: DetectorBatches, size: CellSize) -> ValidationBatches[DetectorBatch] | None:
+    """Batches of the validation images as those that train are made; None where there are none."""
+    crops = CropSource.on_validation(task, size, channels=3)
+    return None if crops is None else ValidationBatches(replace(made, source=crops), crops.count)
 
 
 @dataclass(frozen=True, slots=True)

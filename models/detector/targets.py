@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.crops.source import CropSource
+from cellsemi.models.crops.source import CropSource, ValidationCrops
 from cellsemi.rounds.cells.instance_map import IGNORE
 
 MIN_SIDE_PX = 2  # what is left of a cell in a crop is ignored when its box is narrower,
@@ -51,7 +51,7 @@ class DetectorBatch:
 class DetectorBatches:
     """The batch of each step, on the CPU."""
 
-    source: CropSource
+    source: CropSource | ValidationCrops
     scale: float
     makers: Mapping[str, MapMaker]
 

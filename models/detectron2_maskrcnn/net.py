@@ -6,8 +6,11 @@ packaged with. The names of the weights are Detectron2's, so that its files can 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import nms
 
 from cellsemi.configs.models import Detectron2Config
@@ -90,11 +93,11 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
     def losses(self, batch: DetectorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step minimises, and its parts: Detectron2's names without `loss_`.
 
-        The sampling draws from torch's global generator.
+        The sampling draws from torch's global generator. A network that is not in training has losses, too.
         """
         self.backbone.bottom_up.freeze(self._never_trained)  # the training loop thaws the whole backbone
         images, features = self._features(batch.images)
-        with EventStorage():  # the cascade insists on one
+        with EventStorage(), _with_losses(self.proposal_generator, self.roi_heads):  # the cascade insists on a storage
             proposals, parts = self.proposal_generator(images, features, batch.targets)
             _, more = self.roi_heads(images, features, proposals, batch.targets)
         parts = {name.removeprefix("loss_"): value for name, value in {**parts, **more}.items()}
@@ -130,6 +133,19 @@ class Network(GeneralizedRCNN):  # type: ignore[misc]
         """
         prepared = self.preprocess_image([{"image": image} for image in images.flip(1) * 255])
         return prepared, {name: level.float() for name, level in self.backbone(prepared.tensor).items()}
+
+
+@contextlib.contextmanager
+def _with_losses(*parts: nn.Module) -> Iterator[None]:
+    """Detectron2 computes losses in training only: inside, these parts are, and what they are made of is as it was."""
+    before = [part.training for part in parts]
+    for part in parts:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part, training in zip(parts, before, strict=True):
+            part.training = training
 
 
 def build(config: Detectron2Config, classes: int, seed: int, scratch: bool = True) -> Network:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellsemi.models.crops.crop import Crop
-from cellsemi.models.crops.source import CropSource
+from cellsemi.models.crops.source import CropSource, ValidationCrops
 from cellsemi.models.flow.targets import FlowTarget, flow_targets
+from cellsemi.models.training.validation_loss import ValidationBatches
 from cellsemi.rounds.cells.instance_map import IGNORE
 
 
@@ -31,12 +32,17 @@ class FlowBatch:
 class FlowBatches:
     """The batch of each step, on the CPU."""
 
-    source: CropSource
+    source: CropSource | ValidationCrops
     target: FlowTarget
 
     def __call__(self, step: int) -> FlowBatch:
         """The batch of a step."""
         return flow_batch(self.source(step), self.target)
+
+
+def validation_batches(crops: ValidationCrops | None, target: FlowTarget) -> ValidationBatches[FlowBatch] | None:
+    """The same of validation images; None without crops."""
+    return None if crops is None else ValidationBatches(FlowBatches(crops, target), crops.count)
 
 
 def flow_batch(crops: Sequence[Crop], target: FlowTarget) -> FlowBatch:

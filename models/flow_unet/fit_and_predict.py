@@ -17,7 +17,7 @@ from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.crops.source import CropSource
-from cellsemi.models.flow.batch import FlowBatch, FlowBatches
+from cellsemi.models.flow.batch import FlowBatch, FlowBatches, validation_batches
 from cellsemi.models.flow.cells import LabelledCells, cells_of
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
@@ -49,7 +49,8 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 
     with compute_settings(task.training.threads):
         loop = Loop.of(task, net, device)
-        trained = loop.run(batches, loss_of, progress)
+        validation = validation_batches(CropSource.on_validation(task, size), model.flow_target)
+        trained = loop.run(batches, loss_of, progress, validation)
     result = write_result(task, trained, sum(p.numel() for p in net.parameters()), size, started_from)
     loop.clear()
     return result

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cellsemi.models.training.precision import Precision
+from cellsemi.models.training.usage import Usage
+from cellsemi.models.training.validation_loss import ValidationRecord
 from cellsemi.rounds.store import files
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -36,13 +38,22 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    """What a training records on its way: of every step, on validation images, and what it takes."""
+
+    records: tuple[StepRecord, ...] = ()
+    validation: tuple[ValidationRecord, ...] = ()
+    usage: tuple[Usage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What a checkpoint holds."""
 
     tensors: dict[str, Tensor]
     step: int
     precision: Precision
-    records: tuple[StepRecord, ...]
+    curves: Curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +63,13 @@ class Checkpoint:
     path: Path
     fingerprint: str
 
-    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, records: list[StepRecord]) -> None:
+    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, curves: Curves) -> None:
         """Replace the checkpoint by the state after `step` steps; the tensors lie on the CPU and are not changed."""
         about = {
             "fingerprint": self.fingerprint,
             "step": step,
             "precision": precision,
-            "records": [asdict(record) for record in records],
+            "curves": asdict(curves),
         }
         with files.atomic_file(self.path) as file:  # the library writes to a name, tensor after tensor
             save_file(dict(tensors), file.name, metadata={"cellsemi": json.dumps(about)})
@@ -75,8 +86,13 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, json.JSONDecodeError):
             return None
-        records = tuple(StepRecord(**record) for record in about["records"])
-        return Saved(tensors, int(about["step"]), about["precision"], records)
+        found = about["curves"]
+        curves = Curves(
+            tuple(StepRecord(**record) for record in found["records"]),
+            tuple(ValidationRecord(**record) for record in found["validation"]),
+            tuple(Usage(**row) for row in found["usage"]),
+        )
+        return Saved(tensors, int(about["step"]), about["precision"], curves)
 
 
 class Writer:
@@ -87,11 +103,11 @@ class Writer:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, records: list[StepRecord]) -> None:
+    def write(self, tensors: Mapping[str, Tensor], step: int, precision: Precision, curves: Curves) -> None:
         """Copy the state, wait for the checkpoint before, and begin to write this one."""
         plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         self.finish()
-        self._writing = self._thread.submit(self._checkpoint.write, plain, step, precision, list(records))
+        self._writing = self._thread.submit(self._checkpoint.write, plain, step, precision, curves)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written; RunError when the disk is full."""

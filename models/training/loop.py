@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,14 @@ from cellsemi.configs.training import CHECKPOINT_S, TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.training import stop
 from cellsemi.models.training.ahead import MakeBatch, batches, processes_for
-from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord, Writer
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, Curves, StepRecord, Writer
+from cellsemi.models.training.device import seeded
 from cellsemi.models.training.precision import Precision, choose_precision
 from cellsemi.models.training.schedule import rates
 from cellsemi.models.training.together import mean_over_ranks, rank, share_batch_norm, share_gradients
+from cellsemi.models.training.transport import on_device
+from cellsemi.models.training.usage import Usage, is_due, measure
+from cellsemi.models.training.validation_loss import ValidationBatches, ValidationRecord, measuring, points
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
@@ -73,10 +77,10 @@ class Averaged:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished loop: the averaged weights, on the CPU, and the record of every step."""
+    """A finished loop: the averaged weights, on the CPU, and what it recorded on its way."""
 
     weights: dict[str, Tensor]
-    records: tuple[StepRecord, ...]
+    curves: Curves
     resumed_at: int
     seconds: float
 
@@ -89,6 +93,19 @@ class _Unread:
     lr: float
     parts: tuple[str, ...]
     numbers: Tensor
+
+
+class _Judge(Generic[B]):
+    """The validation batches, made when they are first needed, and the loss."""
+
+    def __init__(self, validation: ValidationBatches[B], loss_of: StepLoss[B]) -> None:
+        self._validation, self.loss_of = validation, loss_of
+        self._made: list[B] = []
+
+    def batches(self) -> list[B]:
+        """On the CPU, the same ones each time."""
+        self._made = self._made or [self._validation.make(place) for place in range(self._validation.count)]
+        return self._made
 
 
 class Loop:
@@ -122,6 +139,8 @@ class Loop:
         self._optimiser = _optimiser(config, self._net, self._backbone)
         self._average = Averaged(self._net, config.ema) if config.ema else None
         self._records: list[StepRecord] = []
+        self._validation: list[ValidationRecord] = []
+        self._usage: list[Usage] = []
         self._unread: _Unread | None = None
         self._saved_at = 0
 
@@ -149,9 +168,17 @@ class Loop:
             input_processes=processes_for(task, device),
         )
 
-    def run(self, make: MakeBatch[B], loss_of: StepLoss[B], progress: Callable[[int, int], None]) -> Trained:
+    def run(
+        self,
+        make: MakeBatch[B],
+        loss_of: StepLoss[B],
+        progress: Callable[[int, int], None],
+        validation: ValidationBatches[B] | None = None,
+    ) -> Trained:
         """Train to the last step on the batches that `make` makes. TrainingDiverged, naming the step, when a number is
         not finite.
+
+        The loss on `validation` is measured at some `points`; the training is the same without it.
 
         `progress(step, steps)` is called about once a second, after each checkpoint and at the end; what it raises ends
         the fit, and the checkpoint stays. After SIGTERM a last checkpoint is written.
@@ -160,6 +187,9 @@ class Loop:
         resumed_at = self._resume()
         self._net.train()
         steps = range(resumed_at, self._steps)
+        spent = self._usage[-1].seconds if self._usage else 0.0
+        judge = _Judge(validation, loss_of) if validation is not None else None
+        measured = points(self._steps) if judge else frozenset()
         with (
             stop.deferred(),
             Writer(self._checkpoint) as writer,
@@ -168,7 +198,12 @@ class Loop:
             saved_s = reported_s = started
             for step, batch in zip(steps, made, strict=True):
                 self._step(step, batch, loss_of)
-                done, now = step + 1, time.monotonic()
+                done = step + 1
+                if judge is not None and done in measured:
+                    self._validation.append(self._judged(judge, done))
+                now = time.monotonic()
+                if is_due(done, self._steps):
+                    self._usage.append(measure(done, spent + now - started, self._device))
                 due = stop.wanted() or now - saved_s >= self._checkpoint_s
                 saved = due and done < self._steps and rank() == 0
                 if saved:
@@ -181,7 +216,7 @@ class Loop:
             self._read()
         values = self._net.state_dict() if self._average is None else self._average.values
         weights = {name: value.detach().cpu().contiguous() for name, value in values.items()}
-        return Trained(weights, tuple(self._records), resumed_at, time.monotonic() - started)
+        return Trained(weights, self._curves(), resumed_at, time.monotonic() - started)
 
     def clear(self) -> None:
         """Remove the checkpoint; call it when the result is safe on disk."""
@@ -230,6 +265,22 @@ class Loop:
             group["lr"] = (now.backbone or 0.0) if group["backbone"] else now.head
         return now.head
 
+    def _curves(self) -> Curves:
+        return Curves(tuple(self._records), tuple(self._validation), tuple(self._usage))
+
+    def _judged(self, judge: _Judge[B], done: int) -> ValidationRecord:
+        """The loss on validation images of the weights that would be saved now, the mean of the batches."""
+        found = []
+        weights = None if self._average is None else self._average.values
+        with measuring(self._net, weights), seeded(0, self._device):
+            for place, batch in enumerate(judge.batches()):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+                    losses = judge.loss_of(self._net, on_device(batch, self._device), place)
+                found.append({"": losses.total, **losses.parts})
+        means = mean_over_ranks(torch.stack([torch.stack([*each.values()]).float() for each in found]).mean(0))
+        loss, *parts = means.tolist()
+        return ValidationRecord(done, loss, dict(zip(list(found[0])[1:], parts, strict=True)))
+
     def _save(self, done: int, writer: Writer) -> None:
         self._read()
         tensors = {f"net.{name}": value for name, value in self._net.state_dict().items()}
@@ -238,7 +289,7 @@ class Loop:
         for name, parameter in self._net.named_parameters():
             state = self._optimiser.state.get(parameter, {})  # none as long as it is frozen
             tensors |= {f"{OPTIMISER}.{key}.{name}": v for key, v in state.items() if isinstance(v, Tensor)}
-        writer.write(tensors, done, self._precision, self._records)
+        writer.write(tensors, done, self._precision, self._curves())
         self._saved_at = done
 
     def _resume(self) -> int:
@@ -257,7 +308,8 @@ class Loop:
             moment = tensor.shape == parameters[name].shape and key != "step"
             value = torch.empty_like(parameters[name]).copy_(tensor).detach() if moment else tensor
             self._optimiser.state[parameters[name]][key] = value
-        self._records = list(found.records)
+        self._records = list(found.curves.records)
+        self._validation, self._usage = list(found.curves.validation), list(found.curves.usage)
         self._precision = found.precision  # a second measurement might choose otherwise
         self._saved_at = found.step
         return found.step

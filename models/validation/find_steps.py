@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
 from cellsemi.models.model_files import ModelFacts, read_model_file, read_weights, write_model_file
 from cellsemi.models.registry import load_predictor
-from cellsemi.models.training.result import LOSS_FILE
+from cellsemi.models.training.result import LOSS_FILE, join_curves
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.over_images import over_images
 from cellsemi.rounds.cells.instances import Instances
@@ -117,18 +115,11 @@ def _validation_map(validation: OnValidation, model: Path, left_out: dict[str, s
 
 
 def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:
-    """Make the last of the parts the result of the fit, with the losses of all of them."""
+    """Make the last of the parts the result of the fit, with the curves of all of them."""
     folder, last, first = Path(task.out_dir), read_model_file(parts[-1]), read_model_file(parts[0])
-    tables, before = [], 0
-    for part in parts:
-        table = pq.read_table(part / LOSS_FILE)
-        place = table.schema.get_field_index("step")
-        tables.append(table.set_column(place, "step", pc.add(table["step"], before)))
-        before += table.num_rows
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables), buffer)
-    files.write_bytes(folder / LOSS_FILE, buffer.getvalue().to_pybytes())
-    loss = float(np.mean(tables[-1]["loss"].to_numpy()[-max(1, tables[-1].num_rows // 10) :]))
+    join_curves(parts, folder)
+    losses = pq.read_table(parts[-1] / LOSS_FILE)["loss"].to_numpy()
+    loss = float(np.mean(losses[-max(1, len(losses) // 10) :]))
     changed = {
         "fingerprint": task.fingerprint,
         "training": last.training.model_copy(update={"steps": steps, "seed": task.seed, "loss": loss}),

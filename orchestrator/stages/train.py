@@ -281,6 +281,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
         weights_sha256=None if kept is None else kept.sha256,
         checkpoint_s=config.engine.checkpoint_s,
         ranks=config.engine.workers_per_student,
+        validation=tuple(map(str, shard_paths(context.paths.split(item.fold.val)) if item.model.trains else ())),
         input_processes=None if config.engine.input_processes == AUTO else config.engine.input_processes,
     )
 

@@ -136,6 +136,7 @@ def test_the_model_file_says_what_was_trained(trained: tuple[FitTask, FitResult]
         model_files.MODEL_FILE,
         model_files.WEIGHTS_FILE,
         "loss.parquet",
+        "usage.jsonl",
     }
 
 

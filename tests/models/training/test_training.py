@@ -21,11 +21,13 @@ from cellsemi.models.flow.batch import FlowBatch
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow_unet.net import build
 from cellsemi.models.training import precision
-from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, StepRecord
+from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, Curves, StepRecord
 from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Averaged, Loop, LossParts, Trained
 from cellsemi.models.training.precision import choose_precision, native_bfloat16
 from cellsemi.models.training.schedule import course, one_cycle, rates
+from cellsemi.models.training.usage import Usage
+from cellsemi.models.training.validation_loss import ValidationRecord
 
 CONFIG = TrainingConfig(batch=2, crop_px=32, precision="float32")
 
@@ -92,7 +94,7 @@ def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
     resumed = loop(tmp_path / "cut").run(made, loss_of, quiet)
     assert (whole.resumed_at, resumed.resumed_at) == (0, 4)
     assert digest(resumed) == digest(whole)
-    assert resumed.records == whole.records and len(whole.records) == 10
+    assert resumed.curves.records == whole.curves.records and len(whole.curves.records) == 10
 
 
 def test_a_checkpoint_of_another_task_is_not_continued(tmp_path: Path) -> None:
@@ -108,9 +110,10 @@ def test_a_damaged_checkpoint_is_not_continued(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / CHECKPOINT_FILE, "a")
     assert checkpoint.read() is None
     record = StepRecord(1, 1.0, {"prob": 0.5, "flow": 0.5}, 0.1, 2.0)
-    checkpoint.write({"w": torch.arange(3.0)}, 1, "bfloat16", [record])
+    curves = Curves((record,), (ValidationRecord(1, 0.5, {"prob": 0.5}),), (Usage(1, 0.25, 100.0, None),))
+    checkpoint.write({"w": torch.arange(3.0)}, 1, "bfloat16", curves)
     found = checkpoint.read()
-    assert found is not None and (found.step, found.precision, found.records) == (1, "bfloat16", (record,))
+    assert found is not None and (found.step, found.precision, found.curves) == (1, "bfloat16", curves)
     content = checkpoint.path.read_bytes()
     checkpoint.path.write_bytes(content[: len(content) // 2])
     assert checkpoint.read() is None
@@ -128,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
 
 def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
     trained = loop(tmp_path, steps=40).run(lambda _: a_batch(0), loss_of, quiet)
-    first, last = trained.records[0], trained.records[-1]
+    first, last = trained.curves.records[0], trained.curves.records[-1]
     assert last.loss < 0.8 * first.loss
     assert all(last.parts[name] < first.parts[name] for name in ("prob", "flow"))
 
