@@ -14,6 +14,9 @@ from cellsemi.rounds.store import files
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 PROGRESS_FILE = "progress.json"
+LOSS_FILE = "loss.parquet"  # of every step; a family of others may leave this and the next two out
+VALIDATION_FILE = "validation_loss.parquet"  # on validation images, after some steps
+USAGE_FILE = "usage.jsonl"  # time and memory, after some steps
 CODE = "code"  # the folder of the module of a family of the user's own, beside the weights
 
 
@@ -165,3 +168,9 @@ def read_progress(folder: Path) -> int | None:
         return int(json.loads((folder / PROGRESS_FILE).read_bytes())["step"])
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def read_usage(folder: Path) -> list[dict[str, float | None]]:
+    """The rows of USAGE_FILE (training/usage.py); none where there is no such file."""
+    path = folder / USAGE_FILE
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []

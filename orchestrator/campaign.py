@@ -10,6 +10,7 @@ and after a finished run does nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from cellsemi.configs.loading import config_hash
@@ -17,6 +18,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import EventLog, Watcher
+from cellsemi.orchestrator.runs.page_process import pages_beside
 from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
 from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
@@ -56,8 +58,16 @@ from cellsemi.rounds.store.predictions import EVALUATED, PredictionSet, as_unlab
 from cellsemi.rounds.store.run import RunPaths, is_control, take_config
 
 
-def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher) -> None:
-    """Bring the run at `paths` to `n` rounds; its leaderboard is written after each.
+def run_campaign(
+    config: Config,
+    n: int,
+    engine: Engine,
+    paths: RunPaths,
+    watcher: Watcher,
+    *,
+    after_round: Callable[[], None] = lambda: None,
+) -> None:
+    """Bring the run at `paths` to `n` rounds; its leaderboard is written after each, and `after_round` called.
 
     The caller holds the run's lock. Raises a CellsemiError when it cannot go on; what is done is kept.
     """
@@ -82,6 +92,7 @@ def run_campaign(config: Config, n: int, engine: Engine, paths: RunPaths, watche
             watcher.note(f"rounds from {round} on are not run: {reason}")
             break
         play(context, round, last=round == n)
+        after_round()
     write_leaderboard(context)
 
 
@@ -93,9 +104,11 @@ def _reopen_from(paths: RunPaths, round: int) -> None:
 
 
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:
-    """`run_campaign` on the engine of the config, while this process holds the run."""
+    """`run_campaign` on the engine of the config, while this process holds the run; report.html is written beside."""
     with driver_lock(paths), open_engine(config.engine, paths.log) as engine:
-        run_campaign(config, n, engine, paths, EventLog(watcher, paths.events))
+        log = EventLog(watcher, paths.events)
+        with pages_beside(paths, log.note) as begin_page:
+            run_campaign(config, n, engine, paths, log, after_round=begin_page)
 
 
 def play(context: Context, round: int, last: bool) -> None:

@@ -12,6 +12,15 @@ settings.load_profile("cellsemi")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+@pytest.fixture(autouse=True)
+def no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page is drawn after each round of a run by a command: that takes seconds; the marker `pages` draws them."""
+    if "pages" not in request.keywords:
+        from cellsemi.orchestrator.runs import page_process
+
+        monkeypatch.setattr(page_process._Beside, "begin", lambda self: None)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""

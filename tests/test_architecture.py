@@ -36,6 +36,7 @@ FLOORS = {
         "formats evaluation",
         "datasets pseudo_labels",
         "inspect report review",
+        "page",
     ),
     "models": (
         "model_files weight_files weight_sources",
@@ -114,6 +115,10 @@ ALLOWED = {
     "rounds/inspect": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/paired "
         "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/store"
+    ),
+    "rounds/page": (
+        "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/duration rounds/evaluation "
+        "rounds/pseudo_labels rounds/report rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
     "rounds/report": (
@@ -200,9 +205,9 @@ ALLOWED = {
     ),
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
-        "rounds/formats/base rounds/formats/shards rounds/inspect rounds/pseudo_labels rounds/report "
-        "rounds/store models/base models/model_files models/registry models/validation models/weight_files "
-        "orchestrator/events"
+        "rounds/formats/base rounds/formats/shards rounds/inspect rounds/page rounds/pseudo_labels rounds/report "
+        "rounds/seeds rounds/store models/base models/model_files models/registry models/validation "
+        "models/weight_files orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "

@@ -12,6 +12,7 @@ from cellsemi.models.torchvision_maskrcnn.cbam import SpatialAttention
 from cellsemi.models.torchvision_maskrcnn.heads import Proposals
 from cellsemi.models.torchvision_maskrcnn.net import STRIDE, MaskRcnn
 
+FACTORS = "the factor of each pixel (CBAM)"
 NO_ATTENTION = "The network has no attention; the backbone resnet18-cbam has."
 
 

@@ -15,20 +15,20 @@ from safetensors.torch import save
 
 from cellsemi.models.base import FitResult, FitTask
 from cellsemi.models.model_files import (
+    LOSS_FILE,
+    USAGE_FILE,
+    VALIDATION_FILE,
     CellSize,
     FitFigures,
     ModelFacts,
     StartWeights,
     read_model_file,
+    read_usage,
     write_model_file,
 )
 from cellsemi.models.training.loop import Trained
 from cellsemi.models.training.together import rank
 from cellsemi.rounds.store import files
-
-LOSS_FILE = "loss.parquet"
-VALIDATION_FILE = "validation_loss.parquet"
-USAGE_FILE = "usage.jsonl"
 
 
 def write_result(
@@ -78,14 +78,11 @@ def join_curves(parts: Sequence[Path], folder: Path) -> None:
     rows: list[dict[str, float | None]] = []
     for part, steps in zip(parts, before, strict=True):
         seconds = (rows[-1]["seconds"] or 0.0) if rows else 0.0
-        for row in read_usage(part / USAGE_FILE):
-            rows.append({**row, "step": (row["step"] or 0) + steps, "seconds": (row["seconds"] or 0.0) + seconds})
+        rows += [
+            {**row, "step": (row["step"] or 0) + steps, "seconds": (row["seconds"] or 0.0) + seconds}
+            for row in read_usage(part)
+        ]
     _write_usage(folder / USAGE_FILE, rows)
-
-
-def read_usage(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a USAGE_FILE; none where there is no file, as of a family that writes none."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
 
 def _after(tables: Sequence[pa.Table], before: Sequence[int]) -> pa.Table:

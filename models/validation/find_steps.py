@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
-from cellsemi.models.model_files import ModelFacts, read_model_file, read_weights, write_model_file
+from cellsemi.models.model_files import LOSS_FILE, ModelFacts, read_model_file, read_weights, write_model_file
 from cellsemi.models.registry import load_predictor
-from cellsemi.models.training.result import LOSS_FILE, join_curves
+from cellsemi.models.training.result import join_curves
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.over_images import over_images
 from cellsemi.rounds.cells.instances import Instances

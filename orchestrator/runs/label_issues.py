@@ -24,7 +24,7 @@ from cellsemi.orchestrator.runs.export import ExportRequest, choose, finished_ro
 from cellsemi.orchestrator.runs.find_run import find_run
 from cellsemi.rounds.datasets.label_issue_file import LEARNT
 from cellsemi.rounds.evaluation.label_issues import KINDS, Findings, Judged, LabelIssue, find_label_issues
-from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet
+from cellsemi.rounds.report.contact_sheet import Panel, contact_sheet, window_around
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.predictions import evaluated_sets, pairs_of
@@ -32,8 +32,7 @@ from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config
 from cellsemi.rounds.store.schemas import LABEL_ISSUES, ImageRecord
 
 PER_SHEET = 6  # label issues on a picture, each as drawn and as seen
-AROUND = 3  # a picture shows so many times the larger side of the box,
-LEAST_PX, MOST_PX = 96, 960  # within these bounds
+LEAST_PX = 96  # the side of a picture of one
 SHOWN_ISSUES = 20  # label issues on the terminal; all are in the table
 OTHERS, ISSUE = 0, 1
 MARKED = ("other cells", "to be checked")
@@ -114,17 +113,20 @@ def judged_split(paths: RunPaths, split: str) -> Judges:
     return Judges(choice.sentence, ((paths.predictions(round, ENSEMBLE, split), paths.split(split)),))
 
 
-def search(name: str, split: str, out: Path | None, count: Count) -> Search:
-    """Find the label issues of a split of a run; write label_issues.parquet, label_issues.csv and pictures.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What `judges` say of the labels of a split: the judged images, their splits by id, and how many there are."""
 
-    `out` defaults to label-issues-RUN here. UsageError when it holds something, there is no such run, or its models
-    learned from the split; RunError when no round is finished.
-    """
-    paths = find_run(name)
+    judges: Judges
+    images: int
+    judged: list[Judged]
+    splits: dict[str, str]
+    findings: Findings
+
+
+def judge(paths: RunPaths, split: str, count: Count = lambda what, done, of: None) -> Judgement:
+    """Find the label issues of a split of a run; errors as `judged_split`."""
     judges = judged_split(paths, split)
-    out = out or Path(f"label-issues-{paths.name}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists and is not an empty folder; name a new one with --out, or remove it first")
     judged: list[Judged] = []
     splits: dict[str, str] = {}
     images = 0
@@ -136,21 +138,35 @@ def search(name: str, split: str, out: Path | None, count: Count) -> Search:
         count("read images", images, None)
     config = read_config(paths)
     findings = find_label_issues(judged, config.data.classes, config.filter.min_samples)
-    rows = _rows(findings.issues, splits)
-    sheets = _write(
-        out, [folder for _, folder in judges.folders], findings, rows, hashed=config_hash(config), count=count
-    )
-    cells = sum(truth.state.count("human") for _, _, truth in judged)
+    return Judgement(judges, images, judged, splits, findings)
+
+
+def search(name: str, split: str, out: Path | None, count: Count) -> Search:
+    """Find the label issues of a split of a run; write label_issues.parquet, label_issues.csv and pictures.
+
+    `out` defaults to label-issues-RUN here. UsageError when it holds something, there is no such run, or its models
+    learned from the split; RunError when no round is finished.
+    """
+    paths = find_run(name)
+    judged_split(paths, split)
+    out = out or Path(f"label-issues-{paths.name}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is not an empty folder; name a new one with --out, or remove it first")
+    found = judge(paths, split, count)
+    config = read_config(paths)
+    rows = _rows(found.findings.issues, found.splits)
+    folders = [folder for _, folder in found.judges.folders]
+    sheets = _write(out, folders, found.findings, rows, hashed=config_hash(config), count=count)
     return Search(
         run=paths.name,
         split=split,
-        by=judges.by,
+        by=found.judges.by,
         classes=config.data.classes,
-        images=len(judged),
-        cells=cells,
-        unseen=images - len(judged),
-        findings=findings,
-        splits=splits,
+        images=len(found.judged),
+        cells=sum(truth.state.count("human") for _, _, truth in found.judged),
+        unseen=found.images - len(found.judged),
+        findings=found.findings,
+        splits=found.splits,
         out=out,
         sheets=sheets,
     )
@@ -227,21 +243,13 @@ def _panels(record: ImageRecord, issue: LabelIssue, findings: Findings) -> Itera
     seen, drawn = findings.seen[issue.image_id], record.instances
     assert drawn is not None, "an annotated image was judged"
     sure = np.flatnonzero(seen.quality >= findings.trust[issue.image_id].sure[seen.class_id])
-    x0, y0, x1, y1 = issue.bbox
-    side = int(np.clip(AROUND * max(x1 - x0, y1 - y0), LEAST_PX, MOST_PX))
-    window = _around((y0 + y1) // 2, side, record.height), _around((x0 + x1) // 2, side, record.width)
+    window = window_around(record, issue.bbox, LEAST_PX)
     for cells, at, whose in (
         (drawn, np.arange(len(drawn)) == issue.cell, f"{issue.kind}: as drawn"),
         (seen.select(sure), sure == issue.seen, f"sure predictions, {issue.confidence:.2f}"),
     ):
         marked = cells.with_(class_id=np.where(at, ISSUE, OTHERS), score=np.where(at, 1.0, cells.score * 0.999))
         yield Panel(record, marked, MARKED, whose, window)
-
-
-def _around(middle: int, side: int, size: int) -> slice:
-    """`side` pixels around `middle`, moved to lie within 0 and `size`; all of them where there are fewer."""
-    start = max(0, min(middle - side // 2, size - side))
-    return slice(start, min(start + side, size))
 
 
 # --- words --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import cast
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import StartWeights, read_model_file
-from cellsemi.models.registry import family
+from cellsemi.models.registry import families
 from cellsemi.models.weight_files import registered
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble
@@ -82,8 +82,8 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
                 kind=about.kind,
                 parameters=fit.parameters,
                 steps=fit.steps,
-                started_from=None if about.started_from is None else _weights(about.started_from),
-                weights_licence="" if about.started_from is None else _licence(about.kind, about.started_from),
+                started_from=None if about.started_from is None else weights_of(about.started_from),
+                weights_licence="" if about.started_from is None else licence_of(about.kind, about.started_from),
                 cell_probability=ensemble.cell_probabilities.get(name, stated)
                 if about.model.has_cell_probability
                 else None,
@@ -92,17 +92,18 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
             )
 
 
-def _weights(start: StartWeights) -> str:
+def weights_of(start: StartWeights) -> str:
     """The weights of a start, and those before them, if any."""
     named = f"{Path(start.weights).name} (sha256 {start.sha256})"
-    return named if start.before is None else f"{named}, which started from {_weights(start.before)}"
+    return named if start.before is None else f"{named}, which started from {weights_of(start.before)}"
 
 
-def _licence(kind: str, start: StartWeights) -> str:
+def licence_of(kind: str, start: StartWeights) -> str:
     """What is known of the licence of weights: their owner's notes on this machine, and what the family states."""
     sums = _sums(start)
     notes = [entry.licence for entry in registered().values() if entry.sha256 in sums and entry.licence]
-    return "; ".join([*dict.fromkeys(notes), f"known weights of {kind}: {family(kind).weights_licence}"])
+    stated = {each.kind: each.weights_licence for each in families()}
+    return "; ".join([*dict.fromkeys(notes), f"known weights of {kind}: {stated[kind]}"])
 
 
 def _sums(start: StartWeights) -> set[str]:

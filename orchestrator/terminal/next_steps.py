@@ -21,7 +21,7 @@ def next_steps(config: Config, paths: RunPaths) -> list[tuple[str, str]]:
         last = (f"cellsemi model export {run} --out DIR", "the model, to use elsewhere")
     return [
         (f"cellsemi predict IMAGES --run {run} --out DIR", "the cells of other images"),
-        (f"cellsemi report {run}", "a page on each round"),
+        (f"cellsemi report {run} --open", "the report, in the browser"),
         last,
     ]
 

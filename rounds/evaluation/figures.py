@@ -62,7 +62,7 @@ class Evaluated:
 
         None without an image.
         """
-        return _interval(values, purpose, self.config, self.seed)
+        return interval_of(values, purpose, self.config, self.seed)
 
     def difference(self, other: Evaluation | None) -> Interval | None:
         """Test mAP minus that of another evaluation on the images that both have; None without one."""
@@ -82,10 +82,11 @@ class Evaluated:
 def map_difference(ours: Evaluation, theirs: Evaluation, config: PromotionConfig, seed: int) -> Interval | None:
     """The mean of one evaluation's test mAP minus the other's, on the images that both have; None without one."""
     first, second = paired_values(*on_common(ours.scores, theirs.scores))
-    return _interval(first - second, "test", config, seed)
+    return interval_of(first - second, "test", config, seed)
 
 
-def _interval(values: Floats, purpose: str, config: PromotionConfig, seed: int) -> Interval | None:
+def interval_of(values: Floats, purpose: str, config: PromotionConfig, seed: int) -> Interval | None:
+    """The mean of a value per image with its interval; each purpose has its own seed. None without an image."""
     if not len(values):
         return None
     return Interval.of(values, config.bootstrap, config.confidence, derive_seed(seed, "interval", purpose))

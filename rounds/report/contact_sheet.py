@@ -23,6 +23,9 @@ PANEL_PX = 480  # side of the square that an image is drawn in
 WINDOW_PX = 960  # of a larger image only so much is shown, where its cells are
 
 
+AROUND = 3  # the picture of a cell shows so many times the larger side of its box
+
+
 COLUMNS = 3
 
 
@@ -80,7 +83,7 @@ def _drawn(panel: Panel, colour_of: dict[str, Colour]) -> RGB:
     assert record.image is not None, "the reader gives the encoded image"
     pixels = decode_image(record.image, record.source, record.height * record.width)
     window = panel.window or _window(cells)
-    cells = cells.select(np.flatnonzero(_touches(cells, window)))
+    cells = cells.select(np.flatnonzero(touches(cells, window)))
     labels = masks.to_label_map(cells)[window]
     picture = scaled(pixels[window], record.low or 0.0, record.high or 0.0)
     factor = PANEL_PX / max(labels.shape)
@@ -112,7 +115,20 @@ def windows(cells: Instances, kinds: Sequence[str], wanted: Collection[str]) -> 
     return chosen
 
 
-def _touches(cells: Instances, window: Window) -> NDArray[np.bool_]:
+def window_around(record: ImageRecord, bbox: Sequence[int], least_px: int) -> Window:
+    """A square around a box (x0, y0, x1, y1), AROUND times as large and at least `least_px`, within the image."""
+    x0, y0, x1, y1 = bbox
+    side = int(np.clip(AROUND * max(x1 - x0, y1 - y0), least_px, WINDOW_PX))
+    return _around((y0 + y1) // 2, side, record.height), _around((x0 + x1) // 2, side, record.width)
+
+
+def _around(middle: int, side: int, size: int) -> slice:
+    """`side` pixels around `middle`, moved to lie within 0 and `size`; all of them where there are fewer."""
+    start = max(0, min(middle - side // 2, size - side))
+    return slice(start, min(start + side, size))
+
+
+def touches(cells: Instances, window: Window) -> NDArray[np.bool_]:
     """bool (N,): cells whose box meets the window."""
     rows, columns = window
     low, high = (columns.start, rows.start), (columns.stop, rows.stop)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cellsemi.rounds.calibration.calibration import Calibration, Curve
-from cellsemi.rounds.calibration.reliability import BINS, Bin, Bins, bin_of
 from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES
 from cellsemi.rounds.evaluation.leaderboard import Row, column_name, display_rows, markdown_line
 from cellsemi.rounds.evaluation.promotion import Decision
@@ -88,11 +87,14 @@ def to_markdown(facts: Facts) -> str:
         "What went wrong?": _wrong(facts),
         "How long did it take?": table(["stage", "done", "time"], facts.times),
         "Where is it?": [f"- {what}: `{path}`" for what, path in facts.places],
-        "Reliability in ten bins": _reliability(facts),
     }
     reason = facts.decision.reason
     lines = [f"# Round {facts.round} of {facts.run}", "", f"**{facts.verdict}**", ""]
     lines.append(f"This round: {_sentence(reason)}")
+    lines += [
+        "",
+        "All rounds with pictures and curves: report.html in the folder of the run (`cellsemi report --open`).",
+    ]
     for title, body in sections.items():
         found = list(body)
         lines += ["", f"## {title}", "", *found] if found else []
@@ -221,30 +223,6 @@ def _error(curve: Curve) -> str:
     if curve.ece_before is None:
         return "-"
     return f"{curve.ece_before:.3f} -> " + ("-" if curve.ece_after is None else f"{curve.ece_after:.3f}")
-
-
-def _reliability(facts: Facts) -> Iterator[str]:
-    header = ["confidence", *(f"{name} {when}" for when in ("before", "after") for name in ("n", "mean", "right"))]
-    for one, name, curve in _curves(facts.scored):
-        if not curve.before:
-            continue
-        yield from (f"### {one.whose}: {one.model}, {name}", "")
-        yield from (*table(header, _bin_rows(curve.before, curve.after)), "")
-
-
-def _bin_rows(before: Bins, after: Bins) -> Iterator[list[str]]:
-    columns = [{bin_of(found): found for found in bins} for bins in (before, after)]
-    for place in range(BINS):
-        found = [column.get(place) for column in columns]
-        if any(found):
-            ends = f"{place / BINS:.1f} to {(place + 1) / BINS:.1f}"
-            yield [ends, *(cell for one in found for cell in _bin_cells(one))]
-
-
-def _bin_cells(found: Bin | None) -> list[str]:
-    if found is None:
-        return ["0", "-", "-"]
-    return [str(found.samples), f"{found.confidence:.3f}", f"{found.hit_rate:.3f}"]
 
 
 # --- what went wrong ----------------------------------------------------------------------------------

@@ -21,8 +21,7 @@ from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import Family, FitResult, FitTask, Image
-from cellsemi.models.model_files import read_weights, write_model_file
-from cellsemi.models.training.result import LOSS_FILE
+from cellsemi.models.model_files import LOSS_FILE, read_weights, write_model_file
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards

@@ -24,8 +24,7 @@ from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.cellpose_sam.export import export_cellpose
 from cellsemi.models.cellpose_sam.family import FAMILY
 from cellsemi.models.cellpose_sam.parts import cellpose_pixels
-from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file
-from cellsemi.models.training.result import LOSS_FILE
+from cellsemi.models.model_files import LOSS_FILE, WEIGHTS_FILE, read_model_file
 
 REAL = parts.build_net
 

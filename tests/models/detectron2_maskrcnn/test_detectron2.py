@@ -28,10 +28,9 @@ from cellsemi.models.detectron2_maskrcnn.api import get_cfg
 from cellsemi.models.detectron2_maskrcnn.family import FAMILY
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, build
 from cellsemi.models.detectron2_maskrcnn.weights import export_detectron2
-from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file
+from cellsemi.models.model_files import LOSS_FILE, WEIGHTS_FILE, read_model_file
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.device import compute_settings
-from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 
 TRAINING = TrainingConfig(

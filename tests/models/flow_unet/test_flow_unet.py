@@ -27,9 +27,8 @@ from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.targets import flow_targets
 from cellsemi.models.flow_unet.family import FAMILY
 from cellsemi.models.flow_unet.net import build
-from cellsemi.models.model_files import CellSize
+from cellsemi.models.model_files import LOSS_FILE, CellSize
 from cellsemi.models.registry import load_predictor
-from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells.instance_map import IGNORE
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops, from_label_map, iou_matrix, union_map

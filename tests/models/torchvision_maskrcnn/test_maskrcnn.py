@@ -24,12 +24,11 @@ from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
 from cellsemi.models.detector.targets import resized
 from cellsemi.models.inference.pipeline import Source, predict_stream
-from cellsemi.models.model_files import WEIGHTS_FILE, read_model_file, read_weights
+from cellsemi.models.model_files import LOSS_FILE, WEIGHTS_FILE, read_model_file, read_weights
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.torchvision_maskrcnn.family import FAMILY
 from cellsemi.models.torchvision_maskrcnn.net import Form, MaskRcnn, build
 from cellsemi.models.training.device import compute_settings
-from cellsemi.models.training.result import LOSS_FILE
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files

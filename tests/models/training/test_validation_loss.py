@@ -23,10 +23,10 @@ from cellsemi.models.crops.source import CropSource, ValidationCrops
 from cellsemi.models.flow.batch import FlowBatches
 from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow_unet.net import build
-from cellsemi.models.model_files import WEIGHTS_FILE, read_weights
+from cellsemi.models.model_files import VALIDATION_FILE, WEIGHTS_FILE, read_usage, read_weights
 from cellsemi.models.registry import family
 from cellsemi.models.training import ahead
-from cellsemi.models.training.result import USAGE_FILE, VALIDATION_FILE, join_curves, read_usage
+from cellsemi.models.training.result import join_curves
 from cellsemi.models.training.usage import is_due, resident_mb
 from cellsemi.models.training.validation_loss import measuring, points
 from cellsemi.rounds.store import shards
@@ -211,7 +211,7 @@ def test_time_and_memory_go_on_after_an_interruption(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             family(entry.kind).fit(task, interrupt)
         family(entry.kind).fit(task, quiet)
-    rows = read_usage(Path(task.out_dir) / USAGE_FILE)
+    rows = read_usage(Path(task.out_dir))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     seconds = [row["seconds"] or 0 for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0
@@ -237,7 +237,7 @@ def test_the_curves_of_parts_are_joined(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "whole" / VALIDATION_FILE)
     assert table["step"].to_pylist() == [2, 4, 6, 8] and table["loss"].to_pylist() == measured[0] + measured[1]
     assert pq.read_table(tmp_path / "whole" / "loss.parquet")["step"].to_pylist() == list(range(1, 9))
-    each = [[row["seconds"] or 0 for row in read_usage(part / USAGE_FILE)] for part in parts]
-    joined = read_usage(tmp_path / "whole" / USAGE_FILE)
+    each = [[row["seconds"] or 0 for row in read_usage(part)] for part in parts]
+    joined = read_usage(tmp_path / "whole")
     assert [row["step"] for row in joined] == list(range(1, 9))
     assert [row["seconds"] for row in joined] == pytest.approx([*each[0], *(each[0][-1] + s for s in each[1])])
