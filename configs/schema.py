@@ -15,6 +15,7 @@ from cellsemi.configs.base import MAX_SEED, Section, checked_name
 from cellsemi.configs.data import IGNORE, DataConfig
 from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
+from cellsemi.configs.tracking import TrackingConfig
 from cellsemi.configs.training import CHECKPOINT_S, InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
 
 OF_A_FOLD = re.compile(r"[.]fold-[0-9]+$")  # ends the folder of a model that is trained in a fold
@@ -114,6 +115,9 @@ class Config(Section):
     filter: FilterConfig = Field(default_factory=FilterConfig, description="The filter of the pseudo-masks.")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="The campaign.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description="Who is shown curves, scores and pictures."
+    )
 
     def models_of(self, round: int) -> tuple[ModelConfig, ...]:
         """The models that take part in a round: its students, and teachers that are not trained."""

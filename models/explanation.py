@@ -127,5 +127,6 @@ def small(values: NDArray[Any], most_px: int = SHOWN_PX) -> Heat:
         return values.astype(np.float32, copy=False)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     flat = values.reshape(-1, height, width).astype(np.float32, copy=False)
-    done = np.stack([cv2.resize(np.ascontiguousarray(each), size, interpolation=cv2.INTER_AREA) for each in flat])
-    return done.reshape(*values.shape[:-2], *done.shape[-2:])
+    done: Heat = np.stack([cv2.resize(np.ascontiguousarray(each), size, interpolation=cv2.INTER_AREA) for each in flat])
+    averaged: Heat = done.reshape(*values.shape[:-2], *done.shape[-2:])
+    return averaged

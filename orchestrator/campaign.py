@@ -51,6 +51,7 @@ from cellsemi.orchestrator.stages.read_images import (
     who_decides_here,
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
+from cellsemi.orchestrator.tracking.follow import followed
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
@@ -73,6 +74,13 @@ def run_campaign(
     """
     take_config(paths, config)
     files.sweep_unfinished(paths.root)
+    with followed(config, paths, watcher.note):
+        _play_all(config, n, engine, paths, watcher, after_round)
+
+
+def _play_all(
+    config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher, after_round: Callable[[], None]
+) -> None:
     context = Context(config, config_hash(config), paths, engine, watcher)
     finished = len(paths.finished_rounds())
     if finished <= n:

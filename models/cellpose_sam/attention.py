@@ -59,4 +59,5 @@ def received(attention: Any, inputs: Any) -> Tensor:
                 scores[None], query[None], attention.rel_pos_h, attention.rel_pos_w, places, places
             )[0]
         total += scores.float().softmax(-1).mean(0)
-    return (total / attention.num_heads * count).view(height, width)
+    mean: Tensor = total / attention.num_heads * count
+    return mean.view(height, width)

@@ -149,8 +149,7 @@ def _painted(boxes: Floats, values: Floats, size: tuple[int, int]) -> Floats:
     for (x0, y0, x1, y1), value in zip(np.rint(boxes).astype(int).clip(0).tolist(), values.tolist(), strict=True):
         total[y0:y1, x0:x1] += value
         count[y0:y1, x0:x1] += 1
-    mean: Floats = total / np.maximum(count, 1)
-    return mean
+    return np.asarray(total / np.maximum(count, 1), np.float32)
 
 
 def _pasted(boxes: Floats, values: Floats, size: tuple[int, int]) -> Floats:

@@ -116,7 +116,7 @@ class DetectorPredictor:
         device: torch.device,
         *,
         one_class_per_image: bool,
-        parts: DetectorParts,
+        parts: DetectorParts | None = None,
     ) -> None:
         self.warnings: Counter[str] = Counter()
         net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -136,7 +136,7 @@ class DetectorPredictor:
         """The stages, proposals, boxes and heads for one window, and the cells of the image; see `Explains`."""
         (cells,) = self.predict([image], scale)
         pixels, inference = self.prepare(image), self._inference.scaled(scale)
-        if (pixels == pixels[0, 0]).all():
+        if self._parts is None or (pixels == pixels[0, 0]).all():
             return Explanation(cells, notes=("An image of one colour has no cell; it is not predicted.",))
         zoom = inference.scales[0]
         shown = transform_view(pixels, "identity", zoom)

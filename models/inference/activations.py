@@ -1,4 +1,4 @@
-"""Looks at the parts of a network while it sees one window, by forward hooks; nothing of them is kept but small maps."""
+"""Looks at the parts of a network while it sees one window, by forward hooks; of them only small maps are kept."""
 
 from __future__ import annotations
 

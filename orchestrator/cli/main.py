@@ -21,6 +21,7 @@ from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
+from cellsemi.orchestrator.cli.explain import explain
 from cellsemi.orchestrator.cli.init import init
 from cellsemi.orchestrator.cli.model import model
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
@@ -78,6 +79,7 @@ cli.add_command(init)
 cli.add_command(data)
 cli.add_command(ablate)
 cli.add_command(evaluate)
+cli.add_command(explain)
 cli.add_command(predict)
 cli.add_command(report)
 cli.add_command(review)
