@@ -19,8 +19,8 @@ class TrackingConfig(Section):
 
     to: tuple[TrackerName, ...] = Field(
         ("tensorboard",),
-        description="Trackers: `tensorboard` writes files below `tracking/` of the run; `trackio`, `wandb` and `mlflow` "
-        "are extras (`pip install 'cellsemi[wandb]'`) and write there, too.",
+        description="Trackers: `tensorboard` writes files below `tracking/` of the run; `trackio`, `wandb` and "
+        "`mlflow` are extras (`pip install 'cellsemi[wandb]'`) and write there, too.",
     )
     online: bool = Field(
         False,

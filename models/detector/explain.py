@@ -25,8 +25,8 @@ class DetectorParts:
     `stages` are those of the backbone and what else is a component, in the order of the data. `objectness` is the head
     of the proposal network, whose first output holds logits (1, A, h, w) of each level; `proposals` the whole of it, of
     whose output `boxes_of` reads boxes (n, 4) in pixels of its input and scores (n,), best first. The first output
-    of `box_head` has a row for each proposal, that of `mask_head` (m, C, M, M) is of detections. What the network sees is
-    filled up to a multiple of `stride` pixels.
+    of `box_head` has a row for each proposal, that of `mask_head` (m, C, M, M) is of detections. What the network sees
+    is filled up to a multiple of `stride` pixels.
     """
 
     stages: Sequence[Watched]

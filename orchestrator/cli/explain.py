@@ -44,8 +44,8 @@ def explain(
 
     IMAGE is a file, or the id of an image of the run. Writes a folder with a page (index.html), a table of all cells
     with the reason of each (cells.csv, cells.md), and pictures of what each model computed: cell probability and flow;
-    proposals, boxes, activations and attention of a detector. Of an unlabelled image of the run it shows what the filter
-    said, too.
+    proposals, boxes, activations and attention of a detector. Of an unlabelled image of the run it shows what the
+    filter said, too.
     """
     from cellsemi.orchestrator.explain.of_model import FOLDER, explain_with, from_texts
     from cellsemi.orchestrator.explain.write import INDEX, summary, write_explanation

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 USED = {
     "labelled": "The models learned from this image and its labels: what they find here says little of new images.",
-    "unlabelled": "The image is of the unlabelled ones: models from round 1 on learned from its accepted pseudo-labels.",
+    "unlabelled": "The image is of the unlabelled ones: later models learned from its accepted pseudo-labels.",
     "val": "Thresholds and models were chosen on this image.",
 }
 

@@ -18,6 +18,7 @@ from cellsemi.rounds.drawing import RGB, draw_cells
 CELL_PX = 44  # side that a cell of the usual size is drawn with, so that its number fits
 PAGE_PX = 1400  # longer side of a page, at most
 PAGES = 6
+USUAL = 2 / 3  # quantile of the areas that is the usual size: specks are many, and no cells
 FONT_PX, LEGEND_PX, GAP_PX = 15, 30, 12
 
 Area = tuple[int, int, int, int]  # x0, y0, x1, y1
@@ -54,7 +55,7 @@ def numbered_pages(
 def _zoom(cells: Instances) -> float:
     """How many pixels of a page a pixel of the image gets; small images are enlarged to half a page."""
     longest = max(cells.height, cells.width)
-    usual = float(np.sqrt(np.median(cells.area))) if len(cells) else CELL_PX
+    usual = float(np.sqrt(np.quantile(cells.area, USUAL))) if len(cells) else CELL_PX
     wanted = max(CELL_PX / max(usual, 1.0), PAGE_PX / 2 / longest)
     return min(wanted, 12.0) if wanted > 1 else max(wanted, PAGE_PX / longest, 0.25) if longest > PAGE_PX else 1.0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
 from cellsemi.models.explanation import Explanation, Map
 from cellsemi.orchestrator.explain.explain import Explained
 from cellsemi.orchestrator.explain.numbered import Page, numbered_pages
+from cellsemi.orchestrator.explain.reasons import CellRow
 from cellsemi.orchestrator.explain.run_image import PseudoLabels
 from cellsemi.orchestrator.explain.sheets import (
     Panel,
@@ -26,7 +26,8 @@ from cellsemi.rounds.drawing import RGB, class_colours, scaled
 
 KEPT, DROPPED = "kept", "dropped"
 ORANGE, GREEN, RED = PALETTE[0], PALETTE[2], PALETTE[5]
-HARDLY = 0.1  # of the score that is asked for: cells below would hide the others
+HARDLY = 0.1  # of the score that is asked for: dropped cells below would hide the others
+SPECK_PX = 9
 OF_CELLS: dict[str, Colour] = {KEPT: GREEN, DROPPED: RED}
 OF_STATES: dict[str, Colour] = {"accepted": GREEN, "ignored": ORANGE, "rejected": RED}
 
@@ -48,12 +49,17 @@ def ground_of(found: Explained) -> RGB:
 
 def of_cells(found: Explained, ground: RGB) -> Iterator[Figure]:
     """The cells with their numbers, then what each member found beside what they make together, and the human cells."""
-    drawn = [i for i, row in enumerate(found.rows) if row.score >= HARDLY * row.min_score]
+    drawn = [i for i, row in enumerate(found.rows) if row.kept or _is_seen(row)]
     kinds = [KEPT if found.rows[i].kept else DROPPED for i in drawn]
     numbers = [found.rows[i].number for i in drawn]
     pages, left = numbered_pages(ground, found.cells.select(drawn), numbers, kinds, OF_CELLS)
     hardly = len(found.rows) - len(drawn)
-    note = f"{hardly} cells with less than a tenth of the score that is asked for are not drawn." if hardly else ""
+    note = (
+        f"{hardly} of the dropped ones are not drawn: they have less than a tenth of the score that is asked for, or "
+        f"fewer than {SPECK_PX} pixels."
+        if hardly
+        else ""
+    )
     yield from _numbered("cells", "Cells, kept and dropped", pages, left, note)
     panels = [Panel("the image", with_outlines(ground, _none(found), found.classes, {}), _whole(ground))]
     colours = class_colours(found.classes) if len(found.classes) > 1 else {}
@@ -86,8 +92,8 @@ def of_pseudo_labels(pseudo: PseudoLabels, ground: RGB) -> Iterator[Figure]:
 
 def of_member(name: str, member: Explanation, ground: RGB, classes: Sequence[str]) -> Iterator[Figure]:
     """What one model computed: a sheet of each group of maps, then its boxes."""
-    for group, maps in groupby(sorted(member.maps, key=_group_of(member.maps)), key=lambda each: each.group):
-        every = list(maps)
+    for group in dict.fromkeys(each.group for each in member.maps):
+        every = [each for each in member.maps if each.group == group]
         notes = dict.fromkeys(f"{_titles(every, each.note)}: {each.note}." for each in every)
         yield Figure(f"{name}-{group}.png", f"{name}: {group}", tuple(notes), sheet_of_maps(ground, every, classes))
     if member.boxes:
@@ -129,17 +135,17 @@ def _panel(title: str, ground: RGB, cells: Instances, classes: Sequence[str], co
     return Panel(title, with_outlines(ground, cells, classes, colours), _whole(ground))
 
 
+def _is_seen(row: CellRow) -> bool:
+    """Whether a dropped cell is drawn."""
+    return row.score >= HARDLY * row.min_score and row.area_px >= SPECK_PX
+
+
 def _whole(ground: RGB) -> tuple[int, int, int, int]:
     return 0, 0, ground.shape[1], ground.shape[0]
 
 
 def _none(found: Explained) -> Instances:
     return Instances.empty(*np.shape(found.pixels)[:2])
-
-
-def _group_of(maps: Sequence[Map]):  # type: ignore[no-untyped-def]
-    order = list(dict.fromkeys(each.group for each in maps))
-    return lambda each: order.index(each.group)
 
 
 def _titles(maps: Sequence[Map], note: str) -> str:

@@ -1,8 +1,8 @@
 """Follows a run for trackers: what is new in its files is told to each of them, once.
 
 The trainings need not know: they write their curves into files, wherever they run, and a thread of the driver reads
-them now and then, so that no tracker makes the run wait. What each tracker was told stands in `tracking/told.json` of the run, so that a call that goes on tells the rest,
-and a tracker that is added later is told everything.
+them now and then, so that no tracker makes the run wait. What each tracker was told stands in `tracking/told.json` of
+the run, so that a call that goes on tells the rest, and a tracker that is added later is told everything.
 """
 
 from __future__ import annotations
