@@ -41,7 +41,13 @@ class EngineConfig(Section):
 
     kind: Literal["ray", "inline"] = Field("ray", description="`ray`, or `inline`: everything in this process.")
     address: str | None = Field(None, description="Ray cluster; else RAY_ADDRESS; else a local Ray is started.")
-    workers: int | None = Field(None, ge=1, le=10_000, description="Workers at once; null takes what the cluster has.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Workers at once, at most; null takes what the cluster has, and asks an autoscaler for as many as "
+        "there is work for.",
+    )
     cpus_per_worker: float = Field(1.0, gt=0, le=1024, description="CPUs that a worker reserves.")
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
         AUTO, description="GPUs that a worker reserves; `auto`: one where there are any; fractions share one."
@@ -71,6 +77,26 @@ class EngineConfig(Section):
         le=3600,
         description="Seconds that trainings get for a last checkpoint after SIGTERM, which batch systems and "
         "Kubernetes send some 30 s before SIGKILL; also `cellsemi round --grace`. 0: none is written.",
+    )
+    progress_deadline_s: float = Field(
+        900.0,
+        gt=0,
+        le=1_000_000,
+        description="A student whose training does not get on for longer, once its first step is done, is ended and "
+        "goes on from its checkpoint on another worker.",
+    )
+    start_deadline_s: float = Field(
+        1800.0,
+        gt=0,
+        le=1_000_000,
+        description="A worker may take so long to load its model, and a student until its first step.",
+    )
+    place_deadline_s: float = Field(
+        86_400.0,
+        gt=0,
+        le=10_000_000,
+        description="A run on a cluster ends when none of its workers has had a place for so long. Our own Ray does "
+        "not grow: there it is two minutes.",
     )
     workers_per_student: int = Field(
         1,

@@ -34,8 +34,10 @@ Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 class FitTask:
     """One student to train, in plain values: it travels to another machine.
 
-    `shards` are IMAGES tables; rows whose `split` is "labelled" are human-labelled, the others are
-    pseudo-labelled. Of a row's instances only `human` and `accepted` train, `ignored` leave the loss,
+    `shards` are IMAGES tables; the encoded image of a row stands in it, or in the row of its id in that of `images`
+    with the same place. `rows` and `hashes` are those of each shard and its images, as a manifest states them; where
+    they are not stated, the files are read for them. Rows whose `split` is "labelled" are human-labelled, the others
+    are pseudo-labelled. Of a row's instances only `human` and `accepted` train, `ignored` leave the loss,
     `rejected` are background. The result goes into `out_dir`: MODEL_FILE, WEIGHTS_FILE, loss.parquet and the other
     curves (training/result.py).
     A checkpoint there from an earlier attempt at the same task is continued, to the same result.
@@ -51,6 +53,9 @@ class FitTask:
     seed: int
     steps: int
     device: str
+    images: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    hashes: tuple[str, ...] = ()
     human_fraction: float = 1.0  # share of the crops from human-labelled images, where there are others
     teacher: str | None = None  # folder of the trained model whose weights it starts from; None: it starts anew
     code: str | None = None  # folder of the run's copy of the module that holds a family of the user's own
@@ -73,7 +78,7 @@ class FitTask:
                 self.classes,
                 self.one_class_per_image,
                 self.ignore_dilation_px,
-                [files.sha256_bytes(Path(path).read_bytes()) for path in self.shards],
+                self.hashes or [files.sha256_bytes(Path(path).read_bytes()) for path in self.shards],
                 self.seed,
                 self.steps,
                 self.human_fraction,

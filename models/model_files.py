@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +15,7 @@ from cellsemi.rounds.store import files
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+LOSS_FILE = "loss.parquet"
 PROGRESS_FILE = "progress.json"
 LOSS_FILE = "loss.parquet"  # of every step; a family of others may leave this and the next two out
 VALIDATION_FILE = "validation_loss.parquet"  # on validation images, after some steps
@@ -161,8 +163,17 @@ def read_weights(folder: Path) -> bytes:
 
 
 def write_progress(folder: Path, step: int, steps: int) -> None:
-    """State how far a fit is; not forced to the disk, since it is written every second and only shown."""
-    files.write_bytes(folder / PROGRESS_FILE, json.dumps({"step": step, "steps": steps}).encode(), durable=False)
+    """State how far a fit is, and that it gets on now; not forced to the disk, since it is written every second."""
+    shown = {"step": step, "steps": steps, "at": round(time.time(), 3)}
+    files.write_bytes(folder / PROGRESS_FILE, json.dumps(shown).encode(), durable=False)
+
+
+def progress_mark(folder: Path) -> bytes | None:
+    """What `write_progress` wrote last: it differs whenever a fit has got on; None when it has not said anything."""
+    try:
+        return (folder / PROGRESS_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def read_progress(folder: Path) -> int | None:

@@ -10,14 +10,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cellsemi.configs.errors import CellsemiError, ModelError
 from cellsemi.models.base import FitResult, FitTask, Progress
 from cellsemi.models.registry import family
 from cellsemi.models.training.device import pick_device
 from cellsemi.models.training.processes import context, follow_parent, without_main
-from cellsemi.models.training.together import joined
 
 Fit = Callable[[FitTask, Progress], FitResult]
 
@@ -30,6 +27,8 @@ def fit_on_ranks(fit: Fit, task: FitTask, progress: Progress) -> FitResult:
     """
     if task.ranks == 1:
         return fit(task, progress)
+    from cellsemi.models.training.together import joined
+
     _check(task)
     with tempfile.TemporaryDirectory() as folder, _others(task, Path(folder) / "ranks") as failed:
         try:
@@ -47,6 +46,8 @@ def _check(task: FitTask) -> None:
             f"{task.model.name}: training.batch {task.training.batch} is less than engine.workers_per_student "
             f"{task.ranks}; every process needs a crop"
         )
+    import torch
+
     if _cuda(task) and torch.cuda.device_count() < task.ranks:
         raise ModelError(
             f"{task.model.name}: engine.workers_per_student is {task.ranks}, this process sees "
@@ -95,6 +96,8 @@ def _others(task: FitTask, place: Path) -> Iterator[Callable[[], CellsemiError |
 
 def _work(task: FitTask, place: Path, end: Connection) -> None:
     """One of the other ranks, from its start to its end; what it raises goes through `end`."""
+    from cellsemi.models.training.together import joined
+
     follow_parent()
     rank, of = task.part
     try:

@@ -14,9 +14,9 @@ from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import CellsemiError, UsageError
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.campaign import run_campaign
+from cellsemi.orchestrator.campaign import open_log, run_campaign
 from cellsemi.orchestrator.engine.protocol import Engine
-from cellsemi.orchestrator.events import EventLog, Watcher
+from cellsemi.orchestrator.events import Watcher
 from cellsemi.orchestrator.runs.plan import adopt_steps
 from cellsemi.rounds.evaluation.ablation_table import BASE, RunResult, Variant
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason
@@ -111,7 +111,7 @@ def carry_out(plan: Plan, engine: Callable[[], Engine], watcher: Watcher) -> dic
             try:
                 with driver_lock(planned.paths):
                     _adopt(plan, planned, watcher)
-                    log = EventLog(watcher, planned.paths.events)
+                    log = open_log(watcher, planned.paths, started)
                     run_campaign(planned.config, plan.target, started, planned.paths, log)
             except CellsemiError as error:
                 errors[planned.paths.name] = in_one_line(str(error))

@@ -18,6 +18,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.open import open_engine
 from cellsemi.orchestrator.engine.protocol import Engine
 from cellsemi.orchestrator.events import EventLog, Watcher
+from cellsemi.orchestrator.run_metrics import run_metrics
 from cellsemi.orchestrator.runs.page_process import pages_beside
 from cellsemi.orchestrator.runs.report import write_report
 from cellsemi.orchestrator.stages.build_training_set import build_training_sets
@@ -114,9 +115,14 @@ def _reopen_from(paths: RunPaths, round: int) -> None:
 def bring_to(config: Config, n: int, paths: RunPaths, watcher: Watcher) -> None:
     """`run_campaign` on the engine of the config, while this process holds the run; report.html is written beside."""
     with driver_lock(paths), open_engine(config.engine, paths.log) as engine:
-        log = EventLog(watcher, paths.events)
+        log = open_log(watcher, paths, engine)
         with pages_beside(paths, log.note) as begin_page:
             run_campaign(config, n, engine, paths, log, after_round=begin_page)
+
+
+def open_log(watcher: Watcher, paths: RunPaths, engine: Engine) -> EventLog:
+    """The log of a driver: what goes to the watcher is written, with what the engine used, and shown to Prometheus."""
+    return EventLog(watcher, paths.events, take_usage=engine.take_usage, on_event=run_metrics(paths.name))
 
 
 def play(context: Context, round: int, last: bool) -> None:

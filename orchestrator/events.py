@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,10 +12,14 @@ from typing import Literal, Protocol
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from cellsemi.orchestrator.engine.protocol import Incident, IncidentKind
+from cellsemi.orchestrator.engine.usage import NodeLoad, Usage
+
 Clock = Callable[[], float]
-EventKind = Literal["stage", "advance", "note", "finish", "skipped"]  # a method of Watcher each
+EventKind = Literal["stage", "advance", "note", "incident", "finish", "skipped"]  # a method of Watcher each
 
 LOG_EVERY_S = 1.0  # between two `advance` events of one stage
+USAGE_EVERY_S = 10.0  # an `advance` carries the usage not more often; every other event does
 
 
 class Watcher(Protocol):
@@ -31,6 +35,10 @@ class Watcher(Protocol):
 
     def note(self, message: str) -> None:
         """A sentence to keep, such as a promotion decision or a quarantine count."""
+        ...
+
+    def incident(self, incident: Incident) -> None:
+        """Something went wrong in the current stage and did not end it, or was done about it."""
         ...
 
     def finish(self, seconds: float) -> None:
@@ -54,6 +62,9 @@ class SilentWatcher:
     def note(self, message: str) -> None:
         """Nothing."""
 
+    def incident(self, incident: Incident) -> None:
+        """Nothing."""
+
     def finish(self, seconds: float) -> None:
         """Nothing."""
 
@@ -63,7 +74,12 @@ class SilentWatcher:
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Event:
-    """One line of events.jsonl, validated when it is read: `time` is UTC as ISO 8601, `seconds` of a `finish`."""
+    """One line of events.jsonl, validated when it is read.
+
+    `time` is UTC as ISO 8601, `seconds` of a `finish`; `incident`, `node` and `item` of an `incident` (see Incident).
+    `usage` is that since the last event which carries one; their sum over a stage is what the stage used. Its `nodes`
+    are None where they are as before.
+    """
 
     time: str
     event: EventKind
@@ -74,23 +90,40 @@ class Event:
     unit: str
     seconds: float | None = None
     message: str = ""
+    incident: IncidentKind | None = None
+    node: str = ""
+    item: int | None = None
+    usage: Usage | None = None
 
 
 _EVENT = TypeAdapter(Event)
+OnEvent = Callable[[Event], None]
 
 
 class EventLog:
     """Writes every event to a JSON-lines file, then passes it on to another watcher.
 
     Each line is one write: a killed process loses at most the last line, which `read_events` skips. `advance`
-    is written at most once in LOG_EVERY_S, and always when the stage is complete.
+    is written at most once in LOG_EVERY_S, and always when the stage is complete. `take_usage` is that of the engine;
+    `on_event` takes in what was written.
     """
 
-    def __init__(self, watcher: Watcher, path: Path, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        path: Path,
+        clock: Clock = time.monotonic,
+        *,
+        take_usage: Callable[[], Usage] | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
         self._watcher, self._path, self._clock = watcher, path, clock
         self._round, self._stage, self._unit = 0, "", ""
         self._done = self._total = 0
         self._written_s = clock()
+        self._take_usage, self._taken_s = take_usage, clock()
+        self._on_event = on_event
+        self._nodes: Mapping[str, NodeLoad] | None = None  # as written last by this driver
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_cut_line(path)
 
@@ -114,6 +147,11 @@ class EventLog:
         self._write("note", message=message)
         self._watcher.note(message)
 
+    def incident(self, incident: Incident) -> None:
+        """Written and passed on."""
+        self._write("incident", incident=incident)
+        self._watcher.incident(incident)
+
     def finish(self, seconds: float) -> None:
         """Written and passed on."""
         self._write("finish", seconds=round(seconds, 3))
@@ -126,7 +164,9 @@ class EventLog:
         self._write("skipped")
         self._watcher.skipped(round, name)
 
-    def _write(self, kind: EventKind, seconds: float | None = None, message: str = "") -> None:
+    def _write(
+        self, kind: EventKind, seconds: float | None = None, message: str = "", incident: Incident | None = None
+    ) -> None:
         event = Event(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             event=kind,
@@ -136,11 +176,31 @@ class EventLog:
             total=self._total,
             unit=self._unit,
             seconds=seconds,
-            message=message,
+            message=message if incident is None else incident.message,
+            incident=None if incident is None else incident.kind,
+            node="" if incident is None else incident.node,
+            item=None if incident is None else incident.item,
+            usage=self._usage(kind),
         )
         with self._path.open("ab") as file:
             file.write(_EVENT.dump_json(event, exclude_defaults=True) + b"\n")
         self._written_s = self._clock()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _usage(self, kind: EventKind) -> Usage | None:
+        """What this event says of the usage; None where there is nothing to say."""
+        if self._take_usage is None or (kind == "advance" and self._clock() - self._taken_s < USAGE_EVERY_S):
+            return None
+        self._taken_s = self._clock()
+        usage = self._take_usage()
+        before, self._nodes = self._nodes, usage.nodes
+        return usage.rounded(None if usage.nodes == before else usage.nodes)
+
+
+def parse_event(line: bytes) -> Event:
+    """The event of a line; ValidationError for one that a crash cut."""
+    return _EVENT.validate_json(line)
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -150,7 +210,7 @@ def read_events(path: Path) -> Iterator[Event]:
     with path.open("rb") as file:
         for line in file:
             with contextlib.suppress(ValidationError):
-                yield _EVENT.validate_json(line)
+                yield parse_event(line)
 
 
 def _end_cut_line(path: Path) -> None:

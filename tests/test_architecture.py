@@ -31,7 +31,7 @@ MAX_FOLDER_MODULES = 16
 # A room imports only rooms on lower floors of its own package. Within rounds/formats the table is the order.
 FLOORS = {
     "rounds": (
-        "cells colours duration seeds",
+        "cells colours duration pulse seeds",
         "calibration drawing store",
         "formats evaluation",
         "datasets pseudo_labels",
@@ -48,9 +48,10 @@ FLOORS = {
         "ranks validation",
     ),
     "orchestrator": (
-        "engine events",
-        "stages describe_dataset doctor flow_check",
-        "runs review",
+        "engine",
+        "events",
+        "stages describe_dataset doctor flow_check run_metrics",
+        "runs review cluster",
         "apply",
         "campaign",
         "ablation api terminal",
@@ -121,13 +122,14 @@ ALLOWED = {
         "rounds/pseudo_labels rounds/report rounds/store"
     ),
     "rounds/pseudo_labels": "configs rounds/calibration rounds/cells rounds/evaluation rounds/store",
+    "rounds/pulse": "",
     "rounds/report": (
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
         "rounds/pseudo_labels rounds/store"
     ),
     "rounds/review": "rounds/cells rounds/store",
     "rounds/seeds": "",
-    "rounds/store": "configs rounds/cells",
+    "rounds/store": "configs rounds/cells rounds/pulse",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
         "configs rounds/seeds rounds/store models/base models/crops models/flow models/given models/inference "
@@ -135,8 +137,8 @@ ALLOWED = {
     ),
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
-        "configs rounds/cells rounds/pseudo_labels rounds/seeds models/base models/crops models/given "
-        "models/inference models/model_files models/training models/weight_files"
+        "configs rounds/cells rounds/pseudo_labels rounds/pulse rounds/seeds models/base models/crops "
+        "models/given models/inference models/model_files models/training models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
         "configs rounds/store models/base models/detector models/given models/model_files "
@@ -148,7 +150,7 @@ ALLOWED = {
         "models/model_files models/training"
     ),
     "models/given": "configs rounds/cells models/base models/model_files models/start_weights",
-    "models/inference": "configs rounds/cells models/base",
+    "models/inference": "configs rounds/cells rounds/pulse models/base",
     "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
     "models/own_family": "configs rounds/store models/base models/model_files",
@@ -160,7 +162,9 @@ ALLOWED = {
         "configs models/base models/detector models/given models/model_files models/start_weights "
         "models/training models/weight_files"
     ),
-    "models/training": "configs rounds/store models/base models/model_files models/start_weights models/weight_files",
+    "models/training": (
+        "configs rounds/pulse rounds/store models/base models/model_files models/start_weights models/weight_files"
+    ),
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
         "models/model_files models/registry models/training"
@@ -178,46 +182,50 @@ ALLOWED = {
     ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
-        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/model_files "
-        "models/registry models/validation orchestrator/engine orchestrator/events orchestrator/runs"
+        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/inference "
+        "models/model_files models/registry models/validation orchestrator/engine orchestrator/events "
+        "orchestrator/runs"
     ),
     "orchestrator/campaign": (
-        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/runs "
-        "orchestrator/stages"
+        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/run_metrics "
+        "orchestrator/runs orchestrator/stages"
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
-        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
-        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine orchestrator/events "
+        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/cluster "
+        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
+    "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
-    "orchestrator/engine": "configs rounds/store models/training",
-    "orchestrator/events": "",
+    "orchestrator/engine": "configs rounds/store models/inference models/training",
+    "orchestrator/events": "orchestrator/engine",
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/review": (
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/inspect rounds/pseudo_labels rounds/report rounds/review rounds/store"
     ),
+    "orchestrator/run_metrics": "orchestrator/engine orchestrator/events",
     "orchestrator/runs": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/duration rounds/evaluation "
         "rounds/formats/base rounds/formats/shards rounds/inspect rounds/page rounds/pseudo_labels rounds/report "
         "rounds/seeds rounds/store models/base models/model_files models/registry models/validation "
-        "models/weight_files orchestrator/events"
+        "models/weight_files orchestrator/engine orchestrator/events"
     ),
     "orchestrator/stages": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/inspect "
-        "rounds/pseudo_labels rounds/review rounds/seeds rounds/store models/base models/inference "
-        "models/model_files models/own_family models/ranks models/registry models/start_weights "
-        "models/training models/validation orchestrator/engine orchestrator/events"
+        "rounds/pseudo_labels rounds/pulse rounds/review rounds/seeds rounds/store models/base "
+        "models/inference models/model_files models/own_family models/ranks models/registry "
+        "models/start_weights models/training models/validation orchestrator/engine orchestrator/events"
     ),
     "orchestrator/terminal": (
         "configs rounds/datasets rounds/duration rounds/evaluation rounds/formats/base rounds/formats/shared "
-        "rounds/inspect rounds/store orchestrator/apply orchestrator/describe_dataset orchestrator/doctor "
+        "rounds/inspect rounds/store orchestrator/apply orchestrator/cluster orchestrator/describe_dataset "
+        "orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs"
     ),
 }

@@ -41,6 +41,7 @@ def furnished(here: Path, fake_models: None, monkeypatch: pytest.MonkeyPatch) ->
     furnish(here)
     stand_in(monkeypatch)  # for the tools of others that docs/teachers.md calls
     monkeypatch.setenv("CELLSEMI_HOME", str(here / "home"))
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
     return here
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.models.crops.sampling import label_kinds, learnt_cells
-from cellsemi.rounds.store.shards import count_rows
+from cellsemi.rounds.store.shards import count_rows_unread
 
 SIZE_STEP = 1.5  # cells of areas that differ by less than this factor are of one size
 SIZES = 128  # more than there are: of an area of 64 bits
@@ -35,7 +35,7 @@ def needs(shards: Sequence[Path]) -> NDArray[np.float64]:
         counts = _added(counts, kind, human[rows])
         images.append(rows.astype(np.int32))
         kinds.append(kind)
-        before += count_rows(path)
+        before += count_rows_unread(path)
     if not counts.any():
         return found
     known = counts.any(axis=0)

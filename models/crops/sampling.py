@@ -20,6 +20,7 @@ from cellsemi.configs.errors import DataError
 from cellsemi.configs.training import Balance
 from cellsemi.rounds.cells.instance_map import LABELS
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
+from cellsemi.rounds.store.shards import open_parts, peek_columns
 
 Names = Sequence[str | None]  # of images; None: unknown
 A_CELL = "instances.list.element.class_id"  # a column of the cells that is small
@@ -125,7 +126,7 @@ def label_kinds(shards: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.b
     """
     human, annotated = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for path in shards:
-        with pq.ParquetFile(path) as file:
+        with open_parts(path) as file:
             splits = _told_by_statistics(file.metadata)
             left = file.read_row_groups([g for g, split in enumerate(splits) if split is None], ["split", A_CELL])
             read = iter(zip(left["split"].to_pylist(), left["instances"].is_valid().to_pylist(), strict=True))
@@ -183,5 +184,4 @@ def learnt_cells(path: Path, *names: str) -> tuple[NDArray[np.int64], list[NDArr
 
 def columns(path: Path, *names: str) -> pa.Table:
     """Some columns of a shard, dotted where they lie in another; no image is read."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=list(names))
+    return peek_columns(path, names)

@@ -31,7 +31,7 @@ from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
 TRIES = 16  # places that are drawn at most until one teaches something
-VALIDATION_CROPS = 32  # on which the loss is measured, about: whole batches
+VALIDATION_CROPS, VALIDATION_BATCHES = 32, 4  # the loss is measured on about so many crops, in at most so many batches
 VALIDATION_SEED = 0  # the same crops for all students and runs
 AS_IT_IS = AugmentConfig(affine=0, flip=False, brightness=0, blur=0, noise=0)
 
@@ -42,6 +42,7 @@ class CropSource:
     Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
     cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
     at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch.
+    `images` and `rows` are those of the shards, as `ShardSet` takes them.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class CropSource:
         pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
         part: tuple[int, int] = (0, 1),
+        images: Sequence[Path] = (),
+        rows: Sequence[int] = (),
     ) -> None:
-        self._records = ShardSet(shards)
+        self._records = ShardSet(shards, images, rows or None)
         self._sampler: ImageSampler | InTurn = ImageSampler(
             shards,
             human_fraction=human_fraction,
@@ -98,6 +101,8 @@ class CropSource:
             pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
             part=task.part,
+            images=[Path(path) for path in task.images],
+            rows=task.rows,
         )
 
     @classmethod
@@ -177,7 +182,7 @@ class ValidationCrops:
     @property
     def count(self) -> int:
         """How many batches there are."""
-        return max(1, round(VALIDATION_CROPS / self.size))
+        return min(max(1, round(VALIDATION_CROPS / self.size)), VALIDATION_BATCHES)
 
     def __call__(self, number: int) -> list[Crop]:
         """The crops of a batch."""

@@ -28,6 +28,7 @@ from cellsemi.models.detector.merge_windows import merge_everywhere, windows_eve
 from cellsemi.models.detector.targets import DetectorBatch, DetectorBatches, MapMaker, resized
 from cellsemi.models.explanation import Explanation
 from cellsemi.models.inference.activations import hooked, recorded
+from cellsemi.models.inference.less_memory import at_once, smaller_tiles
 from cellsemi.models.inference.tiling import SHARED_BATCH_PX
 from cellsemi.models.inference.windows import fullest, part_of, windows
 from cellsemi.models.model_files import CellSize, StartWeights
@@ -36,6 +37,7 @@ from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
 from cellsemi.models.training.start import start_from_teacher
 from cellsemi.models.training.validation_loss import ValidationBatches
+from cellsemi.rounds import pulse
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
@@ -122,6 +124,7 @@ class DetectorPredictor:
         net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._detect, self._config, self._inference, self._device = detect, config, inference, device
         self._one_class_per_image, self._parts = one_class_per_image, parts
+        self._most_px = SHARED_BATCH_PX / config.upscale**2 if device.type != "cpu" else 0.0  # of windows seen at once
 
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
         """Cells of each (H, W) or (H, W, 3) image of any size: state `predicted`, score in [0, 1].
@@ -176,10 +179,10 @@ class DetectorPredictor:
 
     def begin(self, prepared: Sequence[NDArray[np.float32]], image_ids: Sequence[str], scale: float) -> list[Begun]:
         """See models.base.StagedPredictor."""
-        inference = self._inference.scaled(scale)
         found = []
-        with compute_settings(inference.threads):
+        with compute_settings(self._inference.threads):
             for pixels in prepared:
+                inference = smaller_tiles(self._inference.scaled(scale), int(self._most_px), *pixels.shape[:2])
                 groups = self._together(windows_everywhere(pixels, inference))
                 seen = [each for group in groups for each in self.look_at(group)]
                 found.append(Begun(partial(self._recover, pixels.shape[0], pixels.shape[1], inference, seen)))
@@ -190,15 +193,14 @@ class DetectorPredictor:
 
         On a CPU the bits of a network's output depend on the batch that it is in.
         """
-        shared = self._device.type != "cpu"
         for (height, width), alike in groupby(windows, key=lambda window: window.shape[:2]):
-            size_px = height * width * self._config.upscale**2
-            most = max(1, int(SHARED_BATCH_PX // size_px)) if shared else 1
+            most = max(1, at_once(int(self._most_px)) // (height * width))
             while group := list(islice(alike, most)):
                 yield group
 
     def look_at(self, shown: Sequence[Window]) -> list[WindowDetections]:
         """The detections of each window (h, w, 3) in [0, 1], all of one size; `warnings` counts the caps reached."""
+        pulse.beat()
         height, width = shown[0].shape[:2]
         images = self._enlarged(shown)
         with torch.inference_mode():

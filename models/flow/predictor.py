@@ -19,6 +19,7 @@ from cellsemi.models.flow.cells import LabelledCells
 from cellsemi.models.flow.explain import Reasons, dropped_cells, explain_outputs, watch_window
 from cellsemi.models.flow.view_average import mean_of_views
 from cellsemi.models.inference.activations import Watched
+from cellsemi.models.inference.less_memory import at_once
 from cellsemi.models.inference.tiling import SHARED_BATCH_PX
 from cellsemi.models.training.device import compute_settings
 from cellsemi.rounds.cells.instances import Instances
@@ -97,7 +98,7 @@ class FlowPredictor(ABC):
         return self._finite(mean, spread)
 
     def _means(self, prepared: Sequence[Outputs], scale: float) -> list[tuple[Outputs, Outputs]]:
-        at_once_px = SHARED_BATCH_PX if self._shared else 0
+        at_once_px = at_once(SHARED_BATCH_PX) if self._shared else 0
         return mean_of_views(prepared, self._inference.scaled(scale), self._tiled, at_once_px)
 
     def _finite(self, mean: Outputs, spread: Outputs) -> tuple[Outputs, Outputs]:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.models.inference.less_memory import at_once, smaller_tiles
 from cellsemi.models.inference.windows import Span, Window, windows
+from cellsemi.rounds import pulse
 
 Outputs = NDArray[np.float32]
 Network = Callable[[NDArray[np.float32]], Outputs]  # (B, H, W[, D]) -> (B, C, H, W), sides multiples of `stride`
@@ -33,13 +35,15 @@ def run_tiled(
     multiple of `stride` with their mirror image. With `shared`, windows of one size share a batch whatever image they
     are of; else a batch holds windows of one image.
     """
-    blends = [_Blend(image, inference, stride) for image in images]
+    most_px = SHARED_BATCH_PX if shared else BATCH_PX
+    blends = [_Blend(image, smaller_tiles(inference, most_px, *image.shape[:2]), stride) for image in images]
     groups: dict[tuple[int, ...], list[tuple[_Blend, Window]]] = {}
     for number, blend in enumerate(blends):
         key = (0 if shared else number, *blend.size, *blend.image.shape[2:])
         groups.setdefault(key, []).extend((blend, window) for window in blend.windows)
     for (_, tall, wide, *_), members in groups.items():
-        for batch in _batches(members, max(1, (SHARED_BATCH_PX if shared else BATCH_PX) // (tall * wide))):
+        for batch in _batches(members, max(1, at_once(most_px) // (tall * wide))):
+            pulse.beat()
             outputs = network(np.stack([blend.cut(window) for blend, window in batch]))
             for (blend, window), output in zip(batch, outputs, strict=True):
                 blend.add(window, output)

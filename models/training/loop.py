@@ -32,6 +32,7 @@ from cellsemi.models.training.together import mean_over_ranks, rank, share_batch
 from cellsemi.models.training.transport import on_device
 from cellsemi.models.training.usage import Usage, is_due, measure
 from cellsemi.models.training.validation_loss import ValidationBatches, ValidationRecord, measuring, points
+from cellsemi.rounds import pulse
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
@@ -285,6 +286,7 @@ class Loop:
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
                     losses = judge.loss_of(self._net, on_device(batch, self._device), place)
                 found.append({"": losses.total, **losses.parts})
+                pulse.beat()
         means = mean_over_ranks(torch.stack([torch.stack([*each.values()]).float() for each in found]).mean(0))
         loss, *parts = means.tolist()
         return ValidationRecord(done, loss, dict(zip(list(found[0])[1:], parts, strict=True)))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "bfloat16"]
 Wanted = Literal["auto", "float32", "bfloat16"]
@@ -34,6 +35,8 @@ def native_bfloat16(device: torch.device) -> str:
 
     The processor's instructions are read from /proc/cpuinfo, which only Linux has.
     """
+    import torch
+
     if device.type == "cuda":
         found = torch.cuda.get_device_capability(device)
         return f"CUDA compute {found[0]}.{found[1]}" if found >= CUDA_COMPUTE else ""
@@ -46,6 +49,8 @@ def native_bfloat16(device: torch.device) -> str:
 
 def measured_faster(device: torch.device) -> bool:
     """Whether bfloat16 is clearly faster now: times one convolution both ways, in at most about a second."""
+    import torch
+
     layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device).to(memory_format=torch.channels_last)
     images = torch.ones(4, 64, 64, 64, device=device).to(memory_format=torch.channels_last)
     _time(layer, images, torch.float32)  # to warm up
@@ -59,6 +64,8 @@ def measured_faster(device: torch.device) -> bool:
 
 def _time(layer: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
     """Seconds of one pass forward and back."""
+    import torch
+
     started = time.perf_counter()
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         loss = layer(images).float().sum()

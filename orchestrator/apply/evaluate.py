@@ -14,10 +14,10 @@ from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
 from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.mask_folder import Find, FoundMasks, open_masks
 from cellsemi.rounds.datasets.open import list_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.evaluation.comparison import Scored, Standing, common_classes, compare, renumbered, score_in
 from cellsemi.rounds.evaluation.seen import USES, SeenImages
 from cellsemi.rounds.store.image_codec import decode_image

@@ -23,9 +23,11 @@ QUARANTINED = "quarantine.csv"
 
 def records_of(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
     """The predicted images by id, with their bytes and the cells that are kept; ImageError when a file is gone."""
-    shards = {place.shard: ShardSet([predicted.folder / place.shard]) for place in predicted.rows.values()}
+    names = sorted({place.shard for place in predicted.rows.values()})
+    records = ShardSet([predicted.folder / name for name in names])
+    first = dict(zip(names, records.starts, strict=True))
     for _, place in sorted(predicted.rows.items()):
-        record: ImageRecord = shards[place.shard][place.row]
+        record: ImageRecord = records[first[place.shard] + place.row]
         assert record.instances is not None, "an image that could not be predicted has no row"
         yield record.with_(image=_content(record.source), instances=keep.keep(record.instances))
 

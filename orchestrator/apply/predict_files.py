@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cellsemi.configs.errors import ImageError, UsageError
 from cellsemi.models.base import Image
+from cellsemi.models.inference import less_memory
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
 from cellsemi.orchestrator.apply.images import ImageFile
@@ -113,6 +114,8 @@ class _Worker:
                     state = state.model_copy(update={"problem": error.described})
             states.append(state)
         warnings = dict(self._predictor.warnings)
+        if less := less_memory.words():
+            warnings[less] = len(rows)
         self._predictor.clear_warnings()
         return commit(self._job, item, rows, states, warnings)
 
@@ -181,7 +184,7 @@ def predict_files(chosen: ChosenModel, images: Sequence[ImageFile], out: Path, p
         pool.watcher.advance(before + sum(len(chunks[i]) for i in chunks if i in commits))
 
     if chunks:
-        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None)
+        outcome = pool.engine.map(job, list(chunks), on_done, lambda: None, pool.watcher.incident)
         for failure in outcome.failed:
             commits[failure.item] = FilesCommit.model_validate(_give_up(job, failure))
     found = Predicted(out, chosen.model.recipe.classes, before=before)

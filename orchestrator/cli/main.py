@@ -19,6 +19,7 @@ from cellsemi.configs.errors import CellsemiError
 from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
+from cellsemi.orchestrator.cli.cluster import cluster
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
 from cellsemi.orchestrator.cli.explain import explain
@@ -78,6 +79,7 @@ def cli() -> None:
 cli.add_command(init)
 cli.add_command(data)
 cli.add_command(ablate)
+cli.add_command(cluster)
 cli.add_command(evaluate)
 cli.add_command(explain)
 cli.add_command(predict)
@@ -174,20 +176,28 @@ def leaderboard(run: str | None, as_json: bool) -> None:
 
 @cli.command()
 @run_argument
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C; with --json a line each time.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds in between.")
 @json_option
 @debug_option
-def status(run: str | None, as_json: bool) -> None:
+def status(run: str | None, watch: bool, interval: float, as_json: bool) -> None:
     """Show how far a run is.
 
-    RUN is a name below ./runs or a folder; default: the run worked on last.
+    RUN is a name below ./runs or a folder; default: the run worked on last. Only the folder is read: the driver may
+    be on another machine.
     """
 
     from cellsemi.orchestrator.runs.find_run import find_run
     from cellsemi.orchestrator.runs.status import read_status
-    from cellsemi.orchestrator.terminal import tables
+    from cellsemi.orchestrator.terminal import status_table
+    from cellsemi.orchestrator.terminal import watch as watching
 
-    found = read_status(find_run(run))
-    answer(as_json, found.to_json(), lambda: tables.print_status(found))
+    paths = find_run(run)
+    if watch:
+        watching.watch(paths, interval, sys.stdout, as_json)
+        return
+    found = read_status(paths)
+    answer(as_json, found.to_json(), lambda: status_table.print_status(found))
 
 
 @cli.command()
@@ -233,9 +243,8 @@ def flows(folder: Path | None, source: str | None, settings: tuple[str, ...], li
 
 def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool, silent: bool) -> None:
     """Run the campaign while holding the lock of the run; print what is used before it starts."""
-    from cellsemi.orchestrator.campaign import run_campaign
+    from cellsemi.orchestrator.campaign import open_log, run_campaign
     from cellsemi.orchestrator.engine.open import open_engine
-    from cellsemi.orchestrator.events import EventLog
     from cellsemi.orchestrator.review.new_images import look_for_new
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
@@ -262,4 +271,4 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")
-            run_campaign(loaded.config, target, engine, paths, EventLog(watcher, paths.events))
+            run_campaign(loaded.config, target, engine, paths, open_log(watcher, paths, engine))

@@ -12,21 +12,24 @@ from collections.abc import Sequence
 from typing import Self
 
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.models.inference.less_memory import less_memory
 from cellsemi.orchestrator.engine.fault import Fault, attempt
-from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick, Worker
+from cellsemi.orchestrator.engine.protocol import Job, OnDone, OnIncident, Outcome, Tick, Worker, unreported
 from cellsemi.orchestrator.engine.resources import cpu_count
-from cellsemi.orchestrator.engine.scheduler import (
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import (
     Kill,
-    Scheduler,
     SchedulerCommand,
-    SchedulingRules,
     Send,
     Spawn,
     map_rules,
     task_rules,
 )
+from cellsemi.orchestrator.engine.usage import Held, Meter, Usage
 
 log = logging.getLogger(__name__)
+
+HERE = "this process"  # the one node of this engine
 
 
 class InlineEngine:
@@ -34,14 +37,21 @@ class InlineEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._meter = Meter()
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.map."""
-        return _run(job, items, map_rules(self._config, job.name), on_done, tick)
+        scheduler = Scheduler(items, map_rules(self._config, job), time.monotonic())
+        return self._run(job, scheduler, on_done, tick, on_incident)
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.tasks."""
-        return _run(job, items, task_rules(self._config, job.name, fresh=True), on_done, tick)
+        scheduler = Scheduler(items, task_rules(self._config, job, fresh=True), time.monotonic())
+        return self._run(job, scheduler, on_done, tick, on_incident)
 
     def describe(self) -> str:
         """One line."""
@@ -51,13 +61,13 @@ class InlineEngine:
         """See Engine.workers: this process."""
         return 1
 
-    def device_here(self) -> str:
-        """See Engine.device_here."""
-        return self._config.device
-
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: one student after another is trained."""
         return cpu_count()
+
+    def take_usage(self) -> Usage:
+        """See Engine.take_usage: one worker while a job runs."""
+        return self._meter.take(time.monotonic())
 
     def close(self) -> None:
         """Nothing was started, so nothing is stopped."""
@@ -68,13 +78,25 @@ class InlineEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _run(self, job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
+        self._meter.sample([Held(HERE, 0.0)], time.monotonic())
+        self._meter.begin(scheduler, 0.0)
+        try:
+            return _carry_out(job, scheduler, on_done, tick, on_incident)
+        finally:
+            self._meter.end(time.monotonic())
+            self._meter.sample([], time.monotonic())
 
-def _run(job: Job, items: Sequence[int], rules: SchedulingRules, on_done: OnDone, tick: Tick) -> Outcome:
-    scheduler = Scheduler(items, rules, time.monotonic())
+
+def _carry_out(job: Job, scheduler: Scheduler, on_done: OnDone, tick: Tick, on_incident: OnIncident) -> Outcome:
     workers: dict[int, Worker] = {}
     while not scheduler.over:
         for command in scheduler.decide(time.monotonic()):
-            _execute(command, job, scheduler, workers, on_done)
+            try:
+                _execute(command, job, scheduler, workers, on_done)
+            finally:
+                for incident in scheduler.take_incidents():
+                    on_incident(incident)
             if isinstance(command, Send):
                 tick()
     return scheduler.outcome
@@ -85,17 +107,18 @@ def _execute(
 ) -> None:
     match command:
         case Spawn(number):
-            started = attempt(job.start)
             scheduler.placed(number, time.monotonic())
+            started = attempt(job.start)
             if isinstance(started, Fault):
                 log.warning("%s: the worker could not start\n%s", job.name, started.trace)
                 scheduler.start_failed(number, started, time.monotonic())
             else:
                 workers[number] = started
                 scheduler.ready(number, time.monotonic())
-        case Send(number, item):
+        case Send(number, item, halvings):
             worker = workers[number]
-            record = attempt(lambda: worker.run(item))
+            with less_memory(halvings):
+                record = attempt(lambda: worker.run(item))
             if isinstance(record, Fault):
                 log.warning("%s: item %d failed\n%s", job.name, item, record.trace)
                 scheduler.faulted(number, record, time.monotonic())

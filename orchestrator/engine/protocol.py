@@ -10,19 +10,62 @@ Every engine treats errors in the same way:
     any other CellsemiError   the item fails at once: it would fail the same way again
     any other exception,      tried again, `engine.max_attempts` times in all, then the item fails
     a lost or silent worker
-    an error in `start`       a CellsemiError stops the run at once, others when they repeat
+    too little memory         tried again with half of it, then with a quarter, where the job can
+    a lost machine            tried again, no attempt counts
+    an error in `start`       no worker is placed on this node any more: at once for a CellsemiError, else when it
+                              repeats; the run stops when no node is left
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+
+from cellsemi.orchestrator.engine.usage import Usage
 
 Record = dict[str, Any]  # the small JSON object that a job returns for an item; each job chooses its keys
+IncidentKind = Literal[
+    "lost", "frozen", "banned", "replaced", "requeued", "retried", "preempted", "quarantined", "waiting"
+]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that went wrong on the way and did not end the run, or what was done about it.
+
+    lost         the process of a worker, or its node, is gone
+    frozen       a worker was silent for longer than its deadline, and was ended
+    preempted    the machine of a worker was taken away on purpose
+    banned       no worker is placed on this node any more
+    replaced     a worker took the place of one that was lost, frozen or preempted
+    requeued     an item that a gone worker held goes to another one; it is charged no attempt
+    retried      an item is charged an attempt and tried again
+    quarantined  an item is given up
+    waiting      nothing goes on until the cluster has what the work needs
+
+    `message` is one sentence that can stand alone. `node` names the machine, "" where none is meant or known; `item` is
+    the number of the item within its stage.
+    """
+
+    kind: IncidentKind
+    message: str
+    node: str = ""
+    item: int | None = None
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{self.kind}: {self.message}" + (f" (node {self.node})" if self.node else "")
+
+
 OnDone = Callable[[int, Record], None]
 Tick = Callable[[], None]
-T = TypeVar("T")
+OnIncident = Callable[[Incident], None]
+
+
+def unreported(_: Incident) -> None:
+    """For callers that report no incident; the engine writes each to the log in any case."""
 
 
 class Worker(Protocol):
@@ -51,6 +94,15 @@ class Job(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """A job whose items take so long that they show their progress meanwhile, on storage that the driver sees."""
+
+    def progress(self, item: int) -> object | None:
+        """Asked in the driver: what changes as often as the item gets on; None as long as nothing shows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An item that failed; `error` is one line that begins with the type of the error."""
@@ -71,18 +123,24 @@ class Outcome:
 class Engine(Protocol):
     """Runs jobs. A context manager; leaving it closes it."""
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """Process all items on long-lived workers, each of which starts the job once.
 
-        `on_done(item, record)` is called once for each item that is done and `tick()` about four times a
-        second, both in the caller's thread; in-process, `tick` is called after every item. Raises RunError
-        when a worker does, EngineError when no worker can be placed or started.
+        `on_done(item, record)` is called once for each item that is done, `on_incident(incident)` for all that goes
+        wrong meanwhile, and `tick()` about four times a second, all in the caller's thread; in-process, `tick` is
+        called after every item. Raises RunError when a worker does, EngineError when no worker can be placed or
+        started.
         """
         ...
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """As `map`, but in the order given, without a deadline, and no item waits behind another: for training.
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
+        """As `map`, but in the order given, and no item waits behind another: for training.
 
+        A job that `ShowsProgress` has `engine.progress_deadline_s` from one sign to the next, others have no deadline.
         An item that holds a GPU gets a process of its own: one that ends returns all memory of the GPU.
         """
         ...
@@ -95,12 +153,12 @@ class Engine(Protocol):
         """How many workers that use the device there may be at once, at least 1, as far as is known now."""
         ...
 
-    def device_here(self) -> str | None:
-        """`engine.device` as workers that use the device see it ("cpu" where GPUs are hidden); None: other machines."""
-        ...
-
     def cpus_for_each(self, students: int) -> float:
         """CPUs that each of so many students finds on its machine, when as many of them are at work as fit."""
+        ...
+
+    def take_usage(self) -> Usage:
+        """What the workers reserved, and what became of it, since the last call; between two jobs too."""
         ...
 
     def close(self) -> None:

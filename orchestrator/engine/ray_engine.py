@@ -18,48 +18,44 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Self
 
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import EngineError
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
-from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.job_actor import JobActor, Place, terminate
-from cellsemi.orchestrator.engine.protocol import Job, OnDone, Outcome, Tick
-from cellsemi.orchestrator.engine.ray_start import Probe, RaySession, alive_nodes
-from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way, resources_per_worker, with_noun
-from cellsemi.orchestrator.engine.scheduler import (
-    Kill,
-    Scheduler,
-    SchedulerCommand,
-    SchedulingRules,
-    Send,
-    Spawn,
-    map_rules,
-    task_rules,
+from cellsemi.orchestrator.engine.actors import TICK_S, Actors, Host, WorkerKind
+from cellsemi.orchestrator.engine.cluster_state import (
+    cluster_resources,
+    no_place_message,
+    nodes_that_fit,
+    workers_that_fit,
 )
+from cellsemi.orchestrator.engine.gpus_seen import had_gpus, note_gpus
+from cellsemi.orchestrator.engine.node_check import NodeCheck, versions_here
+from cellsemi.orchestrator.engine.protocol import Incident, Job, OnDone, OnIncident, Outcome, Tick, unreported
+from cellsemi.orchestrator.engine.ray_start import RaySession, alive_nodes
+from cellsemi.orchestrator.engine.resources import WorkerResources, resources_per_worker, with_noun
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import SchedulingRules, map_rules, task_rules
+from cellsemi.orchestrator.engine.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.2
 RECOUNT_S = 5.0  # between two counts of what a cluster holds
-GIVE_WAY_S = 10.0  # without a place for this long, because of the work of others: all idle actors end
+PROGRESS_LOOKS = 10  # at the progress of a student within its deadline
+LOOK_MOST_S = 15.0  # between two such looks
+SAY_WAITING_S = 60.0  # without a place for this long: it is said
 PATIENCE_LOCAL_S = 120.0  # the Ray that we started has all its resources from the start
-PATIENCE_CLUSTER_S = 900.0  # an autoscaler may have to start a machine
+MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Host:
-    """A process that is set up, which stands between two jobs: what it reserves, and where it runs."""
+class _Callbacks:
+    """What the caller of `map` or `tasks` is told, and how."""
 
-    actor: Any
-    resources: WorkerResources
-    place: Place
+    on_done: OnDone
+    tick: Tick
+    on_incident: OnIncident
 
 
 class RayEngine:
@@ -71,24 +67,35 @@ class RayEngine:
         self._address = session.address
         self._version = session.version
         self._probe = session.probe
-        self._idle: list[_Host] = []
+        self._run_folder = session.run_folder
+        self._idle: list[Host] = []
+        self._meter = Meter()
+        self._banned = dict(session.banned)  # nodes, by the names of messages, and why
+        self._untold = [
+            Incident("banned", f"no worker is placed there: {why}", node) for node, why in self._banned.items()
+        ]
 
-    def map(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
-        """See Engine.map. `engine.workers` null: the most workers that have ever fitted on the cluster."""
+    def map(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
+        """See Engine.map. `engine.workers` null: as many as the work is worth, on an own Ray as many as fit."""
         with deferred():
             resources = self._resources(uses_device=job.uses_device)
-            return self._run(job, items, map_rules(self._config, job.name), resources, on_done=on_done, tick=tick)
+            rules = map_rules(self._config, job)
+            return self._run(job, self._scheduler(items, rules), resources, _Callbacks(on_done, tick, on_incident))
 
-    def tasks(self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick) -> Outcome:
+    def tasks(
+        self, job: Job, items: Sequence[int], on_done: OnDone, tick: Tick, on_incident: OnIncident = unreported
+    ) -> Outcome:
         """See Engine.tasks. An item that holds a GPU has a process of its own."""
         with deferred():
             resources = self._resources(uses_device=job.uses_device).times(self._config.workers_per_student)
-            rules = task_rules(self._config, job.name, fresh=resources.gpus > 0)
-            return self._run(job, items, rules, resources, on_done=on_done, tick=tick)
+            rules = task_rules(self._config, job, fresh=resources.gpus > 0)
+            return self._run(job, self._scheduler(items, rules), resources, _Callbacks(on_done, tick, on_incident))
 
     def describe(self) -> str:
         """One line, with a hint when GPUs would not be used."""
-        config, total = self._config, _cluster_resources()
+        config, total = self._config, cluster_resources()
         counts = [with_noun(total["CPU"], "CPU")] + ([with_noun(total["GPU"], "GPU")] if total["GPU"] else [])
         if self._address is None:
             line = f"local Ray {self._version}, {', '.join(counts)}"
@@ -97,6 +104,8 @@ class RayEngine:
             line = f"Ray {self._version} cluster at {self._address}: {', '.join(counts)}"
         if total["GPU"] and not resources_per_worker(config, True, total["GPU"]).gpus:
             line += "; no GPU is reserved, since engine.gpus_per_worker is 0 or engine.device is cpu"
+        if not total["GPU"] and self._promised_gpus():
+            line += "; no GPU is alive, work that needs one waits for it"
         return line
 
     def workers(self) -> int:
@@ -104,17 +113,15 @@ class RayEngine:
         resources = self._resources(uses_device=True)
         return self._config.workers or max(1, workers_that_fit(resources))
 
-    def device_here(self) -> str | None:
-        """See Engine.device_here: a Ray that we started is on this machine alone."""
-        if self._address is not None:
-            return None
-        hidden = self._resources(uses_device=True).hide_gpus
-        return "cpu" if hidden else self._config.device
-
     def cpus_for_each(self, students: int) -> float:
         """See Engine.cpus_for_each: of the node that has the fewest for each."""
         resources = self._resources(uses_device=True).times(self._config.workers_per_student)
         return min((resources.cpus_for_each(node.resources, students) for node in alive_nodes()), default=0.0)
+
+    def take_usage(self) -> Usage:
+        """See Engine.take_usage."""
+        gpus = None if self._session is None else cluster_resources()["GPU"]
+        return self._meter.take(time.monotonic(), gpus)
 
     def close(self) -> None:
         """See Engine.close."""
@@ -131,25 +138,30 @@ class RayEngine:
         self.close()
 
     def _resources(self, *, uses_device: bool) -> WorkerResources:
-        """What a worker reserves on the cluster of now."""
-        return resources_per_worker(self._config, uses_device, _cluster_resources()["GPU"])
+        """What a worker reserves on the cluster of now, or on the one that the run waits for."""
+        gpus = cluster_resources()["GPU"]
+        found = resources_per_worker(self._config, uses_device, gpus or float(self._promised_gpus()))
+        if gpus and found.gpus:
+            note_gpus(self._run_folder)
+        return found
 
-    def _run(
-        self,
-        job: Job,
-        items: Sequence[int],
-        rules: SchedulingRules,
-        resources: WorkerResources,
-        *,
-        on_done: OnDone,
-        tick: Tick,
-    ) -> Outcome:
-        scheduler = Scheduler(items, rules, time.monotonic())
+    def _promised_gpus(self) -> bool:
+        """Whether the run works on GPUs even where none is alive now: it has, or it is told to."""
+        asked = self._address is not None and self._config.device.startswith("cuda")
+        return self._config.device != "cpu" and (asked or had_gpus(self._run_folder))
+
+    def _scheduler(self, items: Sequence[int], rules: SchedulingRules) -> Scheduler:
+        return Scheduler(items, rules, time.monotonic(), banned=self._banned)
+
+    def _run(self, job: Job, scheduler: Scheduler, resources: WorkerResources, call: _Callbacks) -> Outcome:
         self._check_worker_fits(resources)
-        patience_s = PATIENCE_LOCAL_S if self._address is None else PATIENCE_CLUSTER_S
+        shared = self._address is not None
+        check = NodeCheck(self._probe, versions_here() if shared else {}, cuda=resources.gpus > 0)
         idle, self._idle = self._idle, []
-        actors = _Actors(job, scheduler, resources, self._probe, on_done, idle=idle)
-        counted_s = ticked_s = -float("inf")
+        actors = Actors(job, scheduler, WorkerKind(resources, check, shared), call.on_done, idle=idle)
+        every_s = min(LOOK_MOST_S, (scheduler.rules.deadline_s or LOOK_MOST_S) / PROGRESS_LOOKS)
+        counted_s = ticked_s = looked_s = -float("inf")
+        self._meter.begin(scheduler, resources.gpus)
         try:
             while not scheduler.over:
                 stop_if_wanted()
@@ -157,227 +169,66 @@ class RayEngine:
                 recount = now_s - counted_s >= RECOUNT_S
                 if recount:
                     counted_s = now_s
-                    scheduler.wanted = max(scheduler.wanted, self._config.workers or workers_that_fit(resources))
-                if scheduler.waited_s(now_s) > patience_s:
-                    raise EngineError(_no_place_message(job.name, resources, scheduler.pending, patience_s))
+                    self._recount(scheduler, resources)
+                    self._wait_for_place(job, scheduler, resources, now_s)
+                if now_s - looked_s >= every_s:
+                    looked_s = now_s
+                    actors.look_at_progress(now_s)
                 actors.step(now_s)
+                self._meter.sample(actors.held, time.monotonic())
+                self._report(job.name, scheduler, call)
                 if recount:
                     actors.make_room(now_s)
+                    actors.look_for_places(now_s)
                 if time.monotonic() - ticked_s >= TICK_S:
-                    tick()
+                    call.tick()
                     ticked_s = time.monotonic()
             self._idle = actors.hand_over()
+            self._banned |= scheduler.banned_for_the_run  # not where no node was left: then the work is to blame
         except Terminated:
-            actors.let_save(self._config.grace_s, here=self._address is None)
+            actors.let_save(self._config.grace_s)
             raise
         finally:
+            self._report(job.name, scheduler, call)
+            self._meter.end(time.monotonic())
+            self._meter.sample([host.held for host in self._idle], time.monotonic())
             actors.dismiss()
         return scheduler.outcome
+
+    def _recount(self, scheduler: Scheduler, resources: WorkerResources) -> None:
+        """Tell the scheduler what the cluster holds now, and how many workers there may be."""
+        nodes = nodes_that_fit(resources)
+        scheduler.nodes = set(nodes)
+        fit = sum(resources.workers_on(node.resources) for name, node in nodes.items() if name not in scheduler.banned)
+        most = self._config.workers or MOST_WORKERS
+        scheduler.wanted = min(most, fit if self._address is None else max(fit, scheduler.worth))
+
+    def _wait_for_place(self, job: Job, scheduler: Scheduler, resources: WorkerResources, now_s: float) -> None:
+        """Say what the work waits for; EngineError when it has waited for too long."""
+        waited_s = scheduler.waited_s(now_s)
+        if resources.gpus and not cluster_resources()["GPU"] and not scheduler.over:
+            why = f"{job.name}: no GPU is alive, and this run works on GPUs: it waits for one. On CPUs it goes on with "
+            scheduler.waiting(f"{why}--set engine.device=cpu", now_s)
+        elif waited_s > SAY_WAITING_S:
+            scheduler.waiting(no_place_message(job.name, resources, scheduler.pending, waited_s), now_s)
+        patience_s = PATIENCE_LOCAL_S if self._address is None else self._config.place_deadline_s
+        if waited_s > patience_s:
+            raise EngineError(no_place_message(job.name, resources, scheduler.pending, patience_s))
+
+    def _report(self, name: str, scheduler: Scheduler, call: _Callbacks) -> None:
+        told, self._untold = [*self._untold, *scheduler.take_incidents()], []
+        for incident in told:
+            log.warning("%s: %s", name, incident)
+            call.on_incident(incident)
 
     def _check_worker_fits(self, resources: WorkerResources) -> None:
         """EngineError when a worker is larger than our own Ray, which does not grow."""
         if self._address is None and workers_that_fit(resources) == 0:
-            total = _cluster_resources()
+            total = cluster_resources()
+            remedy = "lower engine.cpus_per_worker or engine.gpus_per_worker"
+            if resources.gpus and not total["GPU"] and self._promised_gpus():
+                remedy = "this run has worked on GPUs: --set engine.device=cpu goes on without, --address on a cluster"
             raise EngineError(
                 f"a worker asks for {resources}, this machine has {with_noun(total['CPU'], 'CPU')} "
-                f"and {with_noun(total['GPU'], 'GPU')}; lower engine.cpus_per_worker or engine.gpus_per_worker"
+                f"and {with_noun(total['GPU'], 'GPU')}; {remedy}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call of an actor's method that has not been answered."""
-
-    worker: int
-    method: Literal["set_up", "start_job", "run"]
-    item: int = -1  # of a `run`
-
-
-class _Actors:
-    """The actors of one scheduler and the calls that have not been answered, oldest first.
-
-    `idle` hosts of earlier jobs that can do the work are used before new ones are asked for. The others stand by, and
-    end where they hold what the new ones need.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        scheduler: Scheduler,
-        resources: WorkerResources,
-        probe: Probe | None,
-        on_done: OnDone,
-        *,
-        idle: Sequence[_Host],
-    ) -> None:
-        self._job, self._scheduler, self._probe, self._on_done = job, scheduler, probe, on_done
-        self._resources = resources
-        # Our scheduler retries; retries by Ray would hide from it what happened.
-        self._actor = ray.remote(JobActor).options(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-        )
-        self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, _Call] = {}
-        self._hosts: dict[int, _Host] = {}  # of the workers that are set up
-        able = [host for host in idle if host.resources.serves(resources) and not scheduler.rules.fresh]
-        self._idle = sorted(able, key=lambda host: host.resources != resources)  # its own crew first
-        self._others = [host for host in idle if host not in able]
-        self._used: set[int] = set()  # workers on an actor of an earlier job
-
-    def step(self, now_s: float) -> None:
-        """Carry out the commands of the scheduler, wait a moment for answers, and report them to it."""
-        for command in self._scheduler.decide(now_s):
-            self._execute(command)
-        for call, answer in self._answered():
-            self._report(call, answer, time.monotonic())
-
-    def make_room(self, now_s: float) -> None:
-        """End hosts that stand by where workers wait for what they hold; all, when no worker gets a place for long."""
-        ending = self._others
-        if self._scheduler.waited_s(now_s) < GIVE_WAY_S:
-            nodes = {node.id: node.resources for node in alive_nodes()}
-            busy = [(host.place.node, host.resources) for host in (*self._hosts.values(), *self._idle)]
-            held = [(host.place.node, host.resources) for host in self._others]
-            places = in_the_way(nodes, busy, held, self._resources, self._scheduler.pending)
-            ending = [self._others[place] for place in places]
-        for host in ending:
-            ray.kill(host.actor, no_restart=True)
-        self._others = [host for host in self._others if host not in ending]
-
-    def hand_over(self) -> list[_Host]:
-        """The hosts that hold no item, also those that still start the job; from now on they belong to the caller."""
-        done = [worker for worker in self._hosts if self._scheduler.knows(worker)]
-        for worker in done:
-            del self._actors[worker]
-        kept = [*(self._hosts.pop(worker) for worker in done), *self._idle, *self._others]
-        self._idle, self._others = [], []
-        return kept
-
-    def let_save(self, seconds: float, *, here: bool) -> None:
-        """Tell workers to end, and wait at most so long until they have: a training writes a last checkpoint.
-
-        `here`: all of them are processes of this machine. Else each node is asked to tell its own.
-        """
-        working = [ref for ref, call in self._calls.items() if call.method == "run"]
-        for ref in working if seconds > 0 else ():
-            place = self._hosts[self._calls[ref].worker].place
-            if here:
-                terminate(place.pid)
-            else:
-                only_there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-                there = ray.remote(terminate).options(num_cpus=0, max_retries=0, scheduling_strategy=only_there)
-                there.remote(place.pid)
-        if working and seconds > 0:
-            ray.wait(working, num_returns=len(working), timeout=seconds)
-
-    def dismiss(self) -> None:
-        """Kill every actor that was not handed over: otherwise it would keep its CPUs and GPUs."""
-        for worker in list(self._actors):
-            self._kill(worker)
-        for host in (*self._idle, *self._others):
-            ray.kill(host.actor, no_restart=True)
-
-    def _execute(self, command: SchedulerCommand) -> None:
-        match command:
-            case Spawn(worker) if self._idle:
-                self._hosts[worker] = self._idle.pop(0)
-                self._actors[worker] = self._hosts[worker].actor
-                self._used.add(worker)
-                self._scheduler.placed(worker, time.monotonic())
-                self._call(_Call(worker, "start_job"), self._job)
-            case Spawn(worker):
-                self._actors[worker] = self._actor.remote()
-                self._call(_Call(worker, "set_up"), self._resources.hide_gpus, self._probe)
-            case Send(worker, item):
-                self._call(_Call(worker, "run", item), item)
-            case Kill(worker, why):
-                if why:
-                    log.warning("%s: worker %d is replaced: %s", self._job.name, worker, why)
-                self._kill(worker)
-
-    def _call(self, call: _Call, *arguments: Any) -> None:
-        self._calls[getattr(self._actors[call.worker], call.method).remote(*arguments)] = call
-
-    def _kill(self, worker: int) -> None:
-        ray.kill(self._actors.pop(worker), no_restart=True)
-        self._hosts.pop(worker, None)
-        for reference in [ref for ref, call in self._calls.items() if call.worker == worker]:
-            del self._calls[reference]
-
-    def _answered(self) -> list[tuple[_Call, Any]]:
-        """The calls answered since the last time, in the order in which they were made, each with its answer."""
-        references = list(self._calls)
-        if not references:
-            time.sleep(TICK_S)
-            return []
-        ray.wait(references, num_returns=1, timeout=TICK_S)  # until the first answer
-        ended = set(ray.wait(references, num_returns=len(references), timeout=0)[0])  # all answers
-        return [(self._calls.pop(ref), _answer(ref)) for ref in references if ref in ended]
-
-    def _report(self, call: _Call, answer: Any, now_s: float) -> None:
-        scheduler, worker = self._scheduler, call.worker
-        if not scheduler.knows(worker):  # an earlier answer of this step has ended it
-            return
-        if isinstance(answer, RayError):
-            taken = isinstance(answer, RayActorError) and answer.preempted
-            died_idle = call.method == "start_job" and worker in self._used
-            scheduler.lost(worker, _short_message(answer), now_s, charge=not (taken or died_idle))
-        elif isinstance(answer, Fault):
-            log.warning("%s: %s\n%s", self._job.name, answer.error, answer.trace)
-            if call.method == "run":
-                scheduler.faulted(worker, answer, now_s)
-            else:
-                scheduler.start_failed(worker, answer, now_s)
-        elif call.method == "set_up":
-            self._hosts[worker] = _Host(self._actors[worker], self._resources, answer)
-            scheduler.placed(worker, now_s)
-            self._call(_Call(worker, "start_job"), self._job)
-        elif call.method == "start_job":
-            scheduler.ready(worker, now_s)
-        else:
-            scheduler.finished(worker, answer, now_s)
-            self._on_done(call.item, answer)
-
-
-def _answer(reference: Any) -> Any:
-    """The result of a call, a Fault, or the RayError with which its worker was lost."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:  # the worker lives: it could not unpickle the job, or not pickle the record
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        return Fault("retry", in_one_line(cause), str(cause), str(error))
-    except RayError as error:
-        return error
-
-
-def _short_message(error: RayError) -> str:
-    """The type and the last line of Ray's long explanation, which stands in full in the log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-    return f"{type(error).__name__}: {lines[-1].split(' Some common causes include')[0]}"
-
-
-# --- resources --------------------------------------------------------------------------------------
-
-
-def workers_that_fit(resources: WorkerResources) -> int:
-    """How many workers fit on the nodes of now, whatever else runs on them."""
-    return sum(resources.workers_on(node.resources) for node in alive_nodes())
-
-
-def _cluster_resources() -> dict[str, float]:
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {name: float(found.get(name, 0.0)) for name in ("CPU", "GPU")}
-
-
-def _no_place_message(name: str, resources: WorkerResources, pending: int, patience_s: float) -> str:
-    total, free = _cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-    return (
-        f"{name}: no worker got a place within {patience_s:g} s. {with_noun(pending, 'worker')} waiting for "
-        f"{resources} each; the cluster has {with_noun(len(alive_nodes()), 'node')} with "
-        f"{with_noun(total['CPU'], 'CPU')} and {with_noun(total['GPU'], 'GPU')}, of which {free.get('CPU', 0.0):g} "
-        f"and {free.get('GPU', 0.0):g} are free. Add nodes, wait for other jobs, or lower "
-        "engine.cpus_per_worker or engine.gpus_per_worker; the same command goes on where it stopped"
-    )

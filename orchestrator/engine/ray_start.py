@@ -21,7 +21,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,17 @@ def sweep_leftover(run_folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RaySession:
-    """A connection to Ray. `address` and `probe` are None when we started Ray, `leftover` when we joined one."""
+    """A connection to Ray. `address` and `probe` are None when we started Ray, `leftover` when we joined one.
+
+    `banned` are the nodes, by name, that do not see the folder of the run, each with the problem.
+    """
 
     version: str
+    run_folder: Path
     address: str | None
     probe: Probe | None
     leftover: Leftover | None = None
+    banned: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Leave the cluster, or stop our own Ray; its worker processes end."""
@@ -111,6 +116,26 @@ class ClusterNode:
     resources: dict[str, float]
 
 
+def node_name(address: str, id: str) -> str:
+    """A node in messages: several may share an address, and nobody knows an id by heart."""
+    return f"{address}/{id[:8]}"
+
+
+def address_here() -> str:
+    """The address of this machine, as Ray knows it."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def session_folder() -> str:
+    """Where Ray keeps what it stores on this machine, "" where it does not say."""
+    from ray._private import worker  # nothing public says it
+
+    node = worker._global_node
+    return "" if node is None else str(node.get_session_dir_path())
+
+
 def start_ray(address: str | None, run_folder: Path) -> RaySession:
     """Start or join Ray; on a cluster, check that every node sees `run_folder`.
 
@@ -123,24 +148,33 @@ def start_ray(address: str | None, run_folder: Path) -> RaySession:
         sweep_leftover(run_folder)
         leftover = Leftover(_start_local(), run_folder / LEFTOVER_FILE)
         leftover.note()
-        return RaySession(_ray_version(), None, None, leftover)
-    _check_address(chosen, "the address" if address else "RAY_ADDRESS")
-    _apply_settings("cluster")
-    _join(chosen)
+        return RaySession(_ray_version(), run_folder, None, None, leftover)
+    join_cluster(chosen, "the address" if address else "RAY_ADDRESS")
     import ray
 
     with contextlib.ExitStack() as on_error:
         on_error.callback(ray.shutdown)
-        session = RaySession(_ray_version(), chosen, check_shared_folder(run_folder))
+        probe, banned = check_shared_folder(run_folder)
+        session = RaySession(_ray_version(), run_folder, chosen, probe, banned=banned)
         on_error.pop_all()
     return session
 
 
-def check_shared_folder(folder: Path) -> Probe:
+def join_cluster(address: str, origin: str = "the address") -> None:
+    """Join the cluster at `address` (host:port), which `origin` names in messages; the caller calls `ray.shutdown`.
+
+    EngineError with the remedy when nothing listens there, or the cluster refuses.
+    """
+    _check_address(address, origin)
+    _apply_settings("cluster")
+    _join(address)
+
+
+def check_shared_folder(folder: Path) -> tuple[Probe, dict[str, str]]:
     """Ask every node of the cluster to read a file of `folder` and to write beside it.
 
-    Returns the probe, whose file stays: nodes that join later are asked too. Raises EngineError naming
-    the node and the remedy.
+    Returns the probe, whose file stays since nodes that join later are asked too, and the problems by node. Raises
+    EngineError naming the nodes and the remedy when no node can work there.
     """
     import ray
     from ray.exceptions import GetTimeoutError, RayError
@@ -152,8 +186,8 @@ def check_shared_folder(folder: Path) -> Probe:
     answers = {}
     for node in alive_nodes():
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        answers[f"{node.address} ({node.id[:8]})"] = ask.options(scheduling_strategy=there).remote(probe)
-    problems = []
+        answers[node_name(node.address, node.id)] = ask.options(scheduling_strategy=there).remote(probe)
+    problems = {}
     for name, answer in answers.items():
         try:
             found = ray.get(answer, timeout=NODE_ANSWER_S)
@@ -162,11 +196,11 @@ def check_shared_folder(folder: Path) -> Probe:
         except RayError as error:
             found = in_one_line(error)
         if found:
-            problems.append(f"node {name}: {found}")
-    if problems:
+            problems[name] = f"{found}. {SHARED_HELP}"
+    if problems and len(problems) == len(answers):
         Path(probe.path).unlink(missing_ok=True)
-        raise EngineError(f"{'; '.join(problems)}. {SHARED_HELP}")
-    return probe
+        raise EngineError("; ".join(f"node {name}: {problem}" for name, problem in problems.items()))
+    return probe, problems
 
 
 def alive_nodes() -> list[ClusterNode]:

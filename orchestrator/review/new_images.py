@@ -14,9 +14,9 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.formats.base import Item
 from cellsemi.rounds.review.added import AddedImage, batches, read_batch, write_batch
 from cellsemi.rounds.store import shards

@@ -18,13 +18,12 @@ from cellsemi.configs.errors import CellsemiError, RunError
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import LOSS_FILE, MODEL_FILE, VALIDATION_FILE, read_usage
 from cellsemi.orchestrator.runs import report
-from cellsemi.orchestrator.runs.find_run import argument_of
 from cellsemi.orchestrator.runs.label_issues import judge
 from cellsemi.orchestrator.runs.page_provenance import provenance
 from cellsemi.orchestrator.runs.progress_on_disk import models_of, stages
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
-from cellsemi.rounds.evaluation.history import delivered_by, read_manifests, standing_round, standings
+from cellsemi.rounds.evaluation.history import RoundManifest, delivered_by, read_manifests, standing_round, standings
 from cellsemi.rounds.page import galleries, sections
 from cellsemi.rounds.page.blocks import Block, Page, Section, Text
 from cellsemi.rounds.page.cells import agreement, sizes
@@ -94,7 +93,7 @@ def collect(config: Config, paths: RunPaths) -> Page:
     rounds = paths.finished_rounds()
     if not rounds:
         raise RunError(f"{paths.root}: no round is finished yet; `cellsemi status {paths.name}` says how far it is")
-    run = _Run(config, paths)
+    run = _Run(config, paths, read_manifests(paths))
     parts: dict[tuple[str, str], Callable[[], Iterable[Block]]] = {
         ("use", "What to use"): run.use,
         ("leaderboard", "Leaderboard"): run.leaderboard,
@@ -137,6 +136,7 @@ class _Run:
 
     config: Config
     paths: RunPaths
+    manifests: Mapping[int, RoundManifest]
     _kept: dict[str, Lookup] = field(default_factory=dict)
 
     @cached_property
@@ -156,16 +156,18 @@ class _Run:
     # --- sections -------------------------------------------------------------------------------------
 
     def use(self) -> Iterator[Block]:
-        run = shlex.quote(argument_of(self.paths))
+        run = shlex.quote(self.paths.name)
         commands = [
             (f"cellsemi predict IMAGES --run {run} --out DIR", "the cells of other images"),
             (f"cellsemi model export {run} --out DIR", "the model as a folder, with its card"),
-            (f"cellsemi data export {run} --out DIR --format coco --pseudo", "the pseudo-labels"),
         ]
+        if self.taught and len(self.folds) == 1:
+            export = f"cellsemi data export {run} --pseudo --format coco --out pseudo.json"
+            commands.append((export, "the pseudo-labels of the last round"))
         return sections.use(self.facts[-1], commands)
 
     def leaderboard(self) -> Iterator[Block]:
-        rows, _ = standings(read_manifests(self.paths), self.paths.name)
+        rows, _ = standings(self.manifests, self.paths.name)
         return sections.leaderboard(rows)
 
     def scores(self) -> Iterator[Block]:
@@ -218,7 +220,7 @@ class _Run:
         return sections.agreement_and_drift(found, drift, self.config.rounds.drift_alarms)
 
     def images(self) -> Iterator[Block]:
-        round, model = delivered_by(read_manifests(self.paths)) or (standing_round(self.paths), ENSEMBLE)
+        round, model = delivered_by(self.manifests) or (standing_round(self.paths), ENSEMBLE)
         evaluation = find(read_evaluations(self.paths.evaluation(round), self.config.data.classes), model, "val")
         pairs = pairs_of(self.paths, evaluated_sets(self.config, round, model, "val"))
         predicted, images = (Lookup(folders) for folders in zip(*pairs, strict=True))
@@ -265,12 +267,13 @@ class _Run:
             by_round.setdefault(stage.round, Counter())[kind] += stage.seconds  # type: ignore[assignment]
             done = "" if stage.done is None else f"{stage.done:,} {stage.unit}"
             rows.append([stage.name, str(stage.round), done, duration(stage.seconds)])
-        return sections.time_spent(by_round, rows)
+        used = {each.round: each.used for each in self.facts if each.used is not None}
+        return sections.time_spent(by_round, rows, used)
 
     def label_issues(self) -> Iterator[Block]:
         found = judge(self.paths, "val")
         images = Lookup([folder for _, folder in found.judges.folders])
-        command = f"cellsemi data label-issues {shlex.quote(argument_of(self.paths))} --split val"
+        command = f"cellsemi data label-issues {shlex.quote(self.paths.name)} --split val"
         return galleries.label_issues(found.findings, found.judges.by, images, command)
 
     # --- parts ----------------------------------------------------------------------------------------

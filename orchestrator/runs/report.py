@@ -6,26 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import MODEL_FILE, read_model_file
+from cellsemi.orchestrator.runs.activity import Activity
 from cellsemi.orchestrator.runs.progress_on_disk import Stage, models_of, quarantined, stages
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.duration import duration
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.history import RoundManifest, standings
 from cellsemi.rounds.evaluation.seen import seen_by_starts
-from cellsemi.rounds.pseudo_labels.filter import count_reasons
+from cellsemi.rounds.pseudo_labels.filter import named
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.report import round_report
 from cellsemi.rounds.report.reliability_diagram import picture
-from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet
+from cellsemi.rounds.report.round_report import Facts, Scored, TrainingSet, Used
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
-from cellsemi.rounds.store.prediction_pairs import cells_of
+from cellsemi.rounds.store.prediction_pairs import cell_columns
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths
 from cellsemi.rounds.store.steps import read_steps
 from cellsemi.rounds.store.unaltered import MANIFEST
@@ -77,6 +76,7 @@ def collect(config: Config, paths: RunPaths, round: int) -> Facts:
         times=list(_times(paths, round)),
         places=list(_places(paths, round, folds)),
         starts=list(_starts(paths, round)),
+        used=_used(paths, round),
     )
 
 
@@ -99,9 +99,11 @@ def _pseudo(config: Config, paths: RunPaths, round: int) -> dict[str, Counter[st
     """Cells by class, then by state and reason, of the pseudo-labels of all folds."""
     classes = config.data.classes
     found: dict[str, Counter[str]] = {name: Counter() for name in classes}
-    for cells in cells_of(*(paths.pseudo(round, fold.suffix) for fold in folds_of(config))):
-        for class_id in np.unique(cells.class_id).tolist():
-            found[classes[class_id]] += count_reasons(cells.select(cells.class_id == class_id))
+    folders = [paths.pseudo(round, fold.suffix) for fold in folds_of(config)]
+    names = ["class_id", "state", "reason"]
+    for _, cells in cell_columns(folders, names):
+        for row in cells.group_by(names).aggregate([([], "count_all")]).to_pylist():
+            found[classes[row["class_id"]]][named(row["state"], row["reason"])] += row["count_all"]
     return found
 
 
@@ -158,7 +160,22 @@ def _warnings(folder: Path, who: str) -> Iterator[str]:
         yield f"{who}, {times} times: {sentence}"
 
 
-# --- time and places ----------------------------------------------------------------------------------
+# --- workers, time and places ----------------------------------------------------------------------------------
+
+
+def _used(paths: RunPaths, round: int) -> Used | None:
+    """What the workers of a round did; None where nothing was measured."""
+    activity = Activity(paths.events)
+    activity.follow()
+    uses = [use for use in activity.use if use.round == round]
+    by_gpu = any(use.gpus.reserved for use in uses)
+    rows = [
+        (use.stage, (each.reserved, each.computing, each.starting, each.idle, each.lost))
+        for use in uses
+        if (each := use.gpus if by_gpu else use.workers).reserved
+    ]
+    counts: dict[str, int] = {kind: count for (of, kind), count in sorted(activity.incidents.items()) if of == round}
+    return Used("GPU" if by_gpu else "Worker", rows, counts) if rows else None
 
 
 def _times(paths: RunPaths, round: int) -> Iterator[tuple[str, str, str]]:

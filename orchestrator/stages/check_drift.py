@@ -7,12 +7,12 @@ from typing import Any
 
 from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.rounds.calibration.calibration import Calibration
-from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile
+from cellsemi.rounds.pseudo_labels.drift import COLUMNS, Profile, alarms, calibration_alarms, profile
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_manifest
-from cellsemi.rounds.store.prediction_pairs import cells_of
+from cellsemi.rounds.store.prediction_pairs import cell_columns
 from cellsemi.rounds.store.steps import Step
 
 
@@ -50,7 +50,7 @@ def _pseudo(context: Context, round: int) -> list[Path]:
 
 
 def _compared(context: Context, round: int) -> dict[str, Any]:
-    human = profile(cells_of(*_human(context)), context.config.data.classes)
+    human = profile(cell_columns(_human(context), COLUMNS), context.config.data.classes)
     now = _filtered(context, round)
     before = _filtered(context, round - 1) if round > 1 else None
     found = alarms(now, human, "the human labels")
@@ -66,4 +66,4 @@ def _compared(context: Context, round: int) -> dict[str, Any]:
 def _filtered(context: Context, round: int) -> Profile:
     paths, classes = context.paths, context.config.data.classes
     calibration = Calibration.from_json(FilterFile.read(paths.filter(round)).calibration, classes)
-    return profile(cells_of(*_pseudo(context, round)), classes, calibration)
+    return profile(cell_columns(_pseudo(context, round), COLUMNS), classes, calibration)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.training.device import pick_device
@@ -17,7 +15,7 @@ from cellsemi.rounds.store.run import AgreedPrecision, read_precision, write_pre
 
 @dataclass(frozen=True, slots=True)
 class PrecisionJob:
-    """Asks a worker of a cluster what its hardware can do; the driver's may be of another kind."""
+    """Asks a worker what its hardware can do: the driver's may be of another kind, and does without torch."""
 
     device: str
     name: str = "choose the precision"
@@ -35,15 +33,14 @@ class PrecisionJob:
 def agree_on_precision(context: Context) -> None:
     """Choose the precision of the run's fits unless run.yaml holds it, or every model states its own; say which it is.
 
-    EngineError when a worker of a cluster cannot be asked.
+    EngineError when a worker cannot be asked.
     """
     trained = [model for model in context.config.models if model.trains]
     if all(context.config.training_of(model).precision != "auto" for model in trained):
         return
     agreed = read_precision(context.paths)
     if agreed is None:
-        here = context.engine.device_here()
-        agreed = _ask(context) if here is None else _choose(here)
+        agreed = _ask(context)
         write_precision(context.paths, agreed)
     context.watcher.note(f"training computes in {agreed.training} (training.precision: auto; {agreed.because})")
 
@@ -57,13 +54,15 @@ def agreed_training(context: Context, model: ModelConfig) -> TrainingConfig:
 
 def _ask(context: Context) -> AgreedPrecision:
     job = PrecisionJob(context.config.engine.device)
-    outcome = context.engine.map(job, [0], lambda *_: None, lambda: None)
+    outcome = context.engine.map(job, [0], lambda *_: None, lambda: None, context.watcher.incident)
     if outcome.failed:
         raise failed(job.name, outcome.failed)
     return AgreedPrecision.model_validate(outcome.done[0])
 
 
 def _choose(name: str) -> AgreedPrecision:
+    import torch
+
     device = pick_device(name)
     native = native_bfloat16(device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"

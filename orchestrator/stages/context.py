@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from cellsemi.configs.errors import EngineError
+from cellsemi.configs.errors import CellsemiError, DataError, EngineError
 from cellsemi.configs.schema import Config
 from cellsemi.configs.settings_read import read_settings
 from cellsemi.orchestrator.engine.protocol import Engine, Failure
@@ -95,11 +95,17 @@ def do_all(
     return todo
 
 
-def failed(title: str, failures: Sequence[Failure]) -> EngineError:
-    """The error of a stage whose work failed on every attempt."""
+def failed(title: str, failures: Sequence[Failure], remedy: str = "") -> EngineError:
+    """The error of a stage whose work failed on every attempt; `remedy` is a line."""
     shown = "\n  ".join(f"item {f.item}, {f.attempts} attempts: {f.error}" for f in failures[:5])
     more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
     return EngineError(
-        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n"
+        f"{title}: {len(failures)} could not be done\n  {shown}{more}\n{remedy}"
         "What was done is kept; the same command tries the rest again"
     )
+
+
+def failed_on_data(title: str, failures: Sequence[Failure]) -> CellsemiError:
+    """The same where data that cannot be used is the cause: then it is an error of the data, as where it was found."""
+    kind, _, said = failures[0].error.partition(": ")
+    return DataError(said) if kind == DataError.__name__ else failed(title, failures)

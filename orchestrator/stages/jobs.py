@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,17 @@ from cellsemi.configs.errors import ModelError
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
+from cellsemi.models.inference import less_memory
 from cellsemi.models.inference.pipeline import Source, predict_stream
 from cellsemi.models.inference.scale_search import ScaleSearch
-from cellsemi.models.model_files import write_progress
+from cellsemi.models.model_files import progress_mark, write_progress
 from cellsemi.models.ranks import fit_on_ranks
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.models.training.device import pick_device
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.find_steps import Search, fit_until_it_stops
 from cellsemi.orchestrator.engine.protocol import Record, Worker
+from cellsemi.rounds import pulse
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.background import sure_background
@@ -37,6 +39,7 @@ from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import Commit, read_commit, shard_fingerprint, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
 
+BEAT_S = 5.0  # between two signs of progress that are no steps
 DECODED_MB = 256  # of images that a worker keeps decoded for the next model of a pass
 
 
@@ -150,7 +153,9 @@ class _Predictor:
         if self._decoded is not None:
             self._decoded.of_shard(job.stage.source, item)
         sources = (self._source(row, record) for row, record in enumerate(job.stage.records(item)))
-        for found in predict_stream(self._predictor, sources, job.scale, self._threads):
+        for found in predict_stream(
+            self._predictor, sources, job.scale, 0 if less_memory.halvings() else self._threads
+        ):
             record, cells = found.item, found.cells
             if job.leave_out_broken and found.broken:
                 out.append(record.with_(instances=None))
@@ -159,6 +164,8 @@ class _Predictor:
                 cells = cells.with_(class_id=job.stated_classes.index(record.cell_type))
             out.append(record.with_(instances=cells.with_(round=job.round)))
         warnings = dict(self._predictor.warnings)
+        if less := less_memory.words():
+            warnings[less] = len(out)
         self._predictor.warnings.clear()
         scales: Counter[str] = Counter()
         inverted: Counter[str] = Counter()
@@ -260,6 +267,29 @@ def _made(task: FitTask, progress: Progress) -> FitResult:
     return found.take(task)
 
 
+class _ShownProgress:
+    """Writes how far a fit is; between its steps, as on validation images, it writes now and then that it gets on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: tuple[int, int] | None = None
+        self._written_s = 0.0
+
+    def __call__(self, step: int, steps: int) -> None:
+        self._last = (step, steps)
+        self._write()
+
+    def beat(self) -> None:
+        """The fit gets on; nothing is written before its first step."""
+        if self._last is not None and time.monotonic() - self._written_s >= BEAT_S:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._last is not None
+        write_progress(self._folder, *self._last)
+        self._written_s = time.monotonic()
+
+
 @dataclass(frozen=True, slots=True)
 class FitJob:
     """Train students: item i is task i.
@@ -278,23 +308,26 @@ class FitJob:
         """Nothing to load: a student starts from scratch, or from its own checkpoint."""
         return self
 
+    def progress(self, item: int) -> object | None:
+        """What the student has written of its progress, on the storage of the run."""
+        return progress_mark(Path(self.tasks[item].out_dir))
+
     def run(self, item: int) -> Record:
         """Train one student to its end."""
         task, choice, search = self.tasks[item], self.choices[item], self.searches[item]
         folder = Path(task.out_dir)
         started = time.monotonic()
-
-        def progress(step: int, steps: int) -> None:
-            write_progress(folder, step, steps)
-
-        found = None
-        if search is None:
-            result = _made(task, progress)
-        else:
-            result, found = fit_until_it_stops(
-                partial(fit_on_ranks, family(task.model.kind).fit), task, search, progress
-            )
-        record: Record = {**asdict(result), "found_steps": found}
-        if choice is not None:
-            record |= asdict(choose(choice, folder))
+        if less_memory.halvings():  # the processes beside it hold images; without them it learns from the same bits
+            task = replace(task, input_processes=0)
+        found, progress = None, _ShownProgress(folder)
+        with pulse.heard_by(progress.beat):
+            if search is None:
+                result = _made(task, progress)
+            else:
+                result, found = fit_until_it_stops(
+                    partial(fit_on_ranks, family(task.model.kind).fit), task, search, progress
+                )
+            record: Record = {**asdict(result), "found_steps": found}
+            if choice is not None:
+                record |= asdict(choose(choice, folder))
         return {**record, "seconds": round(time.monotonic() - started, 2)}

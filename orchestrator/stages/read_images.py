@@ -15,10 +15,12 @@ from cellsemi.configs.schema import Config
 from cellsemi.models.own_family import copy_module, own_family
 from cellsemi.models.registry import family
 from cellsemi.models.start_weights import Given, find_given, refuse_other_kind, refuse_other_model
-from cellsemi.orchestrator.stages.context import Context, Finish, do_all
+from cellsemi.orchestrator.engine.protocol import OnDone
+from cellsemi.orchestrator.stages.context import Context, Finish, do_all, failed_on_data
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
+from cellsemi.rounds.datasets.read_shards import ReadJob
 from cellsemi.rounds.evaluation.enough_images import who_decides
 from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
 from cellsemi.rounds.store import files
@@ -224,8 +226,16 @@ def _read(context: Context, step: Step) -> IngestReport:
             watcher.finish(time.monotonic() - begun[split])
 
     needed = NEEDED if context.config.students_of(0) else WITHOUT_TRAINING
-    report = ingest(context.config, paths.data, context.config_hash, on_image, needed, _shard_workers(context))
+
+    def run(job: ReadJob, items: Sequence[int], on_done: OnDone) -> None:
+        outcome = context.engine.map(job, items, on_done, lambda: None, context.watcher.incident)
+        if outcome.failed:
+            raise failed_on_data(step.name, outcome.failed)
+
     fingerprint = context.ledger.fingerprint(step)
+    report = ingest(
+        context.config, paths.data, context.config_hash, on_image, needed, _shard_workers(context), run, fingerprint
+    )
     for split in SPLITS:
         write_manifest(paths.split(split), fingerprint, 0.0, report.shards[split])
     counts = asdict(report)

@@ -17,7 +17,7 @@ from cellsemi.models.validation.choose_probabilities import OnValidation
 from cellsemi.models.validation.find_steps import Search
 from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.engine.resources import idle_cpus
-from cellsemi.orchestrator.stages.build_training_set import human_labels
+from cellsemi.orchestrator.stages.build_training_set import human_training_set
 from cellsemi.orchestrator.stages.choose_precision import agreed_training
 from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
 from cellsemi.orchestrator.stages.jobs import FitJob
@@ -26,12 +26,16 @@ from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.kept_weights import read_kept
-from cellsemi.rounds.store.manifest import FitRecord, read_fit, read_manifest
+from cellsemi.rounds.store.manifest import NO_SHARDS, FitRecord, read_fit, read_manifest, training_shards
 from cellsemi.rounds.store.run import control_name, is_control
 from cellsemi.rounds.store.shards import shard_paths
 from cellsemi.rounds.store.steps import Step
 from cellsemi.rounds.store.unaltered import MANIFEST
 
+MEMORY_HELP = (
+    "engine.workers_per_student: 2 takes half of the memory of each GPU for the same result, a smaller "
+    "training.crop_px takes less for another\n"
+)
 LATER = 0.5  # of the steps that round 0 found to be enough: those of a student that starts from its teacher
 
 
@@ -126,13 +130,13 @@ def controls_of(context: Context, round: int, steps: int, seeds: int) -> list[Fi
     Human labels that were added since the start are among them. Without human training images there is none.
     """
     folds = folds_of(context.config)
-    if not read_manifest(human_labels(context, round, folds[0])).rows:
+    if not read_manifest(human_training_set(context, round, folds[0])).rows:
         if round == 1:
             context.watcher.note(f"round {round}: no control can be trained: there are no human training images")
         return []
     model = context.config.students_of(round)[0]
     return [
-        Fit(control_name(seed), model, fold, human_labels(context, round, fold), 0, seed, steps)
+        Fit(control_name(seed), model, fold, human_training_set(context, round, fold), 0, seed, steps)
         for seed in range(seeds)
         for fold in folds
     ]
@@ -235,7 +239,7 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             context.watcher.note(f"{ordered[item][1].member} {start}")
         tick()
 
-    outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick)
+    outcome = context.engine.tasks(job, range(len(tasks)), on_done, tick, context.watcher.incident)
     others = [f for f in outcome.failed if not _diverged(f)]
     for failure in outcome.failed:
         if _diverged(failure):
@@ -243,7 +247,7 @@ def _train(context: Context, title: str, todo: Sequence[tuple[Step, Fit]], finis
             record = FitRecord(fingerprint=context.ledger.fingerprint(step), seconds=0.0, diverged=failure.error)
             _finish(context, step, record, finish)
     if others:
-        raise failed(title, others)
+        raise failed(title, others, MEMORY_HELP if any("OutOfMemory" in f.error for f in others) else "")
     if len(outcome.done) + len(outcome.failed) != len(tasks):
         raise EngineError(f"{title}: the engine returned {len(outcome.done)} of {len(tasks)} models")
 
@@ -263,13 +267,17 @@ def _finish(context: Context, step: Step, record: FitRecord, finish: Finish) -> 
 
 def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     config, kept = context.config, read_kept(context.paths).get(item.model.name)
+    learnt = training_shards(item.learns_from, context.paths.root) if item.model.trains else NO_SHARDS
     return FitTask(
         model=item.model,
         training=agreed_training(context, item.model),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,
-        shards=tuple(map(str, shard_paths(item.learns_from) if item.model.trains else ())),
+        shards=tuple(map(str, learnt.labels)),
+        images=tuple(map(str, learnt.images)),
+        rows=learnt.rows,
+        hashes=learnt.hashes,
         out_dir=str(folder),
         seed=derive_seed(config.run.seed, item.seed_round, item.model.seed_offset, *_part(item.fold)),
         steps=_most_steps(context, item),

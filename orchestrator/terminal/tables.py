@@ -1,4 +1,4 @@
-"""Prints tables on a terminal: the leaderboard, the status of a run, the doctor's report, the flow check.
+"""Prints tables on a terminal: the leaderboard, the doctor's report, the flow check.
 
 A narrow terminal gets fewer columns of the leaderboard, and a line that names the others and where they are.
 """
@@ -14,14 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellsemi.rounds.duration import duration
-
 if TYPE_CHECKING:  # each command imports only what it shows
     from cellsemi.orchestrator.doctor import Package, Report
-    from cellsemi.orchestrator.events import Event
     from cellsemi.orchestrator.flow_check import FlowResult
-    from cellsemi.orchestrator.runs.progress_on_disk import Stage
-    from cellsemi.orchestrator.runs.status import Drift, Status
     from cellsemi.rounds.evaluation.leaderboard import Row
     from cellsemi.rounds.store.run import RunPaths
 
@@ -152,71 +147,6 @@ def _without_brackets(text: str) -> str:
 def short(cell: str) -> str:
     """`0.431 (0.390..0.470)` as `.431 (.390, .470)`: there are many figures and few columns."""
     return LEADING_ZERO.sub(".", cell.replace("..", ", "))
-
-
-# --- status -------------------------------------------------------------------------------------------
-
-
-def print_status(status: Status, console: Console | None = None) -> None:
-    """How far a run is: its stages by round, its teachers, what was quarantined, what happened last."""
-    console = console or Console(highlight=False)
-    working = f"a driver is working on it ({status.driver})" if status.working else "no driver is working on it"
-    console.print(f"[bold]{escape(status.run)}[/bold]  {escape(status.folder)}\n{escape(working)}", soft_wrap=True)
-    rows = table("round", "stage", "state", "done", "time")
-    rows.columns[3].justify = rows.columns[4].justify = "right"
-    for round in sorted({stage.round for stage in status.stages}):
-        stages = [stage for stage in status.stages if stage.round == round]
-        if round in status.finished_rounds:
-            rows.add_row(*_finished_cells(round, stages))
-        else:
-            for stage in stages:
-                rows.add_row(*_stage_cells(stage))
-    if status.stages:
-        console.print(rows)
-    for decision in status.decisions:
-        console.print(escape(decision), soft_wrap=True)
-    if status.teachers:
-        console.print(f"teachers of the next round: {escape(status.teachers)}")
-    if status.drift is not None:
-        _print_drift(status.drift, console)
-    if status.quarantined is not None:
-        console.print(f"quarantined images: {status.quarantined}")
-    if status.last_event is not None:
-        console.print(f"last event: {escape(_event_words(status.last_event))}", soft_wrap=True)
-
-
-def _print_drift(drift: Drift, console: Console) -> None:
-    for alarm in drift.alarms:
-        console.print(f"[yellow]drift in round {drift.round}:[/yellow] {escape(alarm)}", soft_wrap=True)
-    if not drift.alarms:
-        console.print(f"no drift alarm in round {drift.round}")
-
-
-def _event_words(event: Event) -> str:
-    when = event.time[:19].replace("T", " ") + " UTC"
-    if event.message:
-        return f"{when}  {event.message}"
-    what = {
-        "stage": "began",
-        "advance": f"{event.done} of {event.total} {event.unit}",
-        "finish": "finished",
-        "skipped": "was done before",
-    }[event.event]
-    return f"{when}  round {event.round}, {event.stage}: {what}"
-
-
-def _finished_cells(round: int, stages: Sequence[Stage]) -> tuple[str, ...]:
-    """A finished round in one line: its stages are all done."""
-    seconds = sum(stage.seconds or 0.0 for stage in stages)
-    return str(round), "all", "[green]done[/green]", f"{len(stages)} stages", duration(seconds)
-
-
-def _stage_cells(stage: Stage) -> tuple[str, ...]:
-    state = "[green]done[/green]" if stage.state == "done" else "[yellow]begun[/yellow]"
-    of = "" if stage.total is None or stage.total == stage.done else f" of {stage.total}"
-    done = "" if stage.done is None else f"{stage.done}{of} {stage.unit}"
-    seconds = "" if stage.seconds is None else duration(stage.seconds)
-    return str(stage.round), escape(stage.name), state, done, seconds
 
 
 # --- doctor and flows ---------------------------------------------------------------------------------

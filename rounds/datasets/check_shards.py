@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cellsemi.configs.errors import DataError, ImageError, RunError, UsageError
 from cellsemi.rounds.cells.instances import STATES
 from cellsemi.rounds.cells.rle import decode_counts
-from cellsemi.rounds.datasets.splits import duplicates, leak_check
+from cellsemi.rounds.datasets.splits import duplicates, leak_check, placed_table
 from cellsemi.rounds.formats.shards import IMPORT_FILE, read_import
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import MAX_PIXELS, decode_image, pixel_sha256
@@ -97,7 +97,7 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
         checked.problems += [Problem(*_split(root, line)) for line in altered(RunPaths(root))]
         for folder in sorted(path.parent for path in RunPaths(root).added.glob(f"*/{MANIFEST}")):
             checked.problems += [Problem(*_split(root, line)) for line in altered_shards(folder)]
-    repeated = sum(duplicates(kept).values())
+    repeated = sum(duplicates(placed_table(kept)).values())
     checked.counts = {**counts, **({"images that repeat the pixels of another": repeated} if repeated else {})}
     return checked
 
@@ -285,6 +285,6 @@ def _between(kept: Sequence[ImageRecord]) -> Iterator[Problem]:
             yield Problem("all shards", f"the id {record.image_id!r} stands {both}")
         places.setdefault(record.image_id, record.split)
     try:
-        leak_check(record for record in kept if record.split in SPLITS)
+        leak_check(placed_table(record for record in kept if record.split in SPLITS))
     except DataError as error:
         yield Problem("all shards", str(error))

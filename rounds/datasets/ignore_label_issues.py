@@ -8,9 +8,11 @@ changed, each change is counted, and a row that does not fit what is drawn now s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +69,26 @@ class LabelIssueTable:
         self._rows: dict[str, list[LabelIssueRow]] = {}
         for row in rows:
             self._rows.setdefault(row.image_id, []).append(row)
+
+    def part(self, image_ids: Iterable[str]) -> LabelIssueTable:
+        """The rows of some images, with counts of their own."""
+        found = copy(self)
+        found.counts = LabelIssueCounts(self.counts.file, self.counts.sha256, 0)
+        found._rows = {image_id: self._rows[image_id] for image_id in image_ids if image_id in self._rows}
+        found.counts.rows = sum(map(len, found._rows.values()))
+        return found
+
+    def add(self, part: Mapping[str, Any] | None, applied: Iterable[str]) -> None:
+        """Add the counts of a part that was applied to these images, which had their rows."""
+        for image_id in applied:
+            self._rows.pop(image_id, None)
+        if part is None:
+            return
+        for split, kinds in part["cells"].items():
+            self.counts.cells[split] = dict(Counter(self.counts.cells[split]) + Counter(kinds))
+        self.counts.added += part["added"]
+        for why, count in part["unused"].items():
+            self._unused(why, count)
 
     def check_listed(self, items: Iterable[Item]) -> None:
         """DataError when a row names an image that is no labelled or val image of the data set."""

@@ -16,6 +16,7 @@ from cellsemi.rounds.datasets.ingest import ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, OnImage
 from cellsemi.rounds.formats.shards import IMPORT_FILE, ImportRecord
 from cellsemi.rounds.store import files
+from cellsemi.rounds.store.manifest import COMMITS
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS, versions
 from cellsemi.rounds.store.schemas import SCHEMA_VERSION
 
@@ -63,7 +64,7 @@ def _prepare(out: Path, force: bool) -> None:
 def _is_ours(path: Path) -> bool:
     """Whether an import writes a file or a folder of this name, or left it behind when it was killed."""
     if path.is_dir():
-        return path.name in SPLITS and all(_is_part(inside.name) for inside in path.iterdir())
+        return path.name == COMMITS or (path.name in SPLITS and all(_is_part(inside.name) for inside in path.iterdir()))
     return path.name in (IMPORT_FILE, QUARANTINE_FILE) or path.name.endswith(".tmp")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ignore_label_issues import LabelIssueCounts
@@ -57,6 +59,28 @@ class IngestReport:
         """The report as plain values."""
         shards = {split: [shard.model_dump() for shard in written] for split, written in self.shards.items()}
         return {**asdict(self), "shards": shards}
+
+    def changed(self) -> dict[str, object]:
+        """What was counted, as plain values: the report of one shard, which `add` takes."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(_EMPTY, name)}
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Add what was counted in a shard (`changed`), but for its label issues."""
+        for name, value in part.items():
+            mine = getattr(self, name)
+            if name == "quarantined":
+                mine += [Quarantined(**row) for row in value]
+            elif name == "class_cells":
+                for split, counts in value.items():
+                    mine[split] = dict(Counter(mine[split]) + Counter(counts))
+            elif isinstance(mine, dict):
+                for key, number in value.items():
+                    mine[key] = mine.get(key, 0) + number
+            elif name != "label_issues":
+                setattr(self, name, mine + value)
+
+
+_EMPTY = IngestReport()
 
 
 def is_crowded(loaded: Loaded) -> bool:

@@ -54,21 +54,27 @@ def open_data(config: Config) -> Opened:
     return opened
 
 
-def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
+def annotated_items(config: Config) -> tuple[Item, ...]:
+    """The items of `open_data` without those of data.images.unlabelled, whose folder is not listed."""
+    return list_data(config.data, config.run.seed, pool=False).items
+
+
+def list_data(data: DataConfig, seed: int, must_draw: bool = True, pool: bool = True) -> Opened:
     """`open_data` without looking at `data.classes`: what there is, before anyone chose what it is called.
 
-    Where val and test cannot be drawn, because there are too few images or groups, DataError; with
-    `must_draw` false all annotated images are then "labelled", and a note says so.
+    Without `pool` the images of data.images.unlabelled are left out. Where val and test cannot be drawn, because there
+    are too few images or groups, DataError; with `must_draw` false all annotated images are then "labelled", and a note
+    says so.
     """
     if data.source == GENERATED:
         return Opened(tuple(mark_not_labelled(list(_generated(data, seed)), data.partial)), data.classes, ())
     open_part, parts = reader_of(data.source), parts_of(data)
     readers = tuple(open_part(part) for part in parts)
     listed_items = [list(reader.items()) for reader in readers]
-    unlabelled = list(_unlabelled(data, parts, readers))
+    unlabelled = list(_unlabelled(data, parts, readers)) if pool else []
     items = distinct_ids([part.images for part in parts], listed_items, at(data.images, "unlabelled"), unlabelled)
     _check_ids(items)
-    pool = {item.image_id: item.place for item in items[len(items) - len(unlabelled) :]}
+    plain = {item.image_id: item.place for item in items[len(items) - len(unlabelled) :]}
     free = {item.image_id for item in items if item.split is None}
     try:
         drawn, notes = _draw_splits(items, data)
@@ -83,7 +89,9 @@ def list_data(data: DataConfig, seed: int, must_draw: bool = True) -> Opened:
     notes = [*(note for reader in readers for note in reader.notes), *notes]
     splits = frozenset(item.split for item in drawn if item.split and item.image_id in free)
     left_out = sum((Counter(reader.left_out) for reader in readers), Counter[str]())
-    return Opened(tuple(mark_not_labelled(drawn, data.partial)), classes, tuple(notes), readers, left_out, pool, splits)
+    return Opened(
+        tuple(mark_not_labelled(drawn, data.partial)), classes, tuple(notes), readers, left_out, plain, splits
+    )
 
 
 def _generated(data: DataConfig, seed: int) -> Iterator[Item]:

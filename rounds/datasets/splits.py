@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
@@ -34,21 +36,26 @@ class Placed(Protocol):
     def sha256(self) -> str: ...
 
 
-def leak_check(rows: Iterable[Placed]) -> None:
+PLACED = ("image_id", "split", "group", "sha256")  # the columns of a table of placed images
+
+
+def placed_table(rows: Iterable[Placed]) -> pa.Table:
+    """A table of images as `leak_check` and `duplicates` take it."""
+    listed = list(rows)
+    return pa.table({name: pa.array([getattr(row, name) for row in listed], pa.string()) for name in PLACED})
+
+
+def leak_check(images: pa.Table) -> None:
     """DataError when a group stands on two sides, or the same pixels in two splits; the message names images.
 
-    Equal pixels count across all four splits: an image that is both labelled and unlabelled would be
-    learnt twice, with two answers. An image without group or without sha256 is not compared by it.
+    Of the `images` only the columns PLACED are read. Equal pixels count across all four splits: an image that is both
+    labelled and unlabelled would be learnt twice, with two answers. An image without group or without sha256 is not
+    compared by it.
     """
-    by_group: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    by_content: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        if row.group is not None:
-            by_group[row.group].setdefault(SIDES[row.split], row.image_id)
-        if row.sha256:
-            by_content[row.sha256].setdefault(row.split, row.image_id)
-    problems = [f"group {group!r}: {_places(found)}" for group, found in by_group.items() if len(found) > 1]
-    problems += [f"the same pixels: {_places(found)}" for found in by_content.values() if len(found) > 1]
+    own = {split: split for split in SIDES}
+    grouped, hashed = images.filter(pc.is_valid(images["group"])), _hashed(images)
+    problems = [f"group {name!r}: {_places(found)}" for name, found in _shared(grouped, "group", SIDES).items()]
+    problems += [f"the same pixels: {_places(found)}" for found in _shared(hashed, "sha256", own).values()]
     if problems:
         shown = "\n  ".join(problems[:SHOWN_LEAKS])
         more = f"\n  and {len(problems) - SHOWN_LEAKS} more" if len(problems) > SHOWN_LEAKS else ""
@@ -58,13 +65,32 @@ def leak_check(rows: Iterable[Placed]) -> None:
         )
 
 
-def duplicates(rows: Iterable[Placed]) -> dict[str, int]:
+def _shared(images: pa.Table, column: str, place_of: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Of each value of a column that stands in two places: the first image in each, by the order of the rows."""
+    splits = images["split"].combine_chunks().dictionary_encode()
+    places = pa.array([place_of[name] for name in splits.dictionary.to_pylist()], pa.string()).take(splits.indices)
+    table = pa.table({"value": images[column], "place": places, "image_id": images["image_id"]})
+    counts = table.group_by("value").aggregate([("place", "count_distinct")])
+    several = counts.filter(pc.greater(counts["place_count_distinct"], 1))["value"]
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for row in table.filter(pc.is_in(table["value"], several)).to_pylist():
+        found[row["value"]].setdefault(row["place"], row["image_id"])
+    return found
+
+
+def _hashed(images: pa.Table) -> pa.Table:
+    """The images whose pixels are known by their hash."""
+    return images.filter(pc.not_equal(pc.fill_null(images["sha256"], ""), ""))
+
+
+def duplicates(images: pa.Table) -> dict[str, int]:
     """Per split, how many images repeat the pixels of another one in it; legal, but a person should know."""
-    contents = Counter((row.split, row.sha256) for row in rows if row.sha256)
-    found: Counter[str] = Counter()
-    for (split, _), times in contents.items():
-        found[split] += times - 1
-    return dict(found)
+    counts = _hashed(images).group_by(["split", "sha256"]).aggregate([("image_id", "count")])
+    again = counts.group_by("split").aggregate([("image_id_count", "sum"), ("sha256", "count")])
+    return {
+        row["split"]: row["image_id_count_sum"] - row["sha256_count"]
+        for row in sorted(again.to_pylist(), key=lambda row: str(row["split"]))
+    }
 
 
 def draw_labelled(

@@ -23,7 +23,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import MAX_PIXELS
 from cellsemi.rounds.store.run import QUARANTINE_FILE, SPLITS
 from cellsemi.rounds.store.shards import ShardSet, read_columns, shard_paths
-from cellsemi.rounds.store.unaltered import is_as_stated
+from cellsemi.rounds.store.unaltered import has_footer
 
 IMPORT_FILE = "import.json"
 
@@ -32,7 +32,7 @@ class ImportRecord(BaseModel):
     """The file `import.json`: what was imported, how, and the shards that came of it.
 
     `settings` are those of the data section, `report` is the IngestReport without shards and times, `shards` holds
-    the commit records of each split (file, sha256, rows, cells).
+    the commit records of each split (file, hashes, rows, cells).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,8 +73,7 @@ class ShardFolder:
         """Every image, by split and shard."""
         for split in get_args(Split):
             self._check(split)
-            paths = shard_paths(self.root / split)
-            records = ShardSet(paths)
+            records = ShardSet(shard_paths(self.root / split))
             rows = read_columns(self.root / split, ["image_id", "cell_type", "group"])
             for index, row in enumerate(rows):
                 load = partial(self._load, records, index)
@@ -82,16 +81,19 @@ class ShardFolder:
                 yield Item(row["image_id"], split, place, load, row["cell_type"], row["group"])
 
     def _check(self, split: Split) -> None:
-        """DataError when a shard is not the one that was written; each is read for this once in a process."""
+        """DataError when a shard is not the one that was written, by its footer; its pages have checksums."""
         for listed in self._record.shards.get(split, ()):
             path = self.root / split / listed["file"]
             if not path.is_file():
                 raise DataError(f"{path}: missing; import anew")
-            if not is_as_stated(path, listed["sha256"]):
+            if not has_footer(path, listed["footer_sha256"]):
                 raise DataError(f"{path}: altered since the import wrote it; import anew")
 
     def _load(self, records: ShardSet, index: int) -> Loaded:
-        return Loaded(records[index], self.classes)
+        try:
+            return Loaded(records[index], self.classes)
+        except RunError as error:
+            raise DataError(f"{error}; altered since the import wrote it: import anew") from None
 
 
 def open_part(part: Part) -> ShardFolder:

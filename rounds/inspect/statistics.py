@@ -21,7 +21,7 @@ from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.cleaning import holes
 from cellsemi.rounds.datasets.ingest_report import Quarantined, is_crowded
 from cellsemi.rounds.datasets.open import Opened, list_data
-from cellsemi.rounds.datasets.refuse_regions import check_no_regions
+from cellsemi.rounds.datasets.read_shards import check_no_regions
 from cellsemi.rounds.formats.base import Item, Loaded
 from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
 from cellsemi.rounds.inspect.passed_over import PassedOver, passed_over

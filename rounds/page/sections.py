@@ -18,7 +18,7 @@ from cellsemi.rounds.page.curves import Curves
 from cellsemi.rounds.page.scores import ALL, Score
 from cellsemi.rounds.pseudo_labels.filter import count_states
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
-from cellsemi.rounds.report.round_report import Facts, Scored
+from cellsemi.rounds.report.round_report import Facts, Scored, Used
 
 SHOWN_ROUNDS = 6  # of students whose curves are drawn: the last ones; all are in the table
 SHOWN_CURVES = 24  # reliability and precision-recall plots
@@ -253,8 +253,8 @@ def training(found: Sequence[Curves]) -> Iterator[Block]:
     rounds = sorted({each.round for each in found})
     yield Text(
         "Thin lines: the loss of each step, smoothed. Marks: the loss on fixed crops of the validation images, of the "
-        "weights that would be saved then. Crops that train are augmented and those of the validation images are not, so "
-        "compare a line with itself: where it rises, the student learns its training images by heart."
+        "weights that would be saved then. Crops that train are augmented and those of the validation images are not, "
+        "so compare a line with itself: where it rises, the student learns its training images by heart."
     )
     if not any(each.validation for each in found):
         yield Text("No validation loss was recorded: the run has no annotated validation image.", "missing")
@@ -291,13 +291,34 @@ def _ends(each: Curves) -> list[str]:
     ]
 
 
-def time_spent(by_round: Mapping[int, Kinds], steps: Sequence[Sequence[str]]) -> Iterator[Block]:
-    """Seconds by round and kind of work, and of every step: (round, step, done, time)."""
+def time_spent(
+    by_round: Mapping[int, Kinds], steps: Sequence[Sequence[str]], used: Mapping[int, Used]
+) -> Iterator[Block]:
+    """Seconds by round and kind of work, what the GPUs or workers did, and every step: (step, round, done, time)."""
     if (plot := plots.time_plot(by_round)) is not None:
         yield Plots([plot])
     total = sum(seconds for kinds in by_round.values() for seconds in kinds.values())
     yield Text(f"All steps together: {duration(total)}. Steps that ran beside each other count each.")
+    yield from _worked(used)
     yield Table("Every step", ["step", "round", "done", "time"], steps, folded=True)
+
+
+def _worked(used: Mapping[int, Used]) -> Iterator[Block]:
+    """What was reserved of GPUs, or of workers where there was none, and what it was used for, by round."""
+    if not used:
+        yield Text("What GPUs and workers did was not measured.", "missing")
+        return
+    rows = []
+    for number, each in used.items():
+        sums = [sum(values) for values in zip(*(seconds for _, seconds in each.rows), strict=True)]
+        incidents = ", ".join(f"{count} {kind}" for kind, count in each.incidents.items()) or "none"
+        rows.append([f"round {number}, {each.noun}-seconds", *(f"{value:,.0f}" for value in sums), incidents])
+    header = ["what", "reserved", "computing", "starting", "idle", "lost", "incidents"]
+    yield Table("What was reserved, and what it was used for", header, rows)
+    yield Text(
+        "Computing: items that were finished. Starting: imports, and models that were loaded. Lost: attempts that came "
+        "to nothing. Idle: the rest, also of processes that stand by for the next stage."
+    )
 
 
 def _sentence(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
@@ -35,19 +36,31 @@ def label_quality(cells: Instances) -> float:
     return min(good / possible, 1.0) if possible else 0.0
 
 
-def held_back(records: Iterable[ImageRecord], share: float) -> set[str]:
+class Ranked(NamedTuple):
+    """An image that teaches: its class, the stated one, else that of most accepted cells; and its `label_quality`."""
+
+    image_id: str
+    group: str
+    quality: float
+
+
+def rank(record: ImageRecord) -> Ranked | None:
+    """The rank of a pseudo-labelled image; None without accepted cells: it teaches nothing in any case."""
+    cells = record.instances
+    most = None if cells is None else cells.in_state("accepted").main_class()
+    if cells is None or most is None:
+        return None
+    return Ranked(record.image_id, record.cell_type or str(most), label_quality(cells))
+
+
+def held_back(images: Iterable[Ranked], share: float) -> set[str]:
     """The ids of the images that are left to later rounds: the worst labelled of each class but the best `share`.
 
-    The class is the stated one, else that of most accepted cells. Images without accepted cells are not counted and not
-    among them: they teach nothing in any case. At least one image of each class is used.
+    At least one image of each class is used.
     """
     ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
-    for record in records:
-        cells = record.instances
-        most = None if cells is None else cells.in_state("accepted").main_class()
-        if cells is None or most is None:
-            continue
-        ranked[record.cell_type or str(most)].append((-label_quality(cells), record.image_id))
+    for image in images:
+        ranked[image.group].append((-image.quality, image.image_id))
     late: set[str] = set()
     for found in ranked.values():
         kept = max(1, round(share * len(found)))

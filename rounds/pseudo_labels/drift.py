@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
 from cellsemi.rounds.calibration.calibration import Calibration
-from cellsemi.rounds.cells.instances import Instances, State
+from cellsemi.rounds.cells.instances import State
 
 CELLS_FACTOR = 1.5  # cells per image, accepted or accepted and ignored: this many times more or fewer
 SIZE_DISTANCE = 0.3  # of two distributions of area, 0 to 1
@@ -29,20 +30,63 @@ ECE_LIMIT = 0.15
 ECE_RISE = 0.05  # over the round before
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEPT: tuple[State, ...] = ("human", "accepted")
+COLUMNS = ("class_id", "area", "state")  # of the cells, which a profile reads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Areas:
+    """The areas of some cells in pixels: each that occurs, rising, and how many cells have it, both int64 (K,).
+
+    Of millions of cells it is a few thousand numbers, and says exactly what the list of all of them would.
+    """
+
+    values: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, areas: NDArray[np.int64]) -> Areas:
+        """Those of a list."""
+        values, counts = np.unique(np.asarray(areas, np.int64), return_counts=True)
+        return cls(values, counts.astype(np.int64))
+
+    @classmethod
+    def sum(cls, parts: Sequence[Areas]) -> Areas:
+        """All of some parts."""
+        values = np.concatenate([np.zeros(0, np.int64), *(part.values for part in parts)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)])
+        found, place = np.unique(values, return_inverse=True)
+        return cls(found, np.bincount(place, counts, minlength=len(found)).astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """As `numpy.quantile` of the list, interpolated between its values; ValueError without a cell."""
+        if not len(self):
+            raise ValueError("expected cells, got none")
+        upto, place = self.counts.cumsum(), np.asarray(shares, float) * (len(self) - 1)
+        low = self.values[np.searchsorted(upto, np.floor(place), side="right")]
+        high = self.values[np.searchsorted(upto, np.ceil(place), side="right")]
+        found: list[float] = np.asarray(low + (place - np.floor(place)) * (high - low)).tolist()
+        return found
+
+    def share_upto(self, values: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of the cells that are as large as each value, or smaller: the empirical distribution function."""
+        upto = np.concatenate([[0], self.counts.cumsum()])
+        return np.asarray(upto[np.searchsorted(self.values, values, side="right")] / len(self), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """What some images hold: the areas in pixels of their human or accepted cells, int64, by class.
+    """What some images hold: the areas of their human or accepted cells, by class.
 
     `filtered` counts the accepted, ignored and rejected cells, `ignored` those of them that leave the loss, 0 for human
-    labels. `ece` is the expected
-    calibration error of the teachers by class, of those with a curve of their own.
+    labels. `ece` is the expected calibration error of the teachers by class, of those with a curve of their own.
     """
 
     images: int
     filtered: int
-    areas: Mapping[str, NDArray[np.int64]]
+    areas: Mapping[str, Areas]
     ece: Mapping[str, float]
     ignored: int = 0
 
@@ -74,7 +118,7 @@ class Profile:
             name: {
                 "cells": len(areas),
                 "share": self.share(name),
-                "area_quantiles_px": np.quantile(areas, QUANTILES).tolist() if len(areas) else None,
+                "area_quantiles_px": areas.quantiles(QUANTILES) if len(areas) else None,
                 "ece": self.ece.get(name),
             }
             for name, areas in self.areas.items()
@@ -88,24 +132,28 @@ class Profile:
         }
 
 
-def profile(images: Iterable[Instances], classes: Sequence[str], calibration: Calibration | None = None) -> Profile:
+def profile(
+    shards: Iterable[tuple[int, pa.Table]], classes: Sequence[str], calibration: Calibration | None = None
+) -> Profile:
     """Of images with human labels, or with filtered cells and the `calibration` that they were filtered with.
 
-    Ignored human cells do not count. The images are read one by one.
+    They come as `prediction_pairs.cell_columns` gives them, with COLUMNS, a shard in memory at a time. Ignored human
+    cells do not count.
     """
-    areas: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in classes}
+    parts: dict[str, Areas] = {name: Areas.sum([]) for name in classes}
     count = filtered = ignored = 0
-    for cells in images:
-        kept = cells.in_state(*KEPT)
-        count += 1
+    for images, cells in shards:
+        count += images
         if calibration is not None:
             filtered += len(cells)
-            ignored += len(cells.in_state("ignored"))
-        for class_id in np.unique(kept.class_id).tolist():
-            areas[classes[class_id]].append(kept.area[kept.class_id == class_id])
+            ignored += pc.sum(pc.equal(cells["state"], "ignored")).as_py() or 0
+        kept = cells.filter(pc.is_in(cells["state"], pa.array(KEPT)))
+        class_id, area = kept["class_id"].to_numpy(), kept["area"].to_numpy()
+        for number in np.unique(class_id).tolist():
+            parts[classes[number]] = Areas.sum([parts[classes[number]], Areas.of(area[class_id == number])])
     curves = {} if calibration is None else calibration.curves
     ece = {name: c.ece_after for name, c in curves.items() if c.kind == "own" and c.ece_after is not None}
-    return Profile(count, filtered, {name: np.concatenate(parts) for name, parts in areas.items()}, ece, ignored)
+    return Profile(count, filtered, parts, ece, ignored)
 
 
 def alarms(now: Profile, reference: Profile, called: str) -> list[str]:
@@ -135,12 +183,12 @@ def calibration_alarms(now: Profile, before: Profile | None) -> list[str]:
     return found
 
 
-def size_distance(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+def size_distance(a: Areas, b: Areas) -> float:
     """The largest difference of the two empirical distribution functions, 0 to 1; ValueError for an empty one."""
     if not len(a) or not len(b):
         raise ValueError(f"expected two samples, got {len(a)} and {len(b)} values")
-    with np.errstate(divide="ignore"):  # in the p-value of very small samples, which is not used
-        return float(ks_2samp(a, b, method="asymp").statistic)
+    values = np.union1d(a.values, b.values)
+    return float(np.abs(a.share_upto(values) - b.share_upto(values)).max())
 
 
 def _counts(now: Profile, reference: Profile, called: str) -> list[str]:
@@ -177,7 +225,8 @@ def _of_class(name: str, now: Profile, reference: Profile, called: str) -> list[
         distance = size_distance(new, old)
         if distance > max(SIZE_DISTANCE, SIZE_NOISE * math.sqrt(1 / len(new) + 1 / len(old))):
             found.append(
-                f"{name}: half of the accepted cells have less than {np.median(new):.0f} px, in {called} "
-                f"{np.median(old):.0f} px, and the distance of the sizes is {distance:.2f}, more than {SIZE_DISTANCE:g}"
+                f"{name}: half of the accepted cells have less than {new.quantiles([0.5])[0]:.0f} px, in {called} "
+                f"{old.quantiles([0.5])[0]:.0f} px, and the distance of the sizes is {distance:.2f}, more than "
+                f"{SIZE_DISTANCE:g}"
             )
     return found

@@ -69,9 +69,14 @@ def filter_cells(
     )
 
 
+def named(state: str, reason: str) -> str:
+    """How cells of a state and reason are counted: `accepted`, `ignored: uncertain`."""
+    return f"{state}: {reason}" if reason else state
+
+
 def count_reasons(instances: Instances) -> Counter[str]:
     """Cells by state and reason, such as `accepted` and `ignored: uncertain`; counters of images add up."""
-    return Counter(f"{s}: {r}" if r else str(s) for s, r in zip(instances.state, instances.reason, strict=True))
+    return Counter(named(s, r) for s, r in zip(instances.state, instances.reason, strict=True))
 
 
 def count_states(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -43,16 +43,39 @@ class MergeCounts:
         )
 
 
-def merge(
-    human: Iterable[ImageRecord],
-    pseudo: Iterable[ImageRecord],
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What stands on the human side of a training set: the ids of its images, and the id of each hash of pixels."""
+
+    ids: frozenset[str]
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, str]]) -> Known:
+        """Of (image id, sha256); a hash that is not known is no evidence."""
+        listed = list(rows)
+        return cls(frozenset(image_id for image_id, _ in listed), {sha256: i for i, sha256 in listed if sha256})
+
+
+def human_labels(records: Iterable[ImageRecord], counts: MergeCounts) -> Iterator[ImageRecord]:
+    """The human records of a shard as they teach, one in memory at a time; one that a person found empty is kept.
+
+    DataError for a record that was never annotated. ValueError when a record is not what it should be here (another
+    split, cells that no person drew): validation and test images never train.
+    """
+    return (_human(record, counts) for record in records)
+
+
+def pseudo_labels(
+    records: Iterable[ImageRecord],
+    known: Known,
     counts: MergeCounts,
     left_out: Mapping[str, str] | None = None,
     not_taught: Collection[int] = (),
 ) -> Iterator[ImageRecord]:
-    """All human records, then the filtered pseudo-labelled ones that can teach; one in memory at a time.
+    """The filtered pseudo-labelled records of a shard that can teach; one in memory at a time.
 
-    State, round, votes and weight of every cell stay as they are. An image that a person found empty is kept.
+    State, round, votes and weight of every cell stay as they are.
     A pseudo image without one accepted cell is left out and counted: all that it could teach is that
     everything there is background, and the likeliest reason for an image without accepted cells is a teacher
     that does not know them. One whose accepted cells are mostly of a class in `not_taught` is left out as well: too
@@ -61,19 +84,12 @@ def merge(
 
     DataError when an image id or the pixels (sha256) of a pseudo image also stand on the human side: one of
     the two labels would be wrong, or counted twice. ValueError when a record is not what it should be here
-    (another split, no image bytes, cells that were not filtered): validation and test images never train.
+    (another split, cells that were not filtered).
     """
-    ids: set[str] = set()
-    hashes: dict[str, str] = {}
-    for record in human:
-        yield _human(record, counts)
-        ids.add(record.image_id)
-        if record.sha256:
-            hashes[record.sha256] = record.image_id
-    for record in pseudo:
+    for record in records:
         reason = (left_out or {}).get(record.image_id, "")
         if not reason:
-            _refuse_overlap(record, ids, hashes)
+            _refuse_overlap(record, known)
             reason = _check_pseudo(record, not_taught)
         if reason:
             counts.left_out[reason] += 1
@@ -125,8 +141,6 @@ def _check_pseudo(record: ImageRecord, not_taught: Collection[int]) -> str:
 def _check(record: ImageRecord, split: str) -> None:
     if record.split != split:
         raise ValueError(f"{record.image_id}: expected an image of the split {split!r}, got {record.split!r}")
-    if record.image is None:
-        raise ValueError(f"{record.image_id}: expected the encoded image in the record, got none")
 
 
 def _check_states(record: ImageRecord, cells: Instances, allowed: set[str]) -> None:
@@ -135,13 +149,13 @@ def _check_states(record: ImageRecord, cells: Instances, allowed: set[str]) -> N
         raise ValueError(f"{record.image_id}: expected cells that are {sorted(allowed)}, got {sorted(other)}")
 
 
-def _refuse_overlap(record: ImageRecord, ids: set[str], hashes: dict[str, str]) -> None:
-    if record.image_id in ids:
+def _refuse_overlap(record: ImageRecord, known: Known) -> None:
+    if record.image_id in known.ids:
         raise DataError(
             f"{record.image_id} ({record.source}): this image id stands among the labelled and the "
             "unlabelled images; remove one of the two rows, or rename one if they are different images"
         )
-    twin = hashes.get(record.sha256)
+    twin = known.hashes.get(record.sha256)
     if twin is not None:
         raise DataError(
             f"{record.image_id} ({record.source}): the same pixels as the labelled image {twin}; "

@@ -46,6 +46,18 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What the GPUs of a round did, or its workers where none had a GPU (`noun`), over all drivers.
+
+    `rows` are (stage, (reserved, computing, starting, idle, lost)) in seconds; `incidents` counts by kind.
+    """
+
+    noun: str
+    rows: Sequence[tuple[str, tuple[float, ...]]]
+    incidents: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the files of a run say of a finished round.
 
@@ -54,6 +66,7 @@ class Facts:
     reason as filter.count_reasons names them, over all folds; `unlabelled` counts the images that were filtered.
     `drift` holds the alarms, None where drift was not checked. `times` are (stage, what was done, how long); `places`
     are (what, path below the run's folder). `starts` are sentences on the given weights that models started from.
+    `used` is None where no engine has measured it.
     """
 
     run: str
@@ -76,6 +89,7 @@ class Facts:
     times: Sequence[tuple[str, str, str]]
     places: Sequence[tuple[str, str]]
     starts: Sequence[str] = ()
+    used: Used | None = None
 
 
 def to_markdown(facts: Facts) -> str:
@@ -86,6 +100,7 @@ def to_markdown(facts: Facts) -> str:
         "Can the scores be trusted?": _trust(facts),
         "What went wrong?": _wrong(facts),
         "How long did it take?": table(["stage", "done", "time"], facts.times),
+        "What did the workers do?": [] if facts.used is None else _used(facts.used),
         "Where is it?": [f"- {what}: `{path}`" for what, path in facts.places],
     }
     reason = facts.decision.reason
@@ -246,3 +261,23 @@ def _names(names: Sequence[str]) -> str:
 
 def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
+
+
+# --- what the workers did -----------------------------------------------------------------------------
+
+
+def _used(used: Used) -> Iterator[str]:
+    """A paragraph, and where the time went by stage."""
+    reserved, *sums = (sum(values) for values in zip(*(seconds for _, seconds in used.rows), strict=True))
+    parts = zip(("computing", "starting", "idle", "lost"), sums, strict=True)
+    shares = ", ".join(f"{name} {value:.0f} s ({value / reserved:.0%})" for name, value in parts) if reserved else ""
+    yield f"{used.noun}-seconds: {reserved:.0f} reserved" + (f"; of these {shares}." if shares else ".")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in used.incidents.items())
+    yield f"Incidents: {kinds or 'none'}."
+    yield ""
+    header = ["stage", "reserved s", "computing", "starting", "idle", "lost"]
+    yield from table(header, ([stage, *(f"{value:.1f}" for value in seconds)] for stage, seconds in used.rows))
+    yield ""
+    yield "- computing: items that were finished. starting: imports, and models that were loaded."
+    yield "- lost: attempts that came to nothing; of a training at most what lies between two checkpoints."
+    yield "- idle: the rest, also of processes that stand by for the next stage."

@@ -10,7 +10,7 @@ last one counts. Val and test never change within a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -88,9 +88,14 @@ def write_batch(
     return folder
 
 
+def last_batch(folders: Sequence[Path]) -> dict[str, Path]:
+    """The last of some batches of each image: the one that counts."""
+    return {image_id: folder for folder in folders for image_id in read_batch(folder).images}
+
+
 def read_added(folders: Sequence[Path]) -> Iterator[ImageRecord]:
     """The images of some batches, each as its last batch has it, one in memory at a time."""
-    last = {image_id: folder for folder in folders for image_id in read_batch(folder).images}
+    last = last_batch(folders)
     for folder in folders:
         for record in shards.read_folder(folder):
             if last[record.image_id] == folder:
@@ -102,5 +107,6 @@ def labelled_since(folders: Sequence[Path], unlabelled: Path) -> frozenset[str]:
     columns = ["image_id", "sha256"]
     rows = [row for folder in folders for row in shards.read_columns(folder, columns)]
     ids, pixels = {row["image_id"] for row in rows}, {row["sha256"] for row in rows if row["sha256"]}
-    pool: Iterable[dict[str, str]] = shards.read_columns(unlabelled, columns) if rows else ()
+    tables = shards.iter_columns(unlabelled, columns) if rows else ()
+    pool = (row for table in tables for row in table.to_pylist())
     return frozenset(row["image_id"] for row in pool if row["image_id"] in ids or row["sha256"] in pixels)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -17,9 +18,17 @@ from cellsemi.rounds.store.unaltered import MANIFEST, missing, stated_shards
 COMMITS = "_commits"
 
 
+class ImageShard(OnDisk):
+    """The shard that holds the images of some labels: its path below the run's folder, and its hex sha256."""
+
+    file: str
+    sha256: str
+
+
 class CommittedShard(Shard):
     """One shard of a step's output.
 
+    `image_shard` holds the images of a shard of a training set, which has their labels.
     `warnings` counts what the model of a prediction reported, `scales` the images by the scale that a search kept,
     `inverted` those of them that it kept inverted, by scale, `reasons` the pseudo-labels by state and reason.
     `lost` says by image id why an image could not be predicted.
@@ -30,30 +39,58 @@ class CommittedShard(Shard):
     inverted: dict[str, int] = Field(default_factory=dict)
     reasons: dict[str, int] = Field(default_factory=dict)
     lost: dict[str, str] = Field(default_factory=dict)
-
-
-class Commit(CommittedShard):
-    """The mark of a shard that is written, while its step goes on."""
-
-    item: int
-    fingerprint: str
-
-    def shard(self) -> CommittedShard:
-        """What the manifest keeps of it."""
-        return CommittedShard.model_validate(self.model_dump(exclude={"item", "fingerprint"}))
-
-
-C = TypeVar("C", bound=Commit)
+    image_shard: ImageShard | None = None
 
 
 class TrainingCounts(OnDisk):
     """What went into a training set, and what was left out by reason (of the pseudo-labelled images)."""
 
-    human_images: int
-    human_cells: int
-    pseudo_images: int
-    cells: dict[str, int]
-    left_out: dict[str, int]
+    human_images: int = 0
+    human_cells: int = 0
+    pseudo_images: int = 0
+    cells: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def sum(cls, counts: Iterable[TrainingCounts]) -> TrainingCounts:
+        """All of some parts of a training set."""
+        total: dict[str, Counter[str]] = {"human_images": Counter(), "cells": Counter(), "left_out": Counter()}
+        for each in counts:
+            total["human_images"] += Counter(
+                human_images=each.human_images, human_cells=each.human_cells, pseudo_images=each.pseudo_images
+            )
+            total["cells"] += Counter(each.cells)
+            total["left_out"] += Counter(each.left_out)
+        named = {name: dict(sorted(total[name].items())) for name in ("cells", "left_out")}
+        return cls(**total["human_images"], **named)
+
+
+class Commit(CommittedShard):
+    """The mark of a shard that is written, while its step goes on.
+
+    `counts` is of a shard of a training set, `ingested` what an ingest counted in the images of a shard.
+    """
+
+    item: int
+    fingerprint: str
+    counts: TrainingCounts | None = None
+    ingested: dict[str, JsonValue] | None = None
+
+    def shard(self) -> CommittedShard:
+        """What the manifest keeps of it."""
+        return CommittedShard.model_validate(self.model_dump(include=set(CommittedShard.model_fields)))
+
+
+C = TypeVar("C", bound=Commit)
+
+
+class TrainingShards(NamedTuple):
+    """A training set as a list: the shards of its labels, those of their images, rows and the hashes of both."""
+
+    labels: tuple[Path, ...]
+    images: tuple[Path, ...]
+    rows: tuple[int, ...]
+    hashes: tuple[str, ...]
 
 
 class Manifest(OnDisk):
@@ -65,6 +102,9 @@ class Manifest(OnDisk):
     cells: int = 0
     shards: tuple[CommittedShard, ...] = ()
     merged: TrainingCounts | None = None  # of a training set
+
+
+NO_SHARDS = TrainingShards((), (), (), ())
 
 
 class DataManifest(OnDisk):
@@ -125,6 +165,20 @@ class FitRecord(OnDisk):
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of shards; RunError when there is none."""
     return Manifest.read(folder / MANIFEST)
+
+
+def training_shards(folder: Path, run: Path) -> TrainingShards:
+    """The shards of a training set that teach, as its manifest lists them; no shard is opened."""
+    listed = [(shard, shard.image_shard) for shard in read_manifest(folder).shards if shard.rows]
+    pairs = [(shard, images) for shard, images in listed if images is not None]
+    if len(pairs) < len(listed):
+        raise RunError(f"{folder / MANIFEST}: lists shards without their images; make the run anew")
+    return TrainingShards(
+        tuple(folder / shard.file for shard, _ in pairs),
+        tuple(run / images.file for _, images in pairs),
+        tuple(shard.rows for shard, _ in pairs),
+        tuple(f"{shard.sha256} {images.sha256}" for shard, images in pairs),
+    )
 
 
 def read_fit(folder: Path) -> FitRecord:

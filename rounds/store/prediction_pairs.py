@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
@@ -16,6 +19,18 @@ def cells_of(*folders: Path) -> Iterator[Instances]:
     """The cells of each image of some folders that was annotated or predicted."""
     records = chain.from_iterable(shards.read_folder(folder) for folder in folders)
     return (record.instances for record in records if record.instances is not None)
+
+
+def cell_columns(folders: Iterable[Path], names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Of each shard of some folders: how many of its images were annotated or predicted, and columns of their cells.
+
+    No mask is read unless `rle` is one of the `names`.
+    """
+    wanted = [f"instances.list.element.{name}" for name in names]
+    for table in chain.from_iterable(shards.iter_columns(folder, wanted) for folder in folders):
+        lists = table["instances"].combine_chunks()
+        flat = pc.list_flatten(lists)
+        yield len(lists) - lists.null_count, pa.table({name: flat.field(name) for name in names})
 
 
 def paired(predicted: Path, truth: Path) -> Iterator[tuple[str, Instances, Instances]]:

@@ -78,6 +78,11 @@ class RunPaths:
         return self.root / "events.jsonl"
 
     @property
+    def hardware(self) -> Path:
+        """There once the run has worked on GPUs."""
+        return self.root / "hardware.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "run.log"
 

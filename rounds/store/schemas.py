@@ -61,6 +61,18 @@ QUARANTINE = pa.schema(
     [("image_id", pa.string()), ("split", pa.string()), ("path", pa.string()), ("problem", pa.string())]
 )
 
+# The images that are to be read, in the order of their shards (datasets.read_shards).
+LISTED = pa.schema(
+    [
+        ("shard", pa.int32()),  # its number in its split
+        *[(name, pa.string()) for name in ("image_id", "split", "place", "cell_type", "group")],  # as listed
+        ("path", pa.string()),  # of an image of data.images.unlabelled below the data's root; null for all others
+        ("hidden", pa.bool_()),  # an annotated image that data.labelled_limit made unlabelled
+    ]
+)
+
+LEFT_OUT = pa.schema([("image_id", pa.string()), ("reason", pa.string())])  # unlabelled images that do not teach
+
 # The matches of one image: of all classes, or (with a name) of one. `tp` has ten counts, IoU > .50 ... > .95.
 TALLY = [("ap", pa.float64()), ("n_truth", pa.int32()), ("n_predicted", pa.int32())]
 TALLY += [("tp", pa.list_(pa.int32(), 10)), ("mean_iou", pa.float64())]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.store import files
@@ -69,6 +70,37 @@ def check_shard(path: Path) -> None:
             raise RunError(f"{path}: altered since it was written. {remedy(path)}")
 
 
+def check_footer(path: Path) -> None:
+    """RunError, as `check_shard`, when the footer of a shard is not the one that the manifest beside it states.
+
+    The footer says where every page lies, and each page has its own checksum, which its reader compares: together they
+    tell of any change in what is read, and nothing else is read for it.
+    """
+    manifest = path.parent / MANIFEST
+    if manifest.is_file():
+        stated = _footers(manifest, manifest.stat().st_mtime_ns).get(path.name)
+        if stated is not None and not has_footer(path, stated):
+            raise RunError(f"{path}: altered since it was written. {remedy(path)}")
+
+
+def has_footer(path: Path, sha256: str) -> bool:
+    """Whether the footer of a Parquet file has this hex sha256; nothing else is read."""
+    with path.open("rb") as file:
+        return footer_sha256(file) == sha256
+
+
+def footer_sha256(file: BinaryIO) -> str:
+    """Hex sha256 of the footer of a Parquet file (its thrift metadata, length and magic); "" where it has none."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    end = file.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if len(end) < 8 or end[4:] != b"PAR1" or length + 12 > size:
+        return ""
+    file.seek(size - 8 - length)
+    return hashlib.sha256(file.read(length + 8)).hexdigest()
+
+
 def is_as_stated(path: Path, sha256: str) -> bool:
     """Whether a file has this hex sha256; it is read once in a process."""
     return _sha256(path) == sha256
@@ -121,7 +153,14 @@ def stated_shards(folder: Path) -> Mapping[str, str]:
     return _stated(manifest, manifest.stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=64)
+def _footers(manifest: Path, _changed_ns: int) -> Mapping[str, str]:
+    """The same of the footers."""
+    listed: list[dict[str, Any]] = files.read_json(manifest).get("shards", [])
+    return {shard["file"]: shard["footer_sha256"] for shard in listed if "footer_sha256" in shard}
+
+
+@functools.lru_cache(maxsize=64)
 def _stated(manifest: Path, _changed_ns: int) -> Mapping[str, str]:
     listed: list[dict[str, Any]] = files.read_json(manifest).get("shards", [])
     return {shard["file"]: shard["sha256"] for shard in listed if "sha256" in shard}

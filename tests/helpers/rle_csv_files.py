@@ -12,9 +12,9 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells.rle import decode
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import Opened, open_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.formats.base import parts_of
 from cellsemi.rounds.formats.kaggle.reader import RleCsv
 from cellsemi.rounds.store.image_codec import to_png

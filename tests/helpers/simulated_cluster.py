@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.scheduler import Kill, Scheduler, SchedulerCommand, SchedulingRules, Send, Spawn
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import Kill, SchedulerCommand, SchedulingRules, Send, Spawn
 
 RULES = SchedulingRules("predict", max_attempts=3, start_deadline_s=60.0, deadline_s=30.0)
 RETRY = Fault("retry", "ValueError: bad", "bad")
@@ -122,3 +123,13 @@ class World:
         assert all(attempts == limit == self.failures[item] for item, attempts in given_up.items())
         # Nothing is done twice, unless its worker failed it.
         assert all(self.runs[item] == self.failures[item] + (item in done) for item in self.runs)
+
+
+def started(items: list[int], workers: int = 1, rules: SchedulingRules = RULES) -> Scheduler:
+    """A scheduler whose workers are all ready at time 0."""
+    scheduler = Scheduler(items, rules, 0.0, workers)
+    for command in scheduler.decide(0.0):
+        assert isinstance(command, Spawn)
+        scheduler.placed(command.worker, 0.0)
+        scheduler.ready(command.worker, 0.0)
+    return scheduler

@@ -38,13 +38,14 @@ def task(folder: Path, **changes: Any) -> FitTask:
     return task_in(folder, records, model=model, training=TRAINING, human_fraction=0.5, **changes)
 
 
-def losses(of: FitTask) -> Any:
-    return pq.read_table(Path(of.out_dir) / "loss.parquet").to_pandas().to_numpy()
+def losses(of: FitTask, file: str = "loss.parquet") -> Any:
+    return pq.read_table(Path(of.out_dir) / file).to_pandas().to_numpy()
 
 
 def test_two_ranks_train_as_one_process_does_and_go_on_from_its_checkpoint(tmp_path: Path) -> None:
     """Crops of different weight on either side, batch norm included; gloo on the CPU."""
     alone = task(tmp_path)
+    alone = replace(alone, validation=alone.shards)
     fit_on_ranks(FAMILY.fit, alone, quiet)
     pair = replace(alone, out_dir=str(tmp_path / "pair"), ranks=2, checkpoint_s=0)
     assert pair.fingerprint == alone.fingerprint
@@ -57,7 +58,8 @@ def test_two_ranks_train_as_one_process_does_and_go_on_from_its_checkpoint(tmp_p
         fit_on_ranks(FAMILY.fit, pair, interrupt)
     assert (Path(pair.out_dir) / CHECKPOINT_FILE).is_file()
     assert fit_on_ranks(FAMILY.fit, pair, quiet).resumed_at == 2
-    np.testing.assert_allclose(losses(pair), losses(alone), rtol=2e-4)
+    for file in ("loss.parquet", "validation_loss.parquet"):
+        np.testing.assert_allclose(losses(pair, file), losses(alone, file), rtol=2e-4)
     found, expected = (load(read_weights(Path(each.out_dir))) for each in (pair, alone))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5, msg=name)

@@ -25,7 +25,7 @@ from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.history import read_manifests, read_verdict
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.manifest import read_fit
+from cellsemi.rounds.store.manifest import read_fit, training_shards
 from cellsemi.rounds.store.run import RunPaths, open_run
 from cellsemi.rounds.store.unaltered import MANIFEST
 
@@ -53,11 +53,16 @@ def test_a_run_leaves_all_its_tables_and_a_leaderboard(tmp_path: Path) -> None:
 
 def test_training_shards_hold_both_kinds_with_their_provenance(tmp_path: Path) -> None:
     paths, _ = bring(config_at(tmp_path), 1)
-    records = list(shards.read_folder(paths.train(1)))
-    by_split = Counter(record.split for record in records)
+    labels = list(shards.read_folder(paths.train(1)))
+    by_split = Counter(record.split for record in labels)
     assert by_split["labelled"] == 3 and 0 < by_split["unlabelled"] <= 5
+    assert all(record.image is None for record in labels), "the images stay where they are"
+    listed = training_shards(paths.train(1), paths.root)
+    records = shards.ShardSet(listed.labels, listed.images, listed.rows)
+    given = {r.image_id: r.image for split in by_split for r in shards.read_folder(paths.split(split))}
+    assert [(r.image_id, r.image) for r in records] == [(r.image_id, given[r.image_id]) for r in labels]
     for record in records:
-        assert record.image and record.instances is not None
+        assert record.instances is not None
         human = record.split == "labelled"
         assert {s == "human" for s in record.instances.state} == {human}
         assert (record.instances.round == (0 if human else 1)).all()

@@ -47,7 +47,7 @@ def image_by_image(
         done[item] = Commit.model_validate(record)
 
     todo = [item for item in range(alone.total) if item not in done]
-    outcome = context.engine.map(make_job(alone.stage), todo, on_done, lambda: None)
+    outcome = context.engine.map(make_job(alone.stage), todo, on_done, lambda: None, context.watcher.incident)
     lost = {failure.item: failure for failure in outcome.failed}
     if len(lost) == read_manifest(Path(stage.source)).rows:
         raise failed(title, outcome.failed)

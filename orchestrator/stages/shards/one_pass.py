@@ -109,7 +109,7 @@ def _pass(context: Context, title: str, group: Sequence[ShardWork], then: Sequen
         context.watcher.advance(sum(rows[each] for each in done))
 
     job = OnePassJob(jobs, tuple(stages), title, uses_device=any(each.uses_device for each in jobs))
-    context.engine.map(job, [item for item in rows if item not in done], on_done, no_tick)
+    context.engine.map(job, [item for item in rows if item not in done], on_done, no_tick, context.watcher.incident)
     took = time.monotonic() - started
     context.watcher.finish(took)
     shared = sum(seconds) or 1.0

@@ -80,7 +80,7 @@ def _do_shards(context: Context, work: ShardWork, started: float) -> None:
     failures: tuple[Failure, ...] = ()
     if todo:
         context.watcher.advance(sum(rows[item] for item in commits))
-        failures = context.engine.map(work.make_job(stage), todo, on_done, no_tick).failed
+        failures = context.engine.map(work.make_job(stage), todo, on_done, no_tick, context.watcher.incident).failed
     if failures and not work.image_by_image:
         raise failed(work.step.name, failures)
     if failures:

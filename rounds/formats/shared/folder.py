@@ -119,8 +119,14 @@ class Folder:
 
     def record(self, path: str, image_id: str, data: DataConfig) -> ImageRecord:
         """The record of an image of this folder, without cells; ImageError when it cannot be decoded."""
-        pixels, content = self.pixels(path, data)
-        return record_of(pixels, image_id, path, "", content)
+        return image_at(self.root, path, image_id, data)
+
+
+def image_at(root: Path, path: str, image_id: str, data: DataConfig) -> ImageRecord:
+    """The record of an image below a folder, without cells and without a listing; ImageError as `Folder.record`."""
+    content = read_image_file(root / path, path)
+    pixels, content = decode_oriented(content, path, data.max_pixels, data.orientation)
+    return record_of(pixels, image_id, path, "", content)
 
 
 def composed(text: str) -> str:

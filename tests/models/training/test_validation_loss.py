@@ -103,7 +103,7 @@ def test_it_is_the_loss_of_the_averaged_weights_in_evaluation(tmp_path: Path) ->
         task = with_validation(entry, tmp_path, training={"ema": 0.9})
         family(entry.kind).fit(task, quiet)
         crops = CropSource.on_validation(task, CellSize())
-        assert crops is not None and crops.count == source.VALIDATION_CROPS / task.training.batch
+        assert crops is not None and crops.count == source.VALIDATION_BATCHES
         model = task.model
         assert isinstance(model, FlowUnetConfig)
         net = build(model, task.classes, 5)
@@ -161,7 +161,7 @@ def test_the_crops_are_parts_of_the_images_as_they_are_and_all_images_have_as_ma
         likeness = [best_likeness(image, part) for image in images]
         assert max(likeness) > 0.95  # the brightest and the darkest pixels are clipped
         seen[int(np.argmax(likeness))] += 1
-    assert sum(seen) == 33 and max(seen) - min(seen) <= 1
+    assert sum(seen) == 3 * source.VALIDATION_BATCHES and max(seen) - min(seen) <= 1
 
 
 def best_likeness(image: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> float:
@@ -171,6 +171,11 @@ def best_likeness(image: np.ndarray[Any, Any], part: np.ndarray[Any, Any]) -> fl
     own = part.ravel() - part.mean()
     found = (far @ own) / np.maximum(np.linalg.norm(far, axis=1) * np.linalg.norm(own), 1e-9)
     return float(found.max())
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 4), (4, 4), (12, 3), (16, 2), (100, 1)])
+def test_there_are_about_as_many_crops_and_few_batches(batch: int, count: int, tmp_path: Path) -> None:
+    assert validation_crops(tmp_path, training={"batch": batch})[1].count == count
 
 
 def test_ranks_share_the_crops_of_a_batch(tmp_path: Path) -> None:

@@ -39,10 +39,11 @@ def test_the_command_line_is_this() -> None:
                 "--take-new",
             ]
         ),
+        "cluster": [],
         "review": sorted([*shared, "--top", "--out", "--format", "--take", "--as", "run"]),
         "leaderboard": sorted([*shared, "run"]),
-        "status": sorted([*shared, "run"]),
-        "report": sorted([*shared, "--out", "run"]),
+        "status": sorted([*shared, "--watch", "--interval", "run"]),
+        "report": sorted([*shared, "--open", "--out", "run"]),
         "init": sorted(["--debug", "--out", "--set", "--full", "--force", "what"]),
         "doctor": sorted([*shared, "--measure"]),
         "flows": sorted([*shared, *configured, "--limit", "folder"]),

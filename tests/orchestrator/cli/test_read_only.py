@@ -73,7 +73,7 @@ def test_every_command_that_reads_works_on_a_read_only_run(here: Path, finished:
     ]
     out = run_all(PLACE + "    sys.addaudithook(refuse)\n", commands, here, finished.root)
     assert "no driver is working on it" in out
-    assert (here / "report" / "round-00" / "report.md").is_file() and list((here / "predicted").rglob("*.tif"))
+    assert (here / "report" / "report.html").is_file() and list((here / "predicted").rglob("*.tif"))
     hook = PLACE + "    sys.addaudithook(refuse)\n    open(sys.argv[2] + '/x', 'w')\n"
     assert "Read-only file system" in python(textwrap.dedent(hook), str(TESTS), str(finished.root)).stderr
 

@@ -60,3 +60,11 @@ def test_the_leaderboard_imports_what_prints_a_table(here: Path, fake_models: No
 def test_the_status_imports_the_lock_besides(here: Path, fake_models: None) -> None:
     small_run(here, 0)
     assert imported_by(["status", "demo"], cwd=here)[0] <= {*BY_TABLES, "filelock"}
+
+
+def test_the_driver_of_a_run_does_without_torch(here: Path) -> None:
+    """Some 400 MB of memory: workers load it, the driver only says what they are to do."""
+    done = python("import sys, cellsemi.orchestrator.campaign, cellsemi.orchestrator.engine.open; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    packages = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "cellsemi" in packages and not {"torch", "numba", "sklearn", "matplotlib"} & packages

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cellsemi.configs.caught import in_one_line
 from cellsemi.configs.errors import EngineError, ImageError, RunError, TrainingDiverged
 from cellsemi.configs.schema import EngineConfig
+from cellsemi.models.inference.less_memory import halvings
 from cellsemi.orchestrator.engine.fault import Fault, attempt
 from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.engine.open import open_engine
-from cellsemi.orchestrator.engine.protocol import Failure, Record
+from cellsemi.orchestrator.engine.protocol import Failure, Incident, Record
+from cellsemi.orchestrator.engine.usage import Seconds, Usage
 
 ENGINE = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
 
@@ -79,6 +82,32 @@ def test_an_error_is_tried_again(how: str) -> None:
     job = Squares({2: OSError("stale file handle")}, until=3)
     outcome = carry_out(job, [1, 2, 3], how)
     assert sorted(outcome.done) == [1, 2, 3] and job.runs.count(2) == 3
+
+
+@dataclass
+class Hungry(Squares):
+    """Needs a quarter of the memory."""
+
+    def run(self, item: int) -> Record:
+        if halvings() < 2:
+            raise MemoryError
+        return {"square": item * item}
+
+
+def test_an_item_that_runs_out_of_memory_gets_along_with_less_and_it_is_told() -> None:
+    told: list[Incident] = []
+    outcome = ENGINE.map(Hungry({}), [2, 3], lambda *_: None, lambda: None, told.append)
+    assert outcome.done == {2: {"square": 4}, 3: {"square": 9}} and halvings() == 0
+    assert [(incident.kind, incident.item) for incident in told] == [("retried", 2), ("retried", 3)] * 2
+
+
+def test_what_is_told_before_the_run_ends_is_told() -> None:
+    told: list[Incident] = []
+    with pytest.raises(RunError):
+        ENGINE.map(
+            Squares({1: OSError("gone"), 2: RunError("full")}), [1, 2], lambda *_: None, lambda: None, told.append
+        )
+    assert [incident.kind for incident in told] == ["retried"]
 
 
 @pytest.mark.parametrize("how", ["map", "tasks"])
@@ -164,3 +193,49 @@ def test_a_fault_holds_what_a_person_and_a_log_need() -> None:
     assert isinstance(fault, Fault) and fault.kind == "retry"
     assert fault.error == "KeyError: 'key'" and "Traceback" in fault.trace
     assert in_one_line(KeyError()) == "KeyError" and in_one_line(" a\n b ") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (MemoryError(), "memory"),
+        (RuntimeError("shapes differ"), "retry"),
+        (ImageError("a.tif", "cut off"), "final"),
+        (RunError("disk full"), "stop"),
+    ],
+)
+def test_the_kind_of_a_fault(error: Exception, kind: str) -> None:
+    def fail() -> None:
+        raise error
+
+    fault = attempt(fail)
+    assert isinstance(fault, Fault) and fault.kind == kind
+
+
+def test_torch_still_says_so_when_memory_runs_out() -> None:
+    fault = attempt(lambda: torch.empty(1 << 60))
+    assert isinstance(fault, Fault) and fault.kind == "memory"
+
+
+def test_what_the_one_worker_used_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cellsemi.orchestrator.engine.inline.time.monotonic", lambda: now[0])
+
+    class Slow(Squares):
+        def start(self) -> "Squares":
+            now[0] += 2.0
+            return super().start()
+
+        def run(self, item: int) -> Record:
+            now[0] += 3.0
+            return super().run(item)
+
+    engine = InlineEngine(EngineConfig(kind="inline", max_attempts=3))
+    assert engine.take_usage() == Usage(nodes={})
+    engine.map(Slow({2: ValueError("once")}, until=2), [1, 2, 3], lambda *_: None, lambda: None)
+    now[0] += 50.0  # nothing is held between two jobs
+    used = engine.take_usage()
+    assert used == Usage(Seconds(14.0, starting=2.0, computing=9.0, lost=3.0), nodes={})
+    assert engine.take_usage() == Usage(nodes={})

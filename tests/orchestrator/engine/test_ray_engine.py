@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.pictures import record, task_in
 
 from cellsemi.configs.errors import EngineError, RunError
+from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.schema import EngineConfig
-from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record
+from cellsemi.configs.training import TrainingConfig
+from cellsemi.models.model_files import read_progress
+from cellsemi.orchestrator.engine.protocol import Engine, Failure, Incident, Record
+from cellsemi.orchestrator.stages.jobs import FitJob
 
 pytestmark = pytest.mark.ray
 CONFIG = EngineConfig(cpus_per_worker=0.5, workers=2, max_attempts=3, shard_deadline_s=120.0)
@@ -129,6 +134,35 @@ def test_a_frozen_worker_is_replaced_after_the_deadline(session: Any, tmp_path: 
     took_s = time.monotonic() - started
     assert sorted(outcome.done) == list(range(8)) and outcome.failed == ()
     assert took_s > 5 and ticks >= 4 * 5 - 4  # the driver is not blocked meanwhile
+    used = impatient.take_usage()
+    assert used.workers.lost > 5 and used.workers.starting > 0 and used.gpus.reserved == 0  # what it was silent for
+    assert used.workers.reserved > used.workers.lost + used.workers.computing and used.cluster_gpus == 0
+    (load,) = (used.nodes or {}).values()
+    assert load.workers in (1, 2) and impatient.take_usage().workers.lost == 0  # the next call tells what is new
+
+
+def test_a_frozen_training_is_ended_and_goes_on_from_its_checkpoint(session: Any, tmp_path: Path) -> None:
+    import psutil
+
+    training = TrainingConfig(steps=60, batch=2, crop_px=48, precision="float32")
+    model = FlowUnetConfig(name="a", width=4)
+    task = task_in(tmp_path, [record(0)], model=model, training=training, checkpoint_s=0.0, input_processes=0)
+    frozen: list[int] = []
+    told: list[Incident] = []
+
+    def tick() -> None:
+        if not frozen and (read_progress(Path(task.out_dir)) or 0) >= 3:
+            (worker,) = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::JobActor.r")]
+            frozen.append(worker.pid)
+            worker.suspend()
+
+    patient = engine_on(session, workers=1, progress_deadline_s=4.0, start_deadline_s=300.0)
+    job = FitJob((task,), (None,), (None,), "train a")
+    outcome = patient.tasks(job, [0], lambda *_: None, tick, told.append)
+    assert frozen and outcome.done[0]["steps"] == 60 and outcome.done[0]["resumed_at"] >= 3
+    assert [incident.kind for incident in told] == ["frozen", "retried", "replaced"]
+    assert "silent on item 0 for more than 4 s" in told[0].message
+    assert not psutil.pid_exists(frozen[0])
 
 
 def test_poison_is_reported_and_the_others_are_done(engine: Engine, tmp_path: Path) -> None:
@@ -252,7 +286,7 @@ with open_engine(EngineConfig(), folder / "run.log", address=cluster.address) as
     cluster.add_node(num_cpus=3, num_gpus=1, **small)
     cluster.wait_for_nodes()
     def pids(how, uses_device):
-        done = getattr(engine, how)(Slow(uses_device), range(12 if how == "map" else 2), lambda *_: None, lambda: None)
+        done = getattr(engine, how)(Slow(uses_device), range(40 if how == "map" else 2), lambda *_: None, lambda: None)
         return [record["pid"] for record in done.done.values()], {record["gpus"] for record in done.done.values()}
     # fills the CPUs; takes one of them for the GPU; its process and the others; a process for each; the others; again
     steps = [("map", False), ("map", True), ("map", False), ("tasks", True), ("map", False), ("map", True)]
@@ -300,6 +334,7 @@ def test_a_cluster_that_loses_a_node_and_strangers_who_may_not_join(tmp_path: Pa
             **os.environ,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0f" * 32,
+            "CELLSEMI_PRETEND_GPUS": "1",
             "RAY_NUM_REDIS_GET_RETRIES": "2",  # seconds until a wrong token is reported
             "RAY_raylet_start_wait_time_s": "120",
         },

@@ -1,35 +1,24 @@
 """The scheduler: who gets which item, and what happens when something goes wrong."""
 
+from dataclasses import replace
+
 import pytest
-from helpers.simulated_cluster import RETRY, RULES
+from helpers.simulated_cluster import RETRY, RULES, started
 
 from cellsemi.configs.errors import EngineError, RunError
-from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.fault import Fault
-from cellsemi.orchestrator.engine.protocol import Failure
-from cellsemi.orchestrator.engine.scheduler import (
+from cellsemi.orchestrator.engine.protocol import Failure, Incident
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import (
     Kill,
-    Scheduler,
     SchedulingRules,
     Send,
     Spawn,
-    map_rules,
-    task_rules,
 )
 
 FRESH = SchedulingRules("train", max_attempts=3, start_deadline_s=60.0, deadline_s=None, depth=1, fresh=True)
 FINAL = Fault("final", "ImageError: unreadable", "unreadable")
 STOP = Fault("stop", "RunError: disk full", "disk full")
-
-
-def started(items: list[int], workers: int = 1, rules: SchedulingRules = RULES) -> Scheduler:
-    """A scheduler whose workers are all ready at time 0."""
-    scheduler = Scheduler(items, rules, 0.0, workers)
-    for command in scheduler.decide(0.0):
-        assert isinstance(command, Spawn)
-        scheduler.placed(command.worker, 0.0)
-        scheduler.ready(command.worker, 0.0)
-    return scheduler
 
 
 # --- who gets what ----------------------------------------------------------------------------------
@@ -110,7 +99,7 @@ def test_a_machine_taken_away_is_charged_to_nobody() -> None:
     scheduler = started([0, 1, 2, 3])
     for worker in range(10):
         assert Send(worker, 0) in scheduler.decide(0.0)
-        scheduler.lost(worker, "ActorDiedError: preempted", 1.0, charge=False)
+        scheduler.lost(worker, "ActorDiedError: preempted", 1.0, kind="preempted")
         assert scheduler.decide(1.0)[-1] == Spawn(worker + 1)
         scheduler.placed(worker + 1, 1.0)
         scheduler.ready(worker + 1, 1.0)
@@ -157,7 +146,7 @@ def test_a_silent_worker_is_replaced_from_when_its_item_began() -> None:
     assert sorted(scheduler.done) == [0]
 
 
-def test_training_has_no_deadline_but_starting_has() -> None:
+def test_work_that_shows_no_progress_has_no_deadline_but_starting_has() -> None:
     scheduler = started([0], rules=FRESH)
     assert scheduler.decide(0.0) == [Send(0, 0)]
     assert scheduler.decide(1e6) == []
@@ -235,10 +224,111 @@ def test_waiting_for_a_place_is_measured_only_while_nobody_has_one() -> None:
     assert scheduler.waited_s(507.0) == 7.0
 
 
-def test_rules_come_from_the_config() -> None:
-    config = EngineConfig(max_attempts=5, shard_deadline_s=7)
-    mapped, trained = map_rules(config, "a"), task_rules(config, "b", fresh=True)
-    assert (mapped.deadline_s, mapped.max_attempts, mapped.depth, mapped.fresh) == (7, 5, 2, False)
-    assert (trained.deadline_s, trained.max_attempts, trained.depth, trained.fresh) == (None, 5, 1, True)
-    assert mapped.start_deadline_s == 600 == trained.start_deadline_s
-    assert map_rules(EngineConfig(shard_deadline_s=7200), "a").start_deadline_s == 7200
+# --- what is told -----------------------------------------------------------------------------------
+
+
+def test_what_a_lost_worker_cost_is_told_and_who_takes_its_place() -> None:
+    scheduler = Scheduler([0, 1, 2], RULES, 0.0)
+    scheduler.decide(0.0)
+    scheduler.placed(0, 0.0, "10.0.0.3/ab")
+    scheduler.ready(0, 0.0)
+    scheduler.decide(0.0)
+    scheduler.lost(0, "ActorDiedError: gone", 1.0)
+    scheduler.decide(1.0)
+    scheduler.placed(1, 2.0, "10.0.0.4/cd")
+    assert scheduler.take_incidents() == [
+        Incident("lost", "worker 0 on item 0: ActorDiedError: gone", "10.0.0.3/ab", 0),
+        Incident("retried", "item 0 is tried again, 1 of 3 attempts failed: ActorDiedError: gone", "10.0.0.3/ab", 0),
+        Incident("requeued", "item 1 goes to another worker", "", 1),
+        Incident("replaced", "worker 1 has taken the place of worker 0", "10.0.0.4/cd"),
+    ]
+    assert scheduler.take_incidents() == []
+
+
+def test_a_preempted_worker_and_a_frozen_one_are_told_apart() -> None:
+    scheduler = started([0, 1, 2, 3, 4, 5], workers=2)
+    scheduler.decide(0.0)
+    scheduler.lost(0, "ActorDiedError: preempted", 1.0, kind="preempted")
+    scheduler.decide(40.0)
+    assert [(incident.kind, incident.item) for incident in scheduler.take_incidents()] == [
+        ("preempted", 0),
+        ("requeued", 0),
+        ("requeued", 2),
+        ("frozen", 1),
+        ("retried", 1),
+        ("requeued", 3),
+    ]
+
+
+def test_an_item_that_is_given_up_is_told_with_its_last_error() -> None:
+    scheduler = started([7])
+    for _ in range(3):
+        scheduler.decide(0.0)
+        scheduler.faulted(0, RETRY, 0.0)
+    told = scheduler.take_incidents()
+    assert [incident.kind for incident in told] == ["retried", "retried", "quarantined"]
+    assert told[-1].message == "item 7 is given up after 3 attempts: ValueError: bad"
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+WATCHED = replace(FRESH, deadline_s=30.0, first_sign_s=100.0)
+
+
+def test_progress_counts_not_the_whole_time() -> None:
+    scheduler = started([0], rules=WATCHED)
+    assert scheduler.decide(0.0) == [Send(0, 0)]
+    for now in range(20, 2000, 20):
+        scheduler.progressed(0, float(now))
+        assert scheduler.decide(float(now)) == []
+    assert scheduler.decide(2009.0) == []
+    why = "TimeoutError: silent on item 0 for more than 30 s"
+    assert scheduler.decide(2011.0) == [Kill(0, why), Spawn(1)]
+    assert [(i.kind, i.item) for i in scheduler.take_incidents()] == [("frozen", 0), ("retried", 0)]
+
+
+def test_the_first_sign_of_progress_may_take_longer_than_the_next() -> None:
+    scheduler = started([0], rules=WATCHED)
+    scheduler.decide(0.0)
+    assert scheduler.decide(99.0) == []
+    (kill, _) = scheduler.decide(102.0)
+    assert isinstance(kill, Kill) and "silent on item 0 for more than 100 s" in kill.why
+    scheduler.placed(1, 110.0)
+    scheduler.ready(1, 110.0)
+    assert scheduler.decide(110.0) == [Send(1, 0)]
+    scheduler.progressed(0, 111.0)  # of the one that is gone
+    assert scheduler.decide(205.0) == []
+
+
+# --- demand -----------------------------------------------------------------------------------------
+
+
+def test_workers_without_a_place_are_fewer_when_less_work_is_left() -> None:
+    scheduler = Scheduler(range(4), RULES, 0.0, wanted=4)
+    scheduler.decide(0.0)
+    scheduler.placed(0, 0.0)
+    scheduler.ready(0, 0.0)
+    assert scheduler.decide(0.0) == [Send(0, 0), Send(0, 1)]  # two are left for the three that will come
+    assert scheduler.decide(1.0) == [Kill(3)]
+    scheduler.wanted = 2
+    assert scheduler.decide(1.0) == [Kill(2)]
+    scheduler.wanted = 0
+    assert scheduler.decide(1.0) == [Kill(1)] and scheduler.knows(0)
+
+
+def test_the_work_is_worth_a_machine_for_every_few_items() -> None:
+    assert Scheduler(range(401), RULES, 0.0).worth == 100
+    scheduler = Scheduler(range(9), RULES, 0.0)
+    assert scheduler.worth == 3
+    assert Scheduler(range(9), replace(RULES, items_per_machine=1), 0.0).worth == 9
+
+
+def test_waiting_is_said_at_once_and_then_now_and_then() -> None:
+    scheduler = Scheduler([0], RULES, 0.0)
+    for now in range(0, 2000, 5):
+        scheduler.waiting("no GPU is alive", float(now))
+    assert scheduler.take_incidents() == [Incident("waiting", "no GPU is alive")] * 3
+    scheduler.decide(0.0)
+    scheduler.placed(0, 2000.0)
+    scheduler.waiting("no GPU is alive", 2001.0)
+    assert len(scheduler.take_incidents()) == 1

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsemi.configs.errors import EngineError
-from cellsemi.orchestrator.engine.scheduler import Scheduler, SchedulingRules, Send, Spawn
+from cellsemi.orchestrator.engine.scheduler import Scheduler
+from cellsemi.orchestrator.engine.scheduling_rules import SchedulingRules, Send, Spawn
 
 
 @settings(max_examples=25, deadline=None)

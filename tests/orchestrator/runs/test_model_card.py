@@ -131,8 +131,8 @@ def test_weights_that_a_model_started_from_are_named_with_their_licence(facts: C
     start = StartWeights(weights="/somewhere/cpsam.pth", sha256="ab" * 32)
     member = replace(
         facts.members[0],
-        started_from=model_card._weights(start),
-        weights_licence=model_card._licence("cellpose-sam", start),
+        started_from=model_card.weights_of(start),
+        weights_licence=model_card.licence_of("cellpose-sam", start),
     )
     text = to_markdown(replace(facts, members=(member, facts.members[1])))
     assert header(text)["license"] == "other"

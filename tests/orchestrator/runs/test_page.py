@@ -25,6 +25,7 @@ from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.history import read_verdict
 from cellsemi.rounds.evaluation.leaderboard import display_rows, read
 from cellsemi.rounds.page import pictures, render
+from cellsemi.rounds.page.blocks import Page
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -144,6 +145,19 @@ def test_the_settings_that_differ_and_the_seeds_are_named(html: str, finished: t
     shown = parsed(section(html, "provenance")).text
     assert "bootstrap: 100" in shown and "confidence: 0.95" not in shown  # a default
     assert str(config.run.seed) in shown and "none needed: the images are generated" in shown
+
+
+def test_the_commands_that_it_names_work(html: str, finished: tuple[Config, RunPaths], here: Path) -> None:
+    _, paths = finished
+    (here / "images").mkdir()
+    (here / "images" / "a.png").write_bytes(png(np.zeros((64, 80), np.uint8)))
+    lines = parsed(section(html, "use")).text.split("cellsemi ")
+    shown = [line.split("   #")[0] for line in lines if "   #" in line]
+    assert [line.split()[0] for line in shown] == ["predict", "model", "data"]
+    for number, line in enumerate(shown):
+        words = line.replace("IMAGES", "images").replace("DIR", f"out-{number}").split()
+        done = invoke(*(str(paths.root) if word == paths.name else word for word in words))
+        assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
 
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_no_other_file(
@@ -283,10 +297,12 @@ def test_a_run_with_folds_and_without_drift_alarms_has_a_page(tmp_path: Path) ->
     assert "Drift was not checked: it is switched off" in html and "these are of fold-0" in section(html, "reasons")
 
 
-def test_a_part_whose_files_are_gone_says_so_and_the_others_are_there(tmp_path: Path) -> None:
+def test_a_part_whose_files_are_gone_or_altered_says_so_and_the_others_are_there(tmp_path: Path) -> None:
     config = config_at(tmp_path, *SETTINGS)
     paths = bring(config, 1)[0]
-    for path in (paths.pseudo(1) / "part-00000.parquet", *paths.root.rglob("loss.parquet")):
+    shard = paths.pseudo(1) / "part-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    for path in paths.root.rglob("loss.parquet"):
         path.unlink()
     for model in (paths.round(round) / "students" for round in (0, 1)):
         for folder in model.glob("*"):
@@ -313,6 +329,7 @@ def test_the_command_writes_the_page_and_opens_it(
     finished: tuple[Config, RunPaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, paths = finished
+    monkeypatch.setattr(page, "collect", lambda config, paths: Page("demo", "", []))  # drawing it takes seconds
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
     done = invoke("report", str(paths.root), "--out", str(tmp_path), "--json", "--open")

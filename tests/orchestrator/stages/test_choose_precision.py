@@ -10,7 +10,6 @@ from helpers.campaigns import bring, config_at
 from helpers.fake_family import FakeFamily
 
 from cellsemi.models.base import FitTask
-from cellsemi.orchestrator.engine.inline import InlineEngine
 from cellsemi.orchestrator.runs.plan import accept_changes, adopt_steps
 from cellsemi.orchestrator.stages import choose_precision
 from cellsemi.orchestrator.stages.choose_precision import PrecisionJob
@@ -64,18 +63,10 @@ def test_a_run_that_takes_steps_over_takes_their_precision(tmp_path: Path) -> No
     assert read_precision(open_run(other)) == read_precision(base)
 
 
-class Cluster(InlineEngine):
-    """Stands in for machines of another kind than the driver's."""
-
-    def device_here(self) -> None:  # type: ignore[override]
-        return None
-
-
-def test_on_a_cluster_a_worker_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     run = PrecisionJob.run
     monkeypatch.setattr(PrecisionJob, "run", lambda self, item: asked.append(item) or run(self, item))
-    monkeypatch.setattr("helpers.campaigns.InlineEngine", Cluster)
     paths, _ = bring(config_at(tmp_path), 0)
     agreed = read_precision(paths)
     assert asked == [0] and agreed is not None

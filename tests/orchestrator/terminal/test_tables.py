@@ -213,7 +213,7 @@ def test_a_finished_call_names_the_commands_that_go_on(here: Path) -> None:
     paths = judged_run()
     assert [command for command, _ in next_steps(config, paths)] == [
         "cellsemi predict IMAGES --run demo --out DIR",
-        "cellsemi report demo",
+        "cellsemi report demo --open",
         "cellsemi init FOLDER",
     ]
     own = load_config("label-maps", ["data.root=x"]).config

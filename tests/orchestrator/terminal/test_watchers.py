@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cellsemi.orchestrator.engine.protocol import Incident
 from cellsemi.orchestrator.events import EventLog, SilentWatcher, Watcher, read_events
-from cellsemi.orchestrator.terminal.watchers import LiveWatcher, Pace, PlainWatcher, open_watcher
+from cellsemi.orchestrator.runs.pace import Pace
+from cellsemi.orchestrator.terminal.watchers import LiveWatcher, PlainWatcher, open_watcher
 from cellsemi.rounds.duration import duration
 
 
@@ -36,6 +38,9 @@ class Recorder(SilentWatcher):
 
     def note(self, message: str) -> None:
         self.calls.append(("note", message))
+
+    def incident(self, incident: Incident) -> None:
+        self.calls.append(("incident", incident))
 
     def finish(self, seconds: float) -> None:
         self.calls.append(("finish", seconds))
@@ -189,6 +194,20 @@ def test_fast_stages_do_not_flood_the_log(tmp_path: Path) -> None:
         log.advance(step)
     advances = [event.done for event in read_events(path) if event.event == "advance"]
     assert len(advances) <= 6 and advances[-1] == 5000
+
+
+def test_an_incident_is_an_event_and_a_line(tmp_path: Path) -> None:
+    recorder, stream = Recorder(), io.StringIO()
+    incident = Incident("retried", "item 4 is tried again: OSError: gone", "10.0.0.3/ab12cd34", 4)
+    for watcher in (recorder, PlainWatcher(stream)):
+        log = EventLog(watcher, tmp_path / "events.jsonl")
+        log.stage(2, "train", 5, "steps")
+        log.incident(incident)
+    _, event, *_ = read_events(tmp_path / "events.jsonl")
+    assert (event.event, event.round, event.stage) == ("incident", 2, "train")
+    assert Incident(event.incident, event.message, event.node, event.item) == incident  # type: ignore[arg-type]
+    assert recorder.calls[-1] == ("incident", incident)
+    assert stream.getvalue().endswith("  retried: item 4 is tried again: OSError: gone (node 10.0.0.3/ab12cd34)\n")
 
 
 def test_a_cut_line_is_skipped_and_does_not_swallow_the_next(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
 from cellsemi.configs.errors import DataError
-from cellsemi.rounds.datasets.splits import draw_labelled, duplicates, folds, grouped_split, leak_check, units
+from cellsemi.rounds.datasets.splits import (
+    draw_labelled,
+    duplicates,
+    folds,
+    grouped_split,
+    leak_check,
+    placed_table,
+    units,
+)
 from cellsemi.rounds.store.schemas import ImageRecord
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -34,26 +42,28 @@ def test_no_leak_where_training_shares_groups_and_a_split_repeats_a_picture() ->
         row("f", "test", None),
         row("g", "val", None),
     ]
-    leak_check(rows)
-    assert duplicates(rows) == {"labelled": 0, "unlabelled": 1, "val": 0, "test": 0}
+    leak_check(placed_table(rows))
+    assert duplicates(placed_table(rows)) == {"labelled": 0, "unlabelled": 1, "val": 0, "test": 0}
 
 
 @pytest.mark.parametrize("splits", [("labelled", "test"), ("unlabelled", "val"), ("val", "test")])
 def test_a_group_on_two_sides_is_a_leak(splits: tuple[str, str]) -> None:
     with pytest.raises(DataError, match=r"group 'w 7': 'one\[1\]' in .* and 'two' in"):
-        leak_check([row("one[1]", splits[0], "w 7"), row("x", splits[0], "w 7"), row("two", splits[1], "w 7")])
+        leak_check(
+            placed_table([row("one[1]", splits[0], "w 7"), row("x", splits[0], "w 7"), row("two", splits[1], "w 7")])
+        )
 
 
 @pytest.mark.parametrize("splits", [("unlabelled", "test"), ("labelled", "unlabelled"), ("val", "test")])
 def test_the_same_picture_in_two_splits_is_a_leak(splits: tuple[str, str]) -> None:
     with pytest.raises(DataError, match=rf"same pixels: 'one' in {splits[0]} and 'two' in {splits[1]}"):
-        leak_check([row("one", splits[0], sha256="f00"), row("two", splits[1], sha256="f00")])
+        leak_check(placed_table([row("one", splits[0], sha256="f00"), row("two", splits[1], sha256="f00")]))
 
 
 def test_many_leaks_are_counted_not_dropped() -> None:
     rows = [row(f"{split}{i}", split, f"g{i}") for i in range(12) for split in ("val", "test")]
     with pytest.raises(DataError, match="and 7 more"):
-        leak_check(rows)
+        leak_check(placed_table(rows))
 
 
 @patient

@@ -18,9 +18,9 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.formats.base import parts_of
 from cellsemi.rounds.formats.label_map import class_files
 from cellsemi.rounds.store.schemas import ImageRecord

@@ -16,9 +16,9 @@ from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells.rle import decode
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.formats.base import Item, Reader, parts_of
 from cellsemi.rounds.formats.dsb2018 import Dsb2018
 from cellsemi.rounds.store.image_codec import decode_image

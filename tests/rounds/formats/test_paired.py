@@ -26,9 +26,9 @@ from cellsemi.configs.schema import Config
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.class_names import ClassNames
-from cellsemi.rounds.datasets.ingest import read_record
 from cellsemi.rounds.datasets.ingest_report import IngestReport
 from cellsemi.rounds.datasets.open import open_data
+from cellsemi.rounds.datasets.read_shards import read_record
 from cellsemi.rounds.formats.base import FileCells, Item, parts_of
 from cellsemi.rounds.formats.cellpose import seg_npy
 from cellsemi.rounds.formats.imagej import roi_set

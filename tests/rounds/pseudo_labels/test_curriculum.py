@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cellsemi.rounds.cells import masks, rle
 from cellsemi.rounds.cells.instances import Instances, State
-from cellsemi.rounds.pseudo_labels.curriculum import held_back, label_quality, share_of_round
+from cellsemi.rounds.pseudo_labels.curriculum import Ranked, held_back, label_quality, rank, share_of_round
 from cellsemi.rounds.pseudo_labels.training_set import HELD_BACK
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -31,6 +31,10 @@ def record(name: str, found: Instances | None, cell_type: str | None = None) -> 
     return ImageRecord(name, SIDE, SIDE, "unlabelled", instances=found, cell_type=cell_type)
 
 
+def ranked(records: list[ImageRecord]) -> list[Ranked]:
+    return [found for each in records if (found := rank(each)) is not None]
+
+
 def test_quality_is_the_accepted_share_of_what_may_be_cell() -> None:
     found = cells(("accepted", 0.9), ("accepted", 0.5), ("ignored", 0.4), ("rejected", 0.1))
     assert label_quality(found) == pytest.approx((0.9 + 0.5) / 3)
@@ -46,7 +50,7 @@ def test_the_best_of_each_class_are_used(images: list[tuple[int, float]], share:
         record(f"{place:02d}", cells(("accepted", quality), ("ignored", 0.5), class_id=number))
         for place, (number, quality) in enumerate(images)
     ]
-    late = held_back([*records, record("none", None), record("unsure", cells(("ignored", 0.4)))], share)
+    late = held_back(ranked([*records, record("none", None), record("unsure", cells(("ignored", 0.4)))]), share)
     for number in {number for number, _ in images}:
         own = [(quality, f"{place:02d}" in late) for place, (n, quality) in enumerate(images) if n == number]
         used = [quality for quality, is_late in own if not is_late]
@@ -57,8 +61,8 @@ def test_the_best_of_each_class_are_used(images: list[tuple[int, float]], share:
 
 def test_the_stated_class_of_an_image_counts() -> None:
     records = [record("a", cells(("accepted", 0.9)), "x"), record("b", cells(("accepted", 0.1)), "y")]
-    assert held_back(records, 0.5) == set()
-    assert held_back([r.with_(cell_type="x") for r in records], 0.5) == {"b"}
+    assert held_back(ranked(records), 0.5) == set()
+    assert held_back(ranked([r.with_(cell_type="x") for r in records]), 0.5) == {"b"}
 
 
 def test_shares_go_by_round() -> None:

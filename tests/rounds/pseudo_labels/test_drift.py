@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,15 @@ from scipy import stats
 from cellsemi.rounds.calibration.calibration import Calibration, Curve
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.pseudo_labels import drift
-from cellsemi.rounds.pseudo_labels.drift import Profile, alarms, calibration_alarms, profile, size_distance
+from cellsemi.rounds.pseudo_labels.drift import (
+    COLUMNS,
+    Areas,
+    Profile,
+    alarms,
+    calibration_alarms,
+    profile,
+    size_distance,
+)
 
 CLASSES = ("round", "long")
 AREAS = st.lists(st.integers(1, 30), min_size=1, max_size=30)
@@ -28,6 +37,17 @@ def image(areas: list[int], class_id: list[int], state: State | list[State] = "h
     )
 
 
+def columns(*images: Instances) -> tuple[int, pa.Table]:
+    """A shard of images, as a profile reads it."""
+    rows = [
+        dict(zip(COLUMNS, row, strict=True))
+        for cells in images
+        for row in zip(cells.class_id.tolist(), cells.area.tolist(), cells.state, strict=True)
+    ]
+    kinds = pa.schema([("class_id", pa.int32()), ("area", pa.int64()), ("state", pa.string())])
+    return len(images), pa.Table.from_pylist(rows, schema=kinds)
+
+
 def made(
     images: int = 10,
     filtered: int = 0,
@@ -35,7 +55,7 @@ def made(
     ignored: int = 0,
     **areas: np.ndarray,
 ) -> Profile:
-    held = {name: np.asarray(areas.get(name, []), np.int64) for name in CLASSES}
+    held = {name: Areas.of(np.asarray(areas.get(name, []), np.int64)) for name in CLASSES}
     return Profile(images, filtered, held, ece or {}, ignored)
 
 
@@ -47,12 +67,21 @@ def sizes(n: int, low: int = 100, high: int = 200) -> np.ndarray:
 @given(AREAS, st.lists(st.integers(1, 30), min_size=2, max_size=30))
 def test_the_distance_of_sizes_is_that_of_kolmogorov_and_smirnov(a: list[int], b: list[int]) -> None:
     expected = stats.ks_2samp(a, b, method="asymp").statistic
-    assert size_distance(np.array(a), np.array(b)) == pytest.approx(expected)
+    assert size_distance(Areas.of(np.array(a)), Areas.of(np.array(b))) == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(AREAS, min_size=1, max_size=4), st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_counted_areas_have_the_quantiles_of_the_list(parts: list[list[int]], shares: list[float]) -> None:
+    whole = Areas.sum([Areas.of(np.array(part)) for part in parts])
+    listed = [area for part in parts for area in part]
+    assert len(whole) == len(listed)
+    assert whole.quantiles(shares) == pytest.approx(np.quantile(listed, shares).tolist(), rel=1e-12)
 
 
 def test_the_distance_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="got 0 and 3"):
-        size_distance(np.zeros(0, np.int64), np.array([1, 2, 3]))
+        size_distance(Areas.of(np.zeros(0, np.int64)), Areas.of(np.array([1, 2, 3])))
 
 
 def test_the_noise_limit_is_crossed_about_once_in_a_thousand() -> None:
@@ -62,17 +91,19 @@ def test_the_noise_limit_is_crossed_about_once_in_a_thousand() -> None:
 
 
 def test_a_profile_counts_human_cells_and_not_those_to_be_ignored() -> None:
-    found = profile([image([9, 4, 7], [0, 1, 1], ["human", "human", "ignored"]), image([], [])], CLASSES)
+    found = profile(
+        [columns(image([9, 4, 7], [0, 1, 1], ["human", "human", "ignored"])), columns(image([], []))], CLASSES
+    )
     assert (found.images, found.cells, found.cells_per_image, found.filtered) == (2, 2, 1.0, 0)
     assert found.accepted_share is None
-    assert {name: areas.tolist() for name, areas in found.areas.items()} == {"round": [9], "long": [4]}
+    assert {name: areas.values.tolist() for name, areas in found.areas.items()} == {"round": [9], "long": [4]}
 
 
 def test_a_profile_of_screened_cells_knows_the_accepted_share_and_the_errors_of_own_curves() -> None:
     own = Curve((0.0,), (0.5,), 90, 45, "own", 0.3, 0.2)
     pooled = Curve((0.0,), (0.5,), 3, 1, "pooled", 0.3, 0.4)
     cells = image([9, 4, 7, 8], [0, 1, 1, 0], ["accepted", "ignored", "rejected", "accepted"])
-    found = profile([cells], CLASSES, Calibration({"round": own, "long": pooled}))
+    found = profile([columns(cells)], CLASSES, Calibration({"round": own, "long": pooled}))
     assert found.accepted_share == 0.5 and found.share("round") == 1.0
     assert (found.filtered, found.ignored, found.not_background_per_image) == (4, 1, 3.0)
     assert found.ece == {"round": 0.2}
@@ -134,7 +165,7 @@ def test_accepted_and_ignored_cells_are_counted_against_the_labelled_ones(
 def test_few_cells_of_another_size_may_be_chance() -> None:
     other = sizes(4, 150, 250)
     assert alarms(made(1, round=other), made(1, round=sizes(4)), HUMAN) == []
-    assert size_distance(other, sizes(4)) > drift.SIZE_DISTANCE
+    assert size_distance(Areas.of(other), Areas.of(sizes(4))) > drift.SIZE_DISTANCE
 
 
 def test_an_accepted_share_that_jumps_is_said_against_the_round_before_only() -> None:

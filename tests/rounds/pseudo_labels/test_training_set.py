@@ -8,11 +8,24 @@ import pytest
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.training_set import OF_JUDGED, MergeCounts, merge, with_images
+from cellsemi.rounds.pseudo_labels.training_set import (
+    OF_JUDGED,
+    Known,
+    MergeCounts,
+    human_labels,
+    pseudo_labels,
+    with_images,
+)
 from cellsemi.rounds.store import shards
+from cellsemi.rounds.store.manifest import TrainingCounts
 from cellsemi.rounds.store.schemas import ImageRecord
 
 SIZE = 30
+
+
+def merge(humans, pseudo, counts, left_out=None, not_taught=()):
+    known = Known.of((each.image_id, each.sha256) for each in humans)
+    return [*human_labels(humans, counts), *pseudo_labels(pseudo, known, counts, left_out, not_taught)]
 
 
 def cells(*states, **columns):
@@ -87,7 +100,7 @@ def test_images_that_are_named_are_left_out_and_counted_once():
     assert counts.pseudo_images == 1 and counts.cells == {"accepted": 1}
 
 
-def test_merging_is_lazy():
+def test_records_are_taken_one_at_a_time():
     seen = []
 
     def source():
@@ -95,9 +108,21 @@ def test_merging_is_lazy():
             seen.append(name)
             yield human(name)
 
-    stream = merge(source(), [], MergeCounts())
+    stream = human_labels(source(), MergeCounts())
     next(stream)
     assert seen == ["a"]
+
+
+def test_the_counts_of_shards_add_up_to_those_of_the_whole():
+    pseudo = [record("p", cells("accepted", "ignored")), record("q", None), record("r", cells("accepted"))]
+    whole, parts = MergeCounts(), [MergeCounts() for _ in range(4)]
+    merge([human("h"), human("i")], pseudo, whole)
+    merge([human("h")], [], parts[0])
+    merge([human("i")], pseudo[:1], parts[1])
+    merge([], pseudo[1:2], parts[2])
+    merge([], pseudo[2:], parts[3])
+    assert TrainingCounts.sum(part.as_record() for part in parts) == whole.as_record()
+    assert TrainingCounts.sum([]) == MergeCounts().as_record()
 
 
 def test_an_image_id_on_both_sides_is_refused():
@@ -124,8 +149,6 @@ def test_records_that_do_not_belong_here_are_refused():
         run([record("v", cells("human"), split="val")])
     with pytest.raises(ValueError, match="split 'unlabelled', got 'test'"):
         run(pseudo=[record("t", cells("accepted"), split="test")])
-    with pytest.raises(ValueError, match="the encoded image"):
-        run(pseudo=[record("p", cells("accepted"), image=None)])
     with pytest.raises(ValueError, match=r"got \['predicted'\]"):
         run(pseudo=[record("p", cells("accepted", "predicted"))])
     with pytest.raises(ValueError, match=r"got \['accepted'\]"):

@@ -17,7 +17,11 @@ from PIL import Image
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.engine.protocol import Incident
+from cellsemi.orchestrator.engine.usage import Seconds, Usage
+from cellsemi.orchestrator.events import EventLog, SilentWatcher
 from cellsemi.orchestrator.runs import report
+from cellsemi.orchestrator.runs.page import Written
 from cellsemi.rounds.evaluation.history import RoundManifest, read_verdict
 from cellsemi.rounds.report.round_report import TrainingSet, to_markdown
 from cellsemi.rounds.store import files, shards
@@ -104,7 +108,7 @@ def test_pseudo_labels_are_counted_as_they_stand_in_the_shards(finished: tuple[R
     assert taught < len(images) and learnt[3] == f"{len(images) - taught} (no cell accepted)"
 
 
-def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Config]) -> None:
+def test_every_calibration_is_shown_with_its_error(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     path = report.write_report(config, paths, 1)
     text = path.read_text()
@@ -121,15 +125,10 @@ def test_every_calibration_is_shown_with_its_bins(finished: tuple[RunPaths, Conf
         assert (int(samples), int(right)) == (curve["samples"], curve["positives"])
         if curve["samples"]:
             assert error == f"{curve['ece_before']:.3f} -> {curve['ece_after']:.3f}"
-            bins = text.split(f"### {whose}: {model}, {name}\n")[1].split("\n\n", maxsplit=1)[0]
-            shown = cells_of_table(bins.splitlines(), "confidence")
-            for place, when in ((1, "before"), (4, "after")):
-                stated = [[str(n), f"{mean:.3f}", f"{rate:.3f}"] for n, mean, rate in curve[when]]
-                assert [row[place : place + 3] for row in shown if row[place] != "0"] == stated
     seen = [r.instances for r in shards.read_folder(paths.predictions(0, "unet-a", "val"))]
     total = sum(int(row[3]) for row in rows if row[:2] == ["teacher", "unet-a"])
     assert total == sum(len(cells or ()) for cells in seen) > 0
-    assert "](reliability.png)" in text
+    assert "](reliability.png)" in text and "### " not in text  # the bins are in the picture
     with Image.open(path.with_name("reliability.png")) as drawn:
         assert drawn.format == "PNG"
 
@@ -196,6 +195,34 @@ def test_images_that_were_left_out_and_what_models_told_are_said(finished: tuple
     assert report.collect(config, paths, 1).problems == []
 
 
+def test_what_the_workers_did_is_told_by_stage_with_the_incidents(finished: tuple[RunPaths, Config]) -> None:
+    paths, config = finished
+    before = report.collect(config, paths, 1)
+    uses = iter([used(2, gpus=0), used(30, lost=6), used(50, lost=0), used(7, lost=7), used(1, gpus=0)])
+    log = EventLog(SilentWatcher(), paths.events, take_usage=lambda: next(uses, Usage()))
+    log.stage(1, "predict unlabelled", 48, "images")
+    log.incident(Incident("frozen", "worker 0 on item 3", "a", 3))
+    log.finish(80.0)
+    log.stage(0, "train", 60, "steps")
+    log.finish(1.0)
+    text = to_markdown(replace(before, used=report.collect(config, paths, 1).used))
+    lines = section(text, "What did the workers do?")
+    assert (
+        lines[1]
+        == "GPU-seconds: 80 reserved; of these computing 74 s (92%), starting 0 s (0%), idle 0 s (0%), lost 6 s (8%)."
+    )
+    assert lines[2] == "Incidents: 1 frozen."
+    assert cells_of_table(lines, "stage")[-1] == ["predict unlabelled", "80.0", "74.0", "0.0", "0.0", "6.0"]
+    assert "train" not in [row[0] for row in cells_of_table(lines, "stage")]  # of round 0
+    paths.events.unlink()
+    assert "What did the workers do?" not in report.write_report(config, paths, 1).read_text()
+
+
+def used(seconds: float, lost: float = 0.0, gpus: float = 1.0) -> Usage:
+    each = Seconds(seconds, computing=seconds - lost, lost=lost)
+    return Usage(each, Seconds().plus(each, gpus), {})
+
+
 def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Config]) -> None:
     paths, config = finished
     facts = report.collect(config, paths, 1)
@@ -208,8 +235,12 @@ def test_with_folds_each_training_set_has_its_row(finished: tuple[RunPaths, Conf
     assert any("each fold by teachers of its own" in line for line in lines)
 
 
-def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finished: tuple[RunPaths, Config]) -> None:
+def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(
+    finished: tuple[RunPaths, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths, _ = finished
+    page = Written(paths.root / "report.html", 1_200_000, 3.21)
+    monkeypatch.setattr("cellsemi.orchestrator.runs.page.write_page", lambda config, paths, out: page)
     expected = [paths.round(round) / "report.md" for round in (0, 1)]
     for path in expected:
         path.unlink(missing_ok=True)
@@ -217,7 +248,8 @@ def test_the_command_writes_and_names_the_reports_of_all_finished_rounds(finishe
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["reports"] == [str(path) for path in expected]
     assert all(path.is_file() for path in expected)
-    assert invoke("report", str(paths.root)).output.split() == [str(path) for path in expected]
+    lines = invoke("report", str(paths.root)).output.splitlines()
+    assert lines == [f"{page.path} (1.2 MB, written in 3.2 s)", *map(str, expected)]
 
 
 def test_a_run_without_a_finished_round_has_no_report(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,59 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         list(shards.read_shard(path))
     with pytest.raises(RunError, match="missing"):
         list(shards.read_shard(tmp_path / "part-00001.parquet"))
+
+
+@pytest.mark.parametrize("counts", [(1, 2, 3), (99_998, 99_999, 100_000, 100_001), (999_999, 1_000_000, 10_000_000)])
+def test_names_sort_as_their_numbers_do(counts: tuple[int, ...]) -> None:
+    names = [shards.part_name(number) for number in counts]
+    assert names == sorted(names) and len(set(names)) == len(names)
+
+
+def test_many_shards_are_read_with_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 3)
+    for part in range(20):
+        shards.write_shard(tmp_path / shards.part_name(part), [record(part, None)], "abc")
+    before = open_files()
+    data = shards.ShardSet(shards.shard_paths(tmp_path))
+    assert open_files() == before, "none is open before a record is wanted"
+    assert [data[i].image_id for i in range(20)] == [f"im[{i}] ä" for i in range(20)]
+    assert [data[i].image_id for i in (0, 19, 0, 18)] == [f"im[{i}] ä" for i in (0, 19, 0, 18)]
+    assert open_files() == before + 3
+    del data
+    assert open_files() == before
+
+
+def open_files() -> int:
+    """How many Parquet files this process holds open."""
+    links = (path for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return sum(str(path.readlink()).endswith(".parquet") for path in links)
+
+
+def test_labels_are_joined_with_the_images_of_their_ids(tmp_path: Path) -> None:
+    """The shards of labels lack some of the images, as a training set does."""
+    images = [[record(10 * part + i, None) for i in range(6)] for part in range(3)]
+    for part, (records, kept) in enumerate(zip(images, ([1, 4, 5], [], [0]), strict=True)):
+        shards.write_shard(tmp_path / f"images-{part}", records, "abc")
+        labels = [records[i].with_(image=None, instances=some_cells(i)) for i in kept]
+        shards.write_shard(tmp_path / f"labels-{part}", labels, "abc")
+    paths = [[tmp_path / f"{kind}-{part}" for part in range(3)] for kind in ("labels", "images")]
+    data = shards.ShardSet(*paths, rows=[3, 0, 1])
+    assert [(r.image_id, r.image) for r in data] == [(f"im[{i}] ä", bytes([i])) for i in (1, 4, 5, 20)]
+    assert data[3].instances is not None and data[-1].image_id == data[3].image_id
+    for copy in (deepcopy(data), shards.ShardSet(*paths)):
+        assert [r.image_id for r in copy] == [r.image_id for r in data]
+    shards.write_shard(tmp_path / "images-0", images[1], "abc")
+    with pytest.raises(RunError, match=r"images-0: does not hold the image 'im\[1\] ä'"):
+        shards.ShardSet(*paths)[0]
+    with pytest.raises(ValueError, match="for each of 3 shards, got 1"):
+        shards.ShardSet(paths[0], paths[1][:1])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_an_image_is_left_where_it_is_when_it_is_not_wanted(tmp_path: Path) -> None:
+    shards.write_shard(tmp_path / "a.parquet", [record(3, some_cells(1))], "abc")
+    (without,) = shards.read_shard(tmp_path / "a.parquet", images=False)
+    (whole,) = shards.read_shard(tmp_path / "a.parquet")
+    assert without.image is None and whole.image == bytes([3])
+    assert schemas.to_row(without) == schemas.to_row(whole.with_(image=None))

@@ -20,7 +20,7 @@ from cellsemi.rounds.formats.shards import ShardFolder
 from cellsemi.rounds.store import shards, unaltered
 from cellsemi.rounds.store.manifest import outputs_fingerprint, read_manifest, write_manifest
 from cellsemi.rounds.store.run import RunPaths
-from cellsemi.rounds.store.schemas import ImageRecord
+from cellsemi.rounds.store.schemas import ImageRecord, to_row
 
 
 def flip(path: Path) -> None:
@@ -48,10 +48,32 @@ def test_a_flipped_bit_is_altered_to_every_reader(folder: Path, read: object) ->
     flip(folder / "part-00001.parquet")
     with pytest.raises(RunError, match=r"part-00001\.parquet: altered since it was written"):
         list(read(folder))
-    with pytest.raises(RunError, match=r"part-00001\.parquet: altered"):
-        shards.ShardSet(shards.shard_paths(folder))
     with pytest.raises(RunError, match="altered"):
         shards.count_rows(folder / "part-00001.parquet")
+
+
+def test_no_flipped_bit_changes_what_is_read_in_parts_and_no_file_is_read_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sha256 of its footer and the checksums of its pages: what they do not tell is never looked at."""
+    path, hashed = folder / "part-00000.parquet", list[Path]()
+    whole, expected = path.read_bytes(), list(shards.read_shard(folder / "part-00000.parquet"))
+    monkeypatch.setattr(unaltered, "_sha256", lambda path: hashed.append(path) or 1 / 0)
+    missed = []
+    for place in range(0, len(whole), 11):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            found = list(shards.ShardSet([path]))
+        except RunError as error:
+            assert "part-00000.parquet" in str(error) and ("altered" in str(error) or "damaged" in str(error))
+        else:
+            assert [to_row(record) for record in found] == [to_row(record) for record in expected]
+            missed.append(place)
+    assert len(missed) < 0.05 * len(whole) / 11, missed
+    path.write_bytes(whole)
+    assert len(shards.ShardSet(shards.shard_paths(folder))) == 3 and not hashed
 
 
 def test_a_shard_is_read_for_this_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +104,15 @@ def test_what_is_missing_is_named(folder: Path) -> None:
 def test_an_altered_import_is_refused(tmp_path: Path) -> None:
     import_data(config_at(tmp_path), tmp_path / "import", lambda *_: None)
     assert len(list(ShardFolder(tmp_path / "import").items())) == 14
-    flip(tmp_path / "import" / "val" / "part-00001.parquet")
+    path = tmp_path / "import" / "val" / "part-00001.parquet"
+    before = path.read_bytes()
+    path.write_bytes(before[:-20] + bytes([before[-20] ^ 1]) + before[-19:])
     with pytest.raises(DataError, match=r"val/part-00001\.parquet: altered since the import wrote it; import anew"):
         list(ShardFolder(tmp_path / "import").items())
+    found = before.index(b"\x89PNG")
+    path.write_bytes(before[: found + 9] + bytes([before[found + 9] ^ 1]) + before[found + 10 :])
+    with pytest.raises(DataError, match=r"val/part-00001\.parquet: damaged(.|\n)*import anew"):
+        [item.load() for item in ShardFolder(tmp_path / "import").items()]
 
 
 ALTERED = {  # rounds of the run before, what is altered: the step that the message names
