@@ -138,9 +138,10 @@ class DetectorPredictor:
     def explain(self, image: Image, scale: float = 1.0) -> Explanation:
         """The stages, proposals, boxes and heads for one window, and the cells of the image; see `Explains`."""
         (cells,) = self.predict([image], scale)
-        pixels, inference = self.prepare(image), self._inference.scaled(scale)
+        pixels = self.prepare(image)
         if self._parts is None or (pixels == pixels[0, 0]).all():
             return Explanation(cells, notes=("An image of one colour has no cell; it is not predicted.",))
+        inference = smaller_tiles(self._inference.scaled(scale), int(self._most_px), *pixels.shape[:2])
         zoom = inference.scales[0]
         shown = transform_view(pixels, "identity", zoom)
         placed = windows(shown.shape[0], shown.shape[1], inference)

@@ -249,6 +249,7 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
     from cellsemi.orchestrator.terminal.watchers import open_watcher
+    from cellsemi.orchestrator.tracking.follow import followed
     from cellsemi.rounds.store.lock import driver_lock
 
     with driver_lock(paths) as without_locks, quiet_output(paths.log) as stream:
@@ -268,6 +269,8 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             print_line(line)
         if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
             print_line(f"Nothing to do: round {target} is done.")
+            with followed(loaded.config, paths, print_line):
+                pass  # a tracker that is new is told what there is
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")

@@ -96,6 +96,14 @@ class _Beside:
         return [*self._follower.notes, *(slow if self.thread.is_alive() else [])]
 
 
+class TrackerFailed(Exception):
+    """A tracker raised an error, `why`."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
 class Follower:
     """Tells trackers what is new in the files of a run."""
 
@@ -112,22 +120,32 @@ class Follower:
         self._failed: set[TrackerName] = set()
         self._shown: dict[tuple[TrackerName, str], int] = {}  # the last step of a training that is at work
         self._told: Told | None = None
+        self._unread: Exception | None = None
 
     def look(self) -> None:
-        """Tell every tracker what it was not told."""
+        """Tell every tracker what it was not told.
+
+        What cannot be read now, since the run is just writing or removing it, is read by the next look.
+        """
+        self._unread = None
         for name in self._config.tracking.to:
             if name not in self._failed:
                 with Caught() as caught:
                     self._tell(name)
-                self._give_up(name, caught.error)
+                if isinstance(caught.error, TrackerFailed):
+                    self._give_up(name, caught.error.why)
+                else:
+                    self._unread = caught.error or self._unread
 
     def close(self) -> None:
-        """End all trackers."""
+        """End all trackers, and note what could not be read in the end."""
         for name, tracker in self._trackers.items():
             with Caught() as caught:
                 tracker.close()
             self._give_up(name, caught.error)
         self._trackers.clear()
+        if self._unread is not None:
+            self.notes.append(f"tracking: files of the run could not be read ({in_one_line(self._unread)})")
 
     def _give_up(self, name: TrackerName, error: Exception | None) -> None:
         if error is not None and name not in self._failed:
@@ -164,9 +182,13 @@ class Follower:
             self._read_told().write(self._paths.tracking / "told.json")
 
     def _log(self, name: TrackerName, point: Point) -> None:
-        if name not in self._trackers:  # opened when there is something to tell: its package is imported now
-            self._trackers[name] = self._open(name, self._place(name))
-        self._trackers[name].log(point)
+        place = self._place(name)
+        with Caught() as caught:
+            if name not in self._trackers:  # opened when there is something to tell: its package is imported now
+                self._trackers[name] = self._open(name, place)
+            self._trackers[name].log(point)
+        if caught.error is not None:
+            raise TrackerFailed(caught.error)
 
     def _place(self, name: TrackerName) -> Place:
         tracking = self._config.tracking
