@@ -75,14 +75,13 @@ def run_campaign(
     """
     take_config(paths, config)
     files.sweep_unfinished(paths.root)
-    with followed(config, paths, watcher.note):
-        _play_all(config, n, engine, paths, watcher, after_round)
-
-
-def _play_all(
-    config: Config, n: int, engine: Engine, paths: RunPaths, watcher: Watcher, after_round: Callable[[], None]
-) -> None:
     context = Context(config, config_hash(config), paths, engine, watcher)
+    with followed(config, paths, watcher.note):
+        _play_all(context, n, after_round)
+
+
+def _play_all(context: Context, n: int, after_round: Callable[[], None]) -> None:
+    config, paths, watcher = context.config, context.paths, context.watcher
     finished = len(paths.finished_rounds())
     if finished <= n:
         check_models(config)

@@ -33,8 +33,8 @@ def explain_outputs(mean: Outputs, spread: Outputs, views: int) -> tuple[Map, ..
             "outputs",
             "flow",
             flow_colours(flow),
-            "the direction in which a pixel moves to its cell's centre as hue, its length as brightness, in the "
-            "colours of Cellpose (cellpose.plot.dx_to_circ; Stringer et al. 2021); the wheel shows each direction",
+            "the direction in which a pixel moves to its cell's centre as hue, its length up to 1 as brightness, with "
+            "the hues of Cellpose (Stringer et al. 2021); the wheel shows each direction",
             legend=flow_wheel(),
         ),
         Map("outputs", "flow magnitude", length, "the length of the flow, 1 where it is sure of its direction"),
@@ -50,13 +50,15 @@ def explain_outputs(mean: Outputs, spread: Outputs, views: int) -> tuple[Map, ..
 
 
 def flow_colours(flow: Outputs) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of a flow (2, H, W) as y, x: direction as hue, length as value, in Cellpose's convention."""
-    from cellpose.plot import dx_to_circ
+    """uint8 (H, W, 3) of a flow (2, H, W) as y, x: direction as hue, length up to 1 as brightness.
 
-    if not flow.any():  # Cellpose scales by a percentile of the length
-        return np.zeros((*flow.shape[1:], 3), np.uint8)
-    colours: NDArray[np.uint8] = dx_to_circ(flow)
-    return colours
+    The hue is that of Cellpose's pictures (cellpose.plot.dx_to_circ, 4.2), of which the brightness is stretched between
+    percentiles of the image; here equal flows have equal colours in all images.
+    """
+    length = np.clip(np.hypot(flow[0], flow[1]), 0, 1)
+    angle = np.arctan2(flow[1], flow[0]) + np.pi
+    waves = [length * (np.cos(angle + turn * 2 * np.pi / 3) + 1) / 2 for turn in range(3)]  # red, green, blue
+    return np.rint(255 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def flow_wheel(side: int = WHEEL_PX) -> NDArray[np.uint8]:

@@ -34,22 +34,48 @@ class Page:
     cells: int
 
 
-def numbered_pages(
-    ground: RGB, cells: Instances, numbers: Sequence[int], kinds: Sequence[str], colours: Mapping[str, Colour]
-) -> tuple[list[Page], int]:
-    """The pages of an image, and how many cells are on none of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbered:
+    """Cells over their image, `ground` uint8 (H, W, 3): each has a number, and a kind that says its colour."""
 
-    `ground` is uint8 (H, W, 3). Each cell has a number, and a kind that says its colour; of several pages the PAGES
-    with most cells are made, in reading order.
-    """
-    zoom = _zoom(cells)
-    side = max(1, round(PAGE_PX / zoom))
-    centres = (cells.bbox[:, :2] + cells.bbox[:, 2:]) / 2
-    areas = _areas(cells.height, cells.width, side)
-    counts = [int(_inside(centres, area).sum()) for area in areas]
-    best = sorted(sorted(range(len(areas)), key=lambda i: -counts[i])[:PAGES])
-    pages = [_page(ground, cells, areas[i], zoom, numbers, kinds, colours, counts[i]) for i in best]
-    return pages, len(cells) - sum(page.cells for page in pages)
+    ground: RGB
+    cells: Instances
+    numbers: Sequence[int]
+    kinds: Sequence[str]
+    colours: Mapping[str, Colour]
+
+    def pages(self) -> tuple[list[Page], int]:
+        """The pages, and how many cells are on none: of several pages the PAGES with most cells, in reading order."""
+        cells = self.cells
+        zoom = _zoom(cells)
+        side = max(1, round(PAGE_PX / zoom))
+        centres = (cells.bbox[:, :2] + cells.bbox[:, 2:]) / 2
+        areas = _areas(cells.height, cells.width, side)
+        counts = [int(_inside(centres, area).sum()) for area in areas]
+        best = sorted(sorted(range(len(areas)), key=lambda i: -counts[i])[:PAGES])
+        pages = [Page(self._draw(areas[i], zoom), areas[i], zoom, counts[i]) for i in best]
+        return pages, len(cells) - sum(page.cells for page in pages)
+
+    def _draw(self, area: Area, zoom: float) -> bytes:
+        """The PNG of a part."""
+        x0, y0, x1, y1 = area
+        cells = self.cells
+        touches = (cells.bbox[:, :2] < (x1, y1)).all(axis=1) & (cells.bbox[:, 2:] > (x0, y0)).all(axis=1)
+        index = np.flatnonzero(touches).tolist()
+        own = cells.select(index)
+        size = max(1, round((x1 - x0) * zoom)), max(1, round((y1 - y0) * zoom))
+        canvas = np.array(Image.fromarray(self.ground[y0:y1, x0:x1]).resize(size, Image.Resampling.BICUBIC))
+        labels = masks.to_label_map(own)[y0:y1, x0:x1]
+        labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+        draw_cells(canvas, labels, own, [self.colours[self.kinds[i]] for i in index], thick=True)
+        picture = Image.new("RGB", (size[0], size[1] + LEGEND_PX), PAPER)
+        picture.paste(Image.fromarray(canvas), (0, 0))
+        draw = ImageDraw.Draw(picture)
+        _write_numbers(draw, labels, [self.numbers[i] for i in index])
+        _write_legend(draw, self.kinds, self.colours, size[1])
+        buffer = BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 def _zoom(cells: Instances) -> float:
@@ -72,35 +98,6 @@ def _inside(centres: NDArray[np.float64], area: Area) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = area
     inside = (centres >= (x0, y0)) & (centres < (x1, y1))
     return np.asarray(inside.all(axis=1), bool)
-
-
-def _page(
-    ground: RGB,
-    cells: Instances,
-    area: Area,
-    zoom: float,
-    numbers: Sequence[int],
-    kinds: Sequence[str],
-    colours: Mapping[str, Colour],
-    count: int,
-) -> Page:
-    x0, y0, x1, y1 = area
-    touches = (cells.bbox[:, :2] < (x1, y1)).all(axis=1) & (cells.bbox[:, 2:] > (x0, y0)).all(axis=1)
-    index = np.flatnonzero(touches)
-    own = cells.select(index)
-    size = max(1, round((x1 - x0) * zoom)), max(1, round((y1 - y0) * zoom))
-    canvas = np.array(Image.fromarray(ground[y0:y1, x0:x1]).resize(size, Image.Resampling.BICUBIC))
-    labels = masks.to_label_map(own)[y0:y1, x0:x1]
-    labels = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    draw_cells(canvas, labels, own, [colours[kinds[i]] for i in index.tolist()], thick=True)
-    picture = Image.new("RGB", (size[0], size[1] + LEGEND_PX), PAPER)
-    picture.paste(Image.fromarray(canvas), (0, 0))
-    draw = ImageDraw.Draw(picture)
-    _write_numbers(draw, labels, [numbers[i] for i in index.tolist()])
-    _write_legend(draw, kinds, colours, size[1])
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return Page(buffer.getvalue(), area, zoom, count)
 
 
 def _write_numbers(draw: ImageDraw.ImageDraw, labels: NDArray[np.int32], numbers: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellsemi.models.explanation import Explanation, Map
 from cellsemi.orchestrator.explain.explain import Explained
-from cellsemi.orchestrator.explain.numbered import Page, numbered_pages
+from cellsemi.orchestrator.explain.numbered import Numbered, Page
 from cellsemi.orchestrator.explain.reasons import CellRow
 from cellsemi.orchestrator.explain.run_image import PseudoLabels
 from cellsemi.orchestrator.explain.sheets import (
@@ -52,7 +52,7 @@ def of_cells(found: Explained, ground: RGB) -> Iterator[Figure]:
     drawn = [i for i, row in enumerate(found.rows) if row.kept or _is_seen(row)]
     kinds = [KEPT if found.rows[i].kept else DROPPED for i in drawn]
     numbers = [found.rows[i].number for i in drawn]
-    pages, left = numbered_pages(ground, found.cells.select(drawn), numbers, kinds, OF_CELLS)
+    pages, left = Numbered(ground, found.cells.select(drawn), numbers, kinds, OF_CELLS).pages()
     hardly = len(found.rows) - len(drawn)
     note = (
         f"{hardly} of the dropped ones are not drawn: they have less than a tenth of the score that is asked for, or "
@@ -86,7 +86,7 @@ def of_pseudo_labels(pseudo: PseudoLabels, ground: RGB) -> Iterator[Figure]:
     numbers = [row.number for row in pseudo.rows]
     name = f"pseudo-labels{pseudo.fold}"
     states = [str(state) for state in pseudo.cells.state]
-    pages, left = numbered_pages(ground, pseudo.cells, numbers, states, OF_STATES)
+    pages, left = Numbered(ground, pseudo.cells, numbers, states, OF_STATES).pages()
     yield from _numbered(name, f"Pseudo-labels of round {pseudo.round}{pseudo.fold}", pages, left)
 
 

@@ -42,7 +42,7 @@ def sheet_of_maps(ground: RGB, maps: Sequence[Map], classes: Sequence[str]) -> b
     _show(axes[0], "the image" if part == (0, 0, width, height) else "the part of the image", shown(ground, part), part)
     for place, each in zip(axes[1:], maps, strict=True):
         title = each.name if each.class_id is None else f"{each.name} {classes[each.class_id]}"
-        drawn = _show(place, title, each.values, each.part or part, each.low, each.high)
+        drawn = _show(place, title, each.values, each.part or part, (each.low, each.high))
         if each.values.ndim == 2:
             _scale(figure, place, drawn)
         if each.legend is not None:
@@ -145,10 +145,10 @@ def _figure(
     return figure, [figure.add_subplot(down, across, place + 1) for place in range(count)]
 
 
-def _show(place: Axes, title: str, values: Any, part: Part, low: float = 0.0, high: float = 1.0) -> Any:
+def _show(place: Axes, title: str, values: Any, part: Part, ends: tuple[float, float] = (0.0, 1.0)) -> Any:
     x0, y0, x1, y1 = part
     drawn = place.imshow(
-        values, cmap=HEAT, vmin=low, vmax=high, extent=(x0, x1, y1, y0), interpolation="nearest", aspect="equal"
+        values, cmap=HEAT, vmin=ends[0], vmax=ends[1], extent=(x0, x1, y1, y0), interpolation="nearest", aspect="equal"
     )
     place.set_title(title.replace("$", r"\$"), fontsize=10)
     place.tick_params(labelsize=7)

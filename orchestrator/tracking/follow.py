@@ -18,8 +18,7 @@ from pydantic import Field
 
 from cellsemi.configs.caught import Caught, in_one_line
 from cellsemi.configs.errors import UsageError
-from cellsemi.configs.schema import Config
-from cellsemi.configs.tracking import TrackerName, TrackingConfig
+from cellsemi.configs.schema import Config, TrackerName, TrackingConfig
 from cellsemi.orchestrator.tracking.points import Training, curve, live_points, scores, trainings
 from cellsemi.orchestrator.tracking.protocol import Place, Point, Tracker
 from cellsemi.rounds.store.on_disk import OnDisk

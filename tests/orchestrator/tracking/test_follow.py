@@ -166,7 +166,7 @@ def test_scores_and_pictures_of_the_rounds_are_told(here: Path, fake_models: Non
 def test_a_campaign_tells_its_trackers(here: Path, fake_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = dict[str, Remembering]()
     monkeypatch.setattr(follow, "opened", lambda name, place: opened.setdefault(name, Remembering(place)))
-    paths, _ = bring(config_at(here, "tracking=[tensorboard]"), 0)
+    bring(config_at(here, "tracking=[tensorboard]"), 0)
     points = opened["tensorboard"].points
     assert {p.model for p in points if p.step is not None} == {"unet-a", "unet-b"}
     assert any(p.step is None for p in points) and opened["tensorboard"].closed == 1

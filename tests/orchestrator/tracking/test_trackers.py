@@ -50,7 +50,8 @@ tracker.log(Point(1, "unet-a", None, {"val_map": 0.5}, {"reliability": picture.g
 children = psutil.Process().children(recursive=True)
 for process in (psutil.Process(), *children):
     for each in process.net_connections("inet"):
-        touched += [[f"{process.name()} {end}", list(place)] for end, place in (("l", each.laddr), ("r", each.raddr)) if place]
+        ends = (("listens", each.laddr), ("connects", each.raddr))
+        touched += [[f"{process.name()} {what}", list(place)] for what, place in ends if place]
 tracker.close()
 print("TOUCHED", json.dumps(touched))
 """
