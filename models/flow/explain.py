@@ -58,7 +58,7 @@ def flow_colours(flow: Outputs) -> NDArray[np.uint8]:
     length = np.clip(np.hypot(flow[0], flow[1]), 0, 1)
     angle = np.arctan2(flow[1], flow[0]) + np.pi
     waves = [length * (np.cos(angle + turn * 2 * np.pi / 3) + 1) / 2 for turn in range(3)]  # red, green, blue
-    return np.rint(255 * np.stack(waves, axis=-1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.stack(waves, axis=-1)), np.uint8)
 
 
 def flow_wheel(side: int = WHEEL_PX) -> NDArray[np.uint8]:

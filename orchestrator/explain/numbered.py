@@ -26,12 +26,16 @@ Area = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A PNG that shows `area` of the image, `zoom` times as large, with so many cells of the image on it."""
+    """A PNG that shows `area` of the image, `zoom` times as large, with so many cells of the image on it.
+
+    `unnumbered` of those that are drawn have no number, since it would hide another.
+    """
 
     content: bytes
     area: Area
     zoom: float
     cells: int
+    unnumbered: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +57,11 @@ class Numbered:
         areas = _areas(cells.height, cells.width, side)
         counts = [int(_inside(centres, area).sum()) for area in areas]
         best = sorted(sorted(range(len(areas)), key=lambda i: -counts[i])[:PAGES])
-        pages = [Page(self._draw(areas[i], zoom), areas[i], zoom, counts[i]) for i in best]
+        pages = [self._page(areas[i], zoom, counts[i]) for i in best]
         return pages, len(cells) - sum(page.cells for page in pages)
 
-    def _draw(self, area: Area, zoom: float) -> bytes:
-        """The PNG of a part."""
+    def _page(self, area: Area, zoom: float, count: int) -> Page:
+        """The page of a part that holds so many cells."""
         x0, y0, x1, y1 = area
         cells = self.cells
         touches = (cells.bbox[:, :2] < (x1, y1)).all(axis=1) & (cells.bbox[:, 2:] > (x0, y0)).all(axis=1)
@@ -71,11 +75,11 @@ class Numbered:
         picture = Image.new("RGB", (size[0], size[1] + LEGEND_PX), PAPER)
         picture.paste(Image.fromarray(canvas), (0, 0))
         draw = ImageDraw.Draw(picture)
-        _write_numbers(draw, labels, [self.numbers[i] for i in index])
+        unnumbered = _write_numbers(draw, labels, [self.numbers[i] for i in index])
         _write_legend(draw, self.kinds, self.colours, size[1])
         buffer = BytesIO()
         picture.save(buffer, "PNG")
-        return buffer.getvalue()
+        return Page(buffer.getvalue(), area, zoom, count, unnumbered)
 
 
 def _zoom(cells: Instances) -> float:
@@ -100,17 +104,29 @@ def _inside(centres: NDArray[np.float64], area: Area) -> NDArray[np.bool_]:
     return np.asarray(inside.all(axis=1), bool)
 
 
-def _write_numbers(draw: ImageDraw.ImageDraw, labels: NDArray[np.int32], numbers: Sequence[int]) -> None:
-    """Write the number of each cell in the middle of what is seen of it, white with a dark rim."""
+def _write_numbers(draw: ImageDraw.ImageDraw, labels: NDArray[np.int32], numbers: Sequence[int]) -> int:
+    """Write the number of each cell in the middle of what is seen of it, white with a dark rim, the largest cell first.
+
+    Returns how many are not written, since they would hide another.
+    """
     font = ImageFont.load_default(FONT_PX)
     y, x = np.nonzero(labels)
     own = labels[y, x]
     count = np.bincount(own, minlength=len(numbers) + 1)
     middle = [np.bincount(own, axis, len(numbers) + 1) / np.maximum(count, 1) for axis in (x, y)]
-    for i, number in enumerate(numbers, start=1):
-        if count[i]:
-            place = float(middle[0][i]), float(middle[1][i])
-            draw.text(place, str(number), (255, 255, 255), font, "mm", stroke_width=2, stroke_fill=(0, 0, 0))
+    taken = np.zeros((0, 4))
+    left_out = 0
+    for i in (1 + np.argsort(-count[1:], kind="stable")).tolist():
+        if not count[i]:
+            continue
+        place, text = (float(middle[0][i]), float(middle[1][i])), str(numbers[i - 1])
+        box = np.array(draw.textbbox(place, text, font, "mm"))
+        if ((taken[:, :2] < box[2:]) & (taken[:, 2:] > box[:2])).all(axis=1).any():
+            left_out += 1
+            continue
+        taken = np.vstack([taken, box])
+        draw.text(place, text, (255, 255, 255), font, "mm", stroke_width=2, stroke_fill=(0, 0, 0))
+    return left_out
 
 
 def _write_legend(draw: ImageDraw.ImageDraw, kinds: Sequence[str], colours: Mapping[str, Colour], y: int) -> None:

@@ -120,6 +120,8 @@ def _numbered(name: str, title: str, pages: Sequence[Page], left: int, note: str
         notes = [f"Drawn {page.zoom:.2g} times as large." if page.zoom != 1 else "Drawn at its own size."]
         if many:
             notes.append(f"This part shows x {x0} to {x1}, y {y0} to {y1}; the legend counts the whole image.")
+        if page.unnumbered:
+            notes.append(f"{page.unnumbered} small cells have no number here, where it would hide another.")
         if left and number == len(pages):
             notes.append(f"{left} cells lie in parts that are not drawn; they stand in the table.")
         notes += [note] if note and number == 1 else []

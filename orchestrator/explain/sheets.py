@@ -99,18 +99,18 @@ def bars_of_shares(shares: Mapping[str, Mapping[str, float]]) -> bytes:
 def with_outlines(ground: RGB, cells: Instances, classes: Sequence[str], by_class: Mapping[str, Any]) -> RGB:
     """The image at the size of a panel, with the outlines of its cells."""
     part = (0, 0, ground.shape[1], ground.shape[0])
-    canvas = shown(ground, part, least_px=PANEL_PX)
+    canvas = shown(ground, part, PANEL_PX, PANEL_PX)  # a line of a pixel is then one of the panel
     labels = _resized(masks.to_label_map(cells), canvas.shape[1], canvas.shape[0], nearest=True)
     draw_cells(canvas, labels, cells, cell_colours(cells, classes, dict(by_class)))
     return canvas
 
 
-def shown(ground: RGB, part: Part, least_px: int = 0) -> RGB:
-    """A part of the image, no larger than two panels, and no smaller than `least_px` on its longer side."""
+def shown(ground: RGB, part: Part, least_px: int = 0, most_px: int = 2 * PANEL_PX) -> RGB:
+    """A part of the image, its longer side within `least_px` and `most_px`."""
     x0, y0, x1, y1 = part
     cut = ground[y0:y1, x0:x1]
     longest = max(cut.shape[:2])
-    wanted = min(max(longest, least_px), 2 * PANEL_PX)
+    wanted = min(max(longest, least_px), most_px)
     factor = wanted / longest
     size = max(1, round(cut.shape[1] * factor)), max(1, round(cut.shape[0] * factor))
     return np.asarray(_resized(cut, *size, nearest=False), np.uint8)

@@ -57,3 +57,16 @@ def test_small_cells_are_drawn_large_enough_for_their_numbers() -> None:
         assert abs(columns.min() - x * zoom) <= 2 and abs(columns.max() - (x + 10) * zoom) <= 3
     middle = picture[int(10 * zoom) - 8 : int(10 * zoom) + 8, int(10 * zoom) - 8 : int(10 * zoom) + 8]
     assert (middle > 240).all(-1).any() and (middle < 15).all(-1).any()  # a white number with a dark rim
+
+
+def test_a_number_that_would_hide_another_is_left_out_and_counted() -> None:
+    large = masks.from_crops(300, 300, [(np.ones((60, 60), bool), 5 + 70 * i, 200) for i in range(4)])
+    close = masks.from_crops(300, 300, [(np.ones((2, 2), bool), 100 + 2 * i, 100) for i in range(2)])
+    ground = np.zeros((300, 300, 3), np.uint8)
+    left_out = []
+    for cells in (large, Instances.concat(300, 300, [large, close])):
+        numbers, kinds = range(10, 10 + len(cells)), ["kept"] * len(cells)
+        (page,), left = Numbered(ground, cells, numbers, kinds, COLOURS).pages()
+        assert left == 0
+        left_out.append(page.unnumbered)
+    assert left_out == [0, 1]
