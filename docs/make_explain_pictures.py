@@ -1,7 +1,7 @@
 """Draws the pictures of docs/explain.md from a finished run with a flow model and a detector.
 
 cellsemi round --n 0 --config docs/explain.yaml --engine inline
-python docs/make_explain_pictures.py runs/explain test-00001
+python docs/make_explain_pictures.py runs/explain test-00000
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cellsemi.models.explanation import Explanation
 from cellsemi.orchestrator.explain.pictures import ground_of, of_cells, of_member
 
 HERE = Path(__file__).parent
-WIDTH_PX, COLOURS = 900, 128  # small enough for a repository
+WIDTH_PX, COLOURS = 900, 256  # small enough for a repository
 
 
 def small(content: bytes) -> bytes:
@@ -27,7 +27,7 @@ def small(content: bytes) -> bytes:
         size = WIDTH_PX, round(picture.height * WIDTH_PX / picture.width)
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    picture.quantize(COLOURS).save(buffer, "PNG", optimize=True)
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

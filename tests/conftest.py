@@ -27,7 +27,7 @@ def no_trackers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "trackers" not in request.keywords:
         from cellsemi.orchestrator.tracking import follow
 
-        monkeypatch.setattr(follow.Follower, "look", lambda self: None)
+        monkeypatch.setattr(follow.Follower, "look", lambda self, ended=False: None)
 
 
 @pytest.fixture

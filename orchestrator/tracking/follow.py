@@ -84,7 +84,7 @@ class _Beside:
     def _work(self) -> None:
         while not self._ending.wait(LOOK_EVERY_S):
             self._follower.look()
-        self._follower.look()
+        self._follower.look(ended=True)
         self._follower.close()
 
     def end(self, patience_s: float) -> list[str]:
@@ -121,16 +121,17 @@ class Follower:
         self._told: Told | None = None
         self._unread: Exception | None = None
 
-    def look(self) -> None:
-        """Tell every tracker what it was not told.
+    def look(self, ended: bool = False) -> None:
+        """Tell every tracker what it was not told; of a round when the next is begun or the call has `ended`.
 
+        The pictures of a round are drawn after its decision.
         What cannot be read now, since the run is just writing or removing it, is read by the next look.
         """
         self._unread = None
         for name in self._config.tracking.to:
             if name not in self._failed:
                 with Caught() as caught:
-                    self._tell(name)
+                    self._tell(name, ended)
                 if isinstance(caught.error, TrackerFailed):
                     self._give_up(name, caught.error.why)
                 else:
@@ -151,13 +152,13 @@ class Follower:
             self._failed.add(name)
             self.notes.append(f"tracking: {name} failed and is told nothing more in this call ({in_one_line(error)})")
 
-    def _tell(self, name: TrackerName) -> None:
+    def _tell(self, name: TrackerName, ended: bool) -> None:
         told = self._read_told()
         curves, rounds = told.curves.setdefault(name, {}), told.rounds.setdefault(name, [])
         for training in trainings(self._paths):
             self._tell_training(name, training, curves)
         for round in self._paths.finished_rounds():
-            if round not in rounds:
+            if round not in rounds and (ended or self._paths.round(round + 1).is_dir()):
                 for point in scores(self._paths, round):
                     self._log(name, point)
                 rounds.append(round)
