@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellsemi.configs.errors import CellsemiError
-    from cellsemi.orchestrator.api.functions import fuse, load_model, run_rounds, score
+    from cellsemi.orchestrator.api.functions import explain, fuse, load_model, run_rounds, score
     from cellsemi.orchestrator.api.instances import ImageInstances
     from cellsemi.orchestrator.api.model import Model
     from cellsemi.orchestrator.api.run import Run, RunModel, open_run
+    from cellsemi.orchestrator.explain.explain import Explained
     from cellsemi.rounds.cells.instances import Instances
 
 __all__ = [
     "CellsemiError",
+    "Explained",
     "ImageInstances",
     "Instances",
     "Model",
     "Run",
     "RunModel",
+    "explain",
     "fuse",
     "load_model",
     "open_run",
@@ -38,11 +41,13 @@ __all__ = [
 
 _PLACES = {
     "CellsemiError": "configs.errors",
+    "Explained": "orchestrator.explain.explain",
     "ImageInstances": "orchestrator.api.instances",
     "Instances": "rounds.cells.instances",
     "Model": "orchestrator.api.model",
     "Run": "orchestrator.api.run",
     "RunModel": "orchestrator.api.run",
+    "explain": "orchestrator.api.functions",
     "fuse": "orchestrator.api.functions",
     "load_model": "orchestrator.api.functions",
     "open_run": "orchestrator.api.run",

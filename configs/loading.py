@@ -27,8 +27,8 @@ from cellsemi.configs.yaml_text import read_yaml
 RUN_HASH = "config_hash"  # the key that tells the run.yaml of a run from a config file
 
 
-# Not part of what a run is: where it runs may change between two calls of the same run.
-IDENTITY_EXCLUDES: Any = {"engine": True, "run": {"root"}}
+# Not part of what a run is: where it runs, and who is shown it, may change between two calls of the same run.
+IDENTITY_EXCLUDES: Any = {"engine": True, "tracking": True, "run": {"root"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def to_yaml(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Sixteen hex digits that change when the result of the run would; `engine` and `run.root` do not count."""
+    """Sixteen hex digits that change when the result of the run would, and with no other setting."""
     identity = config.model_dump(mode="json", exclude=IDENTITY_EXCLUDES)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

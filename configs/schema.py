@@ -17,6 +17,7 @@ from cellsemi.configs.models import FlowUnetConfig, ModelBase, ModelConfig
 from cellsemi.configs.rounds import AUTO, FilterConfig, FusionConfig, RoundsConfig
 from cellsemi.configs.training import CHECKPOINT_S, InferenceConfig, TrainingConfig, UnlabelledInferenceConfig
 
+TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 OF_A_FOLD = re.compile(r"[.]fold-[0-9]+$")  # ends the folder of a model that is trained in a fold
 
 
@@ -121,6 +122,41 @@ class EngineConfig(Section):
     )
 
 
+class TrackingConfig(Section):
+    """Who is shown the curves, scores and pictures of a run. A list stands for `to`: `tracking: [tensorboard, wandb]`.
+
+    Not part of the run's identity: change it freely between calls.
+    """
+
+    to: tuple[TrackerName, ...] = Field(
+        ("tensorboard",),
+        description="Trackers: `tensorboard` writes files below `tracking/` of the run; `trackio`, `wandb` and "
+        "`mlflow` are extras (`pip install 'cellsemi[wandb]'`) and write there, too.",
+    )
+    online: bool = Field(
+        False,
+        description="true: W&B sends to its server, Trackio and MLflow to `address`, with the settings of the run. "
+        "false: nothing leaves the machine, whatever the environment says.",
+    )
+    address: str | None = Field(
+        None, description="With `online`: MLflow's tracking server, Trackio's server or Space, W&B's own server."
+    )
+    project: str = Field(
+        "cellsemi", min_length=1, max_length=64, description="The project that the run is filed under."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_names_trackers(cls, data: Any) -> Any:
+        return {"to": data} if isinstance(data, list | tuple) else data
+
+    @model_validator(mode="after")
+    def _an_address_is_sent_to(self) -> Self:
+        if self.address is not None and not self.online:
+            raise ValueError("tracking.address is not used without tracking.online: true")
+        return self
+
+
 class Config(Section):
     """A whole run."""
 
@@ -140,6 +176,9 @@ class Config(Section):
     filter: FilterConfig = Field(default_factory=FilterConfig, description="The filter of the pseudo-masks.")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="The campaign.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Where the work runs.")
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description="Who is shown curves, scores and pictures."
+    )
 
     def models_of(self, round: int) -> tuple[ModelConfig, ...]:
         """The models that take part in a round: its students, and teachers that are not trained."""

@@ -17,8 +17,8 @@ refused, with the nearest valid key. `cellsemi init` writes a file with every se
 and `--set training.steps=100` changes one for one call. Without `--config` the file `cellsemi.yaml` of the
 current folder is used, and without that the preset `demo`. Presets: {presets}.
 
-All settings but `engine` and `run.root` are part of what a run is: a run goes on only with those that it was
-started with, and says which differ.
+All settings but `engine`, `tracking` and `run.root` are part of what a run is: a run goes on only with those that it
+was started with, and says which differ.
 
 `N` stands for a position in a list (`models.0.name`), `CLASS` for a class name. Units stand in the names:
 `_px` pixels, `_s` seconds, `_mb` megabytes.

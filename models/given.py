@@ -30,6 +30,7 @@ from cellsemi.models.base import (
     predict_named,
     staged,
 )
+from cellsemi.models.explanation import Explanation, explanation_of, in_other_classes
 from cellsemi.models.model_files import (
     FitFigures,
     ModelFacts,
@@ -151,6 +152,12 @@ class InClassesOf:
     def predict(self, images: Sequence[Image], scale: float = 1.0, image_ids: Sequence[str] = ()) -> list[Instances]:
         """See models.base.Predictor."""
         return [self._renamed(cells) for cells in predict_named(self._predictor, images, image_ids, scale)]
+
+    def explain(self, image: Image, scale: float = 1.0) -> Explanation:
+        """What the network computed, with cells and maps in the classes of the run."""
+        return in_other_classes(
+            explanation_of(self._predictor, image, scale), self._renamed, self._ids.tolist(), LEFT_OUT
+        )
 
     @property
     def images_at_once(self) -> int:

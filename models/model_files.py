@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ PROGRESS_FILE = "progress.json"
 LOSS_FILE = "loss.parquet"  # of every step; a family of others may leave this and the next two out
 VALIDATION_FILE = "validation_loss.parquet"  # on validation images, after some steps
 USAGE_FILE = "usage.jsonl"  # time and memory, after some steps
+LIVE_FILE = "live.jsonl"  # the curve of a training that is not finished (training/live.py)
+PARTS = "parts"  # folder of the parts of a training that is done in several, each named by its last step
 CODE = "code"  # the folder of the module of a family of the user's own, beside the weights
 
 
@@ -185,3 +188,27 @@ def read_usage(folder: Path) -> list[dict[str, float | None]]:
     """The rows of USAGE_FILE (training/usage.py); none where there is no such file."""
     path = folder / USAGE_FILE
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
+class LiveRow(BaseModel):
+    """One line of LIVE_FILE: figures after `step` of the `steps` of a fit, by their names in the tables of its end.
+
+    Those of validation images begin with `validation_`.
+    """
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+
+
+def read_live(folder: Path) -> list[LiveRow]:
+    """The rows of LIVE_FILE, oldest first; a line that is being written is left out, no file means no rows."""
+    try:
+        lines = (folder / LIVE_FILE).read_bytes().split(b"\n")[:-1]
+    except OSError:  # not there, or just removed
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            found.append(LiveRow.model_validate_json(line))
+    return found

@@ -52,6 +52,7 @@ from cellsemi.orchestrator.stages.read_images import (
     who_decides_here,
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
+from cellsemi.orchestrator.tracking.follow import followed
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
@@ -75,6 +76,12 @@ def run_campaign(
     take_config(paths, config)
     files.sweep_unfinished(paths.root)
     context = Context(config, config_hash(config), paths, engine, watcher)
+    with followed(config, paths, watcher.note):
+        _play_all(context, n, after_round)
+
+
+def _play_all(context: Context, n: int, after_round: Callable[[], None]) -> None:
+    config, paths, watcher = context.config, context.paths, context.watcher
     finished = len(paths.finished_rounds())
     if finished <= n:
         check_models(config)

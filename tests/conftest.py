@@ -21,6 +21,15 @@ def no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(page_process._Beside, "begin", lambda self: None)
 
 
+@pytest.fixture(autouse=True)
+def no_trackers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tracker is told of the runs of tests, which takes a second; the marker `trackers` tells them, as for users."""
+    if "trackers" not in request.keywords:
+        from cellsemi.orchestrator.tracking import follow
+
+        monkeypatch.setattr(follow.Follower, "look", lambda self, ended=False: None)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""

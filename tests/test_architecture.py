@@ -39,7 +39,7 @@ FLOORS = {
         "page",
     ),
     "models": (
-        "model_files weight_files weight_sources",
+        "explanation model_files weight_files weight_sources",
         "base start_weights",
         "crops given inference own_family training",
         "flow detector",
@@ -51,9 +51,9 @@ FLOORS = {
         "engine",
         "events",
         "stages describe_dataset doctor flow_check run_metrics",
-        "runs review cluster",
+        "runs review cluster tracking",
         "apply",
-        "campaign",
+        "campaign explain",
         "ablation api terminal",
         "cli",
     ),
@@ -138,19 +138,23 @@ ALLOWED = {
     "models/crops": "configs rounds/cells rounds/store models/base models/model_files",
     "models/detector": (
         "configs rounds/cells rounds/pseudo_labels rounds/pulse rounds/seeds models/base models/crops "
-        "models/given models/inference models/model_files models/training models/weight_files"
+        "models/explanation models/given models/inference models/model_files models/training "
+        "models/weight_files"
     ),
     "models/detectron2_maskrcnn": (
-        "configs rounds/store models/base models/detector models/given models/model_files "
+        "configs rounds/store models/base models/detector models/given models/inference models/model_files "
         "models/start_weights models/training models/weight_files"
     ),
-    "models/flow": "configs rounds/cells models/base models/crops models/inference models/training",
+    "models/explanation": "rounds/cells",
+    "models/flow": (
+        "configs rounds/cells models/base models/crops models/explanation models/inference models/training"
+    ),
     "models/flow_unet": (
         "configs rounds/store models/base models/crops models/flow models/given models/inference "
         "models/model_files models/training"
     ),
-    "models/given": "configs rounds/cells models/base models/model_files models/start_weights",
-    "models/inference": "configs rounds/cells rounds/pulse models/base",
+    "models/given": "configs rounds/cells models/base models/explanation models/model_files models/start_weights",
+    "models/inference": "configs rounds/cells rounds/pulse models/base models/explanation",
     "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
     "models/own_family": "configs rounds/store models/base models/model_files",
@@ -159,8 +163,8 @@ ALLOWED = {
     "models/registry": "configs models/base models/given models/inference models/model_files",
     "models/start_weights": "configs models/model_files models/weight_files",
     "models/torchvision_maskrcnn": (
-        "configs models/base models/detector models/given models/model_files models/start_weights "
-        "models/training models/weight_files"
+        "configs models/base models/detector models/given models/inference models/model_files "
+        "models/start_weights models/training models/weight_files"
     ),
     "models/training": (
         "configs rounds/pulse rounds/store models/base models/model_files models/start_weights models/weight_files"
@@ -178,24 +182,26 @@ ALLOWED = {
     "orchestrator/api": (
         "configs rounds/cells rounds/evaluation rounds/formats/label_map rounds/formats/measurements "
         "rounds/formats/overlays rounds/formats/registry rounds/formats/shared rounds/pseudo_labels "
-        "rounds/store orchestrator/apply orchestrator/campaign orchestrator/events orchestrator/runs"
+        "rounds/store orchestrator/apply orchestrator/campaign orchestrator/events orchestrator/explain "
+        "orchestrator/runs"
     ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
-        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/inference "
-        "models/model_files models/registry models/validation orchestrator/engine orchestrator/events "
-        "orchestrator/runs"
+        "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/explanation "
+        "models/inference models/model_files models/registry models/validation orchestrator/engine "
+        "orchestrator/events orchestrator/runs"
     ),
     "orchestrator/campaign": (
-        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events orchestrator/run_metrics "
-        "orchestrator/runs orchestrator/stages"
+        "configs rounds/evaluation rounds/store orchestrator/engine orchestrator/events "
+        "orchestrator/run_metrics orchestrator/runs orchestrator/stages orchestrator/tracking"
     ),
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
-        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign orchestrator/cluster "
-        "orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
-        "orchestrator/flow_check orchestrator/review orchestrator/runs orchestrator/terminal"
+        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
+        "orchestrator/cluster orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
+        "orchestrator/explain orchestrator/flow_check orchestrator/review orchestrator/runs "
+        "orchestrator/terminal orchestrator/tracking"
     ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
@@ -204,6 +210,10 @@ ALLOWED = {
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store models/inference models/training",
     "orchestrator/events": "orchestrator/engine",
+    "orchestrator/explain": (
+        "configs rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/formats/shared "
+        "rounds/pseudo_labels rounds/store models/explanation orchestrator/apply orchestrator/runs"
+    ),
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
     "orchestrator/review": (
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
@@ -228,6 +238,7 @@ ALLOWED = {
         "orchestrator/doctor orchestrator/engine "
         "orchestrator/events orchestrator/flow_check orchestrator/review orchestrator/runs"
     ),
+    "orchestrator/tracking": "configs rounds/evaluation rounds/store models/model_files",
 }
 
 

@@ -24,14 +24,17 @@ from cellsemi.configs.models import CellposeSamConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import FitResult, FitTask, Image, Progress, config_of
 from cellsemi.models.cellpose_sam import parts
+from cellsemi.models.cellpose_sam.attention import watched_parts
 from cellsemi.models.cellpose_sam.parts import CellposeCrops, CellposeNet
 from cellsemi.models.crops.cell_size import cell_size_of
 from cellsemi.models.flow.batch import FlowBatch, FlowBatches, validation_batches
 from cellsemi.models.flow.cells import LabelledCells, cells_of
+from cellsemi.models.flow.explain import Reasons
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.given import given_or_fail, take_file, take_folder
-from cellsemi.models.inference.tiling import run_tiled
+from cellsemi.models.inference.activations import Watched
+from cellsemi.models.inference.tiling import filled_up, run_tiled
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.start_weights import Given, find_given, refuse_other_model
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
@@ -151,6 +154,23 @@ class CellposePredictor(FlowPredictor):
     ) -> LabelledCells:
         cells = cells_of(mean, spread, inference, "diffusion", self._one_class_per_image, self._device)
         return cells.select(cells.flow_error <= self._flow_threshold) if self._flow_threshold else cells
+
+    def _left_out(self, mean: NDArray[np.float32], spread: NDArray[np.float32]) -> Reasons:
+        every = cells_of(mean, spread, self._inference, "diffusion", self._one_class_per_image, self._device)
+        limit = self._flow_threshold
+        wrong = every.flow_error > limit if limit else np.zeros(len(every.score), bool)
+        why = [f"flow error {error:.3g}, above model.flow_threshold {limit:g}" for error in every.flow_error[wrong]]
+        return [*super()._left_out(mean, spread), (every.select(wrong), why)]
+
+    def _one_window(self, inference: InferenceConfig) -> InferenceConfig:
+        return inference.model_copy(update={"tile_px": self._bsize, "stride_px": None, "grid": None})
+
+    def _parts(self) -> list[Watched]:
+        return watched_parts(self._net.net)
+
+    def _seen_by_network(self, window: NDArray[np.float32]) -> tuple[int, int]:
+        self._forward(filled_up(window, self._bsize)[None])
+        return self._bsize, self._bsize
 
     def _tiled(self, images: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Outputs (C, H, W) of each image (H, W, 3) in tiles of `bsize`, the only size that the network takes.

@@ -22,10 +22,15 @@ from cellsemi.models.crops.source import CropSource
 from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.detections import Detections
 from cellsemi.models.detector.draw_masks import cells_in_boxes
+from cellsemi.models.detector.explain import DetectorParts, Frame, Watch, boxes_of, proposal_maps
+from cellsemi.models.detector.merge_views import transform_view
 from cellsemi.models.detector.merge_windows import merge_everywhere, windows_everywhere
 from cellsemi.models.detector.targets import DetectorBatch, DetectorBatches, MapMaker, resized
+from cellsemi.models.explanation import Explanation
+from cellsemi.models.inference.activations import hooked, recorded
 from cellsemi.models.inference.less_memory import at_once, smaller_tiles
 from cellsemi.models.inference.tiling import SHARED_BATCH_PX
+from cellsemi.models.inference.windows import fullest, part_of, windows
 from cellsemi.models.model_files import CellSize, StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
@@ -113,11 +118,12 @@ class DetectorPredictor:
         device: torch.device,
         *,
         one_class_per_image: bool,
+        parts: DetectorParts | None = None,
     ) -> None:
         self.warnings: Counter[str] = Counter()
         net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._detect, self._config, self._inference, self._device = detect, config, inference, device
-        self._one_class_per_image = one_class_per_image
+        self._one_class_per_image, self._parts = one_class_per_image, parts
         self._most_px = SHARED_BATCH_PX / config.upscale**2 if device.type != "cpu" else 0.0  # of windows seen at once
 
     def predict(self, images: Sequence[Image], scale: float = 1.0) -> list[Instances]:
@@ -128,6 +134,45 @@ class DetectorPredictor:
         """
         begun = (self.begin([self.prepare(image)], (), scale)[0] for image in images)
         return [each.recover().encode() for each in begun]
+
+    def explain(self, image: Image, scale: float = 1.0) -> Explanation:
+        """The stages, proposals, boxes and heads for one window, and the cells of the image; see `Explains`."""
+        (cells,) = self.predict([image], scale)
+        pixels = self.prepare(image)
+        if self._parts is None or (pixels == pixels[0, 0]).all():
+            return Explanation(cells, notes=("An image of one colour has no cell; it is not predicted.",))
+        inference = smaller_tiles(self._inference.scaled(scale), int(self._most_px), *pixels.shape[:2])
+        zoom = inference.scales[0]
+        shown = transform_view(pixels, "identity", zoom)
+        placed = windows(shown.shape[0], shown.shape[1], inference)
+        window = fullest(placed, (cells.bbox[:, :2] + cells.bbox[:, 2:]) / 2 * zoom)
+        cut = np.ascontiguousarray(shown[window.y.start : window.y.stop, window.x.start : window.x.stop])
+        watch, before = Watch(self._parts), self.warnings.copy()
+        with compute_settings(inference.threads), recorded(self._parts.stages) as recorder, hooked(watch.hooks()):
+            enlarged = self._enlarged([cut])
+            with torch.inference_mode():
+                ((watch.detections, _),) = self._detect(enlarged)
+        self.warnings = before  # the whole image has counted them
+        size = enlarged.shape[2], enlarged.shape[3]
+        filled = tuple(side / self._parts.filled_up(side) for side in size)
+        frame = Frame(size, part_of(window, zoom, *pixels.shape[:2]), (filled[0], filled[1]))
+        seen = recorder.seen(frame.part, frame.filled, len(placed))
+        return Explanation(
+            cells,
+            maps=(*seen.maps, *proposal_maps(watch, frame)),
+            boxes=boxes_of(watch, frame),
+            activations=seen.activations,
+            notes=(*self._parts.notes, *self._never_cells(), *seen.notes),
+        )
+
+    def _never_cells(self) -> list[str]:
+        """What of the boxes never becomes a cell, in words."""
+        config, least = self._config, self._inference.min_area_px
+        return [
+            f"Boxes with a score below model.score_threshold {config.score_threshold:g}, those that overlap a better "
+            f"one with IoU above model.nms_iou {config.nms_iou:g}, and cells of fewer than inference.min_area_px "
+            f"{least} pixels are not recorded."
+        ]
 
     def prepare(self, image: Image) -> NDArray[np.float32]:
         """See models.base.StagedPredictor."""
@@ -154,16 +199,20 @@ class DetectorPredictor:
             while group := list(islice(alike, most)):
                 yield group
 
-    def look_at(self, windows: Sequence[Window]) -> list[WindowDetections]:
+    def look_at(self, shown: Sequence[Window]) -> list[WindowDetections]:
         """The detections of each window (h, w, 3) in [0, 1], all of one size; `warnings` counts the caps reached."""
         pulse.beat()
-        height, width = windows[0].shape[:2]
-        enlarged = np.stack([resized(window, self._config.upscale) for window in windows])
-        images = torch.from_numpy(np.ascontiguousarray(enlarged.transpose(0, 3, 1, 2))).to(self._device)
+        height, width = shown[0].shape[:2]
+        images = self._enlarged(shown)
         with torch.inference_mode():
             answers = self._detect(images)
-        back = np.array([width / enlarged.shape[2], height / enlarged.shape[1]] * 2)
+        back = np.array([width / images.shape[3], height / images.shape[2]] * 2)
         return [self._of_window((height, width), back, *answer) for answer in answers]
+
+    def _enlarged(self, shown: Sequence[Window]) -> Tensor:
+        """Windows (h, w, 3) of one size as the network takes them, (n, 3, h, w)."""
+        enlarged = np.stack([resized(window, self._config.upscale) for window in shown])
+        return torch.from_numpy(np.ascontiguousarray(enlarged.transpose(0, 3, 1, 2))).to(self._device)
 
     def _of_window(
         self, size: tuple[int, int], back: NDArray[np.float64], found: Detections, proposals_capped: bool

@@ -16,6 +16,7 @@ from cellsemi.models.base import FitResult, FitTask, Progress, config_of
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor, fit_detector
 from cellsemi.models.detector.given import class_count, refuse_unfinished, take_net
 from cellsemi.models.detectron2_maskrcnn import weights
+from cellsemi.models.detectron2_maskrcnn.explain import explained_parts
 from cellsemi.models.detectron2_maskrcnn.names import CASCADE_SCORES, CLASS_SCORES
 from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, build
 from cellsemi.models.given import given_of, given_or_fail, take_folder
@@ -58,6 +59,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         inference.scaled(about.cell_size.scale),
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
+        parts=explained_parts(net),
     )
 
 

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import NOT_FINITE, Begun, Image
+from cellsemi.models.explanation import Explanation
 from cellsemi.models.flow.cells import LabelledCells
+from cellsemi.models.flow.explain import Reasons, dropped_cells, explain_outputs, watch_window
 from cellsemi.models.flow.view_average import mean_of_views
+from cellsemi.models.inference.activations import Watched
 from cellsemi.models.inference.less_memory import at_once
 from cellsemi.models.inference.tiling import SHARED_BATCH_PX
 from cellsemi.models.training.device import compute_settings
@@ -69,6 +72,22 @@ class FlowPredictor(ABC):
                 found.append(Begun(partial(self._recover, *kept), broken=kept[0] is not mean))
         return found
 
+    def explain(self, image: Image, scale: float = 1.0) -> Explanation:
+        """The outputs of the network, its parts for one window, and the cells that were left out; see `Explains`."""
+        with compute_settings(self._inference.threads), torch.inference_mode():
+            mean, spread = self.outputs(image, scale)
+            cells = self._recover(mean, spread).encode()
+            views = len(self._inference.tta) * len(self._inference.scales)
+            inference = self._one_window(self._inference.scaled(scale))
+            seen = watch_window(self.prepare(image), cells, inference, self._parts(), self._seen_by_network)
+        return Explanation(
+            cells,
+            maps=(*explain_outputs(mean, spread, views), *seen.maps),
+            activations=seen.activations,
+            dropped=dropped_cells(self._left_out(mean, spread)),
+            notes=seen.notes,
+        )
+
     def outputs(self, image: Image, scale: float = 1.0) -> tuple[Outputs, Outputs]:
         """Mean over scales and views of the activated outputs (C, H, W), and spread (H, W) of the probability.
 
@@ -94,6 +113,30 @@ class FlowPredictor(ABC):
     def _recover(self, mean: Outputs, spread: Outputs) -> LabelledCells:
         cells, below = self._cells(mean, spread, self._inference), self._inference.background_probability
         return cells if below is None else replace(cells, background=mean[0] < below)
+
+    def _left_out(self, mean: Outputs, spread: Outputs) -> Reasons:
+        """Cells that were found and are none, with the reason of each."""
+        least = self._inference.min_area_px
+        every = self._cells(mean, spread, self._inference.model_copy(update={"min_area_px": 1}))
+        area = np.bincount(every.labels.ravel(), minlength=len(every.score) + 1)[1:]
+        return [
+            (
+                every.select(area < least),
+                [f"{px} px, fewer than inference.min_area_px {least}" for px in area[area < least].tolist()],
+            )
+        ]
+
+    def _one_window(self, inference: InferenceConfig) -> InferenceConfig:
+        """The windows in which the network sees an image."""
+        return inference
+
+    def _parts(self) -> Sequence[Watched]:
+        """The parts of the network that an explanation shows, in the order of the data."""
+        return ()
+
+    def _seen_by_network(self, window: Outputs) -> tuple[int, int]:
+        """Run the network on one window, if it has parts; returns the size of what it was given, margin included."""
+        return window.shape[0], window.shape[1]
 
     @abstractmethod
     def _pixels(self, image: Image) -> Outputs:

@@ -44,7 +44,7 @@ def _views(images: Sequence[Outputs], inference: InferenceConfig) -> Iterator[Tu
         channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         _, height, width = channels.shape
         for scale in inference.scales:
-            scaled = _resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
+            scaled = resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
             for view in inference.tta:
                 turned = turn(scaled, view)
                 yield place, view, np.ascontiguousarray(turned[0] if pixels.ndim == 2 else np.moveaxis(turned, 0, -1))
@@ -75,7 +75,7 @@ class _Sum:
 
     def add(self, outputs: Outputs, view: View) -> None:
         """Add the outputs of a view."""
-        back = _resized(turn_outputs_back(outputs, view), *self._size)
+        back = resized(turn_outputs_back(outputs, view), *self._size)
         self._total = self._total + back
         self._squared = self._squared + back[0].astype(np.float64) ** 2
         self._count += 1
@@ -88,7 +88,7 @@ class _Sum:
         return mean, np.sqrt(variance).astype(np.float32)
 
 
-def _resized(channels: Outputs, height: int, width: int) -> Outputs:
+def resized(channels: Outputs, height: int, width: int) -> Outputs:
     """(C, H, W) at another size, averaged by area when it shrinks."""
     if channels.shape[1:] == (height, width):
         return channels

@@ -23,9 +23,10 @@ from cellsemi.models.flow.loss import flow_loss
 from cellsemi.models.flow.outputs import activate
 from cellsemi.models.flow.predictor import FlowPredictor
 from cellsemi.models.flow.targets import FlowTarget
-from cellsemi.models.flow_unet.net import build
+from cellsemi.models.flow_unet.net import FlowNet, build, watched_parts
 from cellsemi.models.given import given_of, given_or_fail, take_folder
-from cellsemi.models.inference.tiling import run_tiled
+from cellsemi.models.inference.activations import Watched
+from cellsemi.models.inference.tiling import filled_up, run_tiled
 from cellsemi.models.model_files import read_model_file, read_weights
 from cellsemi.models.training.device import compute_settings, pick_device
 from cellsemi.models.training.loop import Loop, LossParts
@@ -90,7 +91,7 @@ class FlowUnetPredictor(FlowPredictor):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: FlowNet,
         inference: InferenceConfig,
         device: torch.device,
         *,
@@ -99,7 +100,7 @@ class FlowUnetPredictor(FlowPredictor):
         one_class_per_image: bool,
     ) -> None:
         super().__init__(inference, device)
-        self._net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._net: FlowNet = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._stride = stride
         self._target, self._one_class_per_image = target, one_class_per_image
 
@@ -108,6 +109,14 @@ class FlowUnetPredictor(FlowPredictor):
 
     def _tiled(self, images: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         return run_tiled(images, self._forward, self._inference, self._stride, self._shared)
+
+    def _parts(self) -> list[Watched]:
+        return watched_parts(self._net)
+
+    def _seen_by_network(self, window: NDArray[np.float32]) -> tuple[int, int]:
+        filled = filled_up(window, self._stride)
+        self._forward(filled[None])
+        return filled.shape[0], filled.shape[1]
 
     def _cells(
         self, mean: NDArray[np.float32], spread: NDArray[np.float32], inference: InferenceConfig

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
+from cellsemi.models.inference.activations import Watched
 
 GROWTH = (1, 2, 4, 6, 8, 10)  # channels of the levels as multiples of the width
 
@@ -86,3 +87,14 @@ def build(model: FlowUnetConfig, classes: Sequence[str], seed: int) -> FlowNet:
         torch.manual_seed(seed)
         net = FlowNet(model.width, model.depth, len(classes) if len(classes) > 1 else 0)
     return net
+
+
+def watched_parts(net: FlowNet) -> list[Watched]:
+    """The parts of the network that an explanation shows: stem, encoder from fine to coarse, decoder back, head."""
+    levels = len(net.decoder)
+    return [
+        Watched("stem", net.stem, "encoder"),
+        *(Watched(f"encoder {level + 1}", part, "encoder") for level, part in enumerate(net.encoder)),
+        *(Watched(f"decoder {level + 1}", net.decoder[level], "decoder") for level in reversed(range(levels))),
+        Watched("head", net.head, None),
+    ]

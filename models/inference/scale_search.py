@@ -25,6 +25,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.models.base import Begun, Image, Predictor, Recovered, staged
+from cellsemi.models.explanation import Explanation, explanation_of
 from cellsemi.rounds.cells.instances import Instances
 
 BETA = 0.5  # a scale that is wrong where it is sure does more harm than one that misses cells
@@ -51,7 +53,7 @@ class ScaleSearch:
     def __init__(
         self, predictor: Predictor, scales: Sequence[float], polarities: Sequence[Polarity] = ("as-is",)
     ) -> None:
-        self._predictor = staged(predictor)
+        self._predictor, self._plain = staged(predictor), predictor
         self._scales, self._polarities = tuple(scales), tuple(polarities)
         self.warnings = predictor.warnings
         self.chosen: Counter[tuple[float, Polarity]] = Counter()  # images by the scale and polarity that were kept
@@ -74,6 +76,14 @@ class ScaleSearch:
     ) -> tuple[float, Polarity, Recovered]:
         """The scale and the polarity that are kept for an image, and its cells there."""
         return self._best([each.recover() for each in self._ways(self.prepare(image), image_ids, scale)])
+
+    def explain(self, image: Image, scale: float = 1.0) -> Explanation:
+        """What the network computed at the scale and in the polarity that are kept."""
+        best, polarity, _ = self.best(image, scale)
+        found = explanation_of(self._plain, seen(image, polarity), scale * best)
+        tried = f"scales {', '.join(f'{each:g}' for each in self._scales)}; {', '.join(self._polarities)}"
+        kept = f"Of the ways that were tried ({tried}), the image at {best:g} times its size, {polarity}, was kept."
+        return replace(found, notes=(kept, *found.notes))
 
     def prepare(self, image: Image) -> list[Any]:
         """The image in each polarity; see models.base.StagedPredictor."""

@@ -95,6 +95,12 @@ def _cut(image: NDArray[np.float32], window: Window, tall: int, wide: int) -> ND
     return np.pad(cut, missing, mode="symmetric")
 
 
+def filled_up(pixels: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """(h, w) or (h, w, D) pixels of one window, filled up to a multiple of `stride` with their mirror image."""
+    whole = Window(*(Span(0, side, 0, side) for side in pixels.shape[:2]))
+    return _cut(pixels, whole, *(_multiple(side, stride) for side in pixels.shape[:2]))
+
+
 def _ramp(span: Span, side: int) -> NDArray[np.float32]:
     """float32: weight of a window's pixels, 1 where it is alone, falling towards its ends, never 0."""
     length = _length(span)

@@ -7,7 +7,11 @@ grid (7x7 with windows of 3x3: its LIVECell team). The cores divide the image: e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cellsemi.configs.training import InferenceConfig
 
@@ -57,6 +61,27 @@ def spans(side: int, axis: int, inference: InferenceConfig) -> list[Span]:
     count = math.ceil((side - tile) / stride) + 1
     starts = [round(i * (side - tile) / (count - 1)) for i in range(count)]
     return _with_cores([(start, start + tile) for start in starts])
+
+
+def fullest(placed: Sequence[Window], centres: NDArray[np.float64]) -> Window:
+    """The window that holds most of the points (N, 2) as x, y; of equal ones the first."""
+    counts = [
+        int(
+            (
+                (centres >= (window.x.start, window.y.start)).all(axis=1)
+                & (centres < (window.x.stop, window.y.stop)).all(axis=1)
+            ).sum()
+        )
+        for window in placed
+    ]
+    return placed[int(np.argmax(counts))]
+
+
+def part_of(window: Window, scale: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1: what a window of an image at a scale shows of the image itself, of height x width pixels."""
+    x0, y0 = round(window.x.start / scale), round(window.y.start / scale)
+    x1, y1 = round(window.x.stop / scale), round(window.y.stop / scale)
+    return x0, y0, max(x0 + 1, min(width, x1)), max(y0 + 1, min(height, y1))
 
 
 def window_step(inference: InferenceConfig, axis: int) -> int:

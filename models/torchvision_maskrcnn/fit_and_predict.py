@@ -15,6 +15,7 @@ from cellsemi.models.detector.given import class_count, refuse_unfinished, take_
 from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import map_makers
+from cellsemi.models.torchvision_maskrcnn.explain import explained_parts
 from cellsemi.models.torchvision_maskrcnn.net import BACKBONE, STRIDE, MaskRcnn, build
 from cellsemi.models.torchvision_maskrcnn.weights import form_of, start, start_from
 from cellsemi.models.training.device import pick_device
@@ -62,6 +63,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         inference.scaled(about.cell_size.scale),
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
+        parts=explained_parts(net),
     )
 
 

@@ -33,9 +33,13 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes (n, 4) per image; `capped` per image: likely boxes were cut off; losses in training."""
+    """Boxes (n, 4) per image, best first, with the probabilities (n,) of a cell.
+
+    `capped` per image: likely boxes were cut off; losses in training.
+    """
 
     boxes: list[Tensor]
+    scores: list[Tensor]
     capped: tuple[bool, ...]
     losses: dict[str, Tensor]
 
@@ -82,8 +86,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         decoded = self.box_coder.decode(shifts.detach(), anchors).view(len(anchors), -1, 4)
         boxes, scores = self.filter_proposals(decoded, objectness, images.image_sizes, counts)
         if targets is not None:
-            return Proposals(boxes, (), self._losses(objectness, shifts, anchors, targets))
-        return Proposals(boxes, self._capped(objectness.view(len(anchors), -1), counts, scores), {})
+            return Proposals(boxes, scores, (), self._losses(objectness, shifts, anchors, targets))
+        return Proposals(boxes, scores, self._capped(objectness.view(len(anchors), -1), counts, scores), {})
 
     def _capped(self, objectness: Tensor, counts: list[int], scores: list[Tensor]) -> tuple[bool, ...]:
         """Whether boxes more likely a cell than not were cut off, on a level before suppression or at the end."""

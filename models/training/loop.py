@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from cellsemi.configs.errors import TrainingDiverged
 from cellsemi.configs.training import CHECKPOINT_S, TrainingConfig
 from cellsemi.models.base import FitTask
+from cellsemi.models.model_files import LIVE_FILE
 from cellsemi.models.training import stop
 from cellsemi.models.training.ahead import MakeBatch, batches, processes_for
 from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, Curves, StepRecord, Writer
 from cellsemi.models.training.device import seeded
+from cellsemi.models.training.live import LiveCurve
 from cellsemi.models.training.precision import Precision, choose_precision
 from cellsemi.models.training.schedule import rates
 from cellsemi.models.training.together import mean_over_ranks, rank, share_batch_norm, share_gradients
@@ -133,6 +135,7 @@ class Loop:
         self._net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         share_batch_norm(self._net)
         self._config, self._steps, self._device = config, steps, device
+        self._folder = folder
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
         self._precision, self._checkpoint_s, self._input_processes = precision, checkpoint_s, input_processes
         named = self._net.named_parameters()
@@ -186,6 +189,7 @@ class Loop:
         """
         started = time.monotonic()
         resumed_at = self._resume()
+        live = LiveCurve(self._folder, self._steps, resumed_at) if rank() == 0 else None
         self._net.train()
         steps = range(resumed_at, self._steps)
         spent = self._usage[-1].seconds if self._usage else 0.0
@@ -213,6 +217,8 @@ class Loop:
                 if saved or done == self._steps or now - reported_s >= REPORT_S:
                     progress(done, self._steps)
                     reported_s = now
+                    if live is not None:
+                        live.write(self._curves())
                 stop.stop_if_wanted()
             self._read()
         values = self._net.state_dict() if self._average is None else self._average.values
@@ -220,8 +226,10 @@ class Loop:
         return Trained(weights, self._curves(), resumed_at, time.monotonic() - started)
 
     def clear(self) -> None:
-        """Remove the checkpoint; call it when the result is safe on disk."""
+        """Remove the checkpoint and the live curve; call it when the result is safe on disk."""
         self._checkpoint.path.unlink(missing_ok=True)
+        if rank() == 0:
+            (self._folder / LIVE_FILE).unlink(missing_ok=True)
 
     def _step(self, step: int, batch: B, loss_of: StepLoss[B]) -> None:
         lr = self._set_rates(step)

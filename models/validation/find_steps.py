@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
-from cellsemi.models.model_files import LOSS_FILE, ModelFacts, read_model_file, read_weights, write_model_file
+from cellsemi.models.model_files import LOSS_FILE, PARTS, ModelFacts, read_model_file, read_weights, write_model_file
 from cellsemi.models.registry import load_predictor
 from cellsemi.models.training.result import join_curves
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
@@ -29,8 +29,6 @@ from cellsemi.rounds.evaluation.metrics import best_threshold
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import FoundSteps
-
-PARTS = "parts"  # folder of the parts, inside of that of the fit, until the fit is done
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from cellsemi.orchestrator.api.instances import ImageInstances
 from cellsemi.orchestrator.api.model import Model
 from cellsemi.orchestrator.api.run import Run
 from cellsemi.orchestrator.apply.recipe import TrainedModel
+from cellsemi.orchestrator.explain.explain import Explained
+from cellsemi.orchestrator.explain.of_model import explain_with, from_value
+from cellsemi.orchestrator.explain.write import write_explanation
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.comparison import common_classes, renumbered, score_in
@@ -30,6 +33,34 @@ Labels = Instances | NDArray[Any] | str | Path  # cells, a label map, or the fil
 def load_model(folder: str | Path, device: str = "auto") -> Model:
     """A model that `cellsemi model export` wrote; ModelError when a file is missing or altered."""
     return Model(TrainedModel.read(Path(folder)), device)
+
+
+def explain(
+    image: str | Path,
+    *,
+    run: str | Path | None = None,
+    model: str | Path | None = None,
+    round: int | None = None,
+    min_score: float | Mapping[str, float] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> Explained:
+    """What models made of an image, and why each cell was kept or dropped; `out` is a folder to write it into.
+
+    `image` is a file, or the id of an image of the run. `run` and `round` as in `cellsemi explain`; `model` is a folder
+    of `cellsemi model export` instead. Errors are those of that command.
+    """
+    found = explain_with(
+        str(image),
+        None if run is None else str(run),
+        None if model is None else Path(model),
+        from_value(min_score),
+        round=round,
+        device=device,
+    )
+    if out is not None:
+        write_explanation(found, Path(out))
+    return found
 
 
 def score(predicted: Labels | Sequence[Labels], truth: Labels | Sequence[Labels]) -> Summary:

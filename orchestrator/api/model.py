@@ -15,6 +15,7 @@ from cellsemi.orchestrator.apply.images import find_images
 from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.predict_files import read_pixels
 from cellsemi.orchestrator.apply.recipe import TrainedModel
+from cellsemi.orchestrator.explain.explain import Explained, explain, find_picture
 from cellsemi.rounds.formats.shared.folder import split_extension
 from cellsemi.rounds.store.image_codec import plain_image
 
@@ -59,6 +60,14 @@ class Model:
             warnings.warn(f"{path or 'the array'}: {sentence}", stacklevel=2)
         self._predictor.clear_warnings()
         return ImageInstances.of(cells, self.classes, image_id, pixels, path)
+
+    def explain(self, image: str | Path, *, min_score: float | Mapping[str, float] | None = None) -> Explained:
+        """What each member computed for an image file, and why each cell was kept or dropped; see `cellsemi.explain`.
+
+        The models are loaded already, so that many images cost no more than their predictions.
+        """
+        keep = MinScore.of(min_score, self.score_threshold, self.classes)
+        return explain(self._predictor, find_picture(str(image), self._recipe.max_pixels, None), keep)
 
     def predict_each(
         self, images: str | Path | Iterable[ImageLike], *, min_score: float | Mapping[str, float] | None = None

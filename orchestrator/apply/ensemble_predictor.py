@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cellsemi.models.base import Image, Predictor
+from cellsemi.models.explanation import Explanation, explanation_of
 from cellsemi.models.registry import load_predictor
 from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.pseudo_labels.fusion import Member, fuse_with_members
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What each member says of an image, its cells with `calibrated` scores, and the `cells` that become of them.
+
+    `made_of` names the cells of the members that each of `cells` was made of.
+    """
+
+    members: Mapping[str, Explanation]
+    calibrated: Mapping[str, Instances]
+    cells: Instances
+    made_of: Sequence[tuple[Member, ...]]
 
 
 class EnsemblePredictor:
@@ -42,14 +57,26 @@ class EnsemblePredictor:
         each = {name: predictor.predict(images, scale) for name, predictor in self._predictors.items()}
         return [self._together({name: found[i] for name, found in each.items()}) for i in range(len(images))]
 
+    def explain(self, image: Image, scale: float = 1.0) -> Answer:
+        """The cells of one image, as `predict` finds them, and what every member computed for them."""
+        members = {name: explanation_of(each, image, scale) for name, each in self._predictors.items()}
+        found = {name: each.cells for name, each in members.items()}
+        cells, made_of = self._fused(found)
+        calibrated = {name: self._calibrated(name, each) for name, each in found.items()}
+        return Answer(members, calibrated, cells, made_of)
+
     def _together(self, found: dict[str, Instances]) -> Instances:
         """The cells of one image, as the run fuses them."""
+        return self._fused(found)[0]
+
+    def _fused(self, found: Mapping[str, Instances]) -> tuple[Instances, list[tuple[Member, ...]]]:
+        """The same, and the cells of the members that each was made of."""
         if self.recipe.fusion is None:
-            (cells,) = found.values()
-            return cells
+            ((name, cells),) = found.items()
+            return cells, [((name, i),) for i in range(len(cells))]
         calibrated = {name: self._calibrated(name, cells) for name, cells in found.items()}
         recalls = {name: found.recalls for name, found in self._calibrations.items()}
-        return fuse(calibrated, self.recipe.fusion, self.recipe.one_class_per_image, recalls)
+        return fuse_with_members(calibrated, self.recipe.fusion, self.recipe.one_class_per_image, recalls)
 
     def _calibrated(self, name: str, cells: Instances) -> Instances:
         calibration = self._calibrations.get(name)

@@ -22,6 +22,7 @@ from cellsemi.orchestrator.cli.ablate import ablate
 from cellsemi.orchestrator.cli.cluster import cluster
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
+from cellsemi.orchestrator.cli.explain import explain
 from cellsemi.orchestrator.cli.init import init
 from cellsemi.orchestrator.cli.model import model
 from cellsemi.orchestrator.cli.options import Session, answer, config_options, debug_option, json_option
@@ -80,6 +81,7 @@ cli.add_command(data)
 cli.add_command(ablate)
 cli.add_command(cluster)
 cli.add_command(evaluate)
+cli.add_command(explain)
 cli.add_command(predict)
 cli.add_command(report)
 cli.add_command(review)
@@ -247,6 +249,7 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
     from cellsemi.orchestrator.runs.plan import accept_changes
     from cellsemi.orchestrator.terminal.quiet import quiet_output
     from cellsemi.orchestrator.terminal.watchers import open_watcher
+    from cellsemi.orchestrator.tracking.follow import followed
     from cellsemi.rounds.store.lock import driver_lock
 
     with driver_lock(paths) as without_locks, quiet_output(paths.log) as stream:
@@ -266,6 +269,8 @@ def _drive(loaded: LoadedConfig, target: int, paths: RunPaths, *, take_new: bool
             print_line(line)
         if len(paths.finished_rounds()) > target and paths.leaderboard.with_suffix(".parquet").is_file():
             print_line(f"Nothing to do: round {target} is done.")
+            with followed(loaded.config, paths, print_line):
+                pass  # a tracker that is new is told what there is
             return
         with open_engine(loaded.config.engine, paths.log) as engine, open_watcher(stream, silent) as watcher:
             print_line(f"engine: {engine.describe()}")

@@ -31,6 +31,8 @@ from cellsemi.rounds.pseudo_labels.fusion_methods import (
     sums,
 )
 
+Member = tuple[str, int]  # the name of a teacher, and the place of a cell among its own
+
 
 @dataclass(frozen=True, slots=True)
 class _AllCells:
@@ -39,6 +41,7 @@ class _AllCells:
     cells: Instances
     teacher: NDArray[np.int64]  # (N,) one number per teacher
     recalls: tuple[Recalls, ...]  # of each teacher, by its number
+    origin: tuple[Member, ...]  # of each cell
 
 
 Recalls = Sequence[float]  # of each class id, the share of its cells that a teacher finds; () is 1 for all of them
@@ -77,6 +80,19 @@ def fuse(
 
     ValueError when there is no teacher, or when their images differ in size.
     """
+    return fuse_with_members(per_teacher, config, one_class_per_image, recalls)[0]
+
+
+def fuse_with_members(
+    per_teacher: Mapping[str, Instances],
+    config: FusionConfig,
+    one_class_per_image: bool,
+    recalls: Mapping[str, Recalls] | None = None,
+) -> tuple[Instances, list[tuple[Member, ...]]]:
+    """The same, and of each fused cell the cells that it was made of, best scored first.
+
+    A cell that stands in none of them was covered whole by better ones (`config.overlaps`).
+    """
     method = METHODS[config.method]
     every = _all_cells(per_teacher, recalls or {})
     cells, runs = every.cells, instances_runs(every.cells)
@@ -100,25 +116,40 @@ def fuse(
         agreement=_agreement(cells, clusters, [each.agreement for each in votes_cast]),
         round=[max([rounds[i] for i in members]) for members in clusters],
     )
-    found = fused.select(_order(fused))
-    return without_overlaps(found)[0] if config.overlaps == "resolve" else found
+    order = _order(fused)
+    found = fused.select(order)
+    made_of = [tuple(every.origin[i] for i in clusters[k]) for k in order.tolist()]
+    if config.overlaps != "resolve":
+        return found, made_of
+    resolved, lost = without_overlaps(found)
+    left = np.flatnonzero(lost < found.area).tolist()
+    return resolved, [made_of[i] for i in left]
 
 
 def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recalls]) -> _AllCells:
     """All cells; teachers are numbered by their predictions, so those that predict the same are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
-    own = [(cells.select(_order(cells)), tuple(recalls.get(name, ()))) for name, cells in per_teacher.items()]
-    heads = [_keys(cells.select([0] if len(cells) else [])) for cells, _ in own]
+    own = []
+    for name, cells in per_teacher.items():
+        best_first = _order(cells)
+        own.append((cells.select(best_first), tuple(recalls.get(name, ())), name, best_first))
+    heads = [_keys(cells.select([0] if len(cells) else [])) for cells, *_ in own]
     if all(heads.count(head) == 1 for head in heads):  # the best cells already tell them apart
         numbered = [own[i] for i in sorted(range(len(own)), key=heads.__getitem__)]
     else:
         numbered = sorted(own, key=lambda each: (_keys(each[0]), each[1]))
-    teachers = [cells for cells, _ in numbered]
+    teachers = [cells for cells, *_ in numbered]
+    origin = [(name, i) for _, _, name, best_first in numbered for i in best_first.tolist()]
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
     teacher = np.repeat(np.arange(len(teachers)), [len(t) for t in teachers])
     order = _order(cells)
-    return _AllCells(cells.select(order), teacher[order], tuple(own for _, own in numbered))
+    return _AllCells(
+        cells.select(order),
+        teacher[order],
+        tuple(known for _, known, *_ in numbered),
+        tuple(origin[i] for i in order.tolist()),
+    )
 
 
 def _votes_cast(

@@ -99,6 +99,11 @@ class RunPaths:
         """The human labels that the run was given after its start, a folder for each time."""
         return self.root / "added"
 
+    @property
+    def tracking(self) -> Path:
+        """What trackers of experiments were shown of the run: a folder for each, and what each has been shown."""
+        return self.root / "tracking"
+
     def code(self, model: str) -> Path:
         """The run's copy of the module of a family of the user's own."""
         return self.root / "code" / model
@@ -204,8 +209,8 @@ def run_name(folder: str | Path) -> str:
 def open_run(config: Config) -> RunPaths:
     """Create the run's folder and run.yaml, or check that an existing run can go on with this config.
 
-    UsageError with the difference when it cannot; `engine` and `run.root` may change, and all settings while the run
-    holds no work (`is_bound`).
+    UsageError with the difference when it cannot; `engine`, `tracking` and `run.root` may change, and all settings
+    while the run holds no work (`is_bound`).
     """
     from cellsemi.configs.loading import config_difference
 

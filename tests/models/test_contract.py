@@ -25,6 +25,7 @@ from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import model_files, registry
 from cellsemi.models.base import FitResult, FitTask, Predictor, ProbabilityPredictor
+from cellsemi.models.explanation import SHOWN_PX, explanation_of
 from cellsemi.rounds.cells import rle
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import files
@@ -86,6 +87,31 @@ def test_cells_at_a_probability_are_those_of_the_setting(
         (expected,) = again.predict([image])
         assert (cells.rle, cells.score.tolist()) == (expected.rle, expected.score.tolist())
     assert len({cells.rle for cells in found}) > 1
+
+
+def test_an_explanation_holds_the_cells_that_are_predicted_and_leaves_the_network_as_it_was(
+    predictor: Predictor,
+) -> None:
+    image = picture(4, side=100)[0]  # several windows of EAGER
+    (expected,) = predictor.predict([image])
+    warned = Counter(predictor.warnings)
+    found = explanation_of(predictor, image)
+    assert same(found.cells, expected) and len(expected)
+    assert len(found.maps) > 3 and sum(found.shares().values()) == pytest.approx(1)
+    assert all(share > 0 for share in found.shares().values())
+    for each in found.maps:
+        assert np.isfinite(each.values).all() and max(each.values.shape[:2]) <= SHOWN_PX, each.name
+        if each.values.ndim == 2:
+            assert each.values.min() >= each.low and each.values.max() <= each.high * 1.001, each.name
+        x0, y0, x1, y1 = each.part or (0, 0, 100, 100)
+        assert 0 <= x0 < x1 <= 100 and 0 <= y0 < y1 <= 100
+    assert any("windows" in note for note in found.notes)
+    for boxes in found.boxes:
+        assert boxes.boxes.shape == (len(boxes.scores), 4)
+        assert boxes.scores.tolist() == sorted(boxes.scores.tolist(), reverse=True), boxes.name
+    assert same(predictor.predict([image])[0], expected)
+    if not found.boxes:  # one look at the whole image, not two
+        assert predictor.warnings == warned
 
 
 def fit(entry: ContractCase, folder: Path, records: list[Any], steps: int = 1, **changes: Any) -> FitTask:

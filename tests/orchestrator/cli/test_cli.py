@@ -50,6 +50,7 @@ def test_the_command_line_is_this() -> None:
         "model": [],
         "predict": sorted([*shared, *applied, "--out", "--format", "--run", "images"]),
         "submit": sorted([*shared, *applied, "--out", "--images", "--order", "--competition", "--force", "run"]),
+        "explain": sorted([*shared, *applied[:2], applied[-1], "--run", "--round", "--out", "image"]),
         "evaluate": sorted(
             [*shared, *configured, *applied[:2], applied[-1], "--run", "--masks", "--split", "--include-seen", "data"]
         ),

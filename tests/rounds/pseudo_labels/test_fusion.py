@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.pseudo_labels.fusion import fuse
+from cellsemi.rounds.pseudo_labels.fusion import fuse, fuse_with_members
 
 CONFIG = FusionConfig()
 SIZE = 40
@@ -237,3 +237,30 @@ def test_800_cells_of_three_teachers():
     assert len(found) == 800
     assert (found.votes == 3).all()
     assert found.score == pytest.approx(np.full(800, 0.6))
+
+
+@given(teachers, st.sampled_from(["vote", "weighted", "nms", "union"]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_fused_cell_names_the_cells_that_it_was_made_of(cells, method, resolve):
+    config = FusionConfig(method=method, overlaps="resolve" if resolve else "keep")
+    given = {f"t{i}": each for i, each in enumerate(cells)}
+    found, made_of = fuse_with_members(given, config, False)
+    assert rows(found) == rows(fuse(given, config, False)) and len(made_of) == len(found)
+    named = [member for members in made_of for member in members]
+    assert len(set(named)) == len(named) and all(0 <= i < len(given[name]) for name, i in named)
+    if not resolve:
+        assert len(named) == sum(map(len, cells))  # none is lost
+    for i, members in enumerate(made_of):
+        assert len({name for name, _ in members}) == found.votes[i]
+        scores = [float(given[name].score[k]) for name, k in members]
+        assert scores == sorted(scores, reverse=True)
+        if len(members) == 1 and not resolve:  # a lone cell keeps its mask
+            name, k = members[0]
+            assert given[name].rle[k] == found.rle[i]
+
+
+def test_a_cell_that_is_covered_whole_stands_in_none():
+    inner = boxes((12, 12), side=4, score=0.5)
+    outer = boxes((10, 10), score=0.9)
+    found, made_of = fuse_with_members({"a": outer, "b": inner}, FusionConfig(overlaps="resolve"), False)
+    assert len(found) == 1 and made_of == [(("a", 0),)]
