@@ -41,7 +41,7 @@ from cellsemi.models.training import loop
 from cellsemi.models.training.precision import choose_precision
 from cellsemi.models.training.transport import on_device
 from cellsemi.orchestrator.engine.resources import cpu_count
-from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
+from cellsemi.orchestrator.steps.jobs import PredictJob, ShardStage
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards

@@ -57,6 +57,7 @@ KINDS = {  # the first words of a stage's name -> its row
     "read images": "read images",
     "build": "build training sets",
     "train": "train",
+    "label unlabelled": "label unlabelled images (predict, fuse, filter)",
     "predict unlabelled": "predict unlabelled images",
     "predict": "predict val and test",
     "fuse": "fuse",

@@ -11,10 +11,13 @@
       EngineError              workers that cannot be placed, or work that failed on every attempt
 
 Messages say what was found, where, and what to do. They are for a person at a terminal: no class
-names, no tracebacks.
+names, no tracebacks. `Caught` keeps an error of any kind, to report it: the only place that catches all of them.
 """
 
 from __future__ import annotations
+
+import contextlib
+from types import TracebackType
 
 
 class CellsemiError(Exception):
@@ -69,3 +72,30 @@ class TrainingDiverged(ModelError):
 
 class EngineError(CellsemiError):
     """Work could not be placed on a worker, or failed on every attempt."""
+
+
+class Caught(contextlib.AbstractContextManager["Caught"]):
+    """Keeps the exception of its block as `error`; KeyboardInterrupt and SystemExit pass.
+
+    >>> with Caught() as caught:
+    ...     1 // 0
+    >>> in_one_line(caught.error)
+    'ZeroDivisionError: integer division or modulo by zero'
+    """
+
+    error: Exception | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+        return self.error is not None
+
+
+def in_one_line(error: BaseException | str) -> str:
+    """The message without line breaks; for an exception, with its type in front."""
+    text = " ".join(str(error).split())
+    if isinstance(error, str):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsemi.configs.ablation_parts import Part, Switch, switch
-from cellsemi.configs.caught import in_one_line
-from cellsemi.configs.errors import CellsemiError, UsageError
+from cellsemi.configs.errors import CellsemiError, UsageError, in_one_line
 from cellsemi.configs.loading import build_config
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.campaign import open_log, run_campaign

@@ -25,7 +25,6 @@ from cellsemi.orchestrator.stages.build_training_set import build_training_sets
 from cellsemi.orchestrator.stages.calibrate_teachers import calibrate_teachers
 from cellsemi.orchestrator.stages.check_drift import check_drift
 from cellsemi.orchestrator.stages.choose_precision import agree_on_precision
-from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.divide_folds import divide_folds
 from cellsemi.orchestrator.stages.evaluate import choose_members, evaluate, with_val
 from cellsemi.orchestrator.stages.filter_pseudo_labels import set_thresholds
@@ -52,6 +51,7 @@ from cellsemi.orchestrator.stages.read_images import (
     who_decides_here,
 )
 from cellsemi.orchestrator.stages.train import Fit, controls_of, first_steps, fit, students_of
+from cellsemi.orchestrator.steps.context import Context
 from cellsemi.orchestrator.tracking.follow import followed
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble, standing
 from cellsemi.rounds.store import files

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cellsemi.configs.caught import Caught, in_one_line
-from cellsemi.configs.errors import CellsemiError
+from cellsemi.configs.errors import Caught, CellsemiError, in_one_line
 from cellsemi.models.base import Image
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.store import shards

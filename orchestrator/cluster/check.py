@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsemi.configs.caught import in_one_line
-from cellsemi.configs.errors import ModelError
+from cellsemi.configs.errors import ModelError, in_one_line
 from cellsemi.configs.models import WithWeights
 from cellsemi.configs.schema import Config
 from cellsemi.models.start_weights import find_given

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellsemi.configs.caught import in_one_line
-from cellsemi.configs.errors import CellsemiError, RunError
+from cellsemi.configs.errors import CellsemiError, RunError, in_one_line
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.cluster.findings import Finding
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, folder_problem

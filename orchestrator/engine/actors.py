@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cellsemi.configs.caught import in_one_line
+from cellsemi.configs.errors import in_one_line
 from cellsemi.orchestrator.engine.cluster_state import Whereabouts, node_is_gone, nodes_that_fit
 from cellsemi.orchestrator.engine.fault import Fault
 from cellsemi.orchestrator.engine.job_actor import JobActor, Place, terminate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -10,6 +11,8 @@ from ray._private import state  # where an actor is, nothing public says without
 
 from cellsemi.orchestrator.engine.ray_start import ClusterNode, alive_nodes, node_name
 from cellsemi.orchestrator.engine.resources import WorkerResources, with_noun
+from cellsemi.rounds.store import files
+from cellsemi.rounds.store.run import RunPaths
 
 ANSWER_S = 1.0  # for a node to take a connection
 
@@ -83,3 +86,18 @@ def no_place_message(name: str, resources: WorkerResources, pending: int, waited
         f"and {free.get('GPU', 0.0):g} are free. Add nodes, wait for other jobs, or lower "
         "engine.cpus_per_worker or engine.gpus_per_worker; the same command goes on where it stopped"
     )
+
+
+def had_gpus(folder: Path) -> bool:
+    """Whether the run of this folder has worked on GPUs: one that has lost all of them waits, and says so.
+
+    Otherwise `engine.device: auto` would take a cluster whose last GPU was just taken away for one without.
+    """
+    return RunPaths(folder).hardware.is_file()
+
+
+def note_gpus(folder: Path) -> None:
+    """Remember it, where the folder is that of a run."""
+    paths = RunPaths(folder)
+    if not paths.hardware.is_file() and paths.config.is_file():
+        files.write_json(paths.hardware, {"gpus": True})

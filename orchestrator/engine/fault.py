@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from cellsemi.configs.caught import Caught, in_one_line
-from cellsemi.configs.errors import CellsemiError, RunError
+from cellsemi.configs.errors import Caught, CellsemiError, RunError, in_one_line
 from cellsemi.orchestrator.engine.protocol import T
 
 FaultKind = Literal["stop", "final", "retry", "memory", "node"]

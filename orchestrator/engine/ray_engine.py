@@ -26,11 +26,12 @@ from cellsemi.models.training.stop import Terminated, deferred, stop_if_wanted
 from cellsemi.orchestrator.engine.actors import TICK_S, Actors, Host, WorkerKind
 from cellsemi.orchestrator.engine.cluster_state import (
     cluster_resources,
+    had_gpus,
     no_place_message,
     nodes_that_fit,
+    note_gpus,
     workers_that_fit,
 )
-from cellsemi.orchestrator.engine.gpus_seen import had_gpus, note_gpus
 from cellsemi.orchestrator.engine.node_check import NodeCheck, versions_here
 from cellsemi.orchestrator.engine.protocol import Incident, Job, OnDone, OnIncident, Outcome, Tick, unreported
 from cellsemi.orchestrator.engine.ray_start import RaySession, alive_nodes

@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsemi.configs.caught import in_one_line
-from cellsemi.configs.errors import EngineError, RunError
+from cellsemi.configs.errors import EngineError, RunError, in_one_line
 from cellsemi.orchestrator.engine.resources import cpu_count
 from cellsemi.rounds.store import files
 

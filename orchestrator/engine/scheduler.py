@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cellsemi.configs.errors import EngineError, RunError
-from cellsemi.orchestrator.engine.attempts import Attempts
-from cellsemi.orchestrator.engine.banned_nodes import StartFailures, none_left
+from cellsemi.orchestrator.engine.attempts import Attempts, StartFailures, none_left
 from cellsemi.orchestrator.engine.fault import Fault
 from cellsemi.orchestrator.engine.protocol import Failure, Incident, IncidentKind, Outcome, Record
 from cellsemi.orchestrator.engine.scheduling_rules import (
+    PENDING_MOST,
+    SAY_AGAIN_S,
     Ban,
     Kill,
     Loss,
@@ -44,9 +45,6 @@ from cellsemi.orchestrator.engine.scheduling_rules import (
     Spawn,
 )
 from cellsemi.orchestrator.engine.usage import Seconds, Spent
-
-SAY_AGAIN_S = 900.0  # between two incidents of the same waiting
-PENDING_MOST = 100  # workers without a place at once: what an autoscaler sees grows with what it gives
 
 
 @dataclass(slots=True)
@@ -321,8 +319,7 @@ class Scheduler:
         `charge`: whether this counts as an attempt of the current item, or as a failed start; never where a machine
         was taken away on purpose ("preempted"). `error` is one line that begins with the type of the error.
         """
-        state = self._workers.get(worker)
-        if state is None:
+        if (state := self._workers.get(worker)) is None:
             return
         charge = charge and kind != "preempted"
         waiting = list(state.items)
@@ -352,8 +349,7 @@ class Scheduler:
         return now_s if state is None or state.phase == "pending" else state.busy_s
 
     def _pop(self, worker: int, now_s: float) -> int | None:
-        state = self._workers.get(worker)
-        if state is None or not state.items:
+        if (state := self._workers.get(worker)) is None or not state.items:
             return None
         item = state.items.popleft()
         state.moving = False

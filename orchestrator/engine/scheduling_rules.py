@@ -8,6 +8,8 @@ from typing import Literal
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.orchestrator.engine.protocol import Job, ShowsProgress
 
+SAY_AGAIN_S = 900.0  # between two incidents of the same waiting
+PENDING_MOST = 100  # workers without a place at once: what an autoscaler sees grows with what it gives
 ITEMS_PER_MACHINE = 4  # shards that are worth the start of a worker on a machine that is not there yet
 
 Loss = Literal["lost", "frozen", "preempted"]

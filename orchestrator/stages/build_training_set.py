@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cellsemi.configs.errors import RunError
 from cellsemi.orchestrator.engine.protocol import Record, Worker
-from cellsemi.orchestrator.stages.context import Context, do, failed, failed_on_data
 from cellsemi.orchestrator.stages.divide_folds import judged_images
+from cellsemi.orchestrator.steps.context import Context, do, failed, failed_on_data
 from cellsemi.rounds.pseudo_labels.curriculum import Ranked, held_back, rank, share_of_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.training_set import (

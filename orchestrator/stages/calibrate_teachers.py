@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context, do
 from cellsemi.rounds.calibration.calibration import calibrate
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile
 from cellsemi.rounds.store.prediction_pairs import grouped_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.orchestrator.steps.context import Context, do
 from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.pseudo_labels.drift import COLUMNS, Profile, alarms, calibration_alarms, profile
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile

@@ -9,7 +9,7 @@ from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.training.device import pick_device
 from cellsemi.models.training.precision import choose_precision, native_bfloat16
 from cellsemi.orchestrator.engine.protocol import Record
-from cellsemi.orchestrator.stages.context import Context, failed
+from cellsemi.orchestrator.steps.context import Context, failed
 from cellsemi.rounds.store.run import AgreedPrecision, read_precision, write_precision
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.orchestrator.steps.context import Context, do
 from cellsemi.rounds.datasets import splits
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.folds import FOLDS, HUMAN_SPLIT, PSEUDO_SPLIT, Fold, folds_of

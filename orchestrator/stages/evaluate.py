@@ -9,7 +9,7 @@ from pathlib import Path
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.schema import Config
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context, do
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.ensemble import read_calibrations

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.protocol import Record, Worker
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context, do
-from cellsemi.orchestrator.stages.jobs import ShardStage
-from cellsemi.orchestrator.stages.shards.over_shards import ShardWork
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context, do
+from cellsemi.orchestrator.steps.jobs import ShardStage
+from cellsemi.orchestrator.steps.over_shards import ShardWork
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.pseudo_labels.background import label_score, wrong_background

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context
-from cellsemi.orchestrator.stages.jobs import FuseJob, Member, ShardStage
-from cellsemi.orchestrator.stages.shards.over_shards import ShardWork, over_shards
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context
+from cellsemi.orchestrator.steps.jobs import FuseJob, Member, ShardStage
+from cellsemi.orchestrator.steps.over_shards import ShardWork, over_shards
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.predictions import PredictionSet, states_background

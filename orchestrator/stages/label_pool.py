@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cellsemi.orchestrator.stages.context import Context
 from cellsemi.orchestrator.stages.filter_pseudo_labels import filtering, note_votes
 from cellsemi.orchestrator.stages.fuse import fusion_of
 from cellsemi.orchestrator.stages.predict import note_warnings, prediction
-from cellsemi.orchestrator.stages.shards.one_pass import one_pass
+from cellsemi.orchestrator.steps.context import Context
+from cellsemi.orchestrator.steps.one_pass import one_pass
 from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet

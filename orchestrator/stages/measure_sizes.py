@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from itertools import chain
 
-from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.fuse import fuse_members
 from cellsemi.orchestrator.stages.predict import predict
+from cellsemi.orchestrator.steps.context import Context, do
 from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.evaluation.metrics import ImageScore, score_image
 from cellsemi.rounds.evaluation.size_shift import enlargements

@@ -14,10 +14,10 @@ from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.validation.choose_probabilities import resolved, with_background, without_background
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context
 from cellsemi.orchestrator.stages.fuse import fuse_folds
-from cellsemi.orchestrator.stages.jobs import PredictJob, ShardStage
-from cellsemi.orchestrator.stages.shards.over_shards import ShardWork, over_shards
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context
+from cellsemi.orchestrator.steps.jobs import PredictJob, ShardStage
+from cellsemi.orchestrator.steps.over_shards import ShardWork, over_shards
 from cellsemi.rounds.datasets.mask_folder import mask_source, masks_in
 from cellsemi.rounds.datasets.teacher_masks import MaskScores, TeacherMasks
 from cellsemi.rounds.inspect.detect import data_section

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cellsemi.configs.models import MasksConfig
-from cellsemi.orchestrator.stages.context import Context, do
 from cellsemi.orchestrator.stages.filter_pseudo_labels import pseudo_counts
 from cellsemi.orchestrator.stages.measure_sizes import scores_at, shares
 from cellsemi.orchestrator.stages.train import first_steps
+from cellsemi.orchestrator.steps.context import Context, do
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble, new_ensemble
 from cellsemi.rounds.evaluation.ensemble_selection import stop_reason

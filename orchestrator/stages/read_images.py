@@ -16,7 +16,7 @@ from cellsemi.models.own_family import copy_module, own_family
 from cellsemi.models.registry import family
 from cellsemi.models.start_weights import Given, find_given, refuse_other_kind, refuse_other_model
 from cellsemi.orchestrator.engine.protocol import OnDone
-from cellsemi.orchestrator.stages.context import Context, Finish, do_all, failed_on_data
+from cellsemi.orchestrator.steps.context import Context, Finish, do_all, failed_on_data
 from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences

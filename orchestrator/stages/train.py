@@ -19,9 +19,9 @@ from cellsemi.orchestrator.engine.protocol import Failure, Record
 from cellsemi.orchestrator.engine.resources import idle_cpus
 from cellsemi.orchestrator.stages.build_training_set import human_training_set
 from cellsemi.orchestrator.stages.choose_precision import agreed_training
-from cellsemi.orchestrator.stages.context import OF_CELLS, Context, Finish, do_all, failed
-from cellsemi.orchestrator.stages.jobs import FitJob
 from cellsemi.orchestrator.stages.read_images import code_of
+from cellsemi.orchestrator.steps.context import OF_CELLS, Context, Finish, do_all, failed
+from cellsemi.orchestrator.steps.jobs import FitJob
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store.folds import Fold, folds_of

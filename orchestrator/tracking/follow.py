@@ -16,8 +16,7 @@ from typing import get_args
 
 from pydantic import Field
 
-from cellsemi.configs.caught import Caught, in_one_line
-from cellsemi.configs.errors import UsageError
+from cellsemi.configs.errors import Caught, UsageError, in_one_line
 from cellsemi.configs.schema import Config, TrackerName, TrackingConfig
 from cellsemi.orchestrator.tracking.points import Training, curve, live_points, scores, trainings
 from cellsemi.orchestrator.tracking.protocol import Place, Point, Tracker

@@ -24,7 +24,7 @@ from cellsemi.models.inference.scale_search import (
     inverted,
     search_scores,
 )
-from cellsemi.orchestrator.stages import jobs
+from cellsemi.orchestrator.steps import jobs
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.synthetic import make

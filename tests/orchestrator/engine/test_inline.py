@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cellsemi.configs.caught import in_one_line
-from cellsemi.configs.errors import EngineError, ImageError, RunError, TrainingDiverged
+from cellsemi.configs.errors import EngineError, ImageError, RunError, TrainingDiverged, in_one_line
 from cellsemi.configs.schema import EngineConfig
 from cellsemi.models.inference.less_memory import halvings
 from cellsemi.orchestrator.engine.fault import Fault, attempt

@@ -20,7 +20,7 @@ from cellsemi.configs.schema import EngineConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.model_files import read_progress
 from cellsemi.orchestrator.engine.protocol import Engine, Failure, Incident, Record
-from cellsemi.orchestrator.stages.jobs import FitJob
+from cellsemi.orchestrator.steps.jobs import FitJob
 
 pytestmark = pytest.mark.ray
 CONFIG = EngineConfig(cpus_per_worker=0.5, workers=2, max_attempts=3, shard_deadline_s=120.0)

@@ -18,7 +18,7 @@ from cellsemi.orchestrator import campaign
 from cellsemi.orchestrator.runs.plan import PlannedStep, accept_changes, adopt_steps, make_plan
 from cellsemi.orchestrator.runs.report import collect
 from cellsemi.orchestrator.runs.status import read_status
-from cellsemi.orchestrator.stages.context import Context, do
+from cellsemi.orchestrator.steps.context import Context, do
 from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import RunPaths, open_run, read_config
 from cellsemi.rounds.store.steps import Step, read_steps

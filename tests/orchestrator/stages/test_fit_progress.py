@@ -12,8 +12,8 @@ from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitResult, FitTask
 from cellsemi.models.inference.less_memory import less_memory
 from cellsemi.orchestrator.engine.protocol import ShowsProgress
-from cellsemi.orchestrator.stages import jobs
-from cellsemi.orchestrator.stages.jobs import FitJob
+from cellsemi.orchestrator.steps import jobs
+from cellsemi.orchestrator.steps.jobs import FitJob
 from cellsemi.rounds import pulse
 
 

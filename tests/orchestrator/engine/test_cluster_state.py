@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cellsemi.orchestrator.engine.gpus_seen import had_gpus, note_gpus
+from cellsemi.orchestrator.engine.cluster_state import had_gpus, note_gpus
 
 
 def test_a_run_remembers_and_another_folder_is_left_alone(tmp_path: Path) -> None:

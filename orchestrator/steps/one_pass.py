@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cellsemi.models.model_files import WEIGHTS_FILE
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
-from cellsemi.orchestrator.stages.context import Context
-from cellsemi.orchestrator.stages.jobs import DecodedImages, PredictJob, ShardStage
-from cellsemi.orchestrator.stages.shards.over_shards import ShardWork, no_tick, over_shards
+from cellsemi.orchestrator.steps.context import Context
+from cellsemi.orchestrator.steps.jobs import DecodedImages, PredictJob, ShardStage
+from cellsemi.orchestrator.steps.over_shards import ShardWork, no_tick, over_shards
 from cellsemi.rounds.store.unaltered import record_path
 
 

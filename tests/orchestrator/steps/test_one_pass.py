@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.campaigns import Notes, bring, config_at, tables
 
-from cellsemi.orchestrator.stages import jobs
+from cellsemi.orchestrator.steps import jobs
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.manifest import COMMITS
 from cellsemi.rounds.store.run import open_run

@@ -9,7 +9,7 @@ from helpers.campaigns import bring, config_at
 
 from cellsemi.configs.errors import EngineError
 from cellsemi.orchestrator.runs.report import collect
-from cellsemi.orchestrator.stages import jobs
+from cellsemi.orchestrator.steps import jobs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import ImageRecord

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.orchestrator.engine.protocol import Failure, Job, Record
-from cellsemi.orchestrator.stages.context import Context, failed
-from cellsemi.orchestrator.stages.jobs import ShardStage
+from cellsemi.orchestrator.steps.context import Context, failed
+from cellsemi.orchestrator.steps.jobs import ShardStage
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.manifest import Commit, read_commits, read_manifest, write_manifest
 from cellsemi.rounds.store.schemas import ImageRecord

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellsemi.orchestrator.engine.protocol import Failure, Job, Record
-from cellsemi.orchestrator.stages.context import Context, Finish, do_all, failed
-from cellsemi.orchestrator.stages.jobs import ShardStage
-from cellsemi.orchestrator.stages.shards.image_by_image import image_by_image
+from cellsemi.orchestrator.steps.context import Context, Finish, do_all, failed
+from cellsemi.orchestrator.steps.image_by_image import image_by_image
+from cellsemi.orchestrator.steps.jobs import ShardStage
 from cellsemi.rounds.store.manifest import Commit, read_commits, read_manifest, shard_items, write_manifest
 from cellsemi.rounds.store.steps import Step
 
