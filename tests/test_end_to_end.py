@@ -86,18 +86,28 @@ def test_on_ray_it_ends_with_the_same_tables(undisturbed: RunPaths, tmp_path: Pa
     assert tables(RunPaths(tmp_path / "runs" / "small")) == tables(undisturbed)
 
 
+CLUSTER = """
+from ray.cluster_utils import Cluster
+small = {"include_dashboard": False, "object_store_memory": 80 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
+print("ADDRESS", cluster.address, flush=True)
+input()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
     """That of a cluster of one node, or "" for a Ray of the run's own."""
     if not request.param:
         yield ""
         return
-    from ray.cluster_utils import Cluster
-
-    small = {"include_dashboard": False, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
-    yield cluster.address
-    cluster.shutdown()
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )  # a process of its own: this one must not have imported ray
+    assert cluster.stdout is not None
+    yield next(line.split()[1] for line in cluster.stdout if line.startswith("ADDRESS"))
+    cluster.communicate("end\n")
 
 
 @pytest.mark.ray

@@ -20,7 +20,6 @@ from cellsemi.configs.training import AUTO_PROBABILITY
 from cellsemi.models.base import FitResult, FitTask, Image, Progress
 from cellsemi.models.model_files import LOSS_FILE, PARTS, ModelFacts, read_model_file, read_weights, write_model_file
 from cellsemi.models.registry import load_predictor
-from cellsemi.models.training.result import join_curves
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.models.validation.over_images import over_images
 from cellsemi.rounds.cells.instances import Instances
@@ -115,6 +114,8 @@ def _validation_map(validation: OnValidation, model: Path, left_out: dict[str, s
 def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:
     """Make the last of the parts the result of the fit, with the curves of all of them."""
     folder, last, first = Path(task.out_dir), read_model_file(parts[-1]), read_model_file(parts[0])
+    from cellsemi.models.training.result import join_curves  # with torch, which the driver does without
+
     join_curves(parts, folder)
     losses = pq.read_table(parts[-1] / LOSS_FILE)["loss"].to_numpy()
     loss = float(np.mean(losses[-max(1, len(losses) // 10) :]))

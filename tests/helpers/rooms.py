@@ -72,8 +72,7 @@ ALLOWED = {
     ),
     "rounds/formats/measurements": "rounds/cells rounds/formats/base rounds/formats/registry rounds/store",
     "rounds/formats/overlays": (
-        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared "
-        "rounds/store"
+        "rounds/cells rounds/drawing rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store"
     ),
     "rounds/formats/paired": (
         "configs rounds/formats/base rounds/formats/label_map rounds/formats/registry rounds/formats/shared "
@@ -138,8 +137,7 @@ ALLOWED = {
         "models/start_weights models/training models/weight_files"
     ),
     "models/training": (
-        "configs rounds/pulse rounds/store models/base models/model_files models/start_weights "
-        "models/weight_files"
+        "configs rounds/pulse rounds/store models/base models/model_files models/start_weights models/weight_files"
     ),
     "models/validation": (
         "configs rounds/cells rounds/evaluation rounds/seeds rounds/store models/base models/inference "
@@ -178,8 +176,7 @@ ALLOWED = {
     ),
     "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
     "orchestrator/describe_dataset": (
-        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report "
-        "rounds/store"
+        "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
     "orchestrator/engine": "configs rounds/store models/inference models/training",

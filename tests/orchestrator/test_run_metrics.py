@@ -127,7 +127,8 @@ print("FOUND" + json.dumps({"port": port, "text": text, "listening": listening, 
 
 @pytest.mark.ray
 @pytest.mark.skipif(
-    find_spec("opentelemetry") is None, reason="Ray serves metrics with ray[default]: the cluster extra"
+    any(find_spec(name) is None for name in ("aiohttp_cors", "colorful", "opencensus", "opentelemetry", "smart_open")),
+    reason="Ray serves metrics with ray[default]: the cluster extra",
 )
 def test_ray_serves_them_on_loopback(tmp_path: Path) -> None:
     script = tmp_path / "served.py"

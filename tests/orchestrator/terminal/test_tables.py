@@ -246,7 +246,7 @@ def test_a_finished_run_is_left_alone(here: Path) -> None:
     assert "+.011 (-.004, +.026)" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*") if path.is_file()}
     changed = {path.name for path in {*before, *after} if before.get(path) != after.get(path)}
-    assert changed <= {"run.lock", "run.log"}
+    assert changed <= {"run.lock", "run.log", "told.json"}
     quiet = cellsemi("round", "--n", "1", "--json", cwd=here)
     assert json.loads(quiet.stdout)["run"] == "demo" and quiet.stderr == ""
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.loading import load_config
-from cellsemi.orchestrator.runs.label_issues import _around
 from cellsemi.rounds.calibration.calibration import calibrate
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import from_crops
@@ -28,7 +27,7 @@ from cellsemi.rounds.datasets.ignore_label_issues import ignore
 from cellsemi.rounds.datasets.label_issue_file import read_table
 from cellsemi.rounds.evaluation.label_issues import Findings, LabelIssue, find_label_issues
 from cellsemi.rounds.report import contact_sheet
-from cellsemi.rounds.report.contact_sheet import Panel
+from cellsemi.rounds.report.contact_sheet import Panel, _around
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image, to_png
 from cellsemi.rounds.store.run import RunPaths, open_run
