@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,11 +52,11 @@ def play(log: EventLog) -> None:
 
 
 def test_events_become_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.util import metrics
-
     monkeypatch.setattr(Kept, "made", {}, raising=False)
-    monkeypatch.setattr(metrics, "Counter", Kept)
-    monkeypatch.setattr(metrics, "Gauge", Kept)
+    metrics = SimpleNamespace(Counter=Kept, Gauge=Kept)
+    for name in ("ray", "ray.util"):  # Ray itself stays out of this process: a later test starts its own
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(util=SimpleNamespace(metrics=metrics), metrics=metrics))
+    monkeypatch.setitem(sys.modules, "ray.util.metrics", metrics)
     monkeypatch.setattr("cellsemi.orchestrator.run_metrics.serves_metrics", lambda: True)
     uses, nothing = iter(USES), Usage(nodes=USES[1].nodes)
     path = tmp_path / "events.jsonl"
