@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES, enough, too_few
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES, enough, too_few
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.figures import (
     CLASS_MAP,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cellsemi.rounds.calibration.calibration import Calibration, Curve
-from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES
 from cellsemi.rounds.evaluation.leaderboard import Row, column_name, display_rows, markdown_line
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds

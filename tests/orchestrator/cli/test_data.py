@@ -18,6 +18,7 @@ from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.cli.data import SPLITS, STATES, data
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.datasets import import_shards
 from cellsemi.rounds.datasets.export import EXPORTED
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
@@ -307,7 +308,9 @@ def finished_run(here: Path) -> RunPaths:
             shards.write_folder(paths.predictions(0, "ensemble", split), [seen], 9, "h")
             finish_folder(paths.predictions(0, "ensemble", split))
     score = score_image("val", human, human)
-    write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
+    write_evaluations(
+        paths.evaluation(0), [Evaluation(0, "ensemble", "val", Cutoffs.same(0.5, 2), (score,))], ("x", "y"), "h"
+    )
     finish_first_round(paths)
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))
