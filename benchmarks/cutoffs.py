@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 MAX_PIXELS = 1 << 24
 INFERENCE = InferenceConfig(tta=("identity",), precision="bfloat16")
 MODALITIES = ("fluorescence", "histology", "brightfield")
-MORE = replace(regimes.GENERATED, labelled=24, val=24, unlabelled=1)
+MORE = regimes.GENERATED.model_copy(update={"labelled": 24, "val": 24, "unlabelled": 1})
 NAMES = ("classes", "classes, 24 labelled and 24 val", "dsb2018, modalities as classes")
 
 
