@@ -216,6 +216,12 @@ def _trust(facts: Facts) -> Iterator[str]:
         header = ["class", "accepted from", "rejected below", "smallest px", "largest px"]
         yield from (*table(header, _threshold_rows(facts.thresholds)), "")
         yield from (f"- {_sentence(line)}" for line in facts.thresholds.report())
+    yield ""
+    yield "What is kept of predictions, where they are evaluated and delivered; chosen on validation images:"
+    yield ""
+    yield from table(
+        ["model", "score (and area) from which cells are kept"], ([row.model, row.cutoffs] for row in facts.rows)
+    )
 
 
 def _curve_row(one: Scored, name: str, curve: Curve) -> list[str]:
