@@ -263,7 +263,7 @@ def test_rejected_cells_are_never_written_and_what_is_left_out_is_counted(here: 
     assert told(*args, "a.json")["losses"] == {"rejected cells, left out": 1}
     assert coco_of(here / "a.json") == (1, ["class3"])
     found = told(*args, "b.json", "--min-score", "0.5")
-    assert found["losses"]["cells with a score below 0.5, left out"] == 1 and found["cells"] == 0
+    assert found["losses"]["cells below the cutoffs of score and area, left out"] == 1 and found["cells"] == 0
     found = told(*args, "c.json", "--state", "human", "--state", "ignored")
     assert found["losses"] == {"rejected cells, left out": 1, "accepted cells, left out": 1}
     assert invoke(*args, "d.json", "--state", "rejected").exit_code == 2
@@ -323,8 +323,8 @@ def test_a_run_gives_what_its_ensemble_sees_from_its_threshold_on(here: Path) ->
     finished_run(here)
     found = told("data", "export", "r", "--format", "coco", "--out", "a.json")
     assert (found["images"], found["cells"]) == (1, 1) and coco_of(here / "a.json") == (1, ["y"])
-    assert "ensemble of round 0 of r on test, cells with a score from 0.500 on (chosen on val" in found["what"]
-    assert found["losses"] == {"cells with a score below 0.5, left out": 1}
+    assert "ensemble of round 0 of r on test, cells with a score from 0.5 on (chosen on val" in found["what"]
+    assert found["losses"] == {"cells below the cutoffs of score and area, left out": 1}
     found = told(
         "data", "export", "runs/r", "--format", "coco", "--out", "b.json", "--min-score", "0.1", "--split", "val"
     )
