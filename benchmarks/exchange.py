@@ -133,7 +133,7 @@ def _row(data: str, paths: RunPaths, views: tuple[View, ...], out: Path) -> list
     inference = inference_of(folder, paths).without_search().model_copy(update={"tta": views})
     file = out / "exchange.pt"
     to_torchscript(folder, inference, file)
-    found = _compare(paths, folder, inference, file, model_of(paths, folder).score_threshold or 0.0)
+    found = _compare(paths, folder, inference, file, model_of(paths, folder).cutoffs.min_score[0])
     n = max(found.images, 1)
     return [
         data,

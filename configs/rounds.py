@@ -177,6 +177,12 @@ class RoundsConfig(Section):
         "all",
         description="Students of the ensemble: `all`, or `greedy`: from the best on val on, those that raise its mAP.",
     )
+    cutoffs: Literal["class", "all"] = Field(
+        "class",
+        description="From which score, and which area, on predicted cells are kept in what is evaluated and delivered; "
+        "chosen on val. `class`: a class has its own where they win on val images that did not choose them; `all`: one "
+        "score for all classes, no area.",
+    )
     stop_after: int | None = Field(
         1,
         ge=1,

@@ -33,10 +33,10 @@ TITLES = ("image", "human labels", "before: round 0", "after the rounds")
 
 def predictions(paths: RunPaths, round: int, name: str) -> dict[str, Instances]:
     """The cells of the test images that are kept, by image."""
-    threshold = of_run(paths, round, name).model.recipe.score_threshold
+    cutoffs = of_run(paths, round, name).model.recipe.cutoffs
     found = shards.read_folder(paths.predictions(round, name, "test"))
     cells = {record.image_id: record.instances for record in found if record.instances is not None}
-    return {image_id: each.select(each.score >= np.float32(threshold)) for image_id, each in cells.items()}
+    return {image_id: cutoffs.kept(each) for image_id, each in cells.items()}
 
 
 def chosen(paths: RunPaths) -> list[tuple[ImageRecord, Instances, Instances]]:

@@ -15,9 +15,10 @@ from cellsemi.configs.rounds import FusionConfig
 from cellsemi.orchestrator.api.instances import ImageInstances
 from cellsemi.orchestrator.api.model import Model
 from cellsemi.orchestrator.api.run import Run
+from cellsemi.orchestrator.apply.asked_cutoffs import Asked
 from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.orchestrator.explain.explain import Explained
-from cellsemi.orchestrator.explain.of_model import explain_with, from_value
+from cellsemi.orchestrator.explain.of_model import explain_with, from_values
 from cellsemi.orchestrator.explain.write import write_explanation
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
@@ -41,7 +42,8 @@ def explain(
     run: str | Path | None = None,
     model: str | Path | None = None,
     round: int | None = None,
-    min_score: float | Mapping[str, float] | None = None,
+    min_score: Asked = None,
+    min_area_px: Asked = None,
     out: str | Path | None = None,
     device: str = "auto",
 ) -> Explained:
@@ -54,7 +56,7 @@ def explain(
         str(image),
         None if run is None else str(run),
         None if model is None else Path(model),
-        from_value(min_score),
+        from_values(min_score, min_area_px),
         round=round,
         device=device,
     )

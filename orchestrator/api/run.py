@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cellsemi.configs.schema import Config
     from cellsemi.orchestrator.api.model import Model
     from cellsemi.orchestrator.apply.recipe import TrainedModel
+    from cellsemi.rounds.cells.cutoffs import Cutoffs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ class RunModel:
         return tuple(member.name for member in self.trained.recipe.members)
 
     @property
-    def score_threshold(self) -> float:
-        """The score from which cells are kept, chosen on validation images."""
-        return self.trained.recipe.score_threshold
+    def cutoffs(self) -> Cutoffs:
+        """From which score and area on cells of each class are kept, chosen on validation images."""
+        return self.trained.recipe.cutoffs
 
     def load(self, device: str = "auto") -> Model:
         """The models, ready to predict; see Model."""

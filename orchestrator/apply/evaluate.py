@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
+from cellsemi.orchestrator.apply.asked_cutoffs import parse_cutoffs
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.class_names import ClassNames
 from cellsemi.rounds.datasets.ingest_report import IngestReport
@@ -73,16 +73,16 @@ class _Table:
     groups: Counter[str] = field(default_factory=Counter)
 
 
-def of_model(chosen: ChosenModel, name: str, scores: Sequence[str], device: str) -> Contestant:
-    """A trained model as a contestant: what it predicts, from its score threshold on."""
+def of_model(chosen: ChosenModel, name: str, scores: Sequence[str], areas: Sequence[str], device: str) -> Contestant:
+    """A trained model as a contestant: what it predicts, from its cutoffs on."""
     recipe = chosen.model.recipe
-    keep = MinScore.parse(scores, recipe.score_threshold, recipe.classes)
+    keep = parse_cutoffs(scores, areas, recipe.cutoffs, recipe.classes)
     predictor = EnsemblePredictor(chosen.model, device)
 
     def find(record: ImageRecord) -> FoundMasks:
         assert record.image is not None, "a reader gives the encoded image"
         pixels = decode_image(record.image, record.source or record.image_id, recipe.max_pixels)
-        return FoundMasks(keep.keep(predictor.predict([pixels])[0]), recipe.classes)
+        return FoundMasks(keep.kept(predictor.predict([pixels])[0]), recipe.classes)
 
     return Contestant(name, find, chosen.seen)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cellsemi.configs.errors import ImageError
 from cellsemi.configs.formats import entry_of
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.predict_files import FileState, Predicted
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.datasets.export import Cells, Source, export
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.store import files
@@ -21,7 +21,7 @@ from cellsemi.rounds.store.shards import ShardSet
 QUARANTINED = "quarantine.csv"
 
 
-def records_of(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
+def records_of(predicted: Predicted, keep: Cutoffs) -> Iterator[ImageRecord]:
     """The predicted images by id, with their bytes and the cells that are kept; ImageError when a file is gone."""
     names = sorted({place.shard for place in predicted.rows.values()})
     records = ShardSet([predicted.folder / name for name in names])
@@ -29,15 +29,15 @@ def records_of(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
     for _, place in sorted(predicted.rows.items()):
         record: ImageRecord = records[first[place.shard] + place.row]
         assert record.instances is not None, "an image that could not be predicted has no row"
-        yield record.with_(image=_content(record.source), instances=keep.keep(record.instances))
+        yield record.with_(image=_content(record.source), instances=keep.kept(record.instances))
 
 
-def write_outputs(predicted: Predicted, keep: MinScore, formats: Sequence[str], out: Path) -> dict[str, Exported]:
+def write_outputs(predicted: Predicted, keep: Cutoffs, formats: Sequence[str], out: Path) -> dict[str, Exported]:
     """Write each format below `out`; what an earlier call wrote there is replaced when the new one is whole."""
     return {name: write_output(predicted, keep, name, place_of(name, out)) for name in formats}
 
 
-def write_output(predicted: Predicted, keep: MinScore, name: str, place: Path) -> Exported:
+def write_output(predicted: Predicted, keep: Cutoffs, name: str, place: Path) -> Exported:
     """Write one format into the file or folder `place`, replacing what is there when the new one is whole."""
     source = Source(records_of(predicted, keep), predicted.classes)
     if entry_of(name).file:

@@ -10,9 +10,9 @@ from pathlib import Path
 from cellsemi.configs.errors import DataError
 from cellsemi.orchestrator.apply.choose_model import ChosenModel
 from cellsemi.orchestrator.apply.images import Found
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.outputs import write_outputs, write_quarantined
 from cellsemi.orchestrator.apply.predict_files import Pool, Predicted, predict_files
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import RunPaths
@@ -60,7 +60,7 @@ class Wanted:
     """What is to be written: into which folder, which cells, in which formats."""
 
     out: Path
-    keep: MinScore
+    keep: Cutoffs
     formats: Sequence[str] = DEFAULT_FORMATS
 
 

@@ -20,6 +20,7 @@ from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.validation.choose_probabilities import resolved, without_background
 from cellsemi.rounds.calibration.calibration import Calibration
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation.ensemble import CalibrationFile, Ensemble
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import read_fit
@@ -44,8 +45,8 @@ class MemberRecipe(OnDisk):
 class Recipe(OnDisk):
     """What several models, or a single one, need to predict as they did in their run.
 
-    `fusion` is None for a model that predicts alone. `score_threshold` was chosen on validation images: cells with a
-    lower score are left out unless the caller asks for them. Images with more than `max_pixels` are refused unread.
+    `fusion` is None for a model that predicts alone. `cutoffs` were chosen on validation images: cells below
+    them are left out unless the caller asks for them. Images with more than `max_pixels` are refused unread.
     """
 
     run: str
@@ -55,7 +56,7 @@ class Recipe(OnDisk):
     one_class_per_image: bool
     members: tuple[MemberRecipe, ...]
     fusion: FusionConfig | None
-    score_threshold: float
+    cutoffs: Cutoffs
     max_pixels: int
 
     @property
@@ -109,7 +110,7 @@ class TrainedModel:
             one_class_per_image=ensemble.one_class_per_image,
             members=tuple(members),
             fusion=ensemble.fusion if ensemble.is_fused else None,
-            score_threshold=ensemble.score_threshold or 0.0,
+            cutoffs=ensemble.cutoffs or Cutoffs.same(0.0, len(ensemble.classes)),
             max_pixels=config.data.max_pixels,
         )
         return cls(recipe, paths.model(ensemble.round, members[0].name).parent)

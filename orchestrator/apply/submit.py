@@ -11,9 +11,9 @@ from typing import Literal
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.apply.images import Found
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.outputs import records_of
 from cellsemi.orchestrator.apply.predict_files import Predicted
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.check_files import check_submission
 from cellsemi.rounds.datasets.export import Cells, Source, export
@@ -57,7 +57,7 @@ def submission_name(out: Path) -> Path:
     return out
 
 
-def write_submission(predicted: Predicted, keep: MinScore, out: Path, order: Order, force: bool = False) -> Submission:
+def write_submission(predicted: Predicted, keep: Cutoffs, out: Path, order: Order, force: bool = False) -> Submission:
     """Write the submission and check it; images that could not be read have a row without cells.
 
     UsageError when `out` exists and `force` is not set; RunError when the check finds a fault in what was written.
@@ -77,7 +77,7 @@ def checked(path: Path, order: Order, images: int) -> dict[str, int]:
     return found.counts
 
 
-def _rows(predicted: Predicted, keep: MinScore) -> Iterator[ImageRecord]:
+def _rows(predicted: Predicted, keep: Cutoffs) -> Iterator[ImageRecord]:
     yield from records_of(predicted, keep)
     for state in predicted.quarantined:
         yield ImageRecord(state.image_id, 1, 1, "", instances=Instances.empty(1, 1))

@@ -131,7 +131,7 @@ def import_command(
 @click.option("--split", type=click.Choice(SPLITS), help="Of a run: default test. Of an import: all with cells.")
 @click.option("--model", help="Of a run. Default: the ensemble.")
 @click.option("--round", "number", type=click.IntRange(min=0), help="Of a run. Default: the last one promoted.")
-@click.option("--min-score", type=click.FloatRange(0, 1), help="Of a run, default: the threshold chosen on val.")
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Of a run, default: the cutoffs chosen on val.")
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only such cells. May be repeated.")
 @click.option("--pseudo", is_flag=True, help="Of a run: the filtered pseudo-labels of a round.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")

@@ -10,6 +10,7 @@ import click
 
 from cellsemi.orchestrator.cli.data import SPLITS, anything, source_options
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
+from cellsemi.orchestrator.cli.predict import cutoff_options
 
 if TYPE_CHECKING:
     from cellsemi.configs.data import DataConfig
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
     help="Masks that another tool wrote, a folder or a file of any format that is read. May be repeated.",
 )
 @click.option("--split", type=click.Choice(SPLITS), help="Only images of this split. Default: all that are annotated.")
-@click.option(
-    "--min-score", "scores", metavar="[CLASS=]SCORE", multiple=True, help="Of models. Default: the chosen threshold."
-)
+@cutoff_options
 @click.option("--include-seen", is_flag=True, help="Score images that a model was trained or chosen on, too.")
 @click.option("--device", default="auto", show_default=True, help="`auto`, `cpu` or `cuda`.")
 @source_options
@@ -49,6 +48,7 @@ def evaluate(
     masks: tuple[str, ...],
     split: str | None,
     scores: tuple[str, ...],
+    areas: tuple[str, ...],
     include_seen: bool,
     device: str,
     source: str | None,
@@ -68,7 +68,7 @@ def evaluate(
     described = describe_dataset.describe(data, source, settings)
 
     def contestants(ids: Sequence[str]) -> list[Contestant]:
-        return list(_contestants(ids, runs, folders, masks, scores, device))
+        return list(_contestants(ids, runs, folders, masks, (scores, areas), device))
 
     with data_tables.counting(as_json) as count:
         config = describe_dataset.with_classes(described, count)
@@ -81,7 +81,7 @@ def _contestants(
     runs: Sequence[str],
     folders: Sequence[Path],
     masks: Sequence[str],
-    scores: Sequence[str],
+    kept: tuple[Sequence[str], Sequence[str]],
     device: str,
 ) -> Iterator[Contestant]:
     """Who is scored, under names that differ; UsageError when two have the same."""
@@ -100,9 +100,9 @@ def _contestants(
     last: Sequence[str | None] = [] if folders or masks else [None]
     for run in runs or last:
         chosen = choose_model(run, None)
-        yield of_model(chosen, own(chosen.model.recipe.run), scores, device)
+        yield of_model(chosen, own(chosen.model.recipe.run), *kept, device)
     for folder in folders:
-        yield of_model(choose_model(None, folder), own(folder.resolve().name), scores, device)
+        yield of_model(choose_model(None, folder), own(folder.resolve().name), *kept, device)
     for text in masks:
         name, separator, path = text.partition("=")
         place = Path(path if separator else text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
-from cellsemi.orchestrator.cli.predict import model_options
+from cellsemi.orchestrator.cli.predict import cutoff_options, model_options
 
 
 @click.command()
@@ -19,13 +19,7 @@ from cellsemi.orchestrator.cli.predict import model_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="The folder to write. Default: ./explained/ID."
 )
-@click.option(
-    "--min-score",
-    "scores",
-    metavar="[CLASS=]SCORE",
-    multiple=True,
-    help="Leave out cells with a lower score; may be repeated. Default: the threshold chosen on validation images.",
-)
+@cutoff_options
 @click.option("--device", default="auto", show_default=True, help="`auto` (CUDA when there is one), `cpu` or `cuda`.")
 @json_option
 @debug_option
@@ -37,6 +31,7 @@ def explain(
     round: int | None,
     out: Path | None,
     scores: tuple[str, ...],
+    areas: tuple[str, ...],
     device: str,
     as_json: bool,
 ) -> None:
@@ -50,7 +45,7 @@ def explain(
     from cellsemi.orchestrator.explain.of_model import FOLDER, explain_with, from_texts
     from cellsemi.orchestrator.explain.write import INDEX, summary, write_explanation
 
-    found = explain_with(image, run, folder, from_texts(scores), round=round, device=device)
+    found = explain_with(image, run, folder, from_texts(scores, areas), round=round, device=device)
     place = out or FOLDER / found.image_id
     write_explanation(found, place)
     content = {

@@ -42,6 +42,24 @@ def engine_options(command: Command) -> Command:
     )(command)
 
 
+def cutoff_options(command: Command) -> Command:
+    """--min-score and --min-area."""
+    command = click.option(
+        "--min-area",
+        "areas",
+        metavar="[CLASS=]PIXELS",
+        multiple=True,
+        help="Leave out smaller cells; may be repeated. Default: what was chosen on validation images.",
+    )(command)
+    return click.option(
+        "--min-score",
+        "scores",
+        metavar="[CLASS=]SCORE",
+        multiple=True,
+        help="Leave out cells with a lower score; may be repeated. Default: what was chosen on validation images.",
+    )(command)
+
+
 @contextlib.contextmanager
 def opened_pool(
     session: Session, log: Path, options: tuple[str | None, str | None, str], silent: bool
@@ -75,13 +93,7 @@ def opened_pool(
     multiple=True,
     help="What to write; may be repeated. Default: label-maps, measurements, overlays.",
 )
-@click.option(
-    "--min-score",
-    "scores",
-    metavar="[CLASS=]SCORE",
-    multiple=True,
-    help="Leave out cells with a lower score; may be repeated. Default: the threshold chosen on validation images.",
-)
+@cutoff_options
 @engine_options
 @json_option
 @debug_option
@@ -95,6 +107,7 @@ def predict(
     out: Path,
     formats: tuple[str, ...],
     scores: tuple[str, ...],
+    areas: tuple[str, ...],
     engine: str | None,
     address: str | None,
     device: str,
@@ -106,15 +119,15 @@ def predict(
     The model predicts with everything that was chosen for it. Called again, the same command predicts only images
     that are new or changed. Images that cannot be read are listed in quarantine.csv, and the others are done.
     """
+    from cellsemi.orchestrator.apply.asked_cutoffs import parse_cutoffs
     from cellsemi.orchestrator.apply.choose_model import choose_model
     from cellsemi.orchestrator.apply.images import find_images
-    from cellsemi.orchestrator.apply.min_score import MinScore
     from cellsemi.orchestrator.apply.predict import DEFAULT_FORMATS, Wanted, apply
     from cellsemi.orchestrator.terminal import apply_tables
 
     chosen = choose_model(run, folder)
     recipe = chosen.model.recipe
-    keep = MinScore.parse(scores, recipe.score_threshold, recipe.classes)
+    keep = parse_cutoffs(scores, areas, recipe.cutoffs, recipe.classes)
     found = find_images(images)
     with opened_pool(session, out / apply_tables.LOG, (engine, address, device), as_json) as pool:
         done = apply(chosen, found, Wanted(out, keep, formats or DEFAULT_FORMATS), pool)

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from cellsemi.orchestrator.cli.options import Session, answer, debug_option, json_option
-from cellsemi.orchestrator.cli.predict import engine_options, opened_pool
+from cellsemi.orchestrator.cli.predict import cutoff_options, engine_options, opened_pool
 
 
 @click.command()
@@ -26,7 +26,7 @@ from cellsemi.orchestrator.cli.predict import engine_options, opened_pool
     type=click.Choice(["row", "column"]),
     help="How pixels are counted. Default: `column` for a run on DSB2018, else `row` (Sartorius).",
 )
-@click.option("--min-score", "scores", metavar="[CLASS=]SCORE", multiple=True, help="Default: the chosen threshold.")
+@cutoff_options
 @click.option("--competition", help="The name of the competition, for the line that uploads.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @engine_options
@@ -42,6 +42,7 @@ def submit(
     folder: Path | None,
     order: Literal["row", "column"] | None,
     scores: tuple[str, ...],
+    areas: tuple[str, ...],
     competition: str | None,
     force: bool,
     engine: str | None,
@@ -56,9 +57,9 @@ def submit(
     command goes on after a crash. Nothing is uploaded.
     """
     from cellsemi.configs.errors import UsageError
+    from cellsemi.orchestrator.apply.asked_cutoffs import parse_cutoffs
     from cellsemi.orchestrator.apply.choose_model import choose_model
     from cellsemi.orchestrator.apply.images import find_images
-    from cellsemi.orchestrator.apply.min_score import MinScore
     from cellsemi.orchestrator.apply.predict import PREDICTIONS, predict_alone
     from cellsemi.orchestrator.apply.submit import check_ids, pixel_order, submission_name, write_submission
     from cellsemi.orchestrator.runs.find_run import find_run
@@ -69,7 +70,7 @@ def submit(
         raise UsageError(f"{out}: exists; --force overwrites it")
     chosen = choose_model(run, folder)
     recipe = chosen.model.recipe
-    keep = MinScore.parse(scores, recipe.score_threshold, recipe.classes)
+    keep = parse_cutoffs(scores, areas, recipe.cutoffs, recipe.classes)
     found = find_images(images)
     check_ids(found)
     order = order or pixel_order(None if folder is not None else read_config(find_run(run)))

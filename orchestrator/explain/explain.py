@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from cellsemi.models.explanation import Explanation
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.predict_files import read_pixels
 from cellsemi.orchestrator.explain.reasons import CellRow, cell_rows
 from cellsemi.orchestrator.explain.run_image import RunImage, image_called, image_with_pixels
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.seen import SeenImages
 from cellsemi.rounds.formats.shared.folder import split_extension
@@ -91,9 +91,7 @@ def find_picture(image: str, max_pixels: int, paths: RunPaths | None, round: int
     return Picture(pixels, record, None if paths is None else image_with_pixels(paths, record.sha256 or "", round))
 
 
-def explain(
-    predictor: EnsemblePredictor, picture: Picture, keep: MinScore, seen: SeenImages | None = None
-) -> Explained:
+def explain(predictor: EnsemblePredictor, picture: Picture, keep: Cutoffs, seen: SeenImages | None = None) -> Explained:
     """What the models make of an image; `keep` decides which cells are kept, `seen` are the images of their run."""
     recipe, known = predictor.recipe, picture.known
     answer = predictor.explain(picture.pixels)

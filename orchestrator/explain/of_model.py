@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from cellsemi.configs.errors import UsageError
+from cellsemi.orchestrator.apply.asked_cutoffs import Asked, asked_cutoffs, parse_cutoffs
 from cellsemi.orchestrator.apply.choose_model import choose_model, of_run
 from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.recipe import Recipe
 from cellsemi.orchestrator.explain.explain import Explained, explain, find_picture
 from cellsemi.orchestrator.runs.find_run import find_run
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 
 FOLDER = Path("explained")  # below it each image has a folder
-Keep = Callable[[Recipe], MinScore]
+Keep = Callable[[Recipe], Cutoffs]
 
 
 def explain_with(
@@ -41,11 +42,11 @@ def explain_with(
     return explain(EnsemblePredictor(chosen.model, device), picture, wanted, chosen.seen)
 
 
-def from_texts(scores: tuple[str, ...]) -> Keep:
-    """Which cells are kept, by --min-score."""
-    return lambda recipe: MinScore.parse(scores, recipe.score_threshold, recipe.classes)
+def from_texts(scores: tuple[str, ...], areas: tuple[str, ...]) -> Keep:
+    """Which cells are kept, by --min-score and --min-area."""
+    return lambda recipe: parse_cutoffs(scores, areas, recipe.cutoffs, recipe.classes)
 
 
-def from_value(min_score: float | Mapping[str, float] | None) -> Keep:
-    """Which cells are kept, by a score for all classes or for each; None: the chosen threshold."""
-    return lambda recipe: MinScore.of(min_score, recipe.score_threshold, recipe.classes)
+def from_values(min_score: Asked, min_area_px: Asked) -> Keep:
+    """Which cells are kept, by a score and an area for all classes or for each; None: what was chosen."""
+    return lambda recipe: asked_cutoffs(min_score, min_area_px, recipe.cutoffs, recipe.classes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellsemi.models.explanation import Explanation
 from cellsemi.orchestrator.apply.ensemble_predictor import Answer
-from cellsemi.orchestrator.apply.min_score import MinScore
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.cells.masks import pair_overlap
 from cellsemi.rounds.pseudo_labels import filter as rules
@@ -70,7 +70,7 @@ class PseudoRow:
 
 
 def cell_rows(
-    answer: Answer, keep: MinScore, classes: Sequence[str], truth: Instances | None
+    answer: Answer, keep: Cutoffs, classes: Sequence[str], truth: Instances | None
 ) -> tuple[Instances, list[CellRow]]:
     """All cells that were found in an image, kept or not, and a row of each, in their order.
 
@@ -96,7 +96,7 @@ def cell_rows(
             why=why[i],
             class_name=classes[every.class_id[i]],
             score=float(every.score[i]),
-            min_score=keep.by_class[every.class_id[i]],
+            min_score=keep.min_score[every.class_id[i]],
             area_px=int(every.area[i]),
             votes=int(every.votes[i]),
             members=len(answer.members),
@@ -114,11 +114,17 @@ def cell_rows(
 _AT_LEAST = "score at least"
 
 
-def _by_score(cells: Instances, keep: MinScore) -> Iterator[str]:
-    kept = cells.score >= np.asarray(keep.by_class, np.float32)[cells.class_id]
-    for score, class_id, stays in zip(cells.score.tolist(), cells.class_id.tolist(), kept.tolist(), strict=True):
-        least = keep.by_class[class_id]
-        yield f"{_AT_LEAST} {least:.3f}: {score:.3f}" if stays else f"score below {least:.3f}: {score:.3f}"
+def _by_score(cells: Instances, keep: Cutoffs) -> Iterator[str]:
+    kept = keep.chosen(cells).tolist()
+    each = zip(cells.score.tolist(), cells.area.tolist(), cells.class_id.tolist(), kept, strict=True)
+    for score, area, class_id, stays in each:
+        least, least_px = keep.of_class(class_id)
+        if stays:
+            yield f"{_AT_LEAST} {least:.3f}: {score:.3f}" + (f", {area} px of at least {least_px}" if least_px else "")
+        elif area < least_px:
+            yield f"{area} px, fewer than {least_px}; score {score:.3f}"
+        else:
+            yield f"score below {least:.3f}: {score:.3f}"
 
 
 def _left_out(name: str, member: Explanation, answer: Answer) -> Iterator[tuple[Instances, Sequence[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cellsemi.configs.errors import RunError, UsageError
 from cellsemi.orchestrator.runs.find_run import find_run
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import State
 from cellsemi.rounds.datasets.export import EXPORTED, Cells, Source, of_folder
 from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
@@ -54,14 +55,18 @@ def choose(name: str, request: ExportRequest) -> ExportChoice:
 def _of_shards(folder: Path, request: ExportRequest) -> ExportChoice:
     if request.model is not None or request.round is not None or request.pseudo:
         raise UsageError(f"{folder}: image shards, not a run: --model, --round and --pseudo do not apply")
-    cells = Cells(request.states or EXPORTED, request.min_score or 0.0)
+    states, least = request.states or EXPORTED, request.min_score
+
+    def chosen(source: Source, of: str = "") -> ExportChoice:
+        cells = Cells(states, _same(least, source.classes))
+        return ExportChoice(source, cells, f"the cells of {folder}{of}{_from(least)}")
+
     if not (folder / IMPORT_FILE).is_file():
         if request.split is not None:
             raise UsageError(f"{folder}: the shards of one split; --split is for an import or a run")
-        return ExportChoice(of_folder(folder), cells, f"the cells of {folder}{_from(cells.min_score)}")
+        return chosen(of_folder(folder))
     splits = [request.split] if request.split else [split for split in SPLITS if split != "unlabelled"]
-    sentence = f"the cells of {folder}, {', '.join(splits)}{_from(cells.min_score)}"
-    return ExportChoice(of_folder(folder, splits), cells, sentence)
+    return chosen(of_folder(folder, splits), f", {', '.join(splits)}")
 
 
 def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
@@ -69,7 +74,7 @@ def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
     if request.pseudo:
         return _pseudo(paths, classes, request)
     split = request.split or "test"
-    cells = Cells(request.states or EXPORTED, request.min_score or 0.0, unseen_as_empty=True)
+    cells = Cells(request.states or EXPORTED, _same(request.min_score, classes), unseen_as_empty=True)
     if split == HUMAN:
         if request.model is not None or request.round is not None:
             raise UsageError(f"--split {HUMAN} is what people drew: --model and --round do not apply")
@@ -83,9 +88,9 @@ def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
     _finished(folder, f"{model} of round {round} has not predicted the {split} images; {_known(paths, round, split)}")
     sentence = f"{model} of round {round} of {paths.name} on {split}"
     if request.min_score is None:
-        threshold = find(read_evaluations(paths.evaluation(round), classes), model, "val").threshold
-        cells = replace(cells, min_score=threshold)
-        sentence += f", cells with a score from {threshold:.3f} on (chosen on val; --min-score takes another)"
+        cutoffs = find(read_evaluations(paths.evaluation(round), classes), model, "val").cutoffs
+        cells = replace(cells, cutoffs=cutoffs)
+        sentence += f", {cutoffs.sentence(classes)} (chosen on val; --min-score takes another)"
     else:
         sentence += _from(request.min_score)
     return ExportChoice(Source(_with_images(folder, paths.split(split)), classes), cells, sentence)
@@ -104,8 +109,8 @@ def _pseudo(paths: RunPaths, classes: tuple[str, ...], request: ExportRequest) -
     round = request.round if request.round is not None else max(done, default=0)
     rounds = ", ".join(map(str, done)) or "none"
     folder = _finished(paths.pseudo(round), f"round {round} has no pseudo-labels; rounds that have: {rounds}")
-    cells = Cells(request.states or ("accepted", "ignored"), request.min_score or 0.0)
-    sentence = f"the pseudo-labels of round {round} of {paths.name}{_from(cells.min_score)}"
+    cells = Cells(request.states or ("accepted", "ignored"), _same(request.min_score, classes))
+    sentence = f"the pseudo-labels of round {round} of {paths.name}{_from(request.min_score)}"
     return ExportChoice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
 
 
@@ -146,6 +151,10 @@ def _with_images(labels: Path, images: Path) -> Iterator[ImageRecord]:
         yield from with_images(shards.read_folder(labels), shards.read_folder(images))
     except ValueError as error:
         raise RunError(f"{labels}: not of the images in {images} ({error}); the run was altered by hand") from None
+
+
+def _same(min_score: float | None, classes: Sequence[str]) -> Cutoffs | None:
+    return None if min_score is None else Cutoffs.same(min_score, len(classes))
 
 
 def _from(score: float | None) -> str:

@@ -11,6 +11,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.models.model_files import StartWeights, read_model_file
 from cellsemi.models.registry import families
 from cellsemi.models.weight_files import registered
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.evaluation.history import RoundManifest, read_manifests, read_verdict
@@ -49,7 +50,7 @@ def collect(paths: RunPaths, ensemble: Ensemble, name: str, licence: str | None 
         verdict=read_verdict(paths),
         fusion=ensemble.fusion if ensemble.is_fused else None,
         calibrated=ensemble.calibration_file is not None,
-        score_threshold=ensemble.score_threshold or 0.0,
+        cutoffs=ensemble.cutoffs or Cutoffs.same(0.0, len(ensemble.classes)),
         inference=config.inference_of(config.model_called(ensemble.members[0], ensemble.round)),
         versions={package: found[package] for package in VERSIONS if package in found},
     )

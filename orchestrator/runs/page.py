@@ -225,7 +225,9 @@ class _Run:
         pairs = pairs_of(self.paths, evaluated_sets(self.config, round, model, "val"))
         predicted, images = (Lookup(folders) for folders in zip(*pairs, strict=True))
         seed = derive_seed(self.config.run.seed, "report")
-        return galleries.validation_images(evaluation, f"the {model} of round {round}", predicted, images, seed)
+        return galleries.validation_images(
+            evaluation, f"the {model} of round {round}", predicted, images, self.config.data.classes, seed
+        )
 
     def reasons(self) -> Iterator[Block]:
         if not self.taught:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.models import MasksConfig
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.steps.context import OF_CELLS, Context, do
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
+from cellsemi.rounds.evaluation.choose_cutoffs import choose_cutoffs
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
@@ -19,7 +21,7 @@ from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
 from cellsemi.rounds.pseudo_labels.fusion import Recalls, fuse
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of, paired
+from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs, paired
 from cellsemi.rounds.store.predictions import EVALUATED, evaluated_sets, pairs_of
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
@@ -147,7 +149,8 @@ def _fused(
 def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     """Score every model of the round, and its ensemble, on val and test, into the round's evaluation table.
 
-    With folds, val are all human labels, each image as predicted by models that never learned from it.
+    Cutoffs are chosen on val; each val image is scored with those that images of other groups chose. With folds, val
+    are all human labels, each image as predicted by models that never learned from it.
     """
     config, paths = context.config, context.paths
     models = [*names, ENSEMBLE]
@@ -158,7 +161,7 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
         round=round,
         name="evaluate",
         output=paths.evaluation(round),
-        settings=context.read(*OF_CELLS),
+        settings=context.read("rounds.cutoffs", *OF_CELLS),
         inputs=tuple(_folders(pairs.values())),
         parameters={"models": list(models)},
         total=len(models),
@@ -168,16 +171,23 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     def work() -> None:
         found: list[Evaluation] = []
         for count, model in enumerate(models, start=1):
-            on_val = all_pairs(pairs[model, "val"])
-            threshold = best_threshold(on_val).value if on_val else 0.0
-            found += [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
+            found += _evaluated(config, round, model, {split: pairs[model, split] for split in EVALUATED})
             context.watcher.advance(count)
         write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)
 
     do(context, step, work)
 
 
-def _scored(round: int, model: str, split: str, threshold: float, pairs: Pairs) -> Evaluation:
-    images = chain.from_iterable(paired(*pair) for pair in pairs)
-    scores = tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)
-    return Evaluation(round, model, split, threshold, scores)
+def _evaluated(config: Config, round: int, model: str, pairs: Mapping[str, Pairs]) -> Iterator[Evaluation]:
+    classes = len(config.data.classes)
+    on_val, groups = grouped_pairs(pairs["val"])
+    chosen = choose_cutoffs(on_val, groups, classes, config.rounds.cutoffs) if on_val else None
+    cutoffs = chosen.cutoffs if chosen else Cutoffs.same(0.0, classes)
+    for split in EVALUATED:
+        images = chain.from_iterable(paired(*pair) for pair in pairs[split])
+        each = chosen.of_others if chosen and split == "val" else repeat(cutoffs)
+        scores = tuple(
+            score_image(image_id, known, used.kept(cells))
+            for (image_id, cells, known), used in zip(images, each, strict=False)
+        )
+        yield Evaluation(round, model, split, cutoffs, scores)

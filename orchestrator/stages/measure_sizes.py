@@ -92,5 +92,5 @@ def scores_at(context: Context, at: int, ensemble: Ensemble, scale: float) -> tu
         fuse_members(context, at, ensemble, "val", scale)
     sets = evaluated_sets(context.config, ensemble.round, ensemble.name, "val", scale)
     images = chain.from_iterable(paired(*each.pair(context.paths)) for each in sets)
-    threshold = ensemble.evaluation(context.paths).threshold
-    return tuple(score_image(image_id, known, cells, threshold) for image_id, cells, known in images)
+    cutoffs = ensemble.evaluation(context.paths).cutoffs
+    return tuple(score_image(image_id, known, cutoffs.kept(cells)) for image_id, cells, known in images)

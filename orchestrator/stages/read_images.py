@@ -21,7 +21,7 @@ from cellsemi.rounds.datasets.ignore_label_issues import table_sha256
 from cellsemi.rounds.datasets.ingest import NEEDED, WITHOUT_TRAINING, ingest
 from cellsemi.rounds.datasets.ingest_report import IngestReport, sentences
 from cellsemi.rounds.datasets.read_shards import ReadJob
-from cellsemi.rounds.evaluation.enough_images import who_decides
+from cellsemi.rounds.evaluation.bootstrap import who_decides
 from cellsemi.rounds.evaluation.seen import SEEN_FILE, SeenImages, seen_by_starts
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import KeptWeights, copy_files, read_kept, write_kept

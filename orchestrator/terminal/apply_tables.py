@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cellsemi.orchestrator.apply.outputs import place_of
 from cellsemi.orchestrator.terminal.tables import table
-from cellsemi.rounds.evaluation.enough_images import enough, too_few
+from cellsemi.rounds.evaluation.bootstrap import enough, too_few
 
 if TYPE_CHECKING:
     from cellsemi.orchestrator.apply.evaluate import Judgement

@@ -12,6 +12,7 @@ import numpy as np
 
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.formats import entry_of
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances, State
 from cellsemi.rounds.formats.base import Exported, Writer
 from cellsemi.rounds.formats.registry import FormatSpec, spec_of
@@ -23,19 +24,20 @@ from cellsemi.rounds.store.schemas import ImageRecord
 
 EXPORTED: tuple[State, ...] = ("human", "accepted", "predicted", "ignored")  # rejected cells never leave
 UNSEEN = "images that no model could predict, written without cells"
+BELOW = "cells below the cutoffs of score and area, left out"
 NOT_ANNOTATED = "images without annotation, left out"
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Which cells go out: those in one of the states with at least this score.
+    """Which cells go out: those in one of the states that cutoffs keep (None: all).
 
     `unseen_as_empty`: an image without annotation is written without cells, as a submission must name it;
     else it is left out. Both are counted.
     """
 
     states: tuple[State, ...] = EXPORTED
-    min_score: float = 0.0
+    cutoffs: Cutoffs | None = None
     unseen_as_empty: bool = False
 
 
@@ -84,10 +86,10 @@ def selected(records: Iterable[ImageRecord], cells: Cells, left: Counter[str]) -
                 yield record.with_(instances=Instances.empty(record.height, record.width))
             continue
         wanted = np.array([state in cells.states for state in found.state], bool)
-        scored = found.score >= cells.min_score
+        scored = np.ones(len(found), bool) if cells.cutoffs is None else cells.cutoffs.chosen(found)
         for state in sorted(set(found.state) - set(cells.states)):
             left[f"{state} cells, left out"] += found.state.count(state)
-        left[f"cells with a score below {cells.min_score:g}, left out"] += int((wanted & ~scored).sum())
+        left[BELOW] += int((wanted & ~scored).sum())
         yield record.with_(instances=found.select(wanted & scored))
 
 

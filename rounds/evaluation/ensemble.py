@@ -9,6 +9,7 @@ from pathlib import Path
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.calibration.calibration import Calibration
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations
 from cellsemi.rounds.evaluation.history import RoundManifest, delivered_model, standing_round
 from cellsemi.rounds.store.folds import Fold, folds_of
@@ -40,7 +41,7 @@ class Ensemble:
 
     `members` are names of models; with `folds` each has a model in every fold. `calibration_file` holds the
     calibration of each member's scores, fitted before they are fused; None: the scores are taken as they are.
-    `score_threshold` was chosen on validation images, as was the cell probability of each flow model in
+    `cutoffs` were chosen on validation images, as was the cell probability of each flow model in
     `cell_probabilities` (by the name of its folder). Both are None or empty before the round is evaluated.
     """
 
@@ -53,7 +54,7 @@ class Ensemble:
     one_class_per_image: bool
     calibration_file: Path | None = None
     steps: int = 0  # of the first member with all its ancestors
-    score_threshold: float | None = None
+    cutoffs: Cutoffs | None = None
     cell_probabilities: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -106,7 +107,7 @@ def read_ensemble(paths: RunPaths, round: int, name: str = ENSEMBLE) -> Ensemble
         found,
         name=name,
         steps=manifest.steps,
-        score_threshold=find(evaluations, name, "val").threshold,
+        cutoffs=find(evaluations, name, "val").cutoffs,
         cell_probabilities=chosen,
     )
 

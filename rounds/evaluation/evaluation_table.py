@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import EVALUATION
@@ -16,12 +17,15 @@ from cellsemi.rounds.store.schemas import EVALUATION
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One model of one round on one split, at the score threshold that was chosen on val."""
+    """One model of one round on one split, with the cutoffs that were chosen on val.
+
+    A val image was scored with those that the images of other groups chose (`choose_cutoffs`).
+    """
 
     round: int
     model: str
     split: str
-    threshold: float
+    cutoffs: Cutoffs
     scores: tuple[ImageScore, ...]
 
 
@@ -38,14 +42,15 @@ def read_evaluations(path: Path, classes: Sequence[str]) -> list[Evaluation]:
     if foreign:
         raise RunError(f"{path}: holds classes {sorted(foreign)} that the run's config does not name")
     found = []
-    for key, group in groupby(rows, lambda row: (row["round"], row["model"], row["split"], row["threshold"])):
-        found.append(Evaluation(*key, tuple(_score(row, classes) for row in group)))
+    for key, group in groupby(rows, lambda row: (row["round"], row["model"], row["split"])):
+        of_one = list(group)
+        found.append(Evaluation(*key, _cutoffs(of_one[0]), tuple(_score(row, classes) for row in of_one)))
     return found
 
 
 def found_or_empty(evaluations: Iterable[Evaluation], round: int, model: str, split: str) -> Evaluation:
     """The one of this model and split, without images where the masks of a teacher lack the split."""
-    return _first_of(evaluations, model, split) or Evaluation(round, model, split, 0.0, ())
+    return _first_of(evaluations, model, split) or Evaluation(round, model, split, Cutoffs((), ()), ())
 
 
 def find(evaluations: Iterable[Evaluation], model: str, split: str) -> Evaluation:
@@ -64,7 +69,10 @@ def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[s
         "round": found.round,
         "model": found.model,
         "split": found.split,
-        "threshold": found.threshold,
+        "cutoffs": [
+            {"class": name, "min_score": score, "min_area_px": area}
+            for name, score, area in zip(classes, found.cutoffs.min_score, found.cutoffs.min_area_px, strict=True)
+        ],
         "image_id": score.image_id,
         **_values(score.total),
         "classes": [{"class": classes[c], **_values(score.by_class[c])} for c in sorted(score.by_class)],
@@ -79,6 +87,12 @@ def _values(tally: Tally) -> dict[str, object]:
         "tp": list(tally.tp),
         "mean_iou": tally.mean_iou,
     }
+
+
+def _cutoffs(row: Mapping[str, Any]) -> Cutoffs:
+    return Cutoffs(
+        tuple(each["min_score"] for each in row["cutoffs"]), tuple(each["min_area_px"] for each in row["cutoffs"])
+    )
 
 
 def _score(row: Mapping[str, Any], classes: Sequence[str]) -> ImageScore:

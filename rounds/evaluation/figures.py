@@ -128,6 +128,10 @@ def _class_value(value: float | None) -> str:
     return NOTHING if value is None else _decimals(value)
 
 
+def _cutoffs(words: str) -> str:
+    return "by class" if ", " in words else words or NOTHING
+
+
 _INT, _LONG, _FLOAT, _TEXT, _BOOL = pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
 # In the order of the files. Precision, recall, F1 and mean IoU: test, IoU > .5, all cells together. The counts are the
@@ -167,7 +171,7 @@ FIGURES: list[Figure] = [
     Figure("recall50", _FLOAT, lambda e: e.at_50("recall"), "recall", _decimals, place=10),
     Figure("f1", _FLOAT, lambda e: e.at_50("f1"), "F1", _decimals, place=8),
     Figure("mean_iou", _FLOAT, lambda e: e.at_50("mean_iou"), "IoU", _decimals, place=11),
-    Figure("val_threshold", _FLOAT, lambda e: e.val.threshold, "threshold", _decimals, place=12),
+    Figure("cutoffs", _TEXT, lambda e: e.val.cutoffs.words(list(e.class_map)), "kept from", _cutoffs, place=12),
     Figure("accepted", _LONG, lambda e: e.counts["accepted"], "accepted", place=13),
     Figure("ignored", _LONG, lambda e: e.counts["ignored"], "ignored", place=14),
     Figure("rejected", _LONG, lambda e: e.counts["rejected"], "rejected", place=15),

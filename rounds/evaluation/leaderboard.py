@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES, enough, too_few
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES, enough, too_few
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.figures import (
     CLASS_MAP,
@@ -56,6 +56,7 @@ class Row:
         vs_control: Interval | None
         confidence: float
         test_class_map: Mapping[str, float | None]
+        cutoffs: str
         accepted: int
         ignored: int
         rejected: int
@@ -226,8 +227,9 @@ below n = {ENOUGH_IMAGES}; they do not hold the chance of another training seed.
 thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0 on
 the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
 with as many steps in total as the last student. decision: promoted models teach the next round; a control that won is
-recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. time: of training, of
-the ensemble that of the whole round.
+recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. kept from: the least
+score (and area) of a cell that counts, chosen on val; where it differs by class, the report has it. time: of training,
+of the ensemble that of the whole round.
 """
 
 

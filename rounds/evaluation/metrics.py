@@ -202,21 +202,35 @@ def best_threshold(pairs: Iterable[tuple[Instances, Instances]], max_candidates:
 def _curve(predicted: Instances, truth: Instances) -> tuple[NDArray[np.float32], Floats]:
     """Rising scores (P,), and the image's score when its 0, 1 ... P best predictions are kept (P + 1,)."""
     scores, matched = _matched(predicted, truth)
-    kept = np.arange(len(matched))
-    total = np.zeros(len(kept))
-    for tp in matched.T:
-        wanted = len(truth) + kept - tp
-        total += np.where(wanted == 0, 1.0, tp / np.maximum(wanted, 1))
-    return scores, total / len(TWENTIETHS)
+    return scores, _scores_of(matched, len(truth))
 
 
 def _matched(predicted: Instances, truth: Instances) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Rising scores (P,), and the matches of the 0, 1 ... P best predictions at each threshold (P + 1, 10)."""
     order = np.argsort(-predicted.score, kind="stable")
-    gained = gains_of(overlap(truth, predicted).part(np.arange(len(truth)), order))
+    return predicted.score[order][::-1], _matches(overlap(truth, predicted), order)
+
+
+def kept_curve(found: Overlap, order: NDArray[np.int64]) -> Floats:
+    """float64 (K + 1,): the image's score when the first 0, 1 ... K of the predictions named by `order` are kept."""
+    return _scores_of(_matches(found, order), found.shape[0])
+
+
+def _matches(found: Overlap, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 (K + 1, 10): the largest matching of the first 0, 1 ... K predictions at each threshold."""
+    gained = gains_of(found.part(np.arange(found.shape[0]), order))
     matched = np.zeros((len(order) + 1, len(TWENTIETHS)), np.int64)
     np.cumsum(gained, axis=0, out=matched[1:])
-    return predicted.score[order][::-1], matched
+    return matched
+
+
+def _scores_of(matched: NDArray[np.int64], n_truth: int) -> Floats:
+    kept = np.arange(len(matched))
+    total = np.zeros(len(kept))
+    for tp in matched.T:
+        wanted = n_truth + kept - tp
+        total += np.where(wanted == 0, 1.0, tp / np.maximum(wanted, 1))
+    return total / len(TWENTIETHS)
 
 
 # --- parts --------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cellsemi.rounds.evaluation.enough_images import enough, too_few
+from cellsemi.rounds.evaluation.bootstrap import enough, too_few
 from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.promotion import Decision

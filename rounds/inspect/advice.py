@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cellsemi.configs.data import DataConfig
 from cellsemi.rounds.datasets.ingest_report import crowds_sentence
-from cellsemi.rounds.evaluation.enough_images import who_decides
+from cellsemi.rounds.evaluation.bootstrap import who_decides
 from cellsemi.rounds.formats.paired.reader import NO_ANNOTATION
 from cellsemi.rounds.inspect.statistics import Inspection
 

@@ -32,14 +32,16 @@ OTHERS: Colour = (86, 180, 233)
 # --- validation images --------------------------------------------------------------------------------
 
 
-def validation_images(found: Evaluation, whose: str, predicted: Lookup, images: Lookup, seed: int) -> Iterator[Block]:
+def validation_images(
+    found: Evaluation, whose: str, predicted: Lookup, images: Lookup, classes: Sequence[str], seed: int
+) -> Iterator[Block]:
     """The worst validation images and some by chance, with their right, false and missed cells."""
     if not found.scores:
         yield Text("There are no validation images to show.", "missing")
         return
     yield Text(
-        f"Predictions of {whose} with a score of at least {found.threshold:.3f}, beside the human labels, at IoU > .5 "
-        "whatever the class. The score is the mAP of the image."
+        f"Predictions of {whose}, {found.cutoffs.sentence(classes)}, beside the human labels, at IoU > .5 "
+        "whatever the class. The score is the mAP of the image, with what other validation images chose."
     )
     count = len(found.scores)
     chosen = {f"All {count} validation images, the worst first": worst(found.scores, count)}
@@ -56,7 +58,7 @@ def validation_images(found: Evaluation, whose: str, predicted: Lookup, images: 
             truth = record.instances
             if cells is None or truth is None:
                 continue
-            result = outcome(cells, truth, found.threshold)
+            result = outcome(cells, truth, found.cutoffs)
             layers = _outcome_layers(result)
             used |= {layer.words: layer.key() for layer in layers if len(layer.cells)}
             pictures.append(whole(record, layers, _outcome_caption(score, result)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import match, overlap, scorable
 from cellsemi.rounds.evaluation.metrics import ImageScore
@@ -25,10 +26,10 @@ class Outcome:
     ignored: Instances
 
 
-def outcome(predicted: Instances, truth: Instances, threshold: float) -> Outcome:
-    """Of the predictions with a score of at least `threshold`, whatever their class."""
+def outcome(predicted: Instances, truth: Instances, cutoffs: Cutoffs) -> Outcome:
+    """Of the predictions that the cutoffs keep, at IoU > .5 whatever the class."""
     kept, human = scorable(predicted, truth)
-    kept = kept.select(kept.score >= threshold)
+    kept = cutoffs.kept(kept)
     rows, columns = match(overlap(human, kept))
     found = np.zeros(len(kept), bool)
     found[columns] = True

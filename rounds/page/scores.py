@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cellsemi.configs.rounds import PromotionConfig
-from cellsemi.rounds.evaluation.enough_images import enough
+from cellsemi.rounds.evaluation.bootstrap import enough
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.figures import Interval, interval_of
 from cellsemi.rounds.evaluation.metrics import class_values, image_values

@@ -15,6 +15,7 @@ import yaml
 from cellsemi.configs.data import GENERATED
 from cellsemi.configs.rounds import FusionConfig
 from cellsemi.configs.training import InferenceConfig
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation.figures import CHOSEN_ON, Interval
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.report.hugging_face import licence_fields, slug
@@ -86,7 +87,7 @@ class CardFacts:
     verdict: str
     fusion: FusionConfig | None  # None: one model, nothing is fused
     calibrated: bool
-    score_threshold: float
+    cutoffs: Cutoffs
     inference: InferenceConfig
     versions: Mapping[str, str]
 
@@ -313,7 +314,8 @@ def _chosen(facts: CardFacts) -> list[str]:
         "times it resizes an image before its network sees it; the masks have the size of the image."
     )
     lines.append(
-        f"- Score threshold: {facts.score_threshold:.3f}, chosen on validation images. Cells below it are left out."
+        f"- Kept are {facts.cutoffs.sentence(facts.classes)}, chosen on validation images; each of these was scored "
+        "with what the others chose."
     )
     if fusion := facts.fusion:
         lines.append(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cellsemi.rounds.calibration.calibration import Calibration, Curve
-from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES
 from cellsemi.rounds.evaluation.leaderboard import Row, column_name, display_rows, markdown_line
 from cellsemi.rounds.evaluation.promotion import Decision
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
@@ -216,6 +216,12 @@ def _trust(facts: Facts) -> Iterator[str]:
         header = ["class", "accepted from", "rejected below", "smallest px", "largest px"]
         yield from (*table(header, _threshold_rows(facts.thresholds)), "")
         yield from (f"- {_sentence(line)}" for line in facts.thresholds.report())
+    yield ""
+    yield "What is kept of predictions, where they are evaluated and delivered; chosen on validation images:"
+    yield ""
+    yield from table(
+        ["model", "score (and area) from which cells are kept"], ([row.model, row.cutoffs] for row in facts.rows)
+    )
 
 
 def _curve_row(one: Scored, name: str, curve: Curve) -> list[str]:

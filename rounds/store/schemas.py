@@ -77,13 +77,15 @@ LEFT_OUT = pa.schema([("image_id", pa.string()), ("reason", pa.string())])  # un
 TALLY = [("ap", pa.float64()), ("n_truth", pa.int32()), ("n_predicted", pa.int32())]
 TALLY += [("tp", pa.list_(pa.int32(), 10)), ("mean_iou", pa.float64())]
 
+CUTOFFS = pa.list_(pa.struct([("class", pa.string()), ("min_score", pa.float64()), ("min_area_px", pa.int64())]))
+
 EVALUATION = pa.schema(
     [
         ("round", pa.int32()),
         ("model", pa.string()),
         ("split", pa.string()),
         ("image_id", pa.string()),
-        ("threshold", pa.float64()),  # score from which predictions count, chosen on val
+        ("cutoffs", CUTOFFS),  # from which score and area on predictions of each class count, chosen on val
         *TALLY,
         ("classes", pa.list_(pa.struct([("class", pa.string()), *TALLY]))),  # those the image holds
     ]

@@ -11,6 +11,7 @@ from helpers.run_folders import finish_first_round, finish_fit
 
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.history import RoundManifest
@@ -26,7 +27,7 @@ def evaluated(round: int, model: str, split: str, tenths: list[int]) -> Evaluati
     """Images of one cell each that is right at so many of the ten thresholds: scores in tenths."""
     tallies = [Tally(1, 1, tuple(int(t < n) for t in range(10)), 0.9) for n in tenths]
     scores = tuple(ImageScore(f"i{k}", tally, {0: tally}) for k, tally in enumerate(tallies))
-    return Evaluation(round, model, split, 0.5, scores)
+    return Evaluation(round, model, split, Cutoffs.same(0.5, 1), scores)
 
 
 def finished_run(out: Path, regime: str, seed: int, student: int, control: int) -> None:

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cellsemi.configs.loading import load_config
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import crops, from_crops
 from cellsemi.rounds.cells.rle import decode
@@ -146,7 +147,7 @@ def evaluated(round: int, model: str, split: str, tenths: list[int]) -> Evaluati
     """Images of one cell each that is right at so many of the ten thresholds: scores in tenths."""
     tallies = [Tally(1, 1, tuple(int(t < n) for t in range(10)), 0.9) for n in tenths]
     scores = tuple(ImageScore(f"i{k}", tally, {0: tally}) for k, tally in enumerate(tallies))
-    return Evaluation(round, model, split, 0.5, scores)
+    return Evaluation(round, model, split, Cutoffs.same(0.5, 1), scores)
 
 
 def written(out: Path, name: str, rounds: dict[int, dict[str, list[int]]], promoted: set[int]) -> RunPaths:

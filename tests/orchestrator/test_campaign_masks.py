@@ -188,7 +188,7 @@ def test_a_run_s_model_teaches_as_it_is_and_starts_no_student(tmp_path: Path, mo
     second, watcher = bring(config_at(tmp_path / "second", *ONE, *settings), 1)
     row, same = (next(row for row in leaderboard.read(paths.leaderboard) if (row.round, row.model) == (0, "unet-b"))
                  for paths in (first, second))  # fmt: skip
-    assert (same.val_map, same.test_map, same.val_threshold) == (row.val_map, row.test_map, row.val_threshold)
+    assert (same.val_map, same.test_map, same.cutoffs) == (row.val_map, row.test_map, row.cutoffs)
     assert read_manifests(second)[0].steps == 0 and "0: take unet-b" in watcher.begun
     student = next(record for record in read_steps(second) if record.name == "train student")
     assert student.parameters["starts_from"] is None

@@ -55,7 +55,7 @@ def test_a_run_is_read(run: cellsemi.Run) -> None:
     round, name = delivered_model(run._paths)
     assert run.delivered.round == round and name in run.delivered.title
     assert run.model(0).round == 0 and run.model(1, "control").members == ("control",)
-    assert run.delivered.score_threshold == run.delivered.load().score_threshold
+    assert run.delivered.cutoffs == run.delivered.load().cutoffs
 
 
 def test_predictions_are_those_of_the_run_bit_for_bit(run: cellsemi.Run, here: Path) -> None:
@@ -65,7 +65,7 @@ def test_predictions_are_those_of_the_run_bit_for_bit(run: cellsemi.Run, here: P
     for record in shards.read_folder(run._paths.predictions(round, name, "test")):
         known = record.instances
         assert known is not None
-        kept = known.select(known.score >= np.float32(model.score_threshold))
+        kept = model.cutoffs.kept(known)
         cells = found[record.image_id]
         assert cells.rle == kept.rle and np.array_equal(cells.score, kept.score)
     assert sum(map(len, found.values())), "no cell was found: nothing was compared"
@@ -88,11 +88,13 @@ def test_arrays_are_taken_as_files_are(run: cellsemi.Run, image: Path) -> None:
             model.predict(wrong)
 
 
-def test_a_minimum_score_takes_the_place_of_the_chosen_one(run: cellsemi.Run, image: Path) -> None:
+def test_a_minimum_takes_the_place_of_the_chosen_one(run: cellsemi.Run, image: Path) -> None:
     model = run.delivered.load()
     everything = model.predict(image, min_score=0)
     assert len(everything) > len(model.predict(image, min_score=dict.fromkeys(model.classes, 0.5)))
-    assert len(model.predict(image)) == int((everything.score >= np.float32(model.score_threshold)).sum())
+    assert len(model.predict(image)) == len(model.cutoffs.kept(everything))
+    large = model.predict(image, min_score=0, min_area_px=40)
+    assert len(large) == int((everything.area >= 40).sum()) < len(everything)
 
 
 def test_cells_print_themselves(run: cellsemi.Run, image: Path) -> None:

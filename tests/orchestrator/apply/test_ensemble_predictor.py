@@ -50,7 +50,7 @@ def test_stand_ins_predict_what_the_run_did(tmp_path: Path, fake_models: None, s
         predicts_its_own_test_images(paths, ensemble)
     assert read_ensemble(paths, 1).members == manifest.students
     assert (delivered(paths).round, delivered(paths).name) == delivered_model(paths)
-    assert standing(paths).score_threshold == standing(paths).evaluation(paths).threshold
+    assert standing(paths).cutoffs == standing(paths).evaluation(paths).cutoffs
 
 
 def test_flow_networks_predict_what_the_run_did(tmp_path: Path) -> None:

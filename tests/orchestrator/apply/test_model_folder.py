@@ -20,6 +20,7 @@ from cellsemi.orchestrator.apply.ensemble_predictor import EnsemblePredictor
 from cellsemi.orchestrator.apply.exchange_files import FOLDER
 from cellsemi.orchestrator.apply.model_folder import CARD, CHECKSUMS, write_model_folder
 from cellsemi.orchestrator.apply.recipe import MEMBERS, RECIPE_FILE, TrainedModel
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import COLUMNS
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import decode_image
@@ -89,7 +90,7 @@ def test_the_fingerprint_holds_what_changes_predictions(here: Path, fake_models:
     assert len(prints) == 2
     assert of_run(paths, 1, "control").model.fingerprint not in prints
     model = of_run(paths, 1).model
-    other = TrainedModel(model.recipe.model_copy(update={"score_threshold": 0.99}), model.members)
+    other = TrainedModel(model.recipe.model_copy(update={"cutoffs": Cutoffs.same(0.99, 3)}), model.members)
     renamed = TrainedModel(model.recipe.model_copy(update={"run": "another name"}), model.members)
     assert other.fingerprint != model.fingerprint == renamed.fingerprint
 

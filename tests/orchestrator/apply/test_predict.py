@@ -18,16 +18,16 @@ from cellsemi.configs.formats import WRITABLE
 from cellsemi.models.base import Image
 from cellsemi.orchestrator.apply.choose_model import choose_model, of_run
 from cellsemi.orchestrator.apply.images import find_images
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.apply.outputs import place_of
 from cellsemi.orchestrator.apply.predict import Application, Wanted, apply
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import COLUMNS, Instances
 from cellsemi.rounds.evaluation.history import delivered_model
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image, decode_label_map, to_png
 from cellsemi.rounds.store.run import RunPaths
 
-EVERY_SCORE = MinScore((0.0, 0.0, 0.0))
+EVERY_SCORE = Cutoffs.same(0.0, 3)
 
 
 def predict(paths: RunPaths, *names: str | Path, out: str = "out", formats: tuple[str, ...] = ()) -> Application:

@@ -19,7 +19,7 @@ def test_the_command_line_is_this() -> None:
         for name, command in cli.commands.items()
     }
     shared, configured = ["--debug", "--json"], ["--config", "--set"]
-    applied = ["--model", "--min-score", "--engine", "--address", "--device"]
+    applied = ["--model", "--min-score", "--min-area", "--engine", "--address", "--device"]
     assert options == {
         "data": [],
         "models": sorted(shared),
@@ -50,9 +50,9 @@ def test_the_command_line_is_this() -> None:
         "model": [],
         "predict": sorted([*shared, *applied, "--out", "--format", "--run", "images"]),
         "submit": sorted([*shared, *applied, "--out", "--images", "--order", "--competition", "--force", "run"]),
-        "explain": sorted([*shared, *applied[:2], applied[-1], "--run", "--round", "--out", "image"]),
+        "explain": sorted([*shared, *applied[:3], applied[-1], "--run", "--round", "--out", "image"]),
         "evaluate": sorted(
-            [*shared, *configured, *applied[:2], applied[-1], "--run", "--masks", "--split", "--include-seen", "data"]
+            [*shared, *configured, *applied[:3], applied[-1], "--run", "--masks", "--split", "--include-seen", "data"]
         ),
     }
 

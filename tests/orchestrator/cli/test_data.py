@@ -18,6 +18,7 @@ from cellsemi.configs.errors import ConfigError, DataError, RunError, UsageError
 from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.cli.data import SPLITS, STATES, data
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.datasets import import_shards
 from cellsemi.rounds.datasets.export import EXPORTED
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
@@ -262,7 +263,7 @@ def test_rejected_cells_are_never_written_and_what_is_left_out_is_counted(here: 
     assert told(*args, "a.json")["losses"] == {"rejected cells, left out": 1}
     assert coco_of(here / "a.json") == (1, ["class3"])
     found = told(*args, "b.json", "--min-score", "0.5")
-    assert found["losses"]["cells with a score below 0.5, left out"] == 1 and found["cells"] == 0
+    assert found["losses"]["cells below the cutoffs of score and area, left out"] == 1 and found["cells"] == 0
     found = told(*args, "c.json", "--state", "human", "--state", "ignored")
     assert found["losses"] == {"rejected cells, left out": 1, "accepted cells, left out": 1}
     assert invoke(*args, "d.json", "--state", "rejected").exit_code == 2
@@ -307,7 +308,9 @@ def finished_run(here: Path) -> RunPaths:
             shards.write_folder(paths.predictions(0, "ensemble", split), [seen], 9, "h")
             finish_folder(paths.predictions(0, "ensemble", split))
     score = score_image("val", human, human)
-    write_evaluations(paths.evaluation(0), [Evaluation(0, "ensemble", "val", 0.5, (score,))], ("x", "y"), "h")
+    write_evaluations(
+        paths.evaluation(0), [Evaluation(0, "ensemble", "val", Cutoffs.same(0.5, 2), (score,))], ("x", "y"), "h"
+    )
     finish_first_round(paths)
     states = ["accepted", "rejected"]
     pseudo = ImageRecord("unlabelled", *SHAPE, "unlabelled", instances=masks.from_label_map(labels(1), state=states))
@@ -320,8 +323,8 @@ def test_a_run_gives_what_its_ensemble_sees_from_its_threshold_on(here: Path) ->
     finished_run(here)
     found = told("data", "export", "r", "--format", "coco", "--out", "a.json")
     assert (found["images"], found["cells"]) == (1, 1) and coco_of(here / "a.json") == (1, ["y"])
-    assert "ensemble of round 0 of r on test, cells with a score from 0.500 on (chosen on val" in found["what"]
-    assert found["losses"] == {"cells with a score below 0.5, left out": 1}
+    assert "ensemble of round 0 of r on test, cells with a score from 0.5 on (chosen on val" in found["what"]
+    assert found["losses"] == {"cells below the cutoffs of score and area, left out": 1}
     found = told(
         "data", "export", "runs/r", "--format", "coco", "--out", "b.json", "--min-score", "0.1", "--split", "val"
     )

@@ -9,9 +9,9 @@ import pytest
 
 from cellsemi.models.explanation import Explanation
 from cellsemi.orchestrator.apply.ensemble_predictor import Answer
-from cellsemi.orchestrator.apply.min_score import MinScore
 from cellsemi.orchestrator.explain.reasons import COVERED, cell_rows, pseudo_rows
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.filter import REASONS, filter_cells
 from cellsemi.rounds.pseudo_labels.thresholds import ChosenThresholds, Thresholds
@@ -40,7 +40,7 @@ def answer() -> Answer:
 
 def test_all_cells_are_listed_best_first_with_what_decided() -> None:
     truth = masks.from_label_map(np.pad(np.ones((10, 5), int), ((0, 50), (0, 55))), state="human")
-    cells, rows = cell_rows(answer(), MinScore((0.5, 0.2)), CLASSES, truth)
+    cells, rows = cell_rows(answer(), Cutoffs((0.5, 0.2), (0, 0)), CLASSES, truth)
     assert [(row.number, row.kept, row.why) for row in rows] == [
         (1, True, "score at least 0.500: 0.750"),
         (2, False, "score below 0.200: 0.150"),
@@ -56,14 +56,14 @@ def test_all_cells_are_listed_best_first_with_what_decided() -> None:
 
 
 def test_without_human_labels_there_is_no_truth() -> None:
-    assert {row.truth_iou for row in cell_rows(answer(), MinScore((0.5, 0.2)), CLASSES, None)[1]} == {None}
+    assert {row.truth_iou for row in cell_rows(answer(), Cutoffs((0.5, 0.2), (0, 0)), CLASSES, None)[1]} == {None}
 
 
-def test_what_is_kept_is_what_min_score_keeps() -> None:
-    keep, given = MinScore((0.5, 0.1)), answer()
+def test_what_is_kept_is_what_the_cutoffs_keep() -> None:
+    keep, given = Cutoffs((0.5, 0.1), (0, 0)), answer()
     cells, rows = cell_rows(given, keep, CLASSES, None)
     kept = cells.select([i for i, row in enumerate(rows) if row.kept])
-    assert sorted(kept.rle) == sorted(keep.keep(given.cells).rle) and len(kept) == 2
+    assert sorted(kept.rle) == sorted(keep.kept(given.cells).rle) and len(kept) == 2
 
 
 def test_every_reason_of_the_filter_has_its_sentence() -> None:

@@ -63,9 +63,9 @@ def test_the_figures_are_those_of_the_leaderboard(paths: RunPaths) -> None:
     cells = DataManifest.read(paths.data / "manifest.json").report["cells"]
     assert isinstance(cells, dict) and f"| labelled | 3 | {cells['labelled']} |" in learned
     table = pd.read_parquet(paths.evaluation(1))
-    threshold = table[(table.model == "ensemble") & (table.split == "val")].threshold.iloc[0]
+    cutoffs = table[(table.model == "ensemble") & (table.split == "val")].cutoffs.iloc[0]
     chosen = section(text, "What was chosen")
-    assert f"Score threshold: {threshold:.3f}" in chosen
+    assert f"Kept are cells with a score from {cutoffs[0]['min_score']:.3g}" in chosen
     for name in ("unet-a", "unet-b"):
         fit = read_fit(paths.model(1, name))
         assert fit.cell_probability is not None

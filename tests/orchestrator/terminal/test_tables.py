@@ -139,7 +139,7 @@ def row(round: int, model: str, test_map: float) -> Row:
         recall50=0.66,
         f1=0.68,
         mean_iou=0.74,
-        val_threshold=0.41,
+        cutoffs="0.41",
         accepted=1204 * round,
         ignored=300 * round,
         rejected=411 * round,

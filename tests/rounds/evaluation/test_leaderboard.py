@@ -14,6 +14,7 @@ from helpers.image_scores import CLASSES, CONFIG, HIGH, LOW, MIXED, scores
 
 from cellsemi.configs.errors import RunError
 from cellsemi.configs.rounds import PromotionConfig
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, find, read_evaluations, write_evaluations
 from cellsemi.rounds.evaluation.figures import FIGURES, Figure, map_difference
@@ -27,7 +28,7 @@ COUNTS = {"accepted": 5, "ignored": 3, "rejected": 2}
 
 
 def evaluation(passed, split="test", *, round=0, model="ensemble", threshold=0.5, classes=None):
-    return Evaluation(round, model, split, threshold, scores(passed, classes))
+    return Evaluation(round, model, split, Cutoffs.same(threshold, len(CLASSES)), scores(passed, classes))
 
 
 def row(test, *, round=0, model="ensemble", baseline=None, control=None, promoted=True, val=None, classes=None):
@@ -57,7 +58,7 @@ def test_a_row_holds_what_the_scores_say():
     assert found.test_class_map == {"astro": pytest.approx(0.7), "cort": pytest.approx(0.7)}
     assert (found.change.value, found.change.low, found.change.high) == pytest.approx((0.2, 0.2, 0.2))
     assert (found.vs_control.value, found.vs_control.low) == pytest.approx((0, 0))
-    assert (found.round, found.model, found.val_threshold, found.confidence) == (2, "ensemble", 0.25, 0.95)
+    assert (found.round, found.model, found.cutoffs, found.confidence) == (2, "ensemble", "0.25", 0.95)
     assert (found.accepted, found.ignored, found.rejected) == (5, 3, 2)
     assert (found.precision50, found.recall50, found.f1) == (1, 1, 1)
     assert (found.val_images, found.test_images) == (20, 20)

@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve
 
 from cellsemi.configs.rounds import PromotionConfig
 from cellsemi.rounds.cells import masks
+from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation
 from cellsemi.rounds.evaluation.metrics import ImageScore, Tally, score_image
@@ -110,7 +111,7 @@ def tally(tp: int, fp: int, fn: int) -> Tally:
 
 def evaluation(round: int, model: str, values: list[tuple[int, int, int]], class_id: int = 0) -> Evaluation:
     each = [ImageScore(f"i{n}", tally(*v), {class_id: tally(*v)}) for n, v in enumerate(values)]
-    return Evaluation(round, model, "test", 0.5, tuple(each))
+    return Evaluation(round, model, "test", Cutoffs.same(0.5, 3), tuple(each))
 
 
 def test_scores_are_means_over_images_with_the_interval_of_the_bootstrap() -> None:
@@ -223,7 +224,7 @@ def test_every_cell_of_a_reason_is_as_likely_and_the_same_seed_draws_the_same() 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.7]))
 def test_right_false_and_missed_are_the_counts_of_the_evaluation(seed: int, threshold: float) -> None:
     cells, human = image_of(np.random.default_rng(seed))
-    found, known = outcome(cells, human, threshold), score_image("i", human, cells, threshold).total
+    found, known = outcome(cells, human, Cutoffs.same(threshold, 3)), score_image("i", human, cells, threshold).total
     assert (len(found.right), len(found.false), len(found.missed)) == (known.tp50, known.fp50, known.fn50)
     there = {tuple(box) for box in human.bbox.tolist()}
     assert all(tuple(box) in there for box in found.right.bbox.tolist())
@@ -232,7 +233,7 @@ def test_right_false_and_missed_are_the_counts_of_the_evaluation(seed: int, thre
 
 def test_what_people_marked_to_be_ignored_is_neither_right_nor_false() -> None:
     human = squares([(0, 0), (20, 20)], state=["ignored", "human"])
-    found = outcome(squares([(0, 0), (40, 40)], score=0.9), human, 0.5)
+    found = outcome(squares([(0, 0), (40, 40)], score=0.9), human, Cutoffs.same(0.5, 1))
     assert (len(found.right), len(found.false), len(found.missed), len(found.ignored)) == (0, 1, 1, 1)
 
 

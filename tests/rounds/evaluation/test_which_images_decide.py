@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cellsemi.rounds.evaluation.enough_images import ENOUGH_IMAGES, enough, who_decides
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES, enough, who_decides
 
 
 def test_one_number_says_what_is_enough() -> None:
