@@ -23,7 +23,12 @@ OTHER_PROGRAMS = {
     "python": "a benchmark: minutes to hours",
     "sha256sum": "not everywhere",
 }
-LEFT_OUT = {"--address": "needs a cluster", "torchscript": "needs a real network", "bioimage-io": "likewise"}
+LEFT_OUT = {
+    "--watch": "until Ctrl-C",
+    "--address": "needs a cluster",
+    "torchscript": "needs a real network",
+    "bioimage-io": "likewise",
+}
 LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM"}
 SMALL = [  # a config in which rounds are quick
     "run: {name: mine}",
