@@ -86,6 +86,12 @@ def choose_at(shown: Shown, limits: Limits, dropped: bool, x: float, y: float) -
     shown.chosen = cell_at(found.cells, index, *found.view.pixel(x, y))
 
 
+def limits_for(found: Found, classes: Sequence[str], values: Sequence[float]) -> Limits:
+    """The limits of the classes that a model knows; `values` are the scores of all `classes`, then the areas."""
+    places = [classes.index(name) for name in found.classes]
+    return limits_of([values[i] for i in places] + [values[len(classes) + i] for i in places], len(places))
+
+
 def largest_areas(found: Found) -> list[int]:
     """The area of the largest cell of each class, at least 1."""
     cells = found.cells
@@ -97,10 +103,11 @@ def largest_areas(found: Found) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class CellsTab:
-    """The parts of the tab that other tabs use."""
+    """The parts of the tab that other tabs use: the gr.State of Shown, and the sliders of the classes."""
 
-    shown: Any  # gr.State of Shown
+    shown: Any
     values: list[Any]
+    classes: tuple[str, ...]
 
 
 def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told) -> CellsTab:
@@ -111,8 +118,8 @@ def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told
     with gr.Row():
         with gr.Column(scale=3, min_width=420):
             picture = gr.Image(
-                label="The cells", show_label=False, alt_text="The image with the outlines of its cells", interactive=False, type="filepath",
-                elem_id="cells-picture", buttons=["fullscreen"],
+                label="The cells", show_label=False, alt_text="The image with the outlines of its cells",
+                interactive=False, type="filepath", elem_id="cells-picture", buttons=["fullscreen"],
             )  # fmt: skip
             cell = gr.Markdown(CLICK, elem_id="cells-cell")
             number = gr.Number(label="Number of a cell", precision=0, minimum=1, value=None)
@@ -145,7 +152,7 @@ def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told
     gr.on([labels.upload, labels.clear], told(tab.compare), [labels, *args], seen, **PLAIN)
     make.click(told(tab.write), [kind, shown, *values], [file], **PLAIN)
     again.click(lambda: gr.Dropdown(choices=models.choices()), None, [key], **PLAIN)
-    return CellsTab(shown, values)
+    return CellsTab(shown, values, tuple(classes))
 
 
 def _sliders(classes: Sequence[str]) -> tuple[list[Any], list[Any]]:
@@ -195,7 +202,7 @@ class _Cells:
             return None, CHOOSE, CLICK, None
         return self._seen(shown, self._limits(shown.found, values), dropped)
 
-    def click(self, shown: Shown, dropped: bool, *values: float, event: Any = None) -> tuple[Any, ...]:
+    def click(self, event: Any, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
         """Choose the cell under the pointer."""
         if shown.found is not None:
             choose_at(shown, self._limits(shown.found, values), dropped, *event.index)
@@ -229,7 +236,4 @@ class _Cells:
         return self._pictures.write(drawn), summary, cell, None if shown.chosen is None else shown.chosen + 1
 
     def _limits(self, found: Found, values: Sequence[float]) -> Limits:
-        """The limits of the classes that the model knows."""
-        places = [self._classes.index(name) for name in found.classes]
-        count = len(self._classes)
-        return limits_of([values[i] for i in places] + [values[count + i] for i in places], len(places))
+        return limits_for(found, self._classes, values)

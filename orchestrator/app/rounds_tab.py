@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cellsemi.configs.errors import RunError
 from cellsemi.orchestrator.app.cells_tab import PLAIN, Told
 from cellsemi.orchestrator.app.pictures import Pictures
 from cellsemi.orchestrator.app.pseudo import ANY, HEADS, STATES, Browser, Order, PseudoImage, Wanted
@@ -166,13 +167,13 @@ class _Rounds:
             f"{cell}\n\n{len(listed)} of {len(image.rows)} cells are listed.",
         )
 
-    def click(self, looked: Looked, *wanted: Any, event: Any = None) -> tuple[Any, ...]:
+    def click(self, event: Any, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
         """Choose the cell under the pointer."""
         if looked.image is not None:
             looked.chosen = looked.image.at(looked.image.listed(_wanted(wanted)), *event.index)
         return self.show(looked, *wanted)
 
-    def row(self, looked: Looked, *wanted: Any, event: Any = None) -> tuple[Any, ...]:
+    def row(self, event: Any, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
         """Choose the cell of a row of the table, however the browser sorted it."""
         if looked.image is not None:
             looked.chosen = int(event.row_value[0]) - 1
@@ -196,8 +197,11 @@ class _Rounds:
         return *self.show(looked, *wanted), waiting(self._paths)
 
     def hand_over(self) -> str:
-        """Make all marks human labels."""
-        return words_of(hand_over(self._paths, self._browser.config))
+        """Make all marks human labels; while another process works on the run they wait."""
+        try:
+            return words_of(hand_over(self._paths, self._browser.config))
+        except RunError as error:
+            return f"Nothing was handed over, and no mark is lost. {error}"
 
 
 def _wanted(values: Sequence[Any]) -> Wanted:

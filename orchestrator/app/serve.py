@@ -7,7 +7,7 @@ elsewhere, and the browser is told so too (the header Content-Security-Policy): 
 from __future__ import annotations
 
 import contextlib
-import functools
+import inspect
 import os
 import shutil
 import socket
@@ -28,6 +28,7 @@ from cellsemi.orchestrator.app.pseudo import Browser
 from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.rounds.store.run import RunPaths, read_config
 
+SHOWN_S = 20.0  # an error stays so long in the browser
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 40
 FONTS = ("system-ui", "sans-serif")
@@ -109,23 +110,26 @@ def _page(asked: Asked, pictures: Pictures) -> Any:
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as Gradio calls it: errors of ours are shown in the browser, and an event is an argument `event`."""
+    """The function as Gradio calls it: errors of ours are shown in the browser.
+
+    Where its first argument is `event`, that is what was selected.
+    """
     import gradio as gr
 
-    def call(arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def call(*arguments: Any) -> Any:
         try:
-            return function(*arguments, **named)
+            return function(*arguments)
         except CellsemiError as error:
-            raise gr.Error(str(error), print_exception=False, duration=None) from None
+            raise gr.Error(str(error), print_exception=False, duration=SHOWN_S) from None
 
-    if "event" not in function.__annotations__:
-        return functools.wraps(function)(lambda *arguments: call(arguments, {}))
+    if next(iter(inspect.signature(function).parameters), "") != "event":
+        return call
 
-    def on_event(*arguments: Any, event: gr.SelectData) -> Any:
-        return call(arguments, {"event": event})
+    def call_with_event(event: Any, *arguments: Any) -> Any:
+        return call(event, *arguments)
 
-    on_event.__annotations__["event"] = gr.SelectData
-    return on_event
+    call_with_event.__annotations__["event"] = gr.SelectData  # by which Gradio knows it
+    return call_with_event
 
 
 def _classes(asked: Asked) -> list[str]:
