@@ -19,7 +19,8 @@ from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.run import RunPaths
 
-Key, Value = TypeVar("Key"), TypeVar("Value")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 RECOMMENDED = "recommended"
 LOADED, REMEMBERED = 2, 8  # models in memory, and images whose cells are kept
 

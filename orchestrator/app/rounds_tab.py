@@ -27,6 +27,7 @@ HOW = (
 )
 COMPLETE = "I have seen the whole image: accepted cells without a mark are right, and no cell is missing"
 CLICK = "Click a cell in the picture, or a row of the table, to choose it."
+KINDS: list[Any] = ["number", *["str"] * 4, *["number"] * 4]  # of the columns of HEADS
 NO_ROUND = "No round has pseudo-labels yet. Refresh when one has."
 
 
@@ -71,12 +72,7 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
         image = gr.Dropdown([], label="Image", elem_id="pseudo-image", scale=2)
         refresh = gr.Button("Refresh", elem_id="refresh", min_width=90, scale=0)
     found = gr.Markdown(elem_id="found")
-    with gr.Row():
-        states = gr.CheckboxGroup(list(STATES), value=list(STATES), label="States", elem_id="states")
-        reasons = [ANY, *(reason for reason in REASONS if reason)]
-        reason = gr.Dropdown(reasons, value=ANY, label="Reason", elem_id="reason", min_width=140)
-        low = gr.Slider(0, 1, 0, step=0.01, label="Calibrated score from", buttons=[], min_width=140)
-        high = gr.Slider(0, 1, 1, step=0.01, label="Calibrated score to", buttons=[], min_width=140)
+    filters = _filters()
     with gr.Row():
         with gr.Column(scale=3, min_width=420):
             picture = gr.Image(
@@ -94,14 +90,14 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
             gr.Markdown(HOW)
             complete = gr.Checkbox(label=COMPLETE, elem_id="complete")
             table = gr.Dataframe(
-                headers=list(HEADS), datatype=["number", *["str"] * 4, *["number"] * 4], interactive=False,
+                headers=list(HEADS), datatype=KINDS, interactive=False,
                 label="The cells: click a row to choose one", max_height=320, elem_id="pseudo-table", type="array",
             )  # fmt: skip
             marks = gr.Markdown(elem_id="marks")
             give = gr.Button("Hand all marks over to the next round", variant="primary", elem_id="hand-over")
             result = gr.Markdown(elem_id="result")
     tab = _Rounds(browser, paths, pictures)
-    cells = [looked, states, reason, low, high]
+    cells = [looked, *filters]
     seen = [picture, table, cell]
     listed = [number, order, contains, image]
     quick: dict[str, Any] = {**PLAIN, "show_progress": "hidden", "trigger_mode": "always_last"}
@@ -114,7 +110,7 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
         told(tab.open), [number, image, *cells[1:]], opened, **PLAIN
     )
     image.input(told(tab.open), [number, image, *cells[1:]], opened, **PLAIN)
-    gr.on([each.input for each in (states, reason, low, high)], told(tab.show), cells, seen, **quick)
+    gr.on([each.input for each in filters], told(tab.show), cells, seen, **quick)
     picture.select(told(tab.click), cells, seen, **quick)
     table.select(told(tab.row), cells, seen, **quick)
     said: list[tuple[Any, Verdict | None]] = [(right, "right"), (wrong, "wrong"), (ignore, "ignore"), (clear, None)]
@@ -122,6 +118,19 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
         button.click(told(tab.marker(verdict)), cells, [*seen, marks], **PLAIN)
     complete.input(told(tab.complete), [complete, *cells], [*seen, marks], **PLAIN)
     give.click(told(tab.hand_over), None, [result], **PLAIN)
+
+
+def _filters() -> list[Any]:
+    """The controls that say which cells are listed: the values of Wanted."""
+    import gradio as gr
+
+    with gr.Row():
+        states = gr.CheckboxGroup(list(STATES), value=list(STATES), label="States", elem_id="states")
+        reasons = [ANY, *(reason for reason in REASONS if reason)]
+        reason = gr.Dropdown(reasons, value=ANY, label="Reason", elem_id="reason", min_width=140)
+        low = gr.Slider(0, 1, 0, step=0.01, label="Calibrated score from", buttons=[], min_width=140)
+        high = gr.Slider(0, 1, 1, step=0.01, label="Calibrated score to", buttons=[], min_width=140)
+    return [states, reason, low, high]
 
 
 class _Rounds:
@@ -136,12 +145,12 @@ class _Rounds:
 
         rounds = self._browser.rounds()
         number = number if number in rounds else rounds[0] if rounds else None
-        images, _ = ([], 0) if number is None else self._browser.images(number, order, contains)
+        images, count = ([], 0) if number is None else self._browser.images(number, order, contains)
         names = [image_id for _, image_id in images]
         image = image if image in names else names[0] if names else None
         return (
             gr.Dropdown(choices=[(f"round {each}", each) for each in rounds], value=number),
-            gr.Dropdown(choices=images, value=image),
+            gr.Dropdown(choices=images, value=image, label=_listed(len(images), count)),
             waiting(self._paths),
         )
 
@@ -202,6 +211,11 @@ class _Rounds:
             return words_of(hand_over(self._paths, self._browser.config))
         except RunError as error:
             return f"Nothing was handed over, and no mark is lost. {error}"
+
+
+def _listed(shown: int, count: int) -> str:
+    """What the list of images is called."""
+    return f"Image, the first {shown} of {count}" if shown < count else f"Image, one of {count}"
 
 
 def _wanted(values: Sequence[Any]) -> Wanted:
