@@ -18,7 +18,7 @@ from cellsemi.orchestrator.review.offer import known_labels, labelled_rounds
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.colours import PALETTE
 from cellsemi.rounds.drawing import scaled
-from cellsemi.rounds.review.added import batches, labelled_since
+from cellsemi.rounds.review.added import AddedBatch, batches, labelled_since, last_batch, read_batch
 from cellsemi.rounds.review.marks import MarkedImage, Verdict, mark_cells, mark_complete, read_marks
 from cellsemi.rounds.review.worth import worth
 from cellsemi.rounds.store.folds import folds_of
@@ -27,6 +27,7 @@ from cellsemi.rounds.store.predictions import UNLABELLED
 from cellsemi.rounds.store.run import RunPaths, read_config
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.shards import ShardSet, read_columns, read_folder, shard_paths
+from cellsemi.rounds.store.unaltered import MANIFEST
 
 Order = Literal["need", "name"]
 SHOWN = 300  # images in the list, at most
@@ -176,11 +177,25 @@ class Browser:
         return mark_complete(self._paths.marks, image.image_id, image.round if is_complete else None)
 
     def _note(self, image_id: str, unpredicted: bool) -> str:
-        done = labelled_since(batches(self._paths), self._paths.split(UNLABELLED))
+        """What a person must know of an image, in sentences."""
         notes = ["No teacher could predict this image."] if unpredicted else []
-        if image_id in done:
-            notes.append("A person labelled this image since: it teaches with the human labels, not with these.")
+        given = batches(self._paths)
+        own = last_batch(given).get(image_id)
+        if own is not None:
+            notes.append(self._labelled(read_batch(own), image_id))
+        elif image_id in labelled_since(given, self._paths.split(UNLABELLED)):
+            notes.append("An image with the same pixels was labelled by a person: this one teaches no more.")
         return " ".join(notes)
+
+    def _labelled(self, batch: AddedBatch, image_id: str) -> str:
+        """What a person said of an image, and from when on it counts."""
+        image, round = batch.images[image_id], batch.from_round
+        learnt = (self._paths.train(round, folds_of(self.config)[0].suffix) / MANIFEST).is_file()
+        return (
+            f"**A person labelled this image**: {image.kept + image.added + image.redrawn} cells, {image.removed} "
+            f"masks that are none{', the rest is not labelled' * image.partly}. From round {round} on it teaches with "
+            f"these labels, not with the pseudo-labels{f': the training set of round {round} holds them' * learnt}."
+        )
 
     def _by_need(self, round: int) -> list[tuple[str, float]]:
         """(image id, worth) of the images that no person has labelled since, the most worth first; computed once."""

@@ -26,7 +26,7 @@ HOW = (
     "image with marks teaches nothing, until you say that you have seen it whole."
 )
 COMPLETE = "I have seen the whole image: accepted cells without a mark are right, and no cell is missing"
-CLICK = "Click a cell in the picture, or a row of the table, to choose it."
+CLICK = "Click a cell in the picture or a row of the table to choose it."
 KINDS: list[Any] = ["number", *["str"] * 4, *["number"] * 4]  # of the columns of HEADS
 NO_ROUND = "No round has pseudo-labels yet. Refresh when one has."
 
@@ -76,12 +76,13 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
     with gr.Row():
         with gr.Column(scale=3, min_width=420):
             picture = gr.Image(
-                label="The pseudo-labels", show_label=False, interactive=False, type="filepath",
-                elem_id="pseudo-picture", buttons=["fullscreen"],
+                label="The pseudo-labels", show_label=False, alt_text="The image with its pseudo-labels",
+                interactive=False, type="filepath", elem_id="pseudo-picture", buttons=["fullscreen"],
             )  # fmt: skip
             gr.Markdown(LEGEND)
         with gr.Column(scale=2, min_width=320):
             cell = gr.Markdown(CLICK, elem_id="pseudo-cell")
+            which = gr.Number(label="or the number of a cell (Enter)", precision=0, minimum=1, elem_id="which")
             with gr.Row():
                 right = gr.Button("Right", variant="primary", elem_id="mark-right", min_width=60)
                 wrong = gr.Button("Wrong", elem_id="mark-wrong", min_width=60)
@@ -103,13 +104,11 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
     quick: dict[str, Any] = {**PLAIN, "show_progress": "hidden", "trigger_mode": "always_last"}
     opened = [looked, *seen, complete, found]
     refill = [number, image, marks]
-    gr.on([page.load, refresh.click], told(tab.refresh), listed, refill, **PLAIN).then(
-        told(tab.open), [number, image, *cells[1:]], opened, **PLAIN
-    )
-    gr.on([number.input, order.input, contains.submit], told(tab.refresh), listed, refill, **PLAIN).then(
-        told(tab.open), [number, image, *cells[1:]], opened, **PLAIN
-    )
-    image.input(told(tab.open), [number, image, *cells[1:]], opened, **PLAIN)
+    wanted = [number, image, *filters]
+    new_list = [page.load, refresh.click, number.input, order.input, contains.submit]
+    gr.on(new_list, told(tab.refresh), listed, refill, **PLAIN).then(told(tab.open), wanted, opened, **PLAIN)
+    image.input(told(tab.open), wanted, opened, **PLAIN)
+    which.submit(told(tab.choose), [which, *cells], seen, **quick)
     gr.on([each.input for each in filters], told(tab.show), cells, seen, **quick)
     picture.select(told(tab.click), cells, seen, **quick)
     table.select(told(tab.row), cells, seen, **quick)
@@ -180,6 +179,12 @@ class _Rounds:
         """Choose the cell under the pointer."""
         if looked.image is not None:
             looked.chosen = looked.image.at(looked.image.listed(_wanted(wanted)), *event.index)
+        return self.show(looked, *wanted)
+
+    def choose(self, number: float | None, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
+        """Choose a cell by its number."""
+        count = 0 if looked.image is None else len(looked.image.rows)
+        looked.chosen = int(number) - 1 if number and 1 <= number <= count else None
         return self.show(looked, *wanted)
 
     def row(self, event: Any, looked: Looked, *wanted: Any) -> tuple[Any, ...]:

@@ -114,7 +114,8 @@ def test_marks_become_human_labels_and_the_rest_is_not_labelled(paths: RunPaths)
     browser.mark(first, [1], None)  # a second thought counts
     assert list(hand_over(paths, config).images) == [first.image_id]
     assert first.image_id not in {name for _, name in browser.images(1, "need")[0]}
-    assert "A person labelled this image since" in browser.open(1, first.image_id).note
+    assert "1 cells, 0 masks that are none, the rest is not labelled" in browser.open(1, first.image_id).note
+    assert "From round 2 on it teaches with these labels" in browser.open(1, second.image_id).note
 
 
 def test_while_a_driver_works_marks_wait(paths: RunPaths) -> None:
