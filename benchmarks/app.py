@@ -1,4 +1,4 @@
-"""Measures what a move of a slider costs in the app: cells are filtered and drawn, and the picture is encoded.
+"""Measures what a move of a slider costs in the app: cells are filtered and drawn, and the picture is encoded (app.md).
 
 python benchmarks/app.py [--cells 529] [--side 1024]
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import describe
 
 from cellsemi.orchestrator.app.cells_tab import Shown, draw
 from cellsemi.orchestrator.app.found import Found, Limits
@@ -52,23 +53,36 @@ def many_cells(count: int, side: int) -> Found:
     )
 
 
-def main(count: int, side: int) -> None:
-    """Print the median and the slowest of MOVES moves."""
+def moves(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Wall seconds and processor seconds of MOVES moves of a slider, after one that warms up."""
     shown = Shown(found=many_cells(count, side))
     seconds, busy = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for score in np.linspace(0, 1, MOVES):
+        for score in (0.5, *np.linspace(0, 1, MOVES)):
             began, used = time.perf_counter(), time.process_time()
             picture, _, _ = draw(shown, Limits((float(score),), (0,)), False)
             Pictures(Path(folder)).write(picture)
             seconds.append(time.perf_counter() - began)
             busy.append(time.process_time() - used)
-    print(
-        f"{count} cells, {side} x {side}: a move takes {1e3 * np.median(seconds):.0f} ms (median of {MOVES}),", end=" "
-    )
-    print(
-        f"{1e3 * np.sort(seconds)[-2]:.0f} ms at most after the first; {1e3 * np.median(busy):.0f} ms of the processor"
-    )
+    return np.array(seconds[1:]), np.array(busy[1:])
+
+
+def main(count: int, side: int) -> None:
+    """Write and print the table."""
+    seconds, busy = moves(count, side)
+    lines = [
+        f"# A move of a slider in the app: {count} cells, {side} x {side} pixels",
+        "",
+        f"{describe()}",
+        "",
+        f"| of {MOVES} moves | ms | ms of the processor |",
+        "|---|---|---|",
+        f"| median | {1e3 * np.median(seconds):.0f} | {1e3 * np.median(busy):.0f} |",
+        f"| slowest | {1e3 * seconds.max():.0f} | {1e3 * busy.max():.0f} |",
+    ]
+    text = "\n".join(lines) + "\n"
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

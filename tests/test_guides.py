@@ -24,7 +24,10 @@ OTHER_PROGRAMS = {
     "sha256sum": "not everywhere",
 }
 LEFT_OUT = {"--address": "needs a cluster", "torchscript": "needs a real network", "bioimage-io": "likewise"}
-LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM"}
+LEFT_OUT |= {
+    "cellpose.pth": "needs a trained Cellpose-SAM",
+    "app": "serves; tests/orchestrator/app runs it in a browser",
+}
 SMALL = [  # a config in which rounds are quick
     "run: {name: mine}",
     "data:",

@@ -86,6 +86,12 @@ def choose_at(shown: Shown, limits: Limits, dropped: bool, x: float, y: float) -
     shown.chosen = cell_at(found.cells, index, *found.view.pixel(x, y))
 
 
+def place_of(number: str, count: int) -> int | None:
+    """The place of the cell with a number as a person types it; None where there is no such cell."""
+    text = number.strip()
+    return int(text) - 1 if text.isdecimal() and 1 <= int(text) <= count else None
+
+
 def limits_for(found: Found, classes: Sequence[str], values: Sequence[float]) -> Limits:
     """The limits of the classes that a model knows; `values` are the scores of all `classes`, then the areas."""
     places = [classes.index(name) for name in found.classes]
@@ -122,7 +128,7 @@ def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told
                 interactive=False, type="filepath", elem_id="cells-picture", buttons=["fullscreen"],
             )  # fmt: skip
             cell = gr.Markdown(CLICK, elem_id="cells-cell")
-            number = gr.Number(label="Number of a cell", precision=0, minimum=1, value=None)
+            number = gr.Textbox("", label="Number of a cell (Enter)", max_lines=1)
             summary = gr.Markdown(CHOOSE, elem_id="cells-about")
         with gr.Column(scale=2, min_width=320):
             choices = models.choices()
@@ -186,7 +192,7 @@ class _Cells:
         import gradio as gr
 
         if not source:
-            return (shown, None, CHOOSE, CLICK, None, *(gr.skip() for _ in range(2 * len(self._classes))))
+            return (shown, None, CHOOSE, CLICK, "", *(gr.skip() for _ in range(2 * len(self._classes))))
         found, _ = self._models.find(key, source)
         same = shown.found is not None and shown.found.record.sha256 == found.record.sha256
         shown = Shown(key, source, found, shown.truth if same else None)
@@ -199,7 +205,7 @@ class _Cells:
     def show(self, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
         """Draw the cells under the limits of the sliders."""
         if shown.found is None:
-            return None, CHOOSE, CLICK, None
+            return None, CHOOSE, CLICK, ""
         return self._seen(shown, self._limits(shown.found, values), dropped)
 
     def click(self, event: Any, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
@@ -208,10 +214,9 @@ class _Cells:
             choose_at(shown, self._limits(shown.found, values), dropped, *event.index)
         return self.show(shown, dropped, *values)
 
-    def choose(self, number: float | None, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
+    def choose(self, number: str, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
         """Choose a cell by its number."""
-        count = 0 if shown.found is None else len(shown.found.cells)
-        shown.chosen = int(number) - 1 if number and 1 <= number <= count else None
+        shown.chosen = place_of(number, 0 if shown.found is None else len(shown.found.cells))
         return self.show(shown, dropped, *values)
 
     def compare(self, labels: str | None, shown: Shown, dropped: bool, *values: float) -> tuple[Any, ...]:
@@ -233,7 +238,7 @@ class _Cells:
 
     def _seen(self, shown: Shown, limits: Limits, dropped: bool) -> tuple[Any, ...]:
         drawn, summary, cell = draw(shown, limits, dropped)
-        return self._pictures.write(drawn), summary, cell, None if shown.chosen is None else shown.chosen + 1
+        return self._pictures.write(drawn), summary, cell, "" if shown.chosen is None else str(shown.chosen + 1)
 
     def _limits(self, found: Found, values: Sequence[float]) -> Limits:
         return limits_for(found, self._classes, values)

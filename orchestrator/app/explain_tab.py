@@ -22,7 +22,7 @@ def build(models: Models, cells: CellsTab, pictures: Pictures, told: Told) -> No
     button = gr.Button("Explain the image of the first tab", variant="primary", elem_id="explain")
     said = gr.Markdown(FIRST, elem_id="explained")
     gallery = gr.Gallery(
-        label="What the models computed", columns=2, object_fit="contain", height=760, elem_id="explain-pictures"
+        label="What the models computed", columns=3, object_fit="contain", height=560, elem_id="explain-pictures"
     )
     table = gr.Dataframe(label="Why each cell was kept or dropped", interactive=False, max_height=400, wrap=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cellsemi.configs.errors import RunError
-from cellsemi.orchestrator.app.cells_tab import PLAIN, Told
+from cellsemi.orchestrator.app.cells_tab import PLAIN, Told, place_of
 from cellsemi.orchestrator.app.pictures import Pictures
 from cellsemi.orchestrator.app.pseudo import ANY, HEADS, STATES, Browser, Order, PseudoImage, Wanted
 from cellsemi.orchestrator.review.add import Taken
@@ -57,7 +57,8 @@ def words_of(taken: Taken) -> str:
 def waiting(paths: RunPaths) -> str:
     """How many marks there are, as a sentence."""
     marked = list(read_all_marks(paths.marks))
-    return f"{sum(len(each.marks) for each in marked)} marks in {len(marked)} images, kept in {paths.marks}."
+    count = sum(len(each.marks) for each in marked)
+    return f"{count} marks in {len(marked)} images, kept in `{paths.marks.name}/` of the run."
 
 
 def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, page: Any) -> None:
@@ -82,7 +83,7 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
             gr.Markdown(LEGEND)
         with gr.Column(scale=2, min_width=320):
             cell = gr.Markdown(CLICK, elem_id="pseudo-cell")
-            which = gr.Number(label="or the number of a cell (Enter)", precision=0, minimum=1, elem_id="which")
+            which = gr.Textbox("", label="or type the number of a cell (Enter)", max_lines=1, elem_id="which")
             with gr.Row():
                 right = gr.Button("Right", variant="primary", elem_id="mark-right", min_width=60)
                 wrong = gr.Button("Wrong", elem_id="mark-wrong", min_width=60)
@@ -181,10 +182,9 @@ class _Rounds:
             looked.chosen = looked.image.at(looked.image.listed(_wanted(wanted)), *event.index)
         return self.show(looked, *wanted)
 
-    def choose(self, number: float | None, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
+    def choose(self, number: str, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
         """Choose a cell by its number."""
-        count = 0 if looked.image is None else len(looked.image.rows)
-        looked.chosen = int(number) - 1 if number and 1 <= number <= count else None
+        looked.chosen = place_of(number, 0 if looked.image is None else len(looked.image.rows))
         return self.show(looked, *wanted)
 
     def row(self, event: Any, looked: Looked, *wanted: Any) -> tuple[Any, ...]:

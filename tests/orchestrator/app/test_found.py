@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cellsemi
 from cellsemi.configs.errors import DataError, UsageError
 from cellsemi.configs.formats import WRITABLE
-from cellsemi.orchestrator.app.cells_tab import Shown, choose_at, draw, limits_for
+from cellsemi.orchestrator.app.cells_tab import Shown, choose_at, draw, limits_for, place_of
 from cellsemi.orchestrator.app.downloads import write_download
 from cellsemi.orchestrator.app.found import KEPT, LOW, SMALL, Found, Limits, counts, kept, kept_cells, why
 from cellsemi.orchestrator.app.labels import compare, read_labels
@@ -201,6 +201,11 @@ def test_the_smallest_cell_under_a_point_is_chosen_and_a_dropped_one_only_where_
     assert shown.chosen == 1
     drawn, summary, cell = draw(shown, limits, True)
     assert drawn.shape == found.view.ground.shape and "1 of 2 cells kept" in summary and "Cell 2" in cell
+
+
+def test_a_number_that_is_typed_names_a_cell() -> None:
+    typed = [place_of(text, 12) for text in (" 12 ", "1", "0", "13", "", "-1", "two", "²")]
+    assert typed == [11, 0, None, None, None, None, None, None]
 
 
 def test_limits_are_those_of_the_classes_that_the_model_knows() -> None:

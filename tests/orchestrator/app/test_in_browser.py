@@ -162,7 +162,7 @@ def test_a_dropped_image_shows_the_cells_of_predict_and_sliders_filter_them(
 
 
 def test_a_chosen_cell_says_why_it_is_kept(app: Opened) -> None:
-    field = app.page.get_by_label("Number of a cell")
+    field = app.page.get_by_label("Number of a cell (Enter)", exact=True)
     field.fill("1")
     field.press("Enter")
     app.text("cells-cell", r"Cell 1, .*score 0\.\d+, \d+ px.*Kept: a score of at least 0\.000")
