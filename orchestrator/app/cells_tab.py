@@ -233,7 +233,7 @@ class _Cells:
             return None
         path, losses = write_download(shown.found, self._limits(shown.found, values), kind, self._pictures.folder)
         for what, count in losses.items():
-            gr.Info(f"{kind}: {count} {what}")
+            gr.Info(f"{kind}: {count} {what}", title="What the format cannot say")
         return str(path)
 
     def _seen(self, shown: Shown, limits: Limits, dropped: bool) -> tuple[Any, ...]:

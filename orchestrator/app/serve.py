@@ -7,6 +7,7 @@ elsewhere, and the browser is told so too (the header Content-Security-Policy): 
 from __future__ import annotations
 
 import contextlib
+import html
 import inspect
 import os
 import shutil
@@ -110,7 +111,7 @@ def _page(asked: Asked, pictures: Pictures) -> Any:
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as Gradio calls it: errors of ours are shown in the browser.
+    """The function as Gradio calls it: an error of ours is shown in the browser, and all stays as it was.
 
     Where its first argument is `event`, that is what was selected.
     """
@@ -120,7 +121,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except CellsemiError as error:
-            raise gr.Error(str(error), print_exception=False, duration=SHOWN_S) from None
+            gr.Warning(html.escape(str(error)), duration=SHOWN_S, title="This cannot be done")
+            return gr.skip()
 
     if next(iter(inspect.signature(function).parameters), "") != "event":
         return call

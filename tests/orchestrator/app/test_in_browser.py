@@ -197,6 +197,17 @@ def test_a_file_of_the_cells_is_downloaded(app: Opened, run: tuple[Path, RunPath
     assert download.value.suggested_filename == "measurements.csv" and len(rows) == 1 + kept_of(app)[0]
 
 
+def test_what_cannot_be_done_is_said_and_all_stays_as_it_was(app: Opened) -> None:
+    before = app.picture("cells-picture"), kept_of(app)
+    field = app.page.locator("#image-id input, #image-id textarea").first
+    field.fill("<b>no image</b>")
+    field.press("Enter")
+    message = app.page.get_by_text("<b>no image</b>: no such file, and no image of the run demo has this id")
+    message.wait_for(timeout=SOON)
+    assert (app.picture("cells-picture"), kept_of(app)) == before
+    app.page.locator(".toast-close").first.click()
+
+
 def test_the_pictures_of_explain_are_shown(app: Opened) -> None:
     app.page.get_by_role("tab", name="Explain").click()
     app.page.click("#explain")
