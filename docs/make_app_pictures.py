@@ -112,13 +112,15 @@ def main(arguments: argparse.Namespace) -> None:
         address = server.stdout.readline().split()[0]
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 900})
-        page.goto(address)
-        cells(page, arguments.image, arguments.labels)
-        marks(page, arguments.pool_image, {name: getattr(arguments, name) for name in ("right", "wrong", "ignore")})
-        subprocess.run(cellsemi("round", "--n", "2", "--run", arguments.run, "--engine", "inline"), check=True)
-        honoured(page, arguments.pool_image)
-        browser.close()
-        server.send_signal(signal.SIGINT)
+        try:
+            page.goto(address)
+            cells(page, arguments.image, arguments.labels)
+            marks(page, arguments.pool_image, {name: getattr(arguments, name) for name in ("right", "wrong", "ignore")})
+            subprocess.run(cellsemi("round", "--n", "2", "--run", arguments.run, "--engine", "inline"), check=True)
+            honoured(page, arguments.pool_image)
+        finally:
+            browser.close()
+            server.send_signal(signal.SIGINT)
 
 
 if __name__ == "__main__":

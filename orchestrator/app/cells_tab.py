@@ -24,6 +24,8 @@ from cellsemi.rounds.store.image_codec import EXTENSIONS
 Told = Callable[[Callable[..., Any]], Callable[..., Any]]  # shows the errors of a function in the browser
 PLAIN: dict[str, Any] = {"api_visibility": "private"}  # of every event: the page calls it, nobody else
 CLICK = "Click a cell, or type its number, to see why it is kept or dropped."
+# Of events that follow a control: while one is at work the last of those that come is kept, not dropped.
+FOLLOW: dict[str, Any] = {**PLAIN, "trigger_mode": "always_last"}
 CHOOSE = "Drop an image, or type the id of an image of the run."
 LABELS = (*EXTENSIONS, *ANNOTATION_EXTENSIONS, ".csv")
 COLOURS = "Filled: kept. "
@@ -148,14 +150,14 @@ def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told
     tab = _Cells(models, classes, pictures)
     seen = [picture, summary, cell, number]
     args = [shown, dropped, *values]
-    quick: dict[str, Any] = {**PLAIN, "show_progress": "hidden", "trigger_mode": "always_last"}
+    quick: dict[str, Any] = {**FOLLOW, "show_progress": "hidden"}
     fresh = [shown, *seen, *values]
-    gr.on([image.upload, key.input], told(tab.predict_file), [shown, key, image, image_id], fresh, **PLAIN)
-    image_id.submit(told(tab.predict_id), [shown, key, image_id], fresh, **PLAIN)
+    gr.on([image.upload, key.input], told(tab.predict_file), [shown, key, image, image_id], fresh, **FOLLOW)
+    image_id.submit(told(tab.predict_id), [shown, key, image_id], fresh, **FOLLOW)
     gr.on([*(each.input for each in values), dropped.input], told(tab.show), args, seen, **quick)
     picture.select(told(tab.click), args, seen, **quick)
     number.submit(told(tab.choose), [number, *args], seen, **quick)
-    gr.on([labels.upload, labels.clear], told(tab.compare), [labels, *args], seen, **PLAIN)
+    gr.on([labels.upload, labels.clear], told(tab.compare), [labels, *args], seen, **FOLLOW)
     make.click(told(tab.write), [kind, shown, *values], [file], **PLAIN)
     again.click(lambda: gr.Dropdown(choices=models.choices()), None, [key], **PLAIN)
     return CellsTab(shown, values, tuple(classes))

@@ -16,10 +16,10 @@ from cellsemi.orchestrator.explain.reasons import PseudoRow
 from cellsemi.orchestrator.explain.run_image import judged
 from cellsemi.orchestrator.review.offer import known_labels, labelled_rounds
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.colours import PALETTE
+from cellsemi.rounds.colours import PALETTE, Colour
 from cellsemi.rounds.drawing import scaled
 from cellsemi.rounds.review.added import AddedBatch, batches, labelled_since, last_batch, read_batch
-from cellsemi.rounds.review.marks import MarkedImage, Verdict, mark_cells, mark_complete, read_marks
+from cellsemi.rounds.review.marks import MarkedImage, Verdict, cells_marked, mark_cells, mark_complete, read_marks
 from cellsemi.rounds.review.worth import worth
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.image_codec import decode_image, intensity_range
@@ -34,7 +34,7 @@ SHOWN = 300  # images in the list, at most
 STATES = ("accepted", "ignored", "rejected")
 ANY = "any reason"
 MARK_SIGNS: dict[Verdict | None, str] = {"right": "right", "wrong": "wrong: no cell", "ignore": "ignore", None: ""}
-OF_MARKS = {"right": PALETTE[1], "wrong": PALETTE[6], "ignore": PALETTE[3]}
+OF_MARKS: dict[Verdict, Colour] = {"right": PALETTE[1], "wrong": PALETTE[6], "ignore": PALETTE[3]}
 HEADS = ("number", "mark", "state", "reason", "class", "quality", "score", "area", "votes")
 
 
@@ -92,15 +92,14 @@ class PseudoImage:
         ]
 
     def draw(self, listed: Sequence[int], chosen: int | None) -> list[Layer]:
-        """The layers of a picture: the cells by their state, the marked ones filled, the chosen one white."""
-        said = self.marked.verdicts(self.cells)
+        """The layers of a picture: the cells by their state; marks of any round filled; the chosen one white."""
         layers = [
             in_one_colour(self.cells.select([i for i in listed if self.rows[i].state == state]), colour, 0.12)
             for state, colour in OF_STATES.items()
         ]
         for verdict, colour in OF_MARKS.items():
-            cells = self.cells.select([i for i, each in enumerate(said) if each == verdict])
-            layers.append(in_one_colour(cells, colour, 0.55))
+            cells = cells_marked(self.marked, verdict, self.cells.height, self.cells.width)
+            layers.append(in_one_colour(cells.with_(state="human"), colour, 0.55))
         if chosen is not None:
             layers.append(in_one_colour(self.cells.select([chosen]), CHOSEN, 0.0))
         return layers

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cellsemi.configs.errors import RunError
-from cellsemi.orchestrator.app.cells_tab import PLAIN, Told, place_of
+from cellsemi.orchestrator.app.cells_tab import FOLLOW, PLAIN, Told, place_of
 from cellsemi.orchestrator.app.pictures import Pictures
 from cellsemi.orchestrator.app.pseudo import ANY, HEADS, STATES, Browser, Order, PseudoImage, Wanted
 from cellsemi.orchestrator.review.add import Taken
@@ -102,13 +102,13 @@ def build(browser: Browser, paths: RunPaths, pictures: Pictures, told: Told, pag
     cells = [looked, *filters]
     seen = [picture, table, cell]
     listed = [number, order, contains, image]
-    quick: dict[str, Any] = {**PLAIN, "show_progress": "hidden", "trigger_mode": "always_last"}
-    opened = [looked, *seen, complete, found]
+    quick: dict[str, Any] = {**FOLLOW, "show_progress": "hidden"}
+    opened = [looked, *seen, complete, found, which]
     refill = [number, image, marks]
     wanted = [number, image, *filters]
     new_list = [page.load, refresh.click, number.input, order.input, contains.submit]
-    gr.on(new_list, told(tab.refresh), listed, refill, **PLAIN).then(told(tab.open), wanted, opened, **PLAIN)
-    image.input(told(tab.open), wanted, opened, **PLAIN)
+    gr.on(new_list, told(tab.refresh), listed, refill, **FOLLOW).then(told(tab.open), wanted, opened, **FOLLOW)
+    image.input(told(tab.open), wanted, opened, **FOLLOW)
     which.submit(told(tab.choose), [which, *cells], seen, **quick)
     gr.on([each.input for each in filters], told(tab.show), cells, seen, **quick)
     picture.select(told(tab.click), cells, seen, **quick)
@@ -157,11 +157,11 @@ class _Rounds:
     def open(self, number: int | None, image: str | None, *wanted: Any) -> tuple[Any, ...]:
         """Show an image of a round."""
         if number is None or image is None:
-            return Looked(), None, [], CLICK, False, NO_ROUND if number is None else "No image."
+            return Looked(), None, [], CLICK, False, NO_ROUND if number is None else "No image.", ""
         looked = Looked(self._browser.open(number, image))
         opened = looked.image
         assert opened is not None, "it was opened just now"
-        return looked, *self.show(looked, *wanted), opened.marked.complete is not None, opened.note
+        return looked, *self.show(looked, *wanted), opened.marked.complete is not None, opened.note, ""
 
     def show(self, looked: Looked, *wanted: Any) -> tuple[Any, ...]:
         """The picture, the table and the chosen cell."""

@@ -126,7 +126,7 @@ def labels_of(marked: MarkedImage, pseudo: Instances) -> Instances:
     where the models were sure that there is nothing. Neither reaches into another cell that may be one. With `complete`
     the accepted cells that have no mark are human, too, the doubtful ones stay ignored, and the rest is background.
     """
-    right, wrong, ignored = (_cells(marked, verdict, pseudo) for verdict in VERDICTS)
+    right, wrong, ignored = (cells_marked(marked, verdict, pseudo.height, pseudo.width) for verdict in VERDICTS)
     unmarked = pseudo.select(~_covered(pseudo, Instances.concat(pseudo.height, pseudo.width, [right, wrong, ignored])))
     if marked.complete is not None:
         right = Instances.concat(pseudo.height, pseudo.width, [right, _human(unmarked.in_state("accepted"))])
@@ -145,11 +145,11 @@ def labels_of(marked: MarkedImage, pseudo: Instances) -> Instances:
     return Instances.concat(pseudo.height, pseudo.width, parts)
 
 
-def _cells(marked: MarkedImage, verdict: Verdict, pseudo: Instances) -> Instances:
+def cells_marked(marked: MarkedImage, verdict: Verdict, height: int, width: int) -> Instances:
     """The cells with a verdict; of marks of several rounds on the same cell (IoU > .5) the last one counts."""
-    runs = rle.runs_of([mark.rle.encode() for mark in marked.marks], pseudo.height, pseudo.width)
+    runs = rle.runs_of([mark.rle.encode() for mark in marked.marks], height, width)
     ids = [mark.class_id for mark in marked.marks]
-    every = masks.from_runs(pseudo.height, pseudo.width, runs, class_id=ids)
+    every = masks.from_runs(height, width, runs, class_id=ids)
     last = np.ones(len(every), bool)
     for i, j in np.argwhere(np.triu(masks.iou_matrix(every, every) > 0.5, 1)).tolist():
         last[i] &= marked.marks[i].round == marked.marks[j].round

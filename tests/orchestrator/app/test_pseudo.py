@@ -95,6 +95,8 @@ def test_marks_become_human_labels_and_the_rest_is_not_labelled(paths: RunPaths)
     first, second, third = (browser.open(1, name) for _, name in browser.images(1, "need")[0][:3])
     browser.mark(first, [0], "right")
     browser.mark(first, [1], "wrong")
+    drawn = [layer for layer in browser.open(1, first.image_id).draw([], None) if len(layer.cells)]
+    assert [layer.cells.rle for layer in drawn] == [first.cells.rle[:1], first.cells.rle[1:2]]  # what was marked
     browser.complete(second, True)
     browser.mark(third, [0], "ignore")
     taken = hand_over(paths, config)
