@@ -152,7 +152,8 @@ def build(models: Models, classes: Sequence[str], pictures: Pictures, told: Told
     args = [shown, dropped, *values]
     quick: dict[str, Any] = {**FOLLOW, "show_progress": "hidden"}
     fresh = [shown, *seen, *values]
-    gr.on([image.upload, key.input], told(tab.predict_file), [shown, key, image, image_id], fresh, **FOLLOW)
+    image.upload(told(tab.predict_file), [shown, key, image], fresh, **FOLLOW)
+    key.input(told(tab.predict_again), [shown, key], fresh, **FOLLOW)
     image_id.submit(told(tab.predict_id), [shown, key, image_id], fresh, **FOLLOW)
     gr.on([*(each.input for each in values), dropped.input], told(tab.show), args, seen, **quick)
     picture.select(told(tab.click), args, seen, **quick)
@@ -182,9 +183,13 @@ class _Cells:
     def __init__(self, models: Models, classes: Sequence[str], pictures: Pictures) -> None:
         self._models, self._classes, self._pictures = models, tuple(classes), pictures
 
-    def predict_file(self, shown: Shown, key: str, image: str | None, image_id: str) -> tuple[Any, ...]:
-        """Predict the file that was dropped, else the image of the run that is named."""
-        return self._predict(shown, key, Path(image) if image else image_id.strip())
+    def predict_file(self, shown: Shown, key: str, image: str) -> tuple[Any, ...]:
+        """Predict the file that was dropped."""
+        return self._predict(shown, key, Path(image))
+
+    def predict_again(self, shown: Shown, key: str) -> tuple[Any, ...]:
+        """Predict the image that is shown with another model."""
+        return self._predict(shown, key, shown.source)
 
     def predict_id(self, shown: Shown, key: str, image_id: str) -> tuple[Any, ...]:
         """Predict an image of the run."""

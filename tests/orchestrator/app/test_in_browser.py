@@ -161,6 +161,21 @@ def test_a_dropped_image_shows_the_cells_of_predict_and_sliders_filter_them(
     app.other_picture("cells-picture", second)
 
 
+def test_another_model_predicts_the_image_that_is_shown(app: Opened, run: tuple[Path, RunPaths]) -> None:
+    recommended = cellsemi.open_run(run[1].root).delivered.title
+    number = 0 if "round 1" in recommended else 1
+    other = f"the ensemble of round {number} of demo"
+    for name, title in ((f"round {number}, ensemble", other), ("what demo recommends", recommended)):
+        app.page.locator("#model input").click()
+        app.page.get_by_role("option", name=name).click()
+        app.text("cells-about", rf"cells kept in test-00000 by {title}")
+    before = app.picture("cells-picture")
+    for each in app.page.get_by_label(re.compile("range slider for .*: confidence from")).all():
+        each.press("Home")
+    app.other_picture("cells-picture", before)
+    app.text("cells-about", rf"{kept_of(app)[1]} of {kept_of(app)[1]} cells kept")
+
+
 def test_a_chosen_cell_says_why_it_is_kept(app: Opened) -> None:
     field = app.page.get_by_label("Number of a cell (Enter)", exact=True)
     field.fill("1")
