@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## three rounds on generated cells, then the leaderboar
 	$(BIN)/cellsemi round --n $(N)
 
 test: $(VENV)/.installed-test ## the test suite, without the slow tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_OPTIONS)
 
 slow: $(VENV)/.installed-test ## only the slow tests: minutes each
 	$(BIN)/python -m pytest -m slow

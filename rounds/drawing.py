@@ -47,8 +47,9 @@ def draw_cells(
     if thick:
         line |= outlines(np.where(line, 0, labels))
     ignored = np.array([False, *(state == "ignored" for state in cells.state)])
-    stripes = ignored[labels] & ((np.add.outer(*map(np.arange, labels.shape)) % HATCH_PX) == 0)
-    canvas[stripes] = GREY
+    if ignored.any():
+        stripes = ignored[labels] & ((np.add.outer(*map(np.arange, labels.shape)) % HATCH_PX) == 0)
+        canvas[stripes] = GREY
     canvas[line] = table[labels[line]]
 
 

@@ -25,11 +25,12 @@ OTHER_PROGRAMS = {
 }
 LEFT_OUT = {
     "--watch": "until Ctrl-C",
+    "app": "serves; tests/orchestrator/app runs it in a browser",
     "--address": "needs a cluster",
     "torchscript": "needs a real network",
     "bioimage-io": "likewise",
+    "cellpose.pth": "needs a trained Cellpose-SAM",
 }
-LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM"}
 SMALL = [  # a config in which rounds are quick
     "run: {name: mine}",
     "data:",

@@ -59,7 +59,15 @@ class EnsemblePredictor:
 
     def explain(self, image: Image, scale: float = 1.0) -> Answer:
         """The cells of one image, as `predict` finds them, and what every member computed for them."""
-        members = {name: explanation_of(each, image, scale) for name, each in self._predictors.items()}
+        return self._answer({name: explanation_of(each, image, scale) for name, each in self._predictors.items()})
+
+    def predict_each(self, image: Image, scale: float = 1.0) -> Answer:
+        """The same without what the networks computed, as fast as `predict`: the cells, and those of every member."""
+        return self._answer(
+            {name: Explanation(each.predict([image], scale)[0]) for name, each in self._predictors.items()}
+        )
+
+    def _answer(self, members: Mapping[str, Explanation]) -> Answer:
         found = {name: each.cells for name, each in members.items()}
         cells, made_of = self._fused(found)
         calibrated = {name: self._calibrated(name, each) for name, each in found.items()}

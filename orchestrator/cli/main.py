@@ -19,6 +19,7 @@ from cellsemi.configs.errors import CellsemiError
 from cellsemi.models.training.stop import Terminated, catch_sigterm
 from cellsemi.orchestrator.cli import models
 from cellsemi.orchestrator.cli.ablate import ablate
+from cellsemi.orchestrator.cli.app import app
 from cellsemi.orchestrator.cli.cluster import cluster
 from cellsemi.orchestrator.cli.data import data
 from cellsemi.orchestrator.cli.evaluate import evaluate
@@ -79,6 +80,7 @@ def cli() -> None:
 cli.add_command(init)
 cli.add_command(data)
 cli.add_command(ablate)
+cli.add_command(app)
 cli.add_command(cluster)
 cli.add_command(evaluate)
 cli.add_command(explain)

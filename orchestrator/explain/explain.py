@@ -97,8 +97,6 @@ def explain(predictor: EnsemblePredictor, picture: Picture, keep: Cutoffs, seen:
     answer = predictor.explain(picture.pixels)
     truth = None if known is None else known.truth
     cells, rows = cell_rows(answer, keep, recipe.classes, truth)
-    reports = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in predictor.warnings]
-    predictor.clear_warnings()
     return Explained(
         model=recipe.title,
         image_id=picture.record.image_id,
@@ -110,8 +108,15 @@ def explain(predictor: EnsemblePredictor, picture: Picture, keep: Cutoffs, seen:
         fused=recipe.fusion is not None,
         members=answer.members,
         known=known,
-        notes=(*_of_split(known, seen, picture.record), *reports),
+        notes=tuple(notes_of(predictor, picture, seen)),
     )
+
+
+def notes_of(predictor: EnsemblePredictor, picture: Picture, seen: SeenImages | None) -> list[str]:
+    """What a person must know of the image and of its prediction just now, in sentences; the reports are cleared."""
+    reports = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in predictor.warnings]
+    predictor.clear_warnings()
+    return [*_of_split(picture.known, seen, picture.record), *reports]
 
 
 def _of_split(known: RunImage | None, seen: SeenImages | None, record: ImageRecord) -> list[str]:

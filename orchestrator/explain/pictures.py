@@ -47,6 +47,17 @@ def ground_of(found: Explained) -> RGB:
     return scaled(found.pixels, found.record.low or 0.0, found.record.high or 0.0)
 
 
+def all_figures(found: Explained) -> Iterator[Figure]:
+    """Every picture of an explanation."""
+    ground = ground_of(found)
+    yield from of_cells(found, ground)
+    for pseudo in () if found.known is None else found.known.pseudo:
+        yield from of_pseudo_labels(pseudo, ground)
+    yield from of_shares(found)
+    for name, member in found.members.items():
+        yield from of_member(name, member, ground, found.classes)
+
+
 def of_cells(found: Explained, ground: RGB) -> Iterator[Figure]:
     """The cells with their numbers, then what each member found beside what they make together, and the human cells."""
     drawn = [i for i, row in enumerate(found.rows) if row.kept or _is_seen(row)]

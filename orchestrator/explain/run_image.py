@@ -11,7 +11,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.explain.reasons import PseudoRow, pseudo_rows
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.evaluation.history import RoundManifest
+from cellsemi.rounds.evaluation.history import RoundManifest, standing_round
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds
 from cellsemi.rounds.store.folds import folds_of
@@ -84,7 +84,7 @@ def _pseudo_labels(paths: RunPaths, image_id: str, round: int | None) -> tuple[P
     for fold in folds_of(config):
         folder = paths.pseudo(round, fold.suffix)
         if (folder / MANIFEST).is_file() and (record := _row(folder, image_id)) is not None:
-            found.append(_of_round(config, paths, round, fold.suffix, record))
+            found.append(judged(config, paths, round, fold.suffix, record))
     return tuple(found)
 
 
@@ -93,10 +93,12 @@ def _row(folder: Path, image_id: str) -> ImageRecord | None:
     return ShardSet(shard_paths(folder))[ids.index(image_id)] if image_id in ids else None
 
 
-def _of_round(config: Config, paths: RunPaths, round: int, fold: str, record: ImageRecord) -> PseudoLabels:
+def judged(config: Config, paths: RunPaths, round: int, fold: str, record: ImageRecord) -> PseudoLabels:
+    """What the filter said of the pseudo-labels of a row of `pseudo`; the round need not be finished."""
     classes, cells = config.data.classes, record.instances
     thresholds = Thresholds.from_json(FilterFile.read(paths.filter(round)).thresholds, classes)
-    teachers_round = RoundManifest.read(paths.round_manifest(round)).teachers_round
+    finished = paths.round_manifest(round)
+    teachers_round = RoundManifest.read(finished).teachers_round if finished.is_file() else standing_round(paths)
     assert teachers_round is not None, "a round with pseudo-labels has teachers"
     teachers = RoundManifest.read(paths.round_manifest(teachers_round)).students
     min_votes = min(config.fusion.min_votes, len(teachers))  # as in stages/filter_pseudo_labels

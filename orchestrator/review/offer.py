@@ -131,14 +131,19 @@ def offer(paths: RunPaths, config: Config, wanted: Wanted, count: Count) -> Offe
 
 def last_labelled_round(paths: RunPaths, config: Config) -> int:
     """The last round that has filtered pseudo-labels; RunError when there is none."""
-    suffix = folds_of(config)[0].suffix
-    rounds = [number for number in range(1, 1000) if (paths.pseudo(number, suffix) / MANIFEST).is_file()]
+    rounds = labelled_rounds(paths, config)
     if not rounds:
         raise RunError(
             f"{paths.root}: no round has labelled the unlabelled images yet, so there is nothing to correct; "
             "`cellsemi round --n 1` does it"
         )
     return rounds[-1]
+
+
+def labelled_rounds(paths: RunPaths, config: Config) -> list[int]:
+    """The rounds that have filtered pseudo-labels, finished or not."""
+    suffix = folds_of(config)[0].suffix
+    return [number for number in range(1, 1000) if (paths.pseudo(number, suffix) / MANIFEST).is_file()]
 
 
 def pool_fingerprint(paths: RunPaths) -> str:
@@ -151,7 +156,7 @@ def pool_fingerprint(paths: RunPaths) -> str:
 
 def _rank(paths: RunPaths, config: Config, round: int, count: Count) -> tuple[list[Ranked], np.ndarray]:
     """Every unlabelled image that no person has labelled since, its worth and what it looks like."""
-    known = _known(paths, config)
+    known = known_labels(paths, config)
     done = labelled_since(batches(paths), paths.split(UNLABELLED))
     found, looks = [], []
     for number, record in enumerate(_labelled(paths, config, round), start=1):
@@ -170,7 +175,7 @@ def _labelled(paths: RunPaths, config: Config, round: int) -> Iterator[ImageReco
     return with_images(labels, shards.read_folder(paths.split(UNLABELLED)))
 
 
-def _known(paths: RunPaths, config: Config) -> Known:
+def known_labels(paths: RunPaths, config: Config) -> Known:
     """What the human labels of the run cover, those of val and those added since among them."""
     areas: dict[int, list[int]] = defaultdict(list)
     groups = []

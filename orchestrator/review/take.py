@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from cellsemi.configs.errors import DataError, ImageError, UsageError
-from cellsemi.configs.loading import config_hash
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.review.add import Labelled, Taken, add_labels
 from cellsemi.orchestrator.review.offer import GIVEN, REVIEW_FILE, TABLE, ReviewRecord, masks_at, pool_fingerprint
 from cellsemi.orchestrator.review.round_trip import Rereader
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
-from cellsemi.rounds.review.added import AddedImage, batches, read_added, write_batch
+from cellsemi.rounds.review.added import AddedImage
 from cellsemi.rounds.review.corrections import Correction, compare, partly
 from cellsemi.rounds.store import shards
-from cellsemi.rounds.store.folds import HUMAN_SPLIT
 from cellsemi.rounds.store.predictions import UNLABELLED
-from cellsemi.rounds.store.run import RunPaths, read_shard_workers
+from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import ImageRecord
 
 Use = Literal["whole", "part"]
@@ -28,28 +26,6 @@ SEEN = ("", "yes", "part", "no")
 MISSING = "its file of masks is gone"
 REFUSED = "marked as not to be used"
 UNTOUCHED = "not changed and not marked as seen"
-ALREADY = "taken before"
-
-
-@dataclass(slots=True)
-class Taken:
-    """What came back. `images` became human labels, `left` did not, by image id with the reason."""
-
-    run: str
-    from_round: int
-    batch: Path | None = None
-    images: dict[str, AddedImage] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return {
-            "run": self.run,
-            "from_round": self.from_round,
-            "batch": None if self.batch is None else str(self.batch),
-            "images": {name: image.model_dump() for name, image in self.images.items()},
-            "left": self.left,
-        }
 
 
 def take(paths: RunPaths, config: Config, folder: Path, use: Use) -> Taken:
@@ -62,29 +38,18 @@ def take(paths: RunPaths, config: Config, folder: Path, use: Use) -> Taken:
     review = _review_of(folder, paths)
     marks = _marks(folder / TABLE, review)
     result = Taken(paths.name, len(paths.finished_rounds()))
-    known = {record.image_id: record.instances for record in read_added(batches(paths))}
-    records = []
-    for record, given, returned in _returned(folder, review, paths, config, result):
-        image, cells = _decide(given, returned, marks[record.image_id], use)
-        if cells is None or image is None:
-            result.left[record.image_id] = REFUSED if marks[record.image_id] == "no" else UNTOUCHED
-        elif _equal(known.get(record.image_id), cells):
-            result.left[record.image_id] = ALREADY
-        else:
-            records.append(record.with_(split=HUMAN_SPLIT, instances=cells))
-            result.images[record.image_id] = image
-    if records:
-        result.batch = write_batch(
-            paths,
-            records,
-            config_hash(config),
-            shards.images_per_shard(config.data.shard_images, len(records), read_shard_workers(paths) or 1),
-            from_round=result.from_round,
-            source="review",
-            origin=str(folder.resolve()),
-            by=f"the pseudo-labels of round {review.round}",
-            images=result.images,
-        )
+
+    def decided() -> Iterator[Labelled]:
+        for record, given, returned in _returned(folder, review, paths, config, result):
+            seen = marks[record.image_id]
+            image, cells = _decide(given, returned, seen, use)
+            if cells is None or image is None:
+                result.left[record.image_id] = REFUSED if seen == "no" else UNTOUCHED
+            else:
+                yield Labelled(record, image, cells)
+
+    origin, by = str(folder.resolve()), f"the pseudo-labels of round {review.round}"
+    add_labels(paths, config, decided(), result, origin=origin, by=by)
     return result
 
 
@@ -172,13 +137,4 @@ def _counted(correction: Correction, partly: bool) -> AddedImage:
         removed=correction.removed,
         redrawn=correction.redrawn,
         partly=partly,
-    )
-
-
-def _equal(known: Instances | None, cells: Instances) -> bool:
-    """Whether the run has these very labels already."""
-    return known is not None and (known.rle, known.state, known.class_id.tolist()) == (
-        cells.rle,
-        cells.state,
-        cast(list[int], cells.class_id.tolist()),
     )

@@ -11,8 +11,8 @@ from rich.markup import escape
 from cellsemi.orchestrator.terminal.tables import table
 
 if TYPE_CHECKING:
+    from cellsemi.orchestrator.review.add import Taken
     from cellsemi.orchestrator.review.offer import Offer
-    from cellsemi.orchestrator.review.take import Taken
 
 LONGEST = 32  # letters of an image's name
 SHOWN = 10  # images on the terminal; all are in review.csv

@@ -100,6 +100,11 @@ class RunPaths:
         return self.root / "added"
 
     @property
+    def marks(self) -> Path:
+        """What a person marked in the app and has not necessarily handed over: a file for each image."""
+        return self.root / "marks"
+
+    @property
     def tracking(self) -> Path:
         """What trackers of experiments were shown of the run: a folder for each, and what each has been shown."""
         return self.root / "tracking"

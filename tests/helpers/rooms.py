@@ -27,7 +27,7 @@ FLOORS = {
         "runs review cluster tracking",
         "apply",
         "campaign explain",
-        "ablation api terminal",
+        "ablation api app terminal",
         "cli",
     ),
 }
@@ -155,6 +155,11 @@ ALLOWED = {
         "rounds/store orchestrator/apply orchestrator/campaign orchestrator/events orchestrator/explain "
         "orchestrator/runs"
     ),
+    "orchestrator/app": (
+        "configs rounds/cells rounds/colours rounds/datasets rounds/drawing rounds/evaluation "
+        "rounds/formats/shared rounds/inspect rounds/page rounds/pseudo_labels rounds/review rounds/store "
+        "orchestrator/apply orchestrator/explain orchestrator/review"
+    ),
     "orchestrator/apply": (
         "configs rounds/calibration rounds/cells rounds/datasets rounds/evaluation rounds/formats/base "
         "rounds/formats/shared rounds/pseudo_labels rounds/store models/base models/explanation "
@@ -169,7 +174,7 @@ ALLOWED = {
     "orchestrator/cli": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
-        "models/weight_sources orchestrator/ablation orchestrator/apply orchestrator/campaign "
+        "models/weight_sources orchestrator/ablation orchestrator/app orchestrator/apply orchestrator/campaign "
         "orchestrator/cluster orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
         "orchestrator/explain orchestrator/flow_check orchestrator/review orchestrator/runs "
         "orchestrator/terminal orchestrator/tracking"

@@ -25,6 +25,7 @@ def test_the_command_line_is_this() -> None:
         "models": sorted(shared),
         "weights": [],
         "ablate": sorted([*shared, *configured, "--n", "--seed", "--part", "--list", "--run", "--engine", "--address"]),
+        "app": sorted(["--debug", "--model", "--device", "--port", "--open", "run"]),
         "round": sorted(
             [
                 *shared,

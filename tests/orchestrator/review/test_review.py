@@ -14,9 +14,10 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, RunError, UsageError
 from cellsemi.configs.formats import EDITABLE
 from cellsemi.configs.schema import Config
+from cellsemi.orchestrator.review.add import ALREADY, Taken
 from cellsemi.orchestrator.review.offer import REVIEW_FILE, TABLE, Wanted, offer
 from cellsemi.orchestrator.review.round_trip import Rereader
-from cellsemi.orchestrator.review.take import ALREADY, MISSING, REFUSED, UNTOUCHED, Taken, Use, take
+from cellsemi.orchestrator.review.take import MISSING, REFUSED, UNTOUCHED, Use, take
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.datasets.check_shards import check_shards

@@ -1,0 +1,1 @@
+"""The app in the browser: cells of an image under limits that move, pseudo-labels, marks."""
