@@ -92,7 +92,9 @@ def compare(found: Found, limits: Cutoffs, truth: FoundMasks) -> Compared:
     common = common_classes(truth.classes, own)
     ours = renumbered(cells, found.classes, common)
     theirs = renumbered(_human(truth.cells), truth.classes, common)
-    return Compared(outcome(ours, theirs, 0.0), score_in(found.record.image_id, ours, theirs))
+    return Compared(
+        outcome(ours, theirs, Cutoffs.same(0.0, len(found.classes))), score_in(found.record.image_id, ours, theirs)
+    )
 
 
 def _human(cells: Instances) -> Instances:
