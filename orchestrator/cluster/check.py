@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +67,7 @@ def _shared_folder(root: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder if made is None else made, ignore_errors=True)
+        files.remove_folder(folder if made is None else made, ignore_errors=True)
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ class _Place:
 def _ask_all(config: Config, address: str, place: _Place, nodes: int) -> ClusterReport:
     paths, folder, token = place.paths, place.folder, uuid.uuid4().hex
     probe = Probe(str(folder / PROBE_NAME), token)
-    files.write_text(Path(probe.path), token)
+    files.write_text(files.place(probe.path), token)
     here = Versions(*on_node.versions_by_value()())
     asked = [_Asked(node) for node in _joined(nodes)]
     _ask_versions(asked, here)

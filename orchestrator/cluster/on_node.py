@@ -98,7 +98,7 @@ def look(request: Request) -> list[Finding]:
     folder = folder_finding(request)
     findings = [disk_finding(Path(tempfile.gettempdir()), "temporary files", request.config.engine.min_free_mb), folder]
     if folder.verdict == "ok":
-        shared = Path(request.folder)
+        shared = files.place(request.folder)
         findings.append(disk_finding(shared.parent, "the run", request.config.engine.min_free_mb))
         findings += [fsync_finding(shared), lock_finding(shared)]
     findings.append(models_finding(request.config))
@@ -202,7 +202,7 @@ def kept_file(path: Path) -> KeptFile:
 
 def weights_finding(kept: KeptFile) -> Finding:
     """Whether a kept file of weights is seen here as the driver sees it: its size, its first and its last MiB."""
-    path = Path(kept.path)
+    path = files.place(kept.path)
     check = f"{WEIGHTS} {path.parent.name[:8]}/{path.name}"
     try:
         found = kept_file(path)
