@@ -68,7 +68,7 @@ def holder(claims: str, has_ended: Callable[[bytes], bool]) -> bytes | None:
     The age of a claim is measured with the clock of this machine here, since nothing is written.
     """
     now = time.time()
-    for entry in object_store.list_folder(claims):
+    for entry in object_store.list_folder(claims, fresh=True):
         if entry.modified is not None and now - entry.modified <= LEASE_S:
             with contextlib.suppress(FileNotFoundError):
                 content = object_store.get(entry.address)
@@ -95,7 +95,7 @@ def _claim(claims: str, own: str, content: bytes, has_ended: Callable[[bytes], b
 
 def _others(claims: str, own: str, has_ended: Callable[[bytes], bool]) -> tuple[list[bytes], list[str]]:
     """The contents of the claims beside one's own that count, and the addresses of those that do not."""
-    entries = [entry for entry in object_store.list_folder(claims) if entry.modified is not None]
+    entries = [entry for entry in object_store.list_folder(claims, fresh=True) if entry.modified is not None]
     written = next((entry.modified for entry in entries if entry.address == own), None)
     living: list[bytes] = []
     void: list[str] = []
@@ -122,7 +122,7 @@ def _keep(folder: str, claims: str, own: str, content: bytes, ending: threading.
         if not lost:
             with contextlib.suppress(RunError):
                 before = _now()
-                lost = object_store.head(own) is None
+                lost = all(entry.address != own for entry in object_store.list_folder(claims, fresh=True))
                 if not lost:
                     object_store.put(own, content)
                     lost = bool(_others(claims, own, lambda _: False)[0])

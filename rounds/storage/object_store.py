@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds.storage.memory import Answers, Contents, around
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileInfo, FileSystem
 
 SCHEMES = ("s3", "gs")
@@ -30,6 +33,7 @@ CHUNK = 2**23  # bytes that a download reads at once
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the AWS tools name them, the first that is set
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 EMULATOR = "STORAGE_EMULATOR_HOST"  # an endpoint in place of Google's, as its tools name it
+
 
 _taken: dict[str, str] = {}  # prefixes of addresses that this process may no longer write, and why
 
@@ -53,30 +57,52 @@ class Head:
     mark: str
 
 
+_heads: Answers[Head] = Answers()
+_folders: Answers[bool] = Answers()  # True for those in which there is something
+_lists: Answers[tuple[Entry, ...]] = Answers()
+_contents = Contents()
+
+
 def is_address(text: str) -> bool:
     """Whether a text names an object or a folder of objects."""
     return text.partition("://")[0] in SCHEMES and "://" in text
 
 
 def head(address: str) -> Head | None:
-    """What is known of an object without reading it; None where there is none. One request."""
+    """What is known of an object without reading it; None where there is none. One request, or none (REMEMBERED_S).
+
+    That an object is not there is never remembered: others may write it at any time.
+    """
+    if (known := _heads.get(address)) is not None:
+        return known
     with _explained(address):
         system, key = _at(address)
         try:
-            file = system.open_input_file(key)
+            return _noted(address, system.open_input_file(key))
         except FileNotFoundError:
             return None
-        about = {_text(name).lower(): _text(value) for name, value in (file.metadata() or {}).items()}
-        modified = about.get("last-modified")
-        seconds = _seconds(modified) if modified else _modified(system.get_file_info(key))
-        mark = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()
-        return Head(file.size(), seconds or 0.0, mark)
+
+
+def _noted(address: str, file: NativeFile) -> Head:
+    """What an open object says of itself."""
+    about = {_text(name).lower(): _text(value) for name, value in (file.metadata() or {}).items()}
+    modified = about.get("last-modified")
+    system, key = _at(address)
+    seconds = _seconds(modified) if modified else _modified(system.get_file_info(key))
+    mark = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()
+    for folder in itertools.islice(around(address), 1, None):
+        _folders.note(folder, True)
+    return _heads.note(address, Head(int(about.get("content-length") or file.size()), seconds or 0.0, mark))
 
 
 def kind(address: str) -> str:
     """ "file", "folder" (there are objects below it), or ""."""
     from pyarrow.fs import FileType
 
+    if _heads.get(address) is not None:
+        return "file"
+    if _folders.get(address):
+        return "folder"
     with _explained(address):
         system, key = _at(address)
         found = system.get_file_info(key).type
@@ -85,11 +111,16 @@ def kind(address: str) -> str:
 
 def get(address: str) -> bytes:
     """The content of an object; FileNotFoundError where there is none."""
+    known = _heads.get(address)
+    content = None if known is None else _contents.get(address, known.mark)
+    if content is not None:
+        return content
     with _explained(address):
         system, key = _at(address)
         with system.open_input_stream(key) as stream:
-            content: bytes = stream.read()
-            return content
+            found = _noted(address, stream)
+            content = _contents.get(address, found.mark)
+            return _contents.keep(address, found.mark, stream.read()) if content is None else content
 
 
 def download(address: str, target: Path) -> None:
@@ -113,27 +144,27 @@ def put_file(address: str, source: Path) -> None:
     _whole(address, lambda: pa.memory_map(str(source)).read_buffer() if source.stat().st_size else b"")
 
 
-def list_folder(address: str, recursive: bool = False) -> list[Entry]:
-    """What lies in a folder, or below it, sorted; [] where nothing does."""
+def list_folder(address: str, recursive: bool = False, fresh: bool = False) -> Sequence[Entry]:
+    """What lies in a folder, or below it, sorted; () where nothing does. `fresh`: as it is now (`memory`)."""
     from pyarrow.fs import FileSelector, FileType
 
+    asked = f"{address}/**" if recursive else address
+    if not fresh and (known := _lists.get(asked)) is not None:
+        return known
     scheme = address.partition("://")[0]
     with _explained(address):
         system, key = _at(address)
         found = system.get_file_info(FileSelector(key, recursive=recursive, allow_not_found=True))
-    return sorted(
-        (
-            Entry(f"{scheme}://{each.path}", each.type == FileType.File, each.size or 0, _modified(each))
-            for each in found
-        ),
-        key=lambda entry: entry.address,
-    )
+    entries = [
+        Entry(f"{scheme}://{each.path}", each.type == FileType.File, each.size or 0, _modified(each)) for each in found
+    ]
+    return _lists.note(asked, tuple(sorted(entries, key=lambda entry: entry.address)))
 
 
 def delete(address: str) -> None:
     """Remove an object; FileNotFoundError where there is none."""
     _check_owned(address)
-    with _explained(address):
+    with _explained(address), _changed(address):
         system, key = _at(address)
         system.delete_file(key)
 
@@ -141,7 +172,7 @@ def delete(address: str) -> None:
 def delete_folder(address: str) -> None:
     """Remove all objects below a folder; FileNotFoundError where there are none."""
     _check_owned(address)
-    with _explained(address):
+    with _explained(address), _changed(address):
         system, key = _at(address)
         system.delete_dir(key)
 
@@ -149,12 +180,18 @@ def delete_folder(address: str) -> None:
 def copy(source: str, target: str) -> None:
     """Copy an object; within a bucket its bytes stay in the store."""
     _check_owned(target)
-    with _explained(source):
+    with _explained(source), _changed(target):
         (system, key), (other, place) = _at(source), _at(target)
         if system is other:
             system.copy_file(key, place)
             return
     put(target, get(source))
+
+
+def others_wrote() -> None:
+    """Other processes may have written objects or removed some: what was remembered holds no more."""
+    for answers in (_heads, _folders, _lists):
+        answers.forget_below("")
 
 
 def take_away(prefix: str, why: str) -> None:
@@ -183,7 +220,7 @@ def _whole(address: str, content: Callable[[], Any]) -> None:
 
     def send() -> None:
         try:
-            with _explained(address):
+            with _explained(address), _changed(address):
                 system, key = _at(address)
                 with system.open_output_stream(key) as stream:
                     stream.write(content())
@@ -201,6 +238,25 @@ def _whole(address: str, content: Callable[[], Any]) -> None:
         send()
     if failed:
         raise failed[0]
+
+
+@contextlib.contextmanager
+def _changed(address: str) -> Iterator[None]:
+    """Forget what was known of an object that is written or removed inside, whatever comes of it."""
+    _forget(address)
+    try:
+        yield
+    finally:
+        _forget(address)
+
+
+def _forget(address: str) -> None:
+    _heads.forget_below(address)
+    _lists.forget_below(address)
+    for each in around(address):
+        _folders.forget(each)
+        _lists.forget(each)
+        _lists.forget(f"{each}/**")
 
 
 @contextlib.contextmanager

@@ -41,4 +41,3 @@ def test_a_run_in_a_bucket_has_the_tables_of_one_in_a_folder(
     found, _ = bring(config_at(f"s3://{BUCKET}/runs"), 1)
     assert tables(found) == tables(expected)
     assert list(Path.cwd().iterdir()) == []  # nothing lies in a folder that is called s3:
-    print(bucket.counts())
