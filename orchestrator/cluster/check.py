@@ -28,6 +28,7 @@ from cellsemi.orchestrator.engine.ray_start import (
     node_name,
 )
 from cellsemi.orchestrator.engine.resources import resources_per_worker, with_noun
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import read_kept
 from cellsemi.rounds.store.lock import driver_lock
@@ -60,7 +61,8 @@ def check_cluster(config: Config, address: str, origin: str = "the address", nod
 @contextlib.contextmanager
 def _shared_folder(root: Path) -> Iterator[Path]:
     """A folder below `run.root` for the files of this check; folders that were made for it go, too."""
-    made = next((folder for folder in reversed([root, *root.parents]) if not folder.exists()), None)
+    parents = [] if isinstance(root, ObjectPath) else [root, *root.parents]  # of objects, no folder is made
+    made = next((folder for folder in reversed(parents) if not folder.exists()), None)
     folder = root / f".cluster-check-{uuid.uuid4().hex[:8]}"
     with files.explained(folder):
         folder.mkdir(parents=True)

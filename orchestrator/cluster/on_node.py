@@ -20,6 +20,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.cluster.findings import Finding
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, folder_problem
 from cellsemi.orchestrator.stages.read_images import check_models
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import RunPaths
@@ -99,7 +100,8 @@ def look(request: Request) -> list[Finding]:
     findings = [disk_finding(Path(tempfile.gettempdir()), "temporary files", request.config.engine.min_free_mb), folder]
     if folder.verdict == "ok":
         shared = files.place(request.folder)
-        findings.append(disk_finding(shared.parent, "the run", request.config.engine.min_free_mb))
+        if not isinstance(shared, ObjectPath):
+            findings.append(disk_finding(shared.parent, "the run", request.config.engine.min_free_mb))
         findings += [fsync_finding(shared), lock_finding(shared)]
     findings.append(models_finding(request.config))
     findings += [weights_finding(kept) for kept in request.kept]

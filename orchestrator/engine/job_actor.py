@@ -20,7 +20,7 @@ from cellsemi.orchestrator.engine.metrics import Observe, item_metrics
 from cellsemi.orchestrator.engine.node_check import NodeCheck
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
 from cellsemi.orchestrator.engine.ray_start import address_here, node_name, session_folder
-from cellsemi.rounds.storage import object_store
+from cellsemi.rounds.storage import appended, object_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class JobActor:
             _free_memory()
         with less_memory(halvings):
             found = attempt(lambda: worker.run(item))
+        settled = attempt(appended.settle_all)  # before the driver looks at what this process wrote
+        found = settled if isinstance(settled, Fault) else found
         took_s = time.monotonic() - started
         if self._observe is not None:
             self._observe(took_s, not isinstance(found, Fault))

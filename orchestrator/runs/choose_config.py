@@ -26,9 +26,9 @@ def choose_config(source: str | None, run: str | None, settings: Sequence[str]) 
         return load_config(source, [*settings, *named]), ""
     read_config(paths)  # a run.yaml that was emptied or cut has its own error
     place = [f"run.name={json.dumps(paths.name)}"]
-    if paths_of(load_config(str(paths.config), place).config) != paths:
+    if paths_of(load_config(str(files.local(paths.config)), place).config) != paths:
         place.append(f"run.root={json.dumps(str(paths.root.parent))}")
-    loaded = load_config(str(paths.config), [*settings, *place])
+    loaded = load_config(str(files.local(paths.config)), [*settings, *place])
     return LoadedConfig(loaded.config, f"the run's own, {paths.config}"), _unread(paths, place)
 
 

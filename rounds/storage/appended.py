@@ -89,6 +89,12 @@ def settle_below(folder: str) -> None:
         each.send(now=True)
 
 
+def settle_all() -> None:
+    """The same of all objects."""
+    for each in list(_spooled.values()):
+        each.send(now=True)
+
+
 def forget(address: str) -> None:
     """What waits for an object, or for those below a folder, is not written any more."""
     for each in _below(address):

@@ -106,6 +106,7 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             appended.forget(str(path))
             object_store.put_file(str(path), unsent)
         return
+    _check_here(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
@@ -139,6 +140,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if each.is_file():
                     object_store.put_file(str(path / each.relative_to(made)), each)
         return
+    _check_here(path)
     if path.resolve() == Path.cwd():
         raise RunError(f"{path}: is the current folder; name a new one (for example {path / 'out'})")
     unfinished = path.with_name(f".{path.name}.part")
@@ -202,6 +204,12 @@ def check_free_space(folder: Path, min_free_mb: int) -> None:
             f"{folder}: {free_mb} MB free, engine.min_free_mb asks for {min_free_mb}; "
             "free some space and run the same command again: it goes on where it stopped"
         )
+
+
+def _check_here(path: Path) -> None:
+    """RunError for an address that was taken for a path of this machine, and would make a folder called `s3:`."""
+    if path.parts and path.parts[0].rstrip(":") in object_store.SCHEMES and path.parts[0].endswith(":"):
+        raise RunError(f"{path}: this command writes on this machine; name a folder of it, and copy that to the bucket")
 
 
 @contextlib.contextmanager
