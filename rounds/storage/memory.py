@@ -1,8 +1,8 @@
 """Remembers for some seconds what a store said of objects and folders, so that each question costs few requests.
 
 It holds as long as nobody else changes what was asked for. So what this process writes or removes is forgotten at once,
-all is when a process gives work to another or takes its result (`object_store.others_wrote`), and that one object is
-not there is never remembered.
+all is when a process gives work to another or takes its result (`object_store.others_wrote`), and that an object is
+not there is remembered for a shorter time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 REMEMBERED_S = 10.0
+ABSENT_S = 2.0
 SMALL = 2**18  # bytes; the content of such objects is kept, and read again only when the store says that it is another
 KEPT = 2**26  # bytes of contents in all
 MOST = 10_000  # answers of a kind
@@ -24,13 +25,14 @@ T = TypeVar("T")
 class Answers(Generic[T]):
     """The answers of one kind, by address."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = REMEMBERED_S) -> None:
+        self._seconds = seconds
         self._found: dict[str, tuple[float, T]] = {}
 
     def get(self, address: str) -> T | None:
         """A fresh answer, None where there is none."""
         found = self._found.get(address)
-        return found[1] if found is not None and time.monotonic() - found[0] < REMEMBERED_S else None
+        return found[1] if found is not None and time.monotonic() - found[0] < self._seconds else None
 
     def note(self, address: str, answer: T) -> T:
         """Remember an answer."""

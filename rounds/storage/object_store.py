@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellsemi.configs.errors import RunError
-from cellsemi.rounds.storage.memory import Answers, Contents, around
+from cellsemi.rounds.storage.memory import ABSENT_S, Answers, Contents, around
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -58,6 +58,7 @@ class Head:
 
 
 _heads: Answers[Head] = Answers()
+_absent: Answers[bool] = Answers(ABSENT_S)  # True for objects that are not there
 _folders: Answers[bool] = Answers()  # True for those in which there is something
 _lists: Answers[tuple[Entry, ...]] = Answers()
 _contents = Contents()
@@ -69,17 +70,17 @@ def is_address(text: str) -> bool:
 
 
 def head(address: str) -> Head | None:
-    """What is known of an object without reading it; None where there is none. One request, or none (REMEMBERED_S).
-
-    That an object is not there is never remembered: others may write it at any time.
-    """
+    """What is known of an object without reading it; None where there is none. One request, or none (`memory`)."""
     if (known := _heads.get(address)) is not None:
         return known
+    if _absent.get(address):
+        return None
     with _explained(address):
         system, key = _at(address)
         try:
             return _noted(address, system.open_input_file(key))
         except FileNotFoundError:
+            _absent.note(address, True)
             return None
 
 
@@ -190,7 +191,7 @@ def copy(source: str, target: str) -> None:
 
 def others_wrote() -> None:
     """Other processes may have written objects or removed some: what was remembered holds no more."""
-    for answers in (_heads, _folders, _lists):
+    for answers in (_heads, _absent, _folders, _lists):
         answers.forget_below("")
 
 
@@ -252,6 +253,7 @@ def _changed(address: str) -> Iterator[None]:
 
 def _forget(address: str) -> None:
     _heads.forget_below(address)
+    _absent.forget_below(address)
     _lists.forget_below(address)
     for each in around(address):
         _folders.forget(each)
@@ -281,15 +283,15 @@ def _at(address: str) -> tuple[FileSystem, str]:
     """The file system of an address, and `bucket/key`."""
     scheme, _, key = address.partition("://")
     key = key.strip("/")
-    return _file_system(scheme, key.partition("/")[0]), key
+    return file_system(scheme, key.partition("/")[0]), key
 
 
 @functools.lru_cache(maxsize=16)
-def _file_system(scheme: str, bucket: str) -> FileSystem:
+def file_system(scheme: str, bucket: str) -> FileSystem:
+    """The client for a bucket, made once with what the environment says then."""
     return _google() if scheme == "gs" else _s3(_set(REGIONS) or _region(bucket))
 
 
-@functools.lru_cache(maxsize=16)
 def _s3(region: str) -> FileSystem:
     from pyarrow.fs import AwsDefaultS3RetryStrategy, S3FileSystem
 
@@ -306,7 +308,6 @@ def _s3(region: str) -> FileSystem:
     )
 
 
-@functools.cache
 def _google() -> FileSystem:
     from pyarrow.fs import GcsFileSystem
 

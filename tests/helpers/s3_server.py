@@ -17,7 +17,11 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 BUCKET = "bucket"
 CONTROL = "/_control"  # of the server itself, no bucket may be called so
@@ -74,6 +78,17 @@ def s3_server() -> Iterator[S3Server]:
             pass
         yield server
         process.stdin.close()
+
+
+def use_server(server: S3Server, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, and those that it starts, use a server, with local copies in a folder of their own."""
+    from cellsemi.rounds.storage import object_store
+
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CELLSEMI_OBJECT_CACHE", str(copies))
+    object_store.others_wrote()
+    object_store.file_system.cache_clear()
 
 
 class Faults:
