@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 from helpers import layouts
+from helpers.applied import write_images, write_labels
 from helpers.campaigns import SMALL, Notes, bring, config_at, tables
 from helpers.s3_server import BUCKET, S3Server, s3_server, use_server
 from helpers.terminal import cellsemi, invoke
 
+from cellsemi.configs.errors import RunError
 from cellsemi.configs.loading import load_config
+from cellsemi.orchestrator.cluster import on_node
+from cellsemi.orchestrator.engine.ray_start import Probe
 from cellsemi.orchestrator.events import read_events
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.datasets.open import list_data
@@ -23,6 +27,7 @@ from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import RunPaths
 from cellsemi.rounds.store.schemas import to_table
+from cellsemi.rounds.store.shards import read_shard
 
 ONE = "models=[{kind: flow-unet, name: unet-a}]"
 SMALLEST = [
@@ -142,3 +147,34 @@ def test_on_ray_workers_write_into_the_bucket(bucket: S3Server, tmp_path: Path) 
     assert b"local Ray" in found.log.read_bytes() or found.log.is_file()
     assert [kind.event for kind in read_events(found.events)][-1] == "note"
     assert (tmp_path / "tracking-small" / "told.json").is_file()
+
+
+def test_a_node_is_asked_whether_it_can_work_in_the_bucket(bucket: S3Server) -> None:
+    folder = files.place(f"s3://{BUCKET}/check")
+    files.write_text(folder / "probe", "abc")
+    asked = on_node.Request(str(folder), Probe(str(folder / "probe"), "abc"), load_config("demo", []).config, ())
+    with driver_lock(RunPaths(folder)):
+        found = {finding.check: finding for finding in on_node.look(asked)}
+    assert {finding.verdict for finding in found.values()} == {"ok"}
+    assert {"run folder", "fsync", "lock", "models"} <= set(found) and "disk for the run" not in found
+
+
+def test_models_of_a_run_in_a_bucket_are_used_and_what_was_altered_is_refused(
+    fake_models: None, bucket: S3Server, tmp_path: Path
+) -> None:
+    paths, _ = bring(config_at(f"s3://{BUCKET}/used", ONE), 0)
+    (image,) = write_images(paths, "test", tmp_path / "images")[:1]
+    done = invoke("predict", str(image), "--run", str(paths.root), "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0 and (tmp_path / "out" / "measurements.csv").is_file(), done.output
+    write_images(paths, "test", tmp_path / "data")
+    write_labels(paths, "test", tmp_path / "data")
+    done = invoke("evaluate", str(tmp_path / "data"), "--run", str(paths.root))
+    assert done.exit_code == 0, (done.output, done.exception)
+    done = invoke("data", "check", str(paths.root))
+    assert done.exit_code == 0, done.output
+    shard = next(paths.split("val").glob("part-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9] + b"?" * 9)
+    done = invoke("data", "check", str(paths.root))
+    assert done.exit_code == 1 and str(shard.relative_to(paths.root)) in done.output
+    with pytest.raises(RunError, match="altered since it was written"):
+        list(read_shard(shard))
