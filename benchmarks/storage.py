@@ -18,14 +18,14 @@ from pathlib import Path
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import RunPaths
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.campaigns import tables
 from helpers.s3_server import BUCKET, s3_server
 from helpers.terminal import MAIN
 from machine import describe
 
+HERE = Path(__file__).parent
 ROUNDS = 1
 SETTINGS = [
     "data.generated.labelled=8", "data.generated.unlabelled=16", "data.generated.val=8", "data.generated.test=8",

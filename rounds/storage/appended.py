@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
 import shutil
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from cellsemi.configs.errors import RunError
 from cellsemi.rounds.storage import object_store
 
 EVERY_S = 5.0
+PREFIX = "cellsemi-appended-"  # of the folder of a process, before its number
+LEFT_S = 24 * 3600.0
 SHARE = 20.0  # sending takes at most one part of so many of the time
 
 
@@ -114,10 +117,21 @@ def _below(address: str) -> Iterator[_Spooled]:
 def _made_folder() -> Path:
     import pyarrow.fs  # noqa: F401 (what it does at the end of a process must come after ours)
 
-    folder = Path(tempfile.mkdtemp(prefix="cellsemi-appended-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     atexit.register(_end, folder)
     threading.Thread(target=_send_at_times, name="appended", daemon=True).start()
     return folder
+
+
+def _sweep() -> None:
+    """Remove the folders of processes that were killed: they do not run, and wrote nothing for LEFT_S."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - last > LEFT_S and not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _send_at_times() -> None:

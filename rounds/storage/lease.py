@@ -128,6 +128,8 @@ def _keep(folder: str, claims: str, own: str, content: bytes, ending: threading.
                     lost = bool(_others(claims, own, lambda _: False)[0])
                     renewed = before
         if lost:
+            with contextlib.suppress(RunError, FileNotFoundError):
+                object_store.delete(own)  # it may stand beside that of the next driver, which would give up as well
             object_store.take_away(
                 f"{folder}/",
                 f"{folder}: this process did not renew its lease for {LEASE_S:g} s (it was stopped, or the store could "

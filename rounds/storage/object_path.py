@@ -41,12 +41,12 @@ class ObjectPath(PosixPath):
         )
 
     def __truediv__(self, key: str | os.PathLike[str]) -> Self:
-        other = key if isinstance(key, PurePath) else PurePath(key)
-        if other.is_absolute():  # as of any two paths: the second wins
-            return type(self)(str(key)) if object_store.is_address(str(key)) else Path(key)  # type: ignore[return-value]
-        if object_store.is_address(str(key)):
-            return type(self)(str(key))
-        return super().__truediv__(key)
+        text = str(key) if isinstance(key, PurePath) else os.fspath(key)
+        if object_store.is_address(text):  # as of any two paths: the second wins where it is whole
+            return type(self)(text)
+        if PurePath(text).is_absolute():
+            return Path(text)  # type: ignore[return-value]
+        return type(self)(str(self), text)
 
     def joinpath(self, *others: str | os.PathLike[str]) -> Self:
         """As of any path."""

@@ -21,11 +21,12 @@ from cellsemi.configs.loading import load_config
 from cellsemi.orchestrator.cluster import on_node
 from cellsemi.orchestrator.engine.ray_start import Probe
 from cellsemi.orchestrator.events import read_events
+from cellsemi.orchestrator.runs.plan import adopt_steps
 from cellsemi.orchestrator.runs.status import read_status
 from cellsemi.rounds.datasets.open import list_data
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
-from cellsemi.rounds.store.run import RunPaths
+from cellsemi.rounds.store.run import RunPaths, open_run
 from cellsemi.rounds.store.schemas import to_table
 from cellsemi.rounds.store.shards import read_shard
 
@@ -113,7 +114,33 @@ def test_commands_read_a_run_in_a_bucket(fake_models: None, bucket: S3Server, tm
     assert done.exit_code == 0 and (tmp_path / "coco.json").is_file(), done.output
     done = invoke("report", str(paths.root), "--out", f"s3://{BUCKET}/elsewhere")
     assert done.exit_code == 1 and "writes on this machine" in str(done.exception)
+    (image,) = write_images(paths, "test", tmp_path / "images")[:1]
+    done = invoke("predict", str(image), "--run", str(paths.root), "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0 and (tmp_path / "out" / "measurements.csv").is_file(), done.output
+    write_images(paths, "test", tmp_path / "data")
+    write_labels(paths, "test", tmp_path / "data")
+    done = invoke("evaluate", str(tmp_path / "data"), "--run", str(paths.root))
+    assert done.exit_code == 0, (done.output, done.exception)
+    done = invoke("data", "check", str(paths.root))
+    assert done.exit_code == 0, done.output
+    shard = next(paths.split("val").glob("part-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9] + b"?" * 9)
+    done = invoke("data", "check", str(paths.root))
+    assert done.exit_code == 1 and str(shard.relative_to(paths.root)) in done.output
+    with pytest.raises(RunError, match="altered since it was written"):
+        list(read_shard(shard))
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_run_takes_the_steps_of_another_in_the_bucket(fake_models: None, bucket: S3Server) -> None:
+    first = config_at(f"s3://{BUCKET}/adopt", ONE)
+    source, _ = bring(first, 0)
+    second = config_at(f"s3://{BUCKET}/adopt", ONE, "run.name=second", "rounds.promotion.min_probability=0.7")
+    target = open_run(second)
+    assert adopt_steps(source, target, second) > 5
+    found, resumed = bring(second, 0)
+    assert resumed.begun == ["0: finish the round"]  # which reads the setting that differs
+    assert resumed.skips and tables(found) == tables(source)
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
@@ -157,24 +184,3 @@ def test_a_node_is_asked_whether_it_can_work_in_the_bucket(bucket: S3Server) -> 
         found = {finding.check: finding for finding in on_node.look(asked)}
     assert {finding.verdict for finding in found.values()} == {"ok"}
     assert {"run folder", "fsync", "lock", "models"} <= set(found) and "disk for the run" not in found
-
-
-def test_models_of_a_run_in_a_bucket_are_used_and_what_was_altered_is_refused(
-    fake_models: None, bucket: S3Server, tmp_path: Path
-) -> None:
-    paths, _ = bring(config_at(f"s3://{BUCKET}/used", ONE), 0)
-    (image,) = write_images(paths, "test", tmp_path / "images")[:1]
-    done = invoke("predict", str(image), "--run", str(paths.root), "--out", str(tmp_path / "out"))
-    assert done.exit_code == 0 and (tmp_path / "out" / "measurements.csv").is_file(), done.output
-    write_images(paths, "test", tmp_path / "data")
-    write_labels(paths, "test", tmp_path / "data")
-    done = invoke("evaluate", str(tmp_path / "data"), "--run", str(paths.root))
-    assert done.exit_code == 0, (done.output, done.exception)
-    done = invoke("data", "check", str(paths.root))
-    assert done.exit_code == 0, done.output
-    shard = next(paths.split("val").glob("part-*.parquet"))
-    shard.write_bytes(shard.read_bytes()[:-9] + b"?" * 9)
-    done = invoke("data", "check", str(paths.root))
-    assert done.exit_code == 1 and str(shard.relative_to(paths.root)) in done.output
-    with pytest.raises(RunError, match="altered since it was written"):
-        list(read_shard(shard))
