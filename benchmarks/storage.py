@@ -20,7 +20,7 @@ from cellsemi.rounds.store.run import RunPaths
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from helpers.campaigns import tables
+from helpers.campaigns import PLAIN, tables
 from helpers.s3_server import BUCKET, s3_server
 from helpers.terminal import MAIN
 from machine import describe
@@ -28,10 +28,12 @@ from machine import describe
 HERE = Path(__file__).parent
 ROUNDS = 1
 SETTINGS = [
-    "data.generated.labelled=8", "data.generated.unlabelled=16", "data.generated.val=8", "data.generated.test=8",
-    "data.generated.height_px=128", "data.generated.width_px=160", "models.0.width=8",
-    "data.shard_images=4", "training.steps=60", "training.precision=float32", "tracking=[]", "engine.checkpoint_s=5",
-    "rounds.promotion.bootstrap=100", "engine.min_free_mb=0",
+    *PLAIN, "data.generated.labelled=8", "data.generated.unlabelled=16", "data.generated.val=8",
+    "data.generated.test=8", "data.generated.height_px=128", "data.generated.width_px=160", "data.shard_images=4",
+    "training.steps=60",
+    "training.batch=2", "training.crop_px=64", "training.precision=float32", "models.0.width=8", "models.1.width=8",
+    "inference.tta=[identity]", "inference.cell_probability=0.3", "engine.checkpoint_s=5", "engine.min_free_mb=0",
+    "rounds.promotion.bootstrap=100", "tracking=[]",
 ]  # fmt: skip
 KINDS = ("PUT", "HEAD", "GET", "LIST", "DELETE", "POST")
 
