@@ -116,16 +116,18 @@ def _others(claims: str, own: str, has_ended: Callable[[bytes], bool]) -> tuple[
 
 def _keep(folder: str, claims: str, own: str, content: bytes, ending: threading.Event) -> None:
     """Write the claim anew until the end; give the folder up where that fails for too long or another is there."""
-    renewed = _now()
+    renewed, beside = _now(), dict[str, float | None]()
     while not ending.wait(RENEW_S):
         lost = _now() - renewed > LEASE_S
         if not lost:
             with contextlib.suppress(RunError):
                 before = _now()
-                lost = all(entry.address != own for entry in object_store.list_folder(claims, fresh=True))
+                found = {entry.address: entry.modified for entry in object_store.list_folder(claims, fresh=True)}
+                # One that is renewed is held; that of a process which asks and is refused stands for a moment only.
+                held = [each for each in beside if each != own and found.get(each, beside[each]) != beside[each]]
+                lost, beside = own not in found or bool(held), found
                 if not lost:
                     object_store.put(own, content)
-                    lost = bool(_others(claims, own, lambda _: False)[0])
                     renewed = before
         if lost:
             with contextlib.suppress(RunError, FileNotFoundError):
