@@ -7,8 +7,8 @@ times. No condition is put on a write, since pyarrow.fs offers none.
 
 A claim is written anew every RENEW_S. One that was not for LEASE_S is void: its process was killed, or has no
 connection; the next one removes it and goes on. Ages are differences of times that the store itself wrote down, so the
-clocks of machines do not matter. A process that could not renew its claim in time, or finds another beside it, has lost
-the folder: all that it then writes there is refused (`object_store.take_away`), which ends its work.
+clocks of machines do not matter. A process that could not renew its claim in time, or finds another beside it that is
+renewed, has lost the folder: all that it then writes there is refused (`object_store.take_away`), which ends its work.
 """
 
 from __future__ import annotations
