@@ -163,7 +163,9 @@ class DataConfig(Section):
             ("`generated` cells", *(f"; `{entry.name}`: {entry.layout}" for entry in FORMATS if entry.reads), ".")
         ),
     )
-    root: str | None = Field(None, description="Folder of the data set (for every source but `generated`).")
+    root: str | None = Field(
+        None, description="Folder of the data set, or an address (s3://, gs://), for every source but `generated`."
+    )
     manifest: str = Field(
         "manifest.csv", description="`label-maps`: CSV below `root` with the columns `id` and `split`."
     )

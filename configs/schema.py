@@ -25,7 +25,11 @@ class RunConfig(Section):
     """What the run is called and where it lives."""
 
     name: str = Field("demo", description="Name of the run; its folder below `root`.")
-    root: str = Field("runs", description="Folder of all runs; must be seen by every node of a cluster.")
+    root: str = Field(
+        "runs",
+        description="Folder of all runs, or an address (s3://, gs://: docs/storage.md); "
+        "must be seen by every node of a cluster.",
+    )
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="Draws the labelled subset, the generated cells and every initialisation."
     )

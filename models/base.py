@@ -78,11 +78,11 @@ class FitTask:
                 self.classes,
                 self.one_class_per_image,
                 self.ignore_dilation_px,
-                self.hashes or [files.sha256_bytes(Path(path).read_bytes()) for path in self.shards],
+                self.hashes or [files.sha256_bytes(files.place(path).read_bytes()) for path in self.shards],
                 self.seed,
                 self.steps,
                 self.human_fraction,
-                *([] if self.teacher is None else [read_model_file(Path(self.teacher)).weights_sha256]),
+                *([] if self.teacher is None else [read_model_file(files.place(self.teacher)).weights_sha256]),
                 *([] if self.weights_sha256 is None else [self.weights_sha256]),
             ]
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -40,6 +39,7 @@ from cellsemi.models.model_files import (
 )
 from cellsemi.models.start_weights import Given, find_given, refuse_other_kind
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import files
 
 LEFT_OUT = -1  # the class id of what a model's `class_map` ignores
 
@@ -121,7 +121,7 @@ def take_nothing(task: FitTask) -> FitResult:
 
 
 def _written(task: FitTask, weights: bytes, facts: ModelFacts) -> FitResult:
-    write_model_file(Path(task.out_dir), weights, facts)
+    write_model_file(files.place(task.out_dir), weights, facts)
     return FitResult(parameters=facts.training.parameters, steps=0, loss=0.0, seconds=0.0, resumed_at=0)
 
 

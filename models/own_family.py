@@ -61,7 +61,7 @@ def code_in(folder: Path, code: str | None) -> Path | None:
     if code is not None and not (folder / CODE).is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(folder / CODE) as place:
-            shutil.copytree(code, place, ignore=LEFT_BEHIND, dirs_exist_ok=True)
+            shutil.copytree(files.local_folder(files.place(code)), place, ignore=LEFT_BEHIND, dirs_exist_ok=True)
     return kept_code(folder)
 
 
@@ -99,7 +99,7 @@ def _from_copy(module: str, code: Path) -> ModuleType:
     if _imported.get(top) != digest:
         for name in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
             del sys.modules[name]
-        sys.path.insert(0, str(code.resolve()))
+        sys.path.insert(0, str(files.local_folder(code).resolve()))
         importlib.invalidate_caches()
         _imported[top] = digest
     return importlib.import_module(module)

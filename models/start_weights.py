@@ -22,6 +22,7 @@ from cellsemi.models.model_files import (
     read_weights,
 )
 from cellsemi.models.weight_files import PICKLE, load_state, registered, verify
+from cellsemi.rounds.store import files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +110,7 @@ def trained_folder(weights: str) -> Path | None:
 
     ModelError when the folder holds no trained model, or several.
     """
-    folder = Path(weights).expanduser()
+    folder = files.place(weights).expanduser()
     if not folder.is_dir():
         return None
     if (folder / MODEL_FILE).is_file():

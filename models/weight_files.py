@@ -129,13 +129,13 @@ def verify(weights: str, sha256: str | None = None) -> VerifiedWeights:
     entry = registered().get(weights)
     if entry is None:
         return _verified(absolute(weights), {"stated": sha256}, None)
-    return _verified(Path(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
+    return _verified(files.place(entry.path), {"stated": sha256, "registered": entry.sha256}, weights)
 
 
 def absolute(path: str) -> Path:
     """A path as it is kept: whole, with ~ for the home of a user."""
     try:
-        return Path(path).expanduser().absolute()
+        return files.place(path).expanduser().absolute()
     except RuntimeError:  # ~NAME of nobody
         return Path(path).absolute()
 
@@ -236,7 +236,7 @@ def _safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return load_file(files.local(path))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: no weights file: not safetensors ({error}); get the file anew") from None
 
@@ -247,7 +247,7 @@ def _torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols, before it refuses or reads them
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(files.local(path), map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise ModelError(f"{path}: no weights file: {_why_refused(error)}") from None
 

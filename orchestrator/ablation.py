@@ -23,6 +23,7 @@ from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.evaluation.history import decisions, read_manifests
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.evaluation.metrics import ImageScore
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, open_run
 
@@ -51,7 +52,7 @@ class Plan:
     @property
     def table(self) -> Path:
         """Where the table goes, beside the runs and without suffix: .md, .csv and .json."""
-        return Path(self.base.run.root).resolve() / f"{self.base.run.name}-ablation"
+        return files.place(self.base.run.root).resolve() / f"{self.base.run.name}-ablation"
 
 
 def make_plan(base: Config, target: int, parts: Sequence[Part], seeds: Sequence[int], strict: bool) -> Plan:

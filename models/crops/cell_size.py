@@ -18,6 +18,7 @@ from cellsemi.configs.training import AUTO_CELL_PX
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.sampling import columns
 from cellsemi.models.model_files import CellSize, read_model_file
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import HUMAN_SPLIT
 
 
@@ -28,8 +29,8 @@ def cell_size_of(task: FitTask) -> CellSize:
     and there is no human-labelled cell to measure.
     """
     if task.teacher is not None:
-        return read_model_file(Path(task.teacher)).cell_size
-    diameter = typical_diameter([Path(path) for path in task.shards])
+        return read_model_file(files.place(task.teacher)).cell_size
+    diameter = typical_diameter([files.place(path) for path in task.shards])
     wanted = task.training.cell_px
     if diameter is None and wanted not in (None, AUTO_CELL_PX):
         raise DataError(

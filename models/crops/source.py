@@ -27,6 +27,7 @@ from cellsemi.models.crops.normalise import Channels
 from cellsemi.models.crops.sampling import ImageSampler, InTurn, label_kinds, learnt_cells
 from cellsemi.models.model_files import CellSize
 from cellsemi.rounds.cells.instance_map import IGNORE
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.shards import ShardSet
 
 ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the others lie anywhere
@@ -87,7 +88,7 @@ class CropSource:
         """The crops that a task trains on at a cell size, of side `crop_px` (None: that of the task)."""
         training = task.training
         return cls(
-            [Path(path) for path in task.shards],
+            [files.place(path) for path in task.shards],
             crop_px=crop_px or training.crop_px,
             batch=training.batch,
             human_fraction=task.human_fraction,
@@ -101,7 +102,7 @@ class CropSource:
             pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
             part=task.part,
-            images=[Path(path) for path in task.images],
+            images=[files.place(path) for path in task.images],
             rows=task.rows,
         )
 
@@ -113,7 +114,7 @@ class CropSource:
 
         None where none of them is annotated. An image gives a crop when all others have given one.
         """
-        shards = [Path(path) for path in task.validation]
+        shards = [files.place(path) for path in task.validation]
         annotated = np.flatnonzero(label_kinds(shards)[1])
         if not len(annotated):
             return None

@@ -10,16 +10,17 @@ from cellsemi.models.base import Family, FitResult, FitTask, Predictor, Progress
 from cellsemi.models.given import take_nothing
 from cellsemi.models.model_files import read_model_file
 from cellsemi.models.own_family import code_in, kept_code, own_family
+from cellsemi.rounds.store import files
 
 
 def _fit(task: FitTask, progress: Progress) -> FitResult:
-    model, folder = config_of(task.model, PythonConfig), Path(task.out_dir)
+    model, folder = config_of(task.model, PythonConfig), files.place(task.out_dir)
     code = code_in(folder, task.code)
     return own_family(model, code).fit(task, progress)
 
 
 def _take(task: FitTask) -> FitResult:
-    model, folder = config_of(task.model, PythonConfig), Path(task.out_dir)
+    model, folder = config_of(task.model, PythonConfig), files.place(task.out_dir)
     take = own_family(model, code_in(folder, task.code)).take or take_nothing
     return take(task)
 

@@ -79,7 +79,7 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with safe_open(files.local(self.path), framework="pt") as file:
                 about = json.loads((file.metadata() or {}).get("cellsemi", "{}"))
                 if about.get("fingerprint") != self.fingerprint:
                     return None

@@ -33,6 +33,7 @@ from cellsemi.models.training.transport import on_device
 from cellsemi.models.training.usage import Usage, is_due, measure
 from cellsemi.models.training.validation_loss import ValidationBatches, ValidationRecord, measuring, points
 from cellsemi.rounds import pulse
+from cellsemi.rounds.store import files
 
 OPTIMISER = "optimiser"  # prefix of the optimiser's state in a checkpoint
 
@@ -163,7 +164,7 @@ class Loop:
             net,
             task.training,
             steps=task.steps,
-            folder=Path(task.out_dir),
+            folder=files.place(task.out_dir),
             fingerprint=fingerprint or task.fingerprint,
             precision=choose_precision(task.training.precision, device),
             device=device,

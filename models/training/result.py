@@ -39,7 +39,7 @@ def write_result(
     `cell_size` is that of the crops (crops.cell_size). `started_from` are the weights from outside that the network was
     built with; those of a teacher took their place.
     """
-    folder = Path(task.out_dir)
+    folder = files.place(task.out_dir)
     records = trained.curves.records
     loss = float(np.mean([record.loss for record in records[-max(1, len(records) // 10) :]]))
     result = FitResult(
@@ -47,7 +47,7 @@ def write_result(
     )
     if rank() > 0:
         return result
-    teacher = None if task.teacher is None else read_model_file(Path(task.teacher))
+    teacher = None if task.teacher is None else read_model_file(files.place(task.teacher))
     _write_table(folder / LOSS_FILE, pa.Table.from_pylist([record.to_row() for record in records]))
     if trained.curves.validation:
         rows = [record.to_row() for record in trained.curves.validation]
@@ -69,11 +69,11 @@ def write_result(
 
 def join_curves(parts: Sequence[Path], folder: Path) -> None:
     """Write the curves of a fit into `folder` that was done in parts, one after the other."""
-    losses = [pq.read_table(part / LOSS_FILE) for part in parts]
+    losses = [pq.read_table(files.local(part / LOSS_FILE)) for part in parts]
     before = np.cumsum([0, *(table.num_rows for table in losses)])[:-1].tolist()
     _write_table(folder / LOSS_FILE, _after(losses, before))
     measured = [(part / VALIDATION_FILE, steps) for part, steps in zip(parts, before, strict=True)]
-    if there := [(pq.read_table(path), steps) for path, steps in measured if path.is_file()]:
+    if there := [(pq.read_table(files.local(path)), steps) for path, steps in measured if path.is_file()]:
         _write_table(folder / VALIDATION_FILE, _after([table for table, _ in there], [steps for _, steps in there]))
     rows: list[dict[str, float | None]] = []
     for part, steps in zip(parts, before, strict=True):

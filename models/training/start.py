@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from safetensors.torch import load as load_tensors
 from torch import nn
 
@@ -13,6 +11,7 @@ from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import StartWeights, read_weights
 from cellsemi.models.start_weights import Given, other_settings, refuse_other_model
 from cellsemi.models.weight_files import differences
+from cellsemi.rounds.store import files
 
 
 def start_from_teacher(net: nn.Module, task: FitTask) -> None:
@@ -24,7 +23,7 @@ def start_from_teacher(net: nn.Module, task: FitTask) -> None:
     if task.teacher is None:
         return
     try:
-        net.load_state_dict(load_tensors(read_weights(Path(task.teacher))))
+        net.load_state_dict(load_tensors(read_weights(files.place(task.teacher))))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{task.teacher}: not the weights of the same network ({reason})") from None

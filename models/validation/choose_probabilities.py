@@ -29,6 +29,7 @@ from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.metrics import scores_from
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import ChosenProbability, FitRecord
 
 GRID = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # .30 to .70
@@ -91,7 +92,7 @@ def choose(choice: OnValidation, model: Path) -> Chosen:
 
     chosen = None
     if choice.grid:
-        each = list(over_images(Path(choice.images), choice.max_pixels, scored, left_out))
+        each = list(over_images(files.place(choice.images), choice.max_pixels, scored, left_out))
         chosen = _best(choice.grid, np.mean(each, axis=0).max(axis=1) if each else np.zeros(len(choice.grid)))
     below = None if choice.quantile is None else _background(choice, model, chosen, choice.quantile, left_out)
     return Chosen(chosen, below, left_out)
@@ -113,7 +114,7 @@ def _background(
             image = seen(image, polarity)
         return plain.at_probabilities(image, (), scale)[1], human.in_state("human")
 
-    for probability, cells in over_images(Path(choice.images), choice.max_pixels, probabilities, left_out):
+    for probability, cells in over_images(files.place(choice.images), choice.max_pixels, probabilities, left_out):
         inside.add(probability, cells)
     return inside.quantile(share)
 

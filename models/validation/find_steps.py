@@ -8,7 +8,6 @@ last part that raised the validation mAP by `training.min_gain` or more, or any 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +54,7 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
 
     A call that was interrupted goes on where it was, as each part does. `task.steps` is not read.
     """
-    folder = Path(task.out_dir)
+    folder = files.place(task.out_dir)
     done, scores, results, teacher = 0, dict[int, float](), list[FitResult](), task.teacher
     left_out: dict[str, str] = {}
     for total in search.totals():
@@ -67,7 +66,7 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
             teacher=teacher,
         )
         results.append(_fit_once(fit, part, _later(progress, done, search.most)))
-        scores[total] = _validation_map(search.validation, Path(part.out_dir), left_out)
+        scores[total] = _validation_map(search.validation, files.place(part.out_dir), left_out)
         before = scores.get(done, 0.0)
         done, teacher = total, part.out_dir
         if len(scores) > 1 and scores[total] - before < search.min_gain:
@@ -75,7 +74,7 @@ def fit_until_it_stops(fit: Fit, task: FitTask, search: Search, progress: Progre
     kept = max(scores, key=lambda total: (round(scores[total], 9), -total))
     used = results[: list(scores).index(kept) + 1]
     _adopt(task, [folder / PARTS / str(total) for total in scores if total <= kept], kept)
-    shutil.rmtree(folder / PARTS)
+    files.remove_folder(folder / PARTS)
     result = replace(used[-1], steps=kept, seconds=sum(each.seconds for each in results))
     by_steps = {str(total): score for total, score in scores.items()}
     return result, FoundSteps(steps=kept, scores=by_steps, left_out=left_out)
@@ -87,7 +86,7 @@ def _later(progress: Progress, done: int, most: int) -> Progress:
 
 def _fit_once(fit: Fit, part: FitTask, progress: Progress) -> FitResult:
     """Fit a part, or take it as an interrupted call left it."""
-    path = Path(part.out_dir) / "result.json"
+    path = files.place(part.out_dir) / "result.json"
     if path.is_file():
         return FitResult(**files.read_json(path))
     found = fit(part, progress)
@@ -108,16 +107,16 @@ def _validation_map(validation: OnValidation, model: Path, left_out: dict[str, s
         (found,) = predictor.predict([image])
         return scorable(found, human)
 
-    return best_threshold(list(over_images(Path(validation.images), validation.max_pixels, pair, left_out))).map
+    return best_threshold(list(over_images(files.place(validation.images), validation.max_pixels, pair, left_out))).map
 
 
 def _adopt(task: FitTask, parts: list[Path], steps: int) -> None:
     """Make the last of the parts the result of the fit, with the curves of all of them."""
-    folder, last, first = Path(task.out_dir), read_model_file(parts[-1]), read_model_file(parts[0])
+    folder, last, first = files.place(task.out_dir), read_model_file(parts[-1]), read_model_file(parts[0])
     from cellsemi.models.training.result import join_curves  # with torch, which the driver does without
 
     join_curves(parts, folder)
-    losses = pq.read_table(parts[-1] / LOSS_FILE)["loss"].to_numpy()
+    losses = pq.read_table(files.local(parts[-1] / LOSS_FILE))["loss"].to_numpy()
     loss = float(np.mean(losses[-max(1, len(losses) // 10) :]))
     changed = {
         "fingerprint": task.fingerprint,

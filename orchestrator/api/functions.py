@@ -26,6 +26,7 @@ from cellsemi.rounds.evaluation.comparison import common_classes, renumbered, sc
 from cellsemi.rounds.evaluation.metrics import Summary, summarise
 from cellsemi.rounds.formats.label_map.label_map import check_numbered
 from cellsemi.rounds.pseudo_labels import fusion
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import decode_label_map
 
 Labels = Instances | NDArray[Any] | str | Path  # cells, a label map, or the file of one
@@ -33,7 +34,7 @@ Labels = Instances | NDArray[Any] | str | Path  # cells, a label map, or the fil
 
 def load_model(folder: str | Path, device: str = "auto") -> Model:
     """A model that `cellsemi model export` wrote; ModelError when a file is missing or altered."""
-    return Model(TrainedModel.read(Path(folder)), device)
+    return Model(TrainedModel.read(files.place(folder)), device)
 
 
 def explain(
@@ -55,7 +56,7 @@ def explain(
     found = explain_with(
         str(image),
         None if run is None else str(run),
-        None if model is None else Path(model),
+        None if model is None else files.place(model),
         from_values(min_score, min_area_px),
         round=round,
         device=device,

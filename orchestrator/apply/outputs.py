@@ -71,6 +71,6 @@ def write_quarantined(states: Sequence[FileState], out: Path) -> None:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return files.place(path).read_bytes()
     except OSError as error:
         raise ImageError(path, f"was predicted and cannot be read now ({error.strerror})", "put it back") from None

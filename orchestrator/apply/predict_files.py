@@ -24,7 +24,7 @@ from cellsemi.orchestrator.apply.known import KnownPredictions
 from cellsemi.orchestrator.apply.recipe import TrainedModel
 from cellsemi.orchestrator.engine.protocol import Engine, Failure, Record, Worker
 from cellsemi.orchestrator.events import Watcher
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.manifest import Commit, read_commits, write_commit
 from cellsemi.rounds.store.on_disk import OnDisk
@@ -131,7 +131,7 @@ def commit(
     job: PredictFilesJob, item: int, rows: Sequence[ImageRecord], states: Sequence[FileState], warnings: dict[str, int]
 ) -> Record:
     """Write the shard of a chunk, then its commit."""
-    out = Path(job.out)
+    out = files.place(job.out)
     written = shards.write_shard(out / shards.part_name(item), rows, job.fingerprint)
     done = FilesCommit(
         item=item, fingerprint=job.fingerprint, **written.model_dump(), warnings=warnings, images=tuple(states)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from cellsemi.configs.formats import WRITABLE
-from cellsemi.orchestrator.cli.options import Command, answer, debug_option, json_option
+from cellsemi.orchestrator.cli.options import AnyPlace, Command, answer, debug_option, json_option
 
 if TYPE_CHECKING:
     from cellsemi.rounds.cells.instances import State
 
 STATES = ("human", "accepted", "predicted", "ignored")
 SPLITS = ("labelled", "unlabelled", "val", "test")
-anything = click.Path(path_type=Path, exists=True)
+anything = AnyPlace(path_type=Path, exists=True)
 
 
 def source_options(command: Command) -> Command:

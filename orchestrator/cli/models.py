@@ -12,6 +12,7 @@ import click
 
 from cellsemi.configs.errors import ModelError, UsageError
 from cellsemi.orchestrator.cli.options import answer, debug_option, json_option
+from cellsemi.rounds.store import files
 
 if TYPE_CHECKING:
     from cellsemi.models.weight_files import VerifiedWeights
@@ -253,8 +254,8 @@ def find_trained(name: str) -> Path:
     from cellsemi.models.model_files import MODEL_FILE
     from cellsemi.orchestrator.runs.find_run import find_run
 
-    if (Path(name) / MODEL_FILE).is_file():
-        return Path(name)
+    if (files.place(name) / MODEL_FILE).is_file():
+        return files.place(name)
     run, _, model = name.rstrip("/").rpartition("/")
     if not run:
         raise UsageError(f"{name}: holds no trained model; name a folder with {MODEL_FILE}, or RUN/MODEL")

@@ -55,6 +55,21 @@ class Session:
         click.echo(f"{word}.{rest}", err=True)
 
 
+class AnyPlace(click.Path):
+    """A path of this machine, or the address of objects in a bucket."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The Path, or the ObjectPath; a usage error where it has to exist and does not."""
+        from cellsemi.rounds.store import files
+
+        place = files.place(value)
+        if "://" not in str(place):
+            return super().convert(value, parameter, context)
+        if self.exists and not place.exists():
+            self.fail(f"{value}: there are no such objects", parameter, context)
+        return place
+
+
 def _sweep_crash_logs() -> None:
     """Remove the logs of earlier crashes that are older than a day."""
     for path in Path(tempfile.gettempdir()).glob("*".join(CRASH_LOG)):

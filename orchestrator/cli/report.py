@@ -51,5 +51,7 @@ def _show(path: Path) -> None:
     """Show a file in the browser; a line says so where there is none."""
     import webbrowser
 
-    if not webbrowser.open(path.resolve().as_uri()):
+    from cellsemi.rounds.store import files
+
+    if not webbrowser.open(files.local(path).resolve().as_uri()):
         click.echo(f"no browser was found; open {path.resolve()}", err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from cellsemi.orchestrator.engine.ray_start import (
     node_name,
 )
 from cellsemi.orchestrator.engine.resources import resources_per_worker, with_noun
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.kept_weights import read_kept
 from cellsemi.rounds.store.lock import driver_lock
@@ -61,14 +61,15 @@ def check_cluster(config: Config, address: str, origin: str = "the address", nod
 @contextlib.contextmanager
 def _shared_folder(root: Path) -> Iterator[Path]:
     """A folder below `run.root` for the files of this check; folders that were made for it go, too."""
-    made = next((folder for folder in reversed([root, *root.parents]) if not folder.exists()), None)
+    parents = [] if isinstance(root, ObjectPath) else [root, *root.parents]  # of objects, no folder is made
+    made = next((folder for folder in reversed(parents) if not folder.exists()), None)
     folder = root / f".cluster-check-{uuid.uuid4().hex[:8]}"
     with files.explained(folder):
         folder.mkdir(parents=True)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder if made is None else made, ignore_errors=True)
+        files.remove_folder(folder if made is None else made, ignore_errors=True)
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ class _Place:
 def _ask_all(config: Config, address: str, place: _Place, nodes: int) -> ClusterReport:
     paths, folder, token = place.paths, place.folder, uuid.uuid4().hex
     probe = Probe(str(folder / PROBE_NAME), token)
-    files.write_text(Path(probe.path), token)
+    files.write_text(files.place(probe.path), token)
     here = Versions(*on_node.versions_by_value()())
     asked = [_Asked(node) for node in _joined(nodes)]
     _ask_versions(asked, here)

@@ -20,6 +20,7 @@ from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.cluster.findings import Finding
 from cellsemi.orchestrator.engine.ray_start import SHARED_HELP, Probe, folder_problem
 from cellsemi.orchestrator.stages.read_images import check_models
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.lock import driver_lock
 from cellsemi.rounds.store.run import RunPaths
@@ -98,8 +99,9 @@ def look(request: Request) -> list[Finding]:
     folder = folder_finding(request)
     findings = [disk_finding(Path(tempfile.gettempdir()), "temporary files", request.config.engine.min_free_mb), folder]
     if folder.verdict == "ok":
-        shared = Path(request.folder)
-        findings.append(disk_finding(shared.parent, "the run", request.config.engine.min_free_mb))
+        shared = files.place(request.folder)
+        if not isinstance(shared, ObjectPath):
+            findings.append(disk_finding(shared.parent, "the run", request.config.engine.min_free_mb))
         findings += [fsync_finding(shared), lock_finding(shared)]
     findings.append(models_finding(request.config))
     findings += [weights_finding(kept) for kept in request.kept]
@@ -202,7 +204,7 @@ def kept_file(path: Path) -> KeptFile:
 
 def weights_finding(kept: KeptFile) -> Finding:
     """Whether a kept file of weights is seen here as the driver sees it: its size, its first and its last MiB."""
-    path = Path(kept.path)
+    path = files.place(kept.path)
     check = f"{WEIGHTS} {path.parent.name[:8]}/{path.name}"
     try:
         found = kept_file(path)

@@ -23,6 +23,7 @@ from cellsemi.orchestrator.engine.resources import WorkerResources, in_the_way
 from cellsemi.orchestrator.engine.scheduler import Scheduler
 from cellsemi.orchestrator.engine.scheduling_rules import Ban, Kill, Memory, SchedulerCommand, Send, Spawn
 from cellsemi.orchestrator.engine.usage import Held
+from cellsemi.rounds.storage import object_store
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +262,7 @@ class Actors:
         elif call.method == "start_job":
             scheduler.ready(worker, now_s)
         else:
+            object_store.others_wrote()
             scheduler.finished(worker, answer.record, now_s, answer.seconds)
             self._on_done(call.item, answer.record)
 

@@ -20,6 +20,7 @@ from cellsemi.orchestrator.engine.metrics import Observe, item_metrics
 from cellsemi.orchestrator.engine.node_check import NodeCheck
 from cellsemi.orchestrator.engine.protocol import Job, Record, Worker
 from cellsemi.orchestrator.engine.ray_start import address_here, node_name, session_folder
+from cellsemi.rounds.storage import appended, object_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class JobActor:
         """Start the job; what the one before it held is freed first."""
         self._worker = None
         _free_memory()
+        object_store.others_wrote()
         started = attempt(job.start)
         if isinstance(started, Fault):
             return started
@@ -83,12 +85,15 @@ class JobActor:
 
     def run(self, item: int, halvings: int) -> Done | Fault:
         """Process one item, with the memory halved so often. A Fault of kind `node` where the node fails meanwhile."""
+        object_store.others_wrote()
         worker, started = self._worker, time.monotonic()
         assert worker is not None
         if halvings:
             _free_memory()
         with less_memory(halvings):
             found = attempt(lambda: worker.run(item))
+        settled = attempt(appended.settle_all)  # before the driver looks at what this process wrote
+        found = settled if isinstance(settled, Fault) else found
         took_s = time.monotonic() - started
         if self._observe is not None:
             self._observe(took_s, not isinstance(found, Fault))

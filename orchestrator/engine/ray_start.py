@@ -101,7 +101,7 @@ class RaySession:
 
         ray.shutdown()
         if self.probe is not None:
-            Path(self.probe.path).unlink(missing_ok=True)
+            files.place(self.probe.path).unlink(missing_ok=True)
         if self.leftover is not None:
             self.leftover.remove()
 
@@ -180,7 +180,7 @@ def check_shared_folder(folder: Path) -> tuple[Probe, dict[str, str]]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     probe = Probe(str(folder / PROBE_FILE), uuid.uuid4().hex)
-    files.write_text(Path(probe.path), probe.token)
+    files.write_text(files.place(probe.path), probe.token)
     ask = ray.remote(num_cpus=0, max_retries=0)(folder_problem)
     answers = {}
     for node in alive_nodes():
@@ -197,7 +197,7 @@ def check_shared_folder(folder: Path) -> tuple[Probe, dict[str, str]]:
         if found:
             problems[name] = f"{found}. {SHARED_HELP}"
     if problems and len(problems) == len(answers):
-        Path(probe.path).unlink(missing_ok=True)
+        files.place(probe.path).unlink(missing_ok=True)
         raise EngineError("; ".join(f"node {name}: {problem}" for name, problem in problems.items()))
     return probe, problems
 
@@ -215,7 +215,7 @@ def alive_nodes() -> list[ClusterNode]:
 
 def folder_problem(probe: Probe) -> str:
     """Why this machine cannot work in the probe's folder, or "". Leaves nothing behind."""
-    path = Path(probe.path)
+    path = files.place(probe.path)
     try:
         if path.read_text(encoding="utf-8") != probe.token:
             return f"sees another {path.parent} than the driver"

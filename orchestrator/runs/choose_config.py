@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from cellsemi.configs.config_files import LOCAL_FILE
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LoadedConfig, config_difference, load_config
 from cellsemi.orchestrator.runs.find_run import RUNS
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import RunPaths, paths_of, read_config
 
 
@@ -26,9 +26,9 @@ def choose_config(source: str | None, run: str | None, settings: Sequence[str]) 
         return load_config(source, [*settings, *named]), ""
     read_config(paths)  # a run.yaml that was emptied or cut has its own error
     place = [f"run.name={json.dumps(paths.name)}"]
-    if paths_of(load_config(str(paths.config), place).config) != paths:
+    if paths_of(load_config(str(files.local(paths.config)), place).config) != paths:
         place.append(f"run.root={json.dumps(str(paths.root.parent))}")
-    loaded = load_config(str(paths.config), [*settings, *place])
+    loaded = load_config(str(files.local(paths.config)), [*settings, *place])
     return LoadedConfig(loaded.config, f"the run's own, {paths.config}"), _unread(paths, place)
 
 
@@ -38,7 +38,7 @@ def _existing(run: str, settings: Sequence[str]) -> RunPaths | None:
     with contextlib.suppress(UsageError):  # a file that is not to be read need not be right, and a folder is no name
         folders.append(paths_of(load_config(None, [*settings, f"run.name={json.dumps(run)}"]).config).root)
     if not any(setting.startswith("run.root=") for setting in settings):
-        folders += [RUNS / run, Path(run)]
+        folders += [RUNS / run, files.place(run)]
     found = (RunPaths(folder.resolve()) for folder in folders)
     return next((paths for paths in found if paths.config.is_file()), None)
 

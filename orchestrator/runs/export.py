@@ -15,7 +15,7 @@ from cellsemi.rounds.evaluation.evaluation_table import find, read_evaluations
 from cellsemi.rounds.evaluation.history import delivered_model, standing_round
 from cellsemi.rounds.formats.shards import IMPORT_FILE
 from cellsemi.rounds.pseudo_labels.training_set import with_images
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.run import ENSEMBLE, SPLITS, RunPaths, read_config
 from cellsemi.rounds.store.schemas import ImageRecord
 from cellsemi.rounds.store.unaltered import MANIFEST
@@ -46,7 +46,7 @@ class ExportChoice:
 
 def choose(name: str, request: ExportRequest) -> ExportChoice:
     """The records of a run (its name or folder) or of a folder of shards; UsageError when it is neither."""
-    folder = Path(name)
+    folder = files.place(name)
     if (folder / IMPORT_FILE).is_file() or shards.shard_paths(folder):
         return _of_shards(folder, request)
     return _of_run(find_run(name), request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cellsemi.configs.errors import UsageError
-from cellsemi.rounds.store import run
+from cellsemi.rounds.store import files, run
 from cellsemi.rounds.store.run import RunPaths
 
 RUNS = Path("runs")
@@ -21,7 +21,7 @@ def find_run(name: str | None) -> RunPaths:
         if not runs:
             raise UsageError(f"no run below ./{RUNS}; `cellsemi round --n 3` starts one, or name a run's folder")
         return runs[0]
-    for folder in (RUNS / name, Path(name)):
+    for folder in (RUNS / name, files.place(name)):
         paths = RunPaths(folder.resolve())
         if paths.config.is_file():
             return paths

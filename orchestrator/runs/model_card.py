@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 from cellsemi.configs.errors import RunError
@@ -17,6 +16,7 @@ from cellsemi.rounds.evaluation.ensemble import Ensemble
 from cellsemi.rounds.evaluation.history import RoundManifest, read_manifests, read_verdict
 from cellsemi.rounds.evaluation.leaderboard import Row
 from cellsemi.rounds.report.model_card import CardData, CardFacts, CardMember, CardRound, to_markdown
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.manifest import DataManifest, read_fit
 from cellsemi.rounds.store.run import ENSEMBLE, RunPaths, read_config, versions
 from cellsemi.rounds.store.unaltered import MANIFEST
@@ -62,7 +62,7 @@ def _data(paths: RunPaths, config: Config, licence: str | None) -> CardData:
     images, cells = (cast(dict[str, int], report[key]) for key in ("images", "cells"))
     classes = cast(dict[str, dict[str, int]], report["class_cells"])
     return CardData(
-        name=data.source if data.root is None else Path(data.root).name,
+        name=data.source if data.root is None else files.place(data.root).name,
         source=data.source,
         licence=licence or data.licence,
         images=images,
@@ -95,7 +95,7 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
 
 def weights_of(start: StartWeights) -> str:
     """The weights of a start, and those before them, if any."""
-    named = f"{Path(start.weights).name} (sha256 {start.sha256})"
+    named = f"{files.place(start.weights).name} (sha256 {start.sha256})"
     return named if start.before is None else f"{named}, which started from {weights_of(start.before)}"
 
 

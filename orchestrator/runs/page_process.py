@@ -43,9 +43,11 @@ class _Beside:
         self._process: subprocess.Popen[str] | None = None
 
     def begin(self) -> None:
+        from cellsemi.rounds.store import files
+
         self.give_up()
         command = [sys.executable, "-P", "-m", __name__, str(self._paths.root)]
-        with self._paths.log.open("a", encoding="utf-8") as log:
+        with files.append_to(self._paths.log).open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -77,14 +79,14 @@ class _Beside:
 
 def main(root: str) -> None:
     """Write the page of the run in a folder, and say where it is."""
-    from pathlib import Path
 
     from cellsemi.orchestrator.runs.page import write_page
+    from cellsemi.rounds.store import files
     from cellsemi.rounds.store.run import RunPaths, read_config
 
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    paths = RunPaths(Path(root))
+    paths = RunPaths(files.place(root))
     sys.stdout.write(write_page(read_config(paths), paths).sentence() + "\n")
 
 

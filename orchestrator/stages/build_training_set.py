@@ -28,7 +28,7 @@ from cellsemi.rounds.pseudo_labels.training_set import (
     pseudo_labels,
 )
 from cellsemi.rounds.review.added import batches, labelled_since, last_batch, read_batch
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import (
     Commit,
@@ -102,25 +102,27 @@ class BuildJob:
 class _Builder:
     def __init__(self, job: BuildJob) -> None:
         self._job = job
-        tables = (table for folder in job.human for table in shards.iter_columns(Path(folder), ["image_id", "sha256"]))
+        tables = (
+            table for folder in job.human for table in shards.iter_columns(files.place(folder), ["image_id", "sha256"])
+        )
         self._known = Known.of(
             pair
             for table in tables
             for pair in zip(table["image_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
         )
-        rows = [] if job.left_out is None else shards.read_rows(Path(job.left_out))
+        rows = [] if job.left_out is None else shards.read_rows(files.place(job.left_out))
         self._left_out = {row["image_id"]: row["reason"] for row in rows}
 
     def run(self, item: int) -> Record:
         """Write the labels of one shard, and its commit."""
         job, source, counts = self._job, self._job.sources[item], MergeCounts()
-        records = shards.read_shard(Path(job.run) / source.labels, images=False)
+        records = shards.read_shard(files.place(job.run) / source.labels, images=False)
         chosen = (record for record in records if record.image_id not in source.skipped)
         if source.human:
             merged = list(human_labels(chosen, counts))
         else:
             merged = list(pseudo_labels(chosen, self._known, counts, self._left_out, job.not_taught))
-        out = Path(job.out)
+        out = files.place(job.out)
         written = shards.write_shard(out / shards.part_name(item), merged, job.config_hash)
         images = ImageShard(file=source.images, sha256=source.images_sha256)
         commit = Commit(
@@ -289,7 +291,7 @@ class RankJob:
 
     def run(self, item: int) -> Record:
         """The images of one shard that have accepted cells."""
-        records = shards.read_shard(Path(self.pseudo) / shards.part_name(item))
+        records = shards.read_shard(files.place(self.pseudo) / shards.part_name(item))
         return {"ranked": [each for record in records if (each := rank(record)) is not None]}
 
 

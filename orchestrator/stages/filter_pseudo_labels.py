@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from cellsemi.configs.schema import Config
 from cellsemi.orchestrator.engine.protocol import Record, Worker
@@ -18,6 +17,7 @@ from cellsemi.rounds.pseudo_labels.filter import count_reasons, count_states, fi
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
 from cellsemi.rounds.pseudo_labels.quality import Quality, fit_quality
 from cellsemi.rounds.pseudo_labels.thresholds import Thresholds, choose_thresholds
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import Fold, folds_of
 from cellsemi.rounds.store.manifest import read_manifest
 from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs
@@ -130,7 +130,7 @@ class FilterJob:
 class _Filter:
     def __init__(self, job: FilterJob) -> None:
         self._job = job
-        chosen = FilterFile.read(Path(job.chosen))
+        chosen = FilterFile.read(files.place(job.chosen))
         self._quality = Quality.from_json(chosen.model_dump(), job.config.data.classes)
         self._thresholds = Thresholds.from_json(chosen.thresholds, job.config.data.classes)
 

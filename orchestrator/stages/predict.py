@@ -21,6 +21,7 @@ from cellsemi.orchestrator.steps.over_shards import ShardWork, over_shards
 from cellsemi.rounds.datasets.mask_folder import mask_source, masks_in
 from cellsemi.rounds.datasets.teacher_masks import MaskScores, TeacherMasks
 from cellsemi.rounds.inspect.detect import data_section
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.folds import folds_of
 from cellsemi.rounds.store.manifest import read_fit, read_manifest
 from cellsemi.rounds.store.predictions import UNLABELLED, PredictionSet, as_if_unlabelled, states_background
@@ -137,8 +138,8 @@ class LookUpJob:
 class _LookUp:
     def __init__(self, job: LookUpJob) -> None:
         self._job = job
-        find = masks_in(Path(job.masks.folder), job.source, _ids(RunPaths(Path(job.run))))
-        scores = None if job.masks.scores is None else MaskScores(Path(job.masks.scores))
+        find = masks_in(files.place(job.masks.folder), job.source, _ids(RunPaths(files.place(job.run))))
+        scores = None if job.masks.scores is None else MaskScores(files.place(job.masks.scores))
         self._masks = TeacherMasks(find, job.data, job.masks.folder, scores)
 
     def run(self, item: int) -> Record:
@@ -168,7 +169,7 @@ def _look_up_job(context: Context, stage: ShardStage, masks: MasksConfig, wanted
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    return files.place(path).expanduser().absolute()
 
 
 def _ids(paths: RunPaths) -> list[str]:

@@ -37,7 +37,7 @@ def check_models(config: Config) -> None:
         family(model.kind)  # refuses when a package is missing, with the line that installs it
         if isinstance(model, MasksConfig):
             for what, path in (("folder", model.folder), ("scores", model.scores)):
-                if path is not None and not Path(path).expanduser().exists():
+                if path is not None and not files.place(path).expanduser().exists():
                     raise ModelError(f"{model.name}: {what} {path}: there is no such file or folder")
 
 
@@ -150,13 +150,13 @@ def read_images(context: Context) -> None:
     """Read the data set into the run's shards, once: the run keeps its own copy of what it was made from."""
     paths, table = context.paths, context.config.data.label_issues
     if table is not None:
-        table_sha256(Path(table))  # a table that cannot be read is an error of the data set
+        table_sha256(files.place(table))  # a table that cannot be read is an error of the data set
     step = Step(
         round=0,
         name="read images",
         output=paths.data,
         settings=context.read("data", "run.seed"),
-        inputs=() if table is None else (Path(table).resolve(),),
+        inputs=() if table is None else (files.place(table).resolve(),),
         total=0,
     )
 

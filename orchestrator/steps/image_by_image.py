@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from cellsemi.orchestrator.engine.protocol import Failure, Job, Record
 from cellsemi.orchestrator.steps.context import Context, failed
 from cellsemi.orchestrator.steps.jobs import ShardStage
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.manifest import Commit, read_commits, read_manifest, write_manifest
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -40,7 +39,7 @@ def image_by_image(
     why. EngineError when that would be every image of the folder: then the images are not the cause.
     """
     alone = _each_alone(stage, [failure.item for failure in failures])
-    found = Path(alone.stage.out)
+    found = files.place(alone.stage.out)
     done = read_commits(found, Commit, alone.stage.fingerprint)
 
     def on_done(item: int, record: Record) -> None:
@@ -49,18 +48,18 @@ def image_by_image(
     todo = [item for item in range(alone.total) if item not in done]
     outcome = context.engine.map(make_job(alone.stage), todo, on_done, lambda: None, context.watcher.incident)
     lost = {failure.item: failure for failure in outcome.failed}
-    if len(lost) == read_manifest(Path(stage.source)).rows:
+    if len(lost) == read_manifest(files.place(stage.source)).rows:
         raise failed(title, outcome.failed)
     commits = {item: _joined(stage, alone, item, done, lost) for item in alone.first}
     for commit in commits.values():
         for image_id, why in commit.lost.items():
             context.watcher.note(f"{title}: image {image_id} was left out, {why}")
-    shutil.rmtree(_folder(stage))
+    files.remove_folder(_folder(stage))
     return commits
 
 
 def _folder(stage: ShardStage) -> Path:
-    return Path(stage.out) / FOLDER
+    return files.place(stage.out) / FOLDER
 
 
 def _each_alone(stage: ShardStage, items: Sequence[int]) -> _Alone:
@@ -94,4 +93,4 @@ def _rows(stage: ShardStage, alone: _Alone, item: int, lost: dict[int, Failure])
         if number in lost:
             yield record.with_(image=None, instances=None)
         else:
-            yield from shards.read_shard(Path(alone.stage.out) / shards.part_name(number))
+            yield from shards.read_shard(files.place(alone.stage.out) / shards.part_name(number))

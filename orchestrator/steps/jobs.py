@@ -34,7 +34,7 @@ from cellsemi.rounds.calibration.calibration import Calibration
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.pseudo_labels.background import sure_background
 from cellsemi.rounds.pseudo_labels.fusion import fuse
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.image_codec import decode_image
 from cellsemi.rounds.store.manifest import Commit, read_commit, shard_fingerprint, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
@@ -59,19 +59,19 @@ class ShardStage:
 
     def records(self, item: int) -> Iterator[ImageRecord]:
         """The images of shard `item`."""
-        return shards.read_shard(Path(self.source) / shards.part_name(item))
+        return shards.read_shard(files.place(self.source) / shards.part_name(item))
 
     def fingerprint(self, item: int) -> str:
         """What shard `item` is made from, as it is now; RunError when that is not there."""
-        return shard_fingerprint(self.of_all, [Path(folder) for folder in self.made_from], item)
+        return shard_fingerprint(self.of_all, [files.place(folder) for folder in self.made_from], item)
 
     def is_done(self, item: int) -> bool:
         """Whether shard `item` is committed and made from what is there now."""
-        return read_commit(Path(self.out), item, self.fingerprint(item)) is not None
+        return read_commit(files.place(self.out), item, self.fingerprint(item)) is not None
 
     def commit(self, item: int, records: list[ImageRecord], **more: Any) -> Record:
         """Write the shard, then its commit, to which `more` is added (see `manifest.CommittedShard`)."""
-        out = Path(self.out)
+        out = files.place(self.out)
         written = shards.write_shard(out / shards.part_name(item), records, self.config_hash)
         commit = Commit(item=item, fingerprint=self.fingerprint(item), **written.model_dump(), **more)
         write_commit(out, commit)
@@ -144,7 +144,7 @@ class DecodedImages:
 class _Predictor:
     def __init__(self, job: PredictJob, decoded: DecodedImages | None) -> None:
         self._job, self._decoded = job, decoded
-        self._predictor = load_predictor(Path(job.model), job.inference, job.device)
+        self._predictor = load_predictor(files.place(job.model), job.inference, job.device)
         self._threads = job.threads if job.threads != "auto" else _threads_here(job.device)
 
     def run(self, item: int) -> Record:
@@ -230,7 +230,7 @@ class _Fuser:
     def run(self, item: int) -> Record:
         """Fuse shard `item`. A teacher that lacks an image has no say there; fewer than `min_votes` cannot judge it."""
         job = self._job
-        readers = [shards.read_shard(Path(member.folder) / shards.part_name(item)) for member in job.members]
+        readers = [shards.read_shard(files.place(member.folder) / shards.part_name(item)) for member in job.members]
         out = []
         for rows in zip(*readers, strict=True):
             if len({row.image_id for row in rows}) != 1:
@@ -310,12 +310,12 @@ class FitJob:
 
     def progress(self, item: int) -> object | None:
         """What the student has written of its progress, on the storage of the run."""
-        return progress_mark(Path(self.tasks[item].out_dir))
+        return progress_mark(files.place(self.tasks[item].out_dir))
 
     def run(self, item: int) -> Record:
         """Train one student to its end."""
         task, choice, search = self.tasks[item], self.choices[item], self.searches[item]
-        folder = Path(task.out_dir)
+        folder = files.place(task.out_dir)
         started = time.monotonic()
         if less_memory.halvings():  # the processes beside it hold images; without them it learns from the same bits
             task = replace(task, input_processes=0)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from cellsemi.rounds.store.files import explained
+from cellsemi.rounds.store.files import append_to, explained
 
 STDOUT, STDERR = 1, 2
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, or the terminal was closed
@@ -57,7 +57,7 @@ def quiet_output(log_path: Path) -> Iterator[TextIO]:
     """
     with explained(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        log = os.open(append_to(log_path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     _flush()
     kept = {number: os.dup(number) for number in (STDOUT, STDERR)}  # not inherited by children
     try:

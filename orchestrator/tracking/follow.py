@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import get_args
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from cellsemi.configs.errors import Caught, UsageError, in_one_line
 from cellsemi.configs.schema import Config, TrackerName, TrackingConfig
 from cellsemi.orchestrator.tracking.points import Training, curve, live_points, scores, trainings
 from cellsemi.orchestrator.tracking.protocol import Place, Point, Tracker
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store.on_disk import OnDisk
 from cellsemi.rounds.store.run import RunPaths
 
@@ -50,6 +52,14 @@ def check_trackers(tracking: TrackingConfig) -> None:
                 f"tracking: {name} needs the package {PACKAGES[name]!r}: pip install 'cellsemi[{name}]', or leave it "
                 "out of `tracking`"
             )
+
+
+def tracking_folder(paths: RunPaths) -> Path:
+    """Where trackers write, and what they were told is noted: in the run, or beside the caller where it is in a bucket.
+
+    They append to files, which objects do not allow.
+    """
+    return Path(f"tracking-{paths.name}").absolute() if isinstance(paths.root, ObjectPath) else paths.tracking
 
 
 @contextlib.contextmanager
@@ -112,6 +122,7 @@ class Follower:
         open_tracker: Callable[[TrackerName, Place], Tracker] | None = None,
     ) -> None:
         self._config, self._paths = config, paths
+        self._folder = tracking_folder(paths)
         self._open = open_tracker or opened
         self.notes: list[str] = []
         self._trackers: dict[TrackerName, Tracker] = {}
@@ -161,7 +172,7 @@ class Follower:
                 for point in scores(self._paths, round):
                     self._log(name, point)
                 rounds.append(round)
-                told.write(self._paths.tracking / "told.json")
+                told.write(self._folder / "told.json")
 
     def _tell_training(self, name: TrackerName, training: Training, curves: dict[str, str]) -> None:
         key = (name, training.key)
@@ -178,7 +189,7 @@ class Follower:
         if finished is not None:
             curves[training.key] = finished
             self._shown.pop(key, None)
-            self._read_told().write(self._paths.tracking / "told.json")
+            self._read_told().write(self._folder / "told.json")
 
     def _log(self, name: TrackerName, point: Point) -> None:
         place = self._place(name)
@@ -194,7 +205,7 @@ class Follower:
         return Place(
             run=self._paths.name,
             project=tracking.project,
-            folder=self._paths.tracking / name,
+            folder=self._folder / name,
             run_id=self._read_told().run_id,
             settings=_flat(self._config.model_dump(mode="json", exclude={"engine", "tracking"})),
             online=tracking.online,
@@ -203,7 +214,7 @@ class Follower:
 
     def _read_told(self) -> Told:
         if self._told is None:
-            path = self._paths.tracking / "told.json"
+            path = self._folder / "told.json"
             self._told = Told.read(path) if path.is_file() else Told(run_id=uuid.uuid4().hex[:12])
             if not path.is_file():
                 self._told.write(path)

@@ -79,10 +79,10 @@ def _live_point(training: Training, row: LiveRow, before: int) -> Point:
 def curve(training: Training, after: int) -> Iterator[Point]:
     """The finished curve beyond a step, thinned to MOST_POINTS; validation and usage whole."""
     rows: dict[int, dict[str, float]] = {}
-    table = pq.read_table(training.folder / LOSS_FILE).to_pylist()
+    table = pq.read_table(files.local(training.folder / LOSS_FILE)).to_pylist()
     places = np.linspace(0, len(table) - 1, min(len(table), MOST_POINTS)).astype(int)
     validation = training.folder / VALIDATION_FILE
-    measured = pq.read_table(validation).to_pylist() if validation.is_file() else []
+    measured = pq.read_table(files.local(validation)).to_pylist() if validation.is_file() else []
     for row in (*(table[i] for i in places.tolist()), *map(_of_validation, measured), *read_usage(training.folder)):
         step = int(row["step"] or 0)
         if step > after:

@@ -105,7 +105,7 @@ def check_shards(root: Path, on_image: OnImage) -> Checked:
 def _split(root: Path, line: str) -> tuple[str, str]:
     """A line of `altered` as the place below the run, and the problem."""
     path, _, problem = line.partition(": ")
-    return Path(path).relative_to(root).as_posix(), problem
+    return files.place(path).relative_to(root).as_posix(), problem
 
 
 # --- what is stated -----------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def _rows(path: Path, root: Path, problems: list[Problem]) -> Iterator[tuple[int
     """(number from 1, values) of every row that can be read; what cannot is a problem."""
     place, number = path.relative_to(root).as_posix(), 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(files.local(path)) as file:
             check_version(file.schema_arrow, place)
             if not file.schema_arrow.equals(IMAGES, check_metadata=False):
                 raise RunError(f"{place}: its columns are not those of image shards")

@@ -137,7 +137,7 @@ class LabelIssueTable:
 
 def open_label_issues(data: DataConfig) -> LabelIssueTable | None:
     """The table of `data.label_issues`, None where none is named. DataError as `read_table`."""
-    return None if data.label_issues is None else LabelIssueTable(Path(data.label_issues))
+    return None if data.label_issues is None else LabelIssueTable(files.place(data.label_issues))
 
 
 def table_sha256(path: Path) -> str:

@@ -7,7 +7,6 @@ splits, is found at the end, from a few columns of what was written.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,10 +101,10 @@ def ingest(
         leak_check(images)
         report.duplicates |= duplicates(images)
     except DataError:
-        shutil.rmtree(out / COMMITS, ignore_errors=True)
+        files.remove_folder(out / COMMITS, ignore_errors=True)
         raise
     if fingerprint is None:
-        shutil.rmtree(out / COMMITS)
+        files.remove_folder(out / COMMITS)
     report.seconds = time.monotonic() - started
     return report
 
@@ -198,7 +197,7 @@ def _prepare(out: Path, opened: Opened, config: Config, listing: Listing, finger
     content = listing.to_parquet()
     stamp = files.sha256_json([fingerprint, files.sha256_bytes(content), _stamps(opened, config)])
     if fingerprint is None or not read_commits(out, Commit, lambda _: stamp):
-        shutil.rmtree(out / COMMITS, ignore_errors=True)
+        files.remove_folder(out / COMMITS, ignore_errors=True)
         for path in (path for split in SPLITS for path in shard_paths(out / split)):
             path.unlink()
     files.write_bytes(out / COMMITS / LIST_FILE, content)
@@ -217,7 +216,7 @@ def _stamps(opened: Opened, config: Config) -> list[tuple[str, int, int]]:
 
 def _read(job: ReadJob, listing: Listing, on_image: OnImage, run: Run) -> dict[int, Commit]:
     """Read the shards that are not committed, the annotated ones first; returns the commits of all."""
-    commits = read_commits(Path(job.out), Commit, lambda _: job.fingerprint)
+    commits = read_commits(files.place(job.out), Commit, lambda _: job.fingerprint)
     of, done = dict.fromkeys(READ_ORDER, 0), dict.fromkeys(READ_ORDER, 0)
     for item, table in enumerate(listing.shards):
         of[listing.split_of(item)] += len(table)

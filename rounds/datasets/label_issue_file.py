@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from cellsemi.configs.errors import DataError
 from cellsemi.rounds.evaluation.label_issues import KINDS, Kind
 from cellsemi.rounds.formats.shared.csv_file import CsvFile
+from cellsemi.rounds.store import files
 
 BOX = ("x0", "y0", "x1", "y1")
 COLUMNS = ("image_id", "split", "kind", "cell", *BOX, "rle")  # all that is read; the others are for a person
@@ -68,7 +69,7 @@ def _csv_rows(path: Path) -> Placed:
 
 def _parquet_rows(path: Path) -> Placed:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(files.local(path)) as file:
             _check_columns(file.schema_arrow.names, path)
             number = 0
             for batch in file.iter_batches(columns=list(COLUMNS)):

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
@@ -28,7 +27,7 @@ from cellsemi.rounds.datasets.open import annotated_items
 from cellsemi.rounds.formats.base import Item, Loaded, root_of
 from cellsemi.rounds.formats.shared.folder import image_at
 from cellsemi.rounds.formats.shared.partly_labelled import not_labelled
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 from cellsemi.rounds.store.manifest import COMMITS, Commit, write_commit
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -61,8 +60,8 @@ class ShardReader:
     """Reads shards of images."""
 
     def __init__(self, job: ReadJob) -> None:
-        self._job, self._out = job, Path(job.out)
-        self._list = pq.ParquetFile(self._out / COMMITS / LIST_FILE)
+        self._job, self._out = job, files.place(job.out)
+        self._list = pq.ParquetFile(files.local(self._out / COMMITS / LIST_FILE))
         self._names = ClassNames(job.config.data)
         self._issues = open_label_issues(job.config.data)
 

@@ -19,6 +19,7 @@ import numpy as np
 from cellsemi.configs.data import DataConfig, Place, Split
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.rounds.cells.instances import Instances
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.schemas import ImageRecord
 
 IMAGE_CLASS: tuple[str, ...] = ()  # Loaded.classes of formats that do not say what a cell is
@@ -182,7 +183,7 @@ def root_of(data: DataConfig) -> Path:
     """The folder of the data set; DataError when it is not named or not there."""
     if data.root is None:
         raise DataError("data.root is missing: `--set data.root=FOLDER` names the folder of the data set")
-    root = Path(data.root)
+    root = files.place(data.root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; `--set data.root=FOLDER` names the data set")
     return root

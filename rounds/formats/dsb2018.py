@@ -8,7 +8,6 @@ An empty folder `masks` says that the image has no cell; without the folder it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,6 +21,7 @@ from cellsemi.rounds.formats.registry import FormatSpec
 from cellsemi.rounds.formats.shared.detection import Detected, holds_images, split_word
 from cellsemi.rounds.formats.shared.folder import JUNK, Folder, check_fits, check_id, searched
 from cellsemi.rounds.formats.shared.folder_scan import FolderScan, ScannedFolder, below
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import EXTENSIONS, decode_label_map
 from cellsemi.rounds.store.schemas import ImageRecord
 
@@ -134,8 +134,8 @@ def _listed(part: Part) -> tuple[list[str], int]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; data.images names it below data.root")
     try:
-        with os.scandir(path) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(LEFT_BEHIND)]
+        found = files.list_names(path)
+        found = [(name, is_folder) for name, is_folder in found if not name.startswith(LEFT_BEHIND)]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     ids = sorted(name for name, is_folder in found if is_folder)

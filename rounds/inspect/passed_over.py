@@ -11,6 +11,8 @@ from cellsemi.configs.data import DataConfig
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
 from cellsemi.rounds.datasets.open import Opened
 from cellsemi.rounds.formats.shared.folder import JUNK, split_extension
+from cellsemi.rounds.storage.object_path import ObjectPath
+from cellsemi.rounds.store import files
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 
 # Pictures of microscopes, cameras and the web in formats that are not read.
@@ -31,13 +33,13 @@ class PassedOver:
 
 def passed_over(data: DataConfig, opened: Opened) -> tuple[PassedOver, ...]:
     """What lies below data.root and is not read, the largest kind first; nothing where the data set has no root."""
-    if data.root is None or not Path(data.root).is_dir():
+    if data.root is None or not files.place(data.root).is_dir():
         return ()
     known = {path: why for reader in opened.readers for path, why in reader.files().items()}
     known |= dict.fromkeys(opened.pool.values(), "")
     found: dict[str, list[str]] = {}
-    for path in _paths(Path(data.root)):
-        reason = known[path] if path in known else _reason(Path(data.root), path)
+    for path in _paths(files.place(data.root)):
+        reason = known[path] if path in known else _reason(files.place(data.root), path)
         if reason:
             found.setdefault(reason, []).append(path)
     kinds = [PassedOver(len(paths), reason, min(paths)) for reason, paths in found.items()]
@@ -46,10 +48,13 @@ def passed_over(data: DataConfig, opened: Opened) -> tuple[PassedOver, ...]:
 
 def _paths(root: Path) -> Iterator[str]:
     """The files below a folder, linked folders not entered; a folder that cannot be read ends with `/`."""
+    if isinstance(root, ObjectPath):
+        yield from (path.relative_to(root).as_posix() for path in root.rglob("*"))
+        return
     failed: list[str] = []
-    for folder, _, files in os.walk(root, onerror=lambda error: failed.append(str(error.filename))):
+    for folder, _, found in os.walk(root, onerror=lambda error: failed.append(str(error.filename))):
         below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        yield from (str(below / name) for name in files)
+        yield from (str(below / name) for name in found)
     yield from (f"{Path(path).relative_to(root).as_posix()}/" for path in failed)
 
 

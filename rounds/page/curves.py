@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cellsemi.rounds.store import files
+
 Floats = NDArray[np.float64]
 POINTS = 200  # of a line, at most
 
@@ -63,7 +65,7 @@ def read_curves(
 def _table(path: Path) -> dict[str, Floats]:
     if not path.is_file():
         return {}
-    table = pq.read_table(path)
+    table = pq.read_table(files.local(path))
     return {name: table[name].to_numpy().astype(np.float64) for name in table.column_names}
 
 

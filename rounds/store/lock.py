@@ -14,6 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError
+from cellsemi.rounds.storage import lease
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import RunPaths
 
@@ -29,7 +31,8 @@ CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # w
 class LockHolder(BaseModel):
     """The process that holds the lock, in a file of its own: on Windows a locked file cannot be read.
 
-    `started` tells it from a later process with the same number, where the system says it (Linux).
+    `started` tells it from a later process with the same number, and `machine` a host from another of the same name,
+    where the system says it (Linux).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +40,7 @@ class LockHolder(BaseModel):
     pid: int
     host: str
     started: str = ""
+    machine: str = ""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -54,24 +58,23 @@ class LockHolder(BaseModel):
 
 @contextlib.contextmanager
 def driver_lock(paths: RunPaths) -> Iterator[str]:
-    """Hold the run for this process; RunError naming the holder when another driver has it.
+    """Hold the run for this process; RunError naming the holder when another driver has it. In a bucket: a lease.
 
     The operating system releases the lock however the process ends, kill -9 included. Where the file system has no
     locks, a file marks the run, and the block is given a sentence that says so; else "". RunError, too, when the
     folder of the run cannot be written.
     """
+    if isinstance(paths.root, ObjectPath):
+        with _leased(paths):
+            yield ""
+        return
     lock = _acquired(paths)
     if lock is None:
-        known = read_holder(paths)
-        raise RunError(
-            f"{paths.root}: another cellsemi is working on this run ({known or 'process unknown'}). "
-            "Wait for it, stop it, or start another run with --run NAME"
-        )
+        raise _refusal(paths, read_holder(paths))
     with contextlib.ExitStack() as on_exit:
         on_exit.callback(lock.release)
         on_exit.callback(_holder_file(paths).unlink, missing_ok=True)  # first: only the holder removes it
-        holder = LockHolder(pid=os.getpid(), host=socket.gethostname(), started=_started(os.getpid()))
-        files.write_text(_holder_file(paths), holder.model_dump_json() + "\n")
+        files.write_text(_holder_file(paths), _this_process().model_dump_json() + "\n")
         yield _sentence(lock) if isinstance(lock, SoftFileLock) else ""
 
 
@@ -80,11 +83,51 @@ def read_holder(paths: RunPaths) -> LockHolder | None:
 
     Takes no lock and writes nothing. Of another machine nobody can tell from here whether its process still runs.
     """
+    if isinstance(paths.root, ObjectPath):
+        claim = lease.holder(str(paths.lock), _has_ended)
+        return None if claim is None else _said(claim)
     try:
         holder = LockHolder.model_validate_json(_holder_file(paths).read_bytes())
     except (ValidationError, OSError):
         return None
     return None if holder.gone else holder
+
+
+@contextlib.contextmanager
+def _leased(paths: RunPaths) -> Iterator[None]:
+    claim = _this_process().model_dump_json().encode() + b"\n"
+    with contextlib.ExitStack() as on_exit:
+        try:
+            on_exit.enter_context(lease.lease(str(paths.root), str(paths.lock), claim, _has_ended))
+        except lease.Refused as refused:
+            raise _refusal(paths, _said(refused.claim), f" or, if it was killed, {lease.LEASE_S:g} s") from None
+        yield
+
+
+def _refusal(paths: RunPaths, holder: LockHolder | None, how_long: str = "") -> RunError:
+    return RunError(
+        f"{paths.root}: another cellsemi is working on this run ({holder or 'process unknown'}). "
+        f"Wait for it{how_long}, stop it, or start another run with --run NAME"
+    )
+
+
+def _this_process() -> LockHolder:
+    pid = os.getpid()
+    return LockHolder(pid=pid, host=socket.gethostname(), started=_started(pid), machine=_machine())
+
+
+def _said(claim: bytes) -> LockHolder | None:
+    """Who wrote a claim; None where it does not say so."""
+    try:
+        return LockHolder.model_validate_json(claim)
+    except ValidationError:
+        return None
+
+
+def _has_ended(claim: bytes) -> bool:
+    """Whether the process of a claim is known to have ended: it was one of this machine, by more than its name."""
+    holder = _said(claim)
+    return holder is not None and bool(holder.machine) and holder.machine == _machine() and holder.gone
 
 
 def _acquired(paths: RunPaths) -> BaseFileLock | None:
@@ -135,6 +178,15 @@ def _runs(pid: int) -> bool:
     except OSError:  # it runs, as another user
         return True
     return True
+
+
+def _machine() -> str:
+    """This start of this machine, and the processes that are numbered together (a container's); "" where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> str:

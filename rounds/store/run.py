@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import RunError, UsageError
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.unaltered import MANIFEST, RUN_FILE, round_folder
 
@@ -196,10 +197,11 @@ class RunPaths:
 
 
 def paths_of(config: Config) -> RunPaths:
-    """Where the run of a config lies; UsageError for an address."""
-    if "://" in config.run.root:
-        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, not at an address")
-    return RunPaths(Path(config.run.root).resolve() / config.run.name)
+    """Where the run of a config lies: below a folder, or an address (s3://, gs://); UsageError for any other."""
+    root = files.place(config.run.root)
+    if "://" in config.run.root and not isinstance(root, ObjectPath):
+        raise UsageError(f"run.root {config.run.root}: runs live in a folder that all nodes see, at s3:// or at gs://")
+    return RunPaths(root.resolve() / config.run.name)
 
 
 def run_name(folder: str | Path) -> str:
@@ -208,7 +210,7 @@ def run_name(folder: str | Path) -> str:
     >>> run_name("plate 3 (new)")
     'plate-3-new'
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).resolve().name).strip("-._")[:64] or "cells"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", files.place(folder).resolve().name).strip("-._")[:64] or "cells"
 
 
 def open_run(config: Config) -> RunPaths:

@@ -269,7 +269,7 @@ def _open(path: Path) -> pq.ParquetFile:
         raise RunError(f"{path}: missing. {remedy(path)}")
     check_shard(path)
     with _readable(path):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(files.local(path))
     check_version(file.schema_arrow, str(path))
     return file
 
@@ -280,7 +280,7 @@ def open_parts(path: Path) -> pq.ParquetFile:
         raise RunError(f"{path}: missing. {remedy(path)}")
     with _readable(path):
         check_footer(path)
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(files.local(path), page_checksum_verification=True)
     check_version(file.schema_arrow, str(path))
     return file
 

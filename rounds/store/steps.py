@@ -7,7 +7,6 @@ fingerprints of its inputs, so that a later call can tell what a changed setting
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,7 +282,7 @@ def _merge(folder: Path, target: Path) -> None:
             _merge(path, place)
         else:
             if place.is_dir():
-                shutil.rmtree(place)
+                files.remove_folder(place)
             path.replace(place)
     folder.rmdir()
 
@@ -291,6 +290,6 @@ def _merge(folder: Path, target: Path) -> None:
 def forget_superseded(paths: RunPaths, round: int) -> None:
     """Remove what the rounds up to a finished one replaced."""
     for name in (paths.data.name, *(paths.round(number).name for number in range(round + 1))):
-        shutil.rmtree(paths.superseded / name, ignore_errors=True)
+        files.remove_folder(paths.superseded / name, ignore_errors=True)
     if paths.superseded.is_dir() and not any(paths.superseded.iterdir()):
         paths.superseded.rmdir()

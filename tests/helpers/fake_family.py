@@ -24,7 +24,7 @@ from cellsemi.models.base import Family, FitResult, FitTask, Image
 from cellsemi.models.model_files import LOSS_FILE, read_weights, write_model_file
 from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
-from cellsemi.rounds.store import shards
+from cellsemi.rounds.store import files, shards
 
 DIVERGES = 13.0  # a learning rate that this family cannot stand
 
@@ -33,12 +33,13 @@ class FakeFamily:
     def fit(self, task: FitTask, progress: Callable[[int, int], None]) -> FitResult:
         if task.training.lr == DIVERGES or (task.training.lr == DIVERGES + 1 and task.model.seed_offset):
             raise TrainingDiverged("step 1 of 1: the loss is nan")
-        records = [record for path in task.shards for record in shards.read_shard(Path(path))]
+        records = [record for path in task.shards for record in shards.read_shard(files.place(path))]
         states = [state for record in records for state in (record.instances or Instances.empty(1, 1)).state]
         progress(task.steps, task.steps)
         learnt = {"seed": task.seed, "cells": states.count("human") + states.count("accepted")}
-        pq.write_table(pa.table({"step": range(1, task.steps + 1), "loss": [0.0] * task.steps}), _losses(task))
-        write_model_file(Path(task.out_dir), json.dumps(learnt).encode(), facts_of(task.model, task.classes))
+        with files.atomic_file(_losses(task)) as file:
+            pq.write_table(pa.table({"step": range(1, task.steps + 1), "loss": [0.0] * task.steps}), file)
+        write_model_file(files.place(task.out_dir), json.dumps(learnt).encode(), facts_of(task.model, task.classes))
         return FitResult(parameters=1, steps=task.steps, loss=0.0, seconds=0.0, resumed_at=0)
 
     def load(self, folder: Path, inference: InferenceConfig, device: str) -> FakePredictor:
@@ -46,7 +47,7 @@ class FakeFamily:
 
 
 def _losses(task: FitTask) -> Path:
-    path = Path(task.out_dir) / LOSS_FILE
+    path = files.place(task.out_dir) / LOSS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -4,7 +4,8 @@
 FLOORS = {
     "rounds": (
         "cells colours duration pulse seeds",
-        "calibration drawing store",
+        "calibration drawing storage",
+        "store",
         "formats evaluation",
         "datasets pseudo_labels",
         "inspect report review",
@@ -84,10 +85,10 @@ ALLOWED = {
     ),
     "rounds/formats/registry": "configs rounds/formats/base rounds/formats/shared rounds/store",
     "rounds/formats/shards": "configs rounds/formats/base rounds/formats/registry rounds/formats/shared rounds/store",
-    "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/store",
+    "rounds/formats/shared": "configs rounds/cells rounds/formats/base rounds/storage rounds/store",
     "rounds/inspect": (
         "configs rounds/cells rounds/datasets rounds/evaluation rounds/formats/base rounds/formats/paired "
-        "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/store"
+        "rounds/formats/registry rounds/formats/shards rounds/formats/shared rounds/storage rounds/store"
     ),
     "rounds/page": (
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/duration "
@@ -101,7 +102,8 @@ ALLOWED = {
     ),
     "rounds/review": "rounds/cells rounds/store",
     "rounds/seeds": "",
-    "rounds/store": "configs rounds/cells rounds/pulse",
+    "rounds/storage": "configs",
+    "rounds/store": "configs rounds/cells rounds/pulse rounds/storage",
     "models/base": "configs rounds/cells rounds/store models/model_files",
     "models/cellpose_sam": (
         "configs rounds/seeds rounds/store models/base models/crops models/flow models/given models/inference "
@@ -123,15 +125,17 @@ ALLOWED = {
         "configs rounds/store models/base models/crops models/flow models/given models/inference "
         "models/model_files models/training"
     ),
-    "models/given": "configs rounds/cells models/base models/explanation models/model_files models/start_weights",
+    "models/given": (
+        "configs rounds/cells rounds/store models/base models/explanation models/model_files models/start_weights"
+    ),
     "models/inference": "configs rounds/cells rounds/pulse models/base models/explanation",
     "models/masks": "configs models/base models/given",
     "models/model_files": "configs rounds/store",
     "models/own_family": "configs rounds/store models/base models/model_files",
-    "models/python": "configs models/base models/given models/model_files models/own_family",
+    "models/python": "configs rounds/store models/base models/given models/model_files models/own_family",
     "models/ranks": "configs models/base models/registry models/training",
     "models/registry": "configs models/base models/given models/inference models/model_files",
-    "models/start_weights": "configs models/model_files models/weight_files",
+    "models/start_weights": "configs rounds/store models/model_files models/weight_files",
     "models/torchvision_maskrcnn": (
         "configs models/base models/detector models/given models/inference models/model_files "
         "models/start_weights models/training models/weight_files"
@@ -179,12 +183,14 @@ ALLOWED = {
         "orchestrator/explain orchestrator/flow_check orchestrator/review orchestrator/runs "
         "orchestrator/terminal orchestrator/tracking"
     ),
-    "orchestrator/cluster": "configs rounds/store models/start_weights orchestrator/engine orchestrator/stages",
+    "orchestrator/cluster": (
+        "configs rounds/storage rounds/store models/start_weights orchestrator/engine orchestrator/stages"
+    ),
     "orchestrator/describe_dataset": (
         "configs rounds/datasets rounds/formats/base rounds/formats/shared rounds/inspect rounds/report rounds/store"
     ),
     "orchestrator/doctor": "models/registry models/training orchestrator/engine",
-    "orchestrator/engine": "configs rounds/store models/inference models/training",
+    "orchestrator/engine": "configs rounds/storage rounds/store models/inference models/training",
     "orchestrator/events": "orchestrator/engine",
     "orchestrator/explain": (
         "configs rounds/cells rounds/colours rounds/drawing rounds/evaluation rounds/formats/shared "
@@ -219,5 +225,5 @@ ALLOWED = {
         "orchestrator/doctor orchestrator/engine orchestrator/events orchestrator/flow_check "
         "orchestrator/review orchestrator/runs"
     ),
-    "orchestrator/tracking": "configs rounds/evaluation rounds/store models/model_files",
+    "orchestrator/tracking": "configs rounds/evaluation rounds/storage rounds/store models/model_files",
 }

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError, ImageError
 from cellsemi.configs.formats import ANNOTATION_EXTENSIONS
+from cellsemi.rounds.storage.object_path import ObjectPath
 from cellsemi.rounds.store.image_codec import EXTENSIONS
 from cellsemi.rounds.store.image_record import read_image_file, record_of
 from cellsemi.rounds.store.orientation import decode_oriented
@@ -220,6 +221,8 @@ def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -
     def refused(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
+    if isinstance(folder, ObjectPath):
+        return tuple(path for path in _objects(folder, root) if path.lower().endswith(extensions))
     found: list[str] = []
     seen = {os.path.realpath(folder)}  # links are followed, but not in circles
     for parent, folders, files in os.walk(folder, onerror=refused, followlinks=True):
@@ -228,6 +231,15 @@ def _listing(root: Path, name: str, setting: str, extensions: tuple[str, ...]) -
         kept = (f for f in files if f.lower().endswith(extensions) and not f.startswith(JUNK))
         found += [str(below / file) for file in kept]
     return tuple(sorted(found))
+
+
+def _objects(folder: ObjectPath, root: Path) -> Iterator[str]:
+    """The objects below a folder of a bucket, as `_listing` names files, sorted."""
+    for path in folder.rglob("*"):
+        below = path.relative_to(folder).parts
+        hidden = any(part.startswith((".", *JUNK)) for part in below[:-1]) or below[-1].startswith(JUNK)
+        if not hidden:
+            yield path.relative_to(root).as_posix()
 
 
 def _first(folder: Path, seen: set[str]) -> bool:

@@ -49,8 +49,8 @@ def test_a_damaged_or_missing_run_is_named(tmp_path: Path) -> None:
 
 
 def test_an_address_as_root_is_refused() -> None:
-    with pytest.raises(UsageError, match="s3://bucket"):
-        open_run(config_at(Path("unused"), "run.root=s3://bucket/runs"))
+    with pytest.raises(UsageError, match="http://bucket"):
+        open_run(config_at(Path("unused"), "run.root=http://bucket/runs"))
 
 
 def a_step(paths: RunPaths, value: int = 1) -> Step:
