@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cellsemi.configs.config_files import preset_names
+from cellsemi.configs.presets import preset_names
 from cellsemi.configs.describe import field_table
 
 PAGE = Path(__file__).with_name("config.md")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellsemi.configs.config_files import LOCAL_FILE
+from cellsemi.configs.presets import LOCAL_FILE
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LoadedConfig, config_difference, load_config
 from cellsemi.orchestrator.runs.find_run import RUNS

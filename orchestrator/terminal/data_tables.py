@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellsemi.configs.config_files import LOCAL_FILE, preset_names
+from cellsemi.configs.presets import LOCAL_FILE, preset_names
 from cellsemi.configs.errors import UsageError
 from cellsemi.orchestrator.terminal.tables import table
 from cellsemi.rounds.datasets.ingest_report import copies_sentence, partly_sentence, sentences

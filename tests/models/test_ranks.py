@@ -18,7 +18,8 @@ from torch import nn
 
 from cellsemi.configs import errors
 from cellsemi.configs.errors import CellsemiError, DataError, ModelError
-from cellsemi.configs.models import AugmentConfig, FlowUnetConfig, MaskRcnnConfig
+from cellsemi.configs.models import FlowUnetConfig, MaskRcnnConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.flow_unet.family import FAMILY

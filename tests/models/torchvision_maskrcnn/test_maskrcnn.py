@@ -18,7 +18,8 @@ from helpers.pictures import discs, quiet, record
 from safetensors.torch import load_file, save_file
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
+from cellsemi.configs.models import MaskRcnnConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellsemi.configs.config_files import preset_names
+from cellsemi.configs.presets import preset_names
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
