@@ -66,8 +66,8 @@ class TrainingConfig(Section):
     resize_px: Side | None = Field(
         None,
         ge=64,
-        description="Crops and images are resized so that the longer side of their image has so many pixels; masks come "
-        "back to the pixels of the image. null: not.",
+        description="Crops and images are resized so that the longer side of their image has so many pixels; masks "
+        "come back to the pixels of the image. null: not.",
     )
     optimiser: Optimiser = Field("adamw", description="AdamW, or SGD with `momentum`.")
     lr: float = Field(
@@ -76,9 +76,7 @@ class TrainingConfig(Section):
     backbone_lr: float | None = Field(
         None, gt=0, le=100, description="Peak learning rate of the backbone, for models that have one; null: the same."
     )
-    schedule: Schedule = Field(
-        "one-cycle", description="Course of the learning rate after the warm-up."
-    )
+    schedule: Schedule = Field("one-cycle", description="Course of the learning rate after the warm-up.")
     warmup_steps: int = Field(
         0, ge=0, le=MAX_STEPS, description="Linear warm-up (not for `one-cycle`, which has its own)."
     )
@@ -92,8 +90,8 @@ class TrainingConfig(Section):
     decay_factor: float = Field(0.1, gt=0, lt=1, description="`step`, `plateau`: factor of each decay.")
     plateau_on: Literal["training", "validation"] = Field(
         "training",
-        description="`plateau`: the loss that is watched. That on validation images is measured every `patience_steps`; "
-        "they then decide on the rate, and the validation scores of the model are a little too good.",
+        description="`plateau`: the loss that is watched. That on validation images is measured every "
+        "`patience_steps`; they then decide on the rate, and the validation scores of the model are a little too good.",
     )
     patience_steps: int = Field(
         200,
@@ -166,7 +164,9 @@ class TrainingConfig(Section):
         if self.decay_every_steps is not None and self.decay_every_epochs is not None:
             raise ValueError("state `decay_every_steps` or `decay_every_epochs`, not both")
         if self.resize_px is not None and self.cell_px not in (None, AUTO_CELL_PX):
-            raise ValueError("`resize_px` and a number for `cell_px` are two sizes for one image; leave one of them out")
+            raise ValueError(
+                "`resize_px` and a number for `cell_px` are two sizes for one image; leave one of them out"
+            )
         return self
 
     @property
@@ -228,7 +228,7 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The steps from `first` up to `last` of a training, its settings there, and its augmentation (None: the model's)."""
+    """The steps from `first` up to `last` of a training, its settings there, its augmentation (None: the model's)."""
 
     first: int
     last: int

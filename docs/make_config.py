@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cellsemi.configs.presets import preset_names
 from cellsemi.configs.describe import field_table
+from cellsemi.configs.presets import preset_names
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Settings

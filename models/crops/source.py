@@ -38,11 +38,11 @@ VALIDATION_SEED = 0  # the same crops for all students and runs
 class CropSource:
     """Batches of crops from the annotated rows of some shards; an image is decoded when it is first sampled.
 
-    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
-    cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
-    at which the network sees it, before the random scale; `resize_px` is the longer side that it is brought to first.
-    `changes` are augmentations that take the place of `augment`, each from a step on. `part` (r, G): only the crops r, r + G, .. of a batch.
-    `images` and `rows` are those of the shards, as `ShardSet` takes them.
+    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all cells are read
+    from the shards at the start, without the images. `enlarge` brings every image to the size at which the network
+    sees it, before the random scale; `resize_px` is the longer side that it is brought to first. `changes` are
+    augmentations that take the place of `augment`, each from a step on. `part` (r, G): only the crops r, r + G, .. of
+    a batch. `images` and `rows` are those of the shards, as `ShardSet` takes them.
     """
 
     def __init__(
@@ -171,9 +171,7 @@ class CropSource:
             invert=invert,
         )
         crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
-        return crop, pasteable(
-            done.instance_map, image.cell_area * done.scale**2, image.cell_trust, augment.copy_paste
-        )
+        return crop, pasteable(done.instance_map, image.cell_area * done.scale**2, image.cell_trust, augment.copy_paste)
 
     def _decoded(self, row: int) -> TrainingImage:
         """The image of a row; what this returns is cached."""

@@ -30,9 +30,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     net, started_from = _network(task, config)
     sigma_px = config.centre_sigma_px * config.upscale
     makers = map_makers(centre=config.centre_head, boundary=config.boundary_head, sigma_px=sigma_px)
-    return fit_detector(
-        task, config, net, net.losses, progress, parts=PARTS, started_from=started_from, makers=makers
-    )
+    return fit_detector(task, config, net, net.losses, progress, parts=PARTS, started_from=started_from, makers=makers)
 
 
 def take(task: FitTask) -> FitResult:

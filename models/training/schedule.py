@@ -45,13 +45,18 @@ def course(step: int, steps: int, config: TrainingConfig, losses: Sequence[float
     if config.schedule == "cosine":
         left = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
         return (1 + math.cos(math.pi * left)) / 2
-    if config.schedule == "step" and config.decay_every_steps is not None:
-        return config.decay_factor ** (step // config.decay_every_steps)
-    if config.schedule == "step":
-        return config.decay_factor ** sum(step >= share * steps for share in config.decay_at)
+    return float(config.decay_factor ** _decays(step, steps, config, losses))
+
+
+def _decays(step: int, steps: int, config: TrainingConfig, losses: Sequence[float]) -> int:
+    """How often the rate was multiplied by `decay_factor` before a step."""
     if config.schedule == "plateau":
-        return config.decay_factor ** _plateaus(losses, 1 if config.plateau_on == "validation" else config.patience_steps)
-    return 1.0
+        return _plateaus(losses, 1 if config.plateau_on == "validation" else config.patience_steps)
+    if config.schedule != "step":
+        return 0
+    if config.decay_every_steps is not None:
+        return step // config.decay_every_steps
+    return sum(step >= share * steps for share in config.decay_at)
 
 
 def one_cycle(step: int, steps: int) -> float:
