@@ -248,6 +248,8 @@ class Config(Section):
                 raise ValueError(
                     f"class_map of {model.name} leads to {sorted(mapped)}, expected {[*self.data.classes, IGNORE]}"
                 )
+        if unknown := set(self.fusion.boundaries) - set(names):
+            raise ValueError(f"fusion.boundaries names {sorted(unknown)}, expected some of {names}")
         if isinstance(self.filter.thresholds, dict) and set(self.filter.thresholds) != set(self.data.classes):
             raise ValueError(
                 f"filter.thresholds must name every class of data.classes {sorted(self.data.classes)}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cellsemi.rounds.cells.matching import scorable
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
-from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
+from cellsemi.rounds.evaluation.metrics import best_threshold, coco_map, score_image
 from cellsemi.rounds.pseudo_labels.fusion import Recalls, fuse
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.on_disk import OnDisk
@@ -158,7 +159,7 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
         round=round,
         name="evaluate",
         output=paths.evaluation(round),
-        settings=context.read(*OF_CELLS),
+        settings=context.read("rounds.coco", *OF_CELLS),
         inputs=tuple(_folders(pairs.values())),
         parameters={"models": list(models)},
         total=len(models),
@@ -170,7 +171,10 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
         for count, model in enumerate(models, start=1):
             on_val = all_pairs(pairs[model, "val"])
             threshold = best_threshold(on_val).value if on_val else 0.0
-            found += [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
+            scored = [_scored(round, model, split, threshold, pairs[model, split]) for split in EVALUATED]
+            if config.rounds.coco:
+                scored = [replace(each, coco=coco_map(all_pairs(pairs[model, each.split]))) for each in scored]
+            found += scored
             context.watcher.advance(count)
         write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)
 

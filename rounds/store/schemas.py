@@ -84,6 +84,8 @@ EVALUATION = pa.schema(
         ("split", pa.string()),
         ("image_id", pa.string()),
         ("threshold", pa.float64()),  # score from which predictions count, chosen on val
+        ("coco_map", pa.float64()),  # of all images of the split together; null: not asked for
+        ("coco_map50", pa.float64()),
         *TALLY,
         ("classes", pa.list_(pa.struct([("class", pa.string()), *TALLY]))),  # those the image holds
     ]
