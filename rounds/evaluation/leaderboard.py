@@ -223,11 +223,11 @@ def _interval(figure: Figure, row: Row, say_count: bool) -> str:
 LEGEND = f"""\
 mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: bootstrap intervals over n images, none
 below n = {ENOUGH_IMAGES}; they do not hold the chance of another training seed. val mAP is of the images that
-thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0 on
-the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
+thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0
+on the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
 with as many steps in total as the last student. decision: promoted models teach the next round; a control that won is
-recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. COCO mAP: test, as COCO computes it, of all
-predictions (rounds.coco). time: of training, of the ensemble that of the whole round.
+recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. COCO mAP: test, as
+COCO computes it, of all predictions (rounds.coco). time: of training, of the ensemble that of the whole round.
 """
 
 

@@ -331,7 +331,7 @@ def test_a_cell_that_better_ones_cover_is_not_there_once_overlaps_are_resolved()
 
 def test_the_default_is_the_vote_and_other_words_are_refused() -> None:
     assert (FusionConfig().method, FusionConfig().overlaps) == ("vote", "keep")
-    with pytest.raises(ValidationError, match="'vote', 'weighted', 'nms' or 'union'"):
+    with pytest.raises(ValidationError, match="'vote', 'weighted', 'nms', 'union' or 'refine'"):
         FusionConfig(method="mean")
     with pytest.raises(ValidationError, match="'keep' or 'resolve'"):
         FusionConfig(overlaps="cut")
