@@ -17,7 +17,7 @@ from helpers.tiny_cellpose import Tiny
 
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.models import MaskRcnnConfig
+from cellsemi.configs.models import DetectorConfig, MaskRcnnConfig
 from cellsemi.configs.presets import figures
 from cellsemi.configs.schema import Config
 from cellsemi.models import weight_files
@@ -98,7 +98,8 @@ def shortened(name: str, root: Path) -> list[str]:
         if model.kind == "torchvision-maskrcnn":
             small = model.backbone if model.backbone == "resnet18-cbam" else "resnet18"
             settings += [f"models.{i}.backbone={small}", f"models.{i}.box_hidden=32", f"models.{i}.mask_hidden=16"]
-            settings += [f"models.{i}.rpn_proposals=100", f"models.{i}.roi_batch=32"]
+        if isinstance(model, DetectorConfig):
+            settings += [f"models.{i}.rpn_proposals=100", f"models.{i}.roi_batch=32", f"models.{i}.max_detections=8"]
         if model.inference:
             settings += [f"models.{i}.inference.scales=[1.0]", f"models.{i}.inference.tta=[identity]"]
     return [part for setting in dict.fromkeys(settings) for part in ("--set", setting)]
