@@ -38,7 +38,7 @@ class SourceFigure:
 
 def resolved(config: Config, path: str) -> Any:
     """The value of a setting, those of the models completed by the common ones."""
-    data = config.model_dump(mode="json")
+    data: Any = config.model_dump(mode="json")
     for model, own in zip(config.models, data["models"], strict=True):
         own["training"] = config.training_of(model).model_dump(mode="json")
         own["inference"] = config.inference_of(model).model_dump(mode="json")
