@@ -1,10 +1,11 @@
 """Fusion by `refine` against `weighted` and the others, of a flow U-Net and a Mask R-CNN: to refine.md.
 
-    python benchmarks/refine.py [--root FOLDER] [--out runs] [--images 60]
+    python benchmarks/refine.py [--root FOLDER] [--out runs] [--images 60] [--draws N] [--short]
 
 Both models are trained on the labelled images of development draws of DSB2018 (other images than those of the rounds
 benchmark, whose test stays out) and on generated cells; their predictions are then fused by each method. The score
-threshold of each is chosen on val; test is only reported. About forty minutes on two cores.
+threshold of each is chosen on val; test is only reported. About forty minutes on two cores, ten with --short, which
+trains the detector on small crops.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ import regimes
 from machine import DSB2018, describe, skip
 
 HERE = Path(__file__).parent
-DRAWS = (("enough", 0), ("enough", 1), ("crowded", 0))
+DRAWS = (("enough", 0), ("crowded", 0), ("enough", 1))
 FLOW, BOXES = "unet", "maskrcnn"
 IOUS = (0.15, 0.5)
 SAMPLES, LEVEL = 2000, 0.95
+SHORT = {"training.batch": "2", "training.crop_px": "96", "roi_batch": "64", "rpn_proposals": "200", "rpn_batch": "64"}
 
 
 def methods() -> dict[str, FusionConfig]:
@@ -80,19 +82,22 @@ class Split:
 @click.option("--root", type=click.Path(path_type=Path), default=DSB2018)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs and draws.")
 @click.option("--images", default=60, help="Test images of each draw, at most.")
-def main(root: Path, out: Path, images: int) -> None:
+@click.option("--draws", type=click.IntRange(1, len(DRAWS)), default=len(DRAWS), show_default=True)
+@click.option("--short", is_flag=True, help="Train the detector on crops of 96 px, two at once.")
+def main(root: Path, out: Path, images: int, draws: int, short: bool) -> None:
     """Train, fuse and tabulate."""
     if not root.is_dir():
         skip(f"no DSB2018 at {root}; give --root")
     tables = []
-    for name, seed in DRAWS:
-        paths = trained(name, seed, root, out, images)
+    for name, seed in DRAWS[:draws]:
+        paths = trained(name, seed, root, out, images, SHORT if short else {})
         tables.append((f"{regimes.called(name).says}; seed {seed}", list(rows_of(paths))))
         agreed = read_precision(paths)
-    (HERE / "refine.md").write_text(page(tables, "the stated precision" if agreed is None else agreed.training))
+    precision = "the stated precision" if agreed is None else agreed.training
+    (HERE / "refine.md").write_text(page(tables, precision, SHORT if short else {}))
 
 
-def trained(name: str, seed: int, root: Path, out: Path, images: int) -> RunPaths:
+def trained(name: str, seed: int, root: Path, out: Path, images: int, changes: dict[str, str]) -> RunPaths:
     """The run of a draw, both models trained once on its labelled images."""
     data, run = out / f"refine-data-{name}-{seed}", f"refine-{name}-{seed}"
     regime = regimes.called(name)
@@ -101,6 +106,7 @@ def trained(name: str, seed: int, root: Path, out: Path, images: int) -> RunPath
     if not regime.modalities:
         pairs += ["data.source=shards", "data.where={}", f"data.classes=[{','.join(regime.classes)}]"]
         pairs += ["data.one_class_per_image=true"]
+    pairs += [f"models.1.{setting}={value}" for setting, value in changes.items()]
     sets = [part for pair in pairs for part in ("--set", pair)]
     command = ["cellsemi", "round", "--n", "0", "--config", "dsb2018-mixed", "--run", run, "--engine", "inline", *sets]
     print("$", " ".join(command), flush=True)
@@ -149,14 +155,16 @@ def rows_of(paths: RunPaths) -> Iterator[tuple[str, ...]]:
         )  # fmt: skip
 
 
-def page(tables: list[tuple[str, list[tuple[str, ...]]]], precision: str) -> str:
+def page(tables: list[tuple[str, list[tuple[str, ...]]]], precision: str, changes: dict[str, str]) -> str:
     """All tables, below what they were made with."""
+    stated = ", ".join(f"{setting} {value}" for setting, value in changes.items())
+    short = f" (the detector with {stated}: short trainings on a busy machine)" if changes else ""
     text = f"""# Fusion: boundaries of a flow model where a detector agrees
 
 {describe()}; training in {precision}.
 
 `refine` takes the mask of one model where another finds the cell, too, and scores it as `weighted` does. Both models
-are those of the preset `dsb2018-mixed`, 300 steps from scratch; their scores are calibrated on val, the score threshold
+are those of the preset `dsb2018-mixed`, 300 steps from scratch{short}; their scores are calibrated on val, the score threshold
 of each row is chosen on val, and no pixel is given twice. The change is of test mAP against `weighted` at IoU .15, with
 the 95 % interval over the images; it does not hold the chance of another training seed. Written by
 `benchmarks/refine.py`.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cellsemi.configs.describe import field_table
-from cellsemi.configs.presets import preset_names
 from cellsemi.configs.presets.figures import table
+from cellsemi.configs.presets.preset_files import preset_names
 
 PAGE, MODELS = Path(__file__).with_name("config.md"), Path(__file__).with_name("models.md")
 FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"

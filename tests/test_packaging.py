@@ -11,7 +11,7 @@ import click
 import pytest
 from packaging.requirements import Requirement
 
-from cellsemi.configs.presets import preset_names
+from cellsemi.configs.presets.preset_files import preset_names
 from cellsemi.orchestrator.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]

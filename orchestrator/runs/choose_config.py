@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LoadedConfig, config_difference, load_config
-from cellsemi.configs.presets import LOCAL_FILE
+from cellsemi.configs.presets.preset_files import LOCAL_FILE
 from cellsemi.orchestrator.runs.find_run import RUNS
 from cellsemi.rounds.store.run import RunPaths, paths_of, read_config
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellsemi.configs.errors import UsageError
-from cellsemi.configs.presets import LOCAL_FILE, preset_names
+from cellsemi.configs.presets.preset_files import LOCAL_FILE, preset_names
 from cellsemi.orchestrator.terminal.tables import table
 from cellsemi.rounds.datasets.ingest_report import copies_sentence, partly_sentence, sentences
 from cellsemi.rounds.duration import duration

@@ -12,7 +12,7 @@ from cellsemi.configs.describe import documented_yaml, field_table
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.loading import build_config, config_difference, config_hash, load_config, to_yaml
 from cellsemi.configs.phases import AUGMENT_PRESETS
-from cellsemi.configs.presets import preset_names, preset_text
+from cellsemi.configs.presets.preset_files import preset_names, preset_text
 from cellsemi.configs.schema import Config
 
 # A preset for a data set of the user's own needs to be told where it lies.

@@ -11,7 +11,7 @@ import pytest
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
-from cellsemi.configs.presets import preset_names
+from cellsemi.configs.presets.preset_files import preset_names
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import open
 from cellsemi.rounds.formats import registry
