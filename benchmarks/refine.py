@@ -164,9 +164,9 @@ def page(tables: list[tuple[str, list[tuple[str, ...]]]], precision: str, change
 {describe()}; training in {precision}.
 
 `refine` takes the mask of one model where another finds the cell, too, and scores it as `weighted` does. Both models
-are those of the preset `dsb2018-mixed`, 300 steps from scratch{short}.
-Their scores are calibrated on val, the score threshold of each row is chosen on val, and no pixel is given twice. The
-change is of test mAP against `weighted` at IoU .15, with the 95 % interval over the images; it does not hold the chance of another training seed. Written by
+are those of the preset `dsb2018-mixed`, 300 steps from scratch{short}. Their scores are calibrated on val, the score
+threshold of each row is chosen on val, and no pixel is given twice. The change is of test mAP against `weighted` at
+IoU .15, with the 95 % interval over the images; it does not hold the chance of another training seed. Written by
 `benchmarks/refine.py`.
 """
     for says, rows in tables:
