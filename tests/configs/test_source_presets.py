@@ -31,6 +31,7 @@ FEW = GeneratedConfig(labelled=9, unlabelled=1, val=2, test=2, height_px=64, wid
 TINY = ["engine.kind=inline", "engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1"]
 TINY += ["rounds.control=false", "inference.grid=null"]
 LIMITED = ("maskrcnn-center-boundary", "livecell-cbam", "livecell-transfer", "livecell-pretraining")
+VARIANTS = ("ensemble-cellpose-maskrcnn-5fold", "maskrcnn-two-stage-sgd", "livecell-pretraining")  # as another, nearly
 NO_DETECTRON2 = "Detectron2 is not installed; `cellsemi doctor` says how"
 
 
@@ -105,7 +106,9 @@ def shortened(name: str, root: Path) -> list[str]:
     return [part for setting in dict.fromkeys(settings) for part in ("--set", setting)]
 
 
-@pytest.mark.parametrize("name", layouts.SYSTEMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in layouts.SYSTEMS]
+)
 def test_a_preset_of_a_source_system_runs_a_round(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {model.kind for model in preset(name).models}
     if "detectron2-maskrcnn" in kinds and importlib.util.find_spec("detectron2") is None:
