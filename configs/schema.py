@@ -241,7 +241,7 @@ class Config(Section):
                 raise ValueError(
                     f"training.crop_px is {side}, but {model.name} takes multiples of {model.stride_px} (depth)"
                 )
-            if self.training_of(model).freezes and not model.can_freeze:
+            if model.trains and self.training_of(model).freezes and not model.can_freeze:
                 raise ValueError(f"training.frozen and freeze_at: {model.name} ({model.kind}) has no part to freeze")
             mapped = set(getattr(model, "class_map", {}).values()) - {*self.data.classes, IGNORE}
             if mapped:

@@ -103,6 +103,11 @@ def test_what_contradicts_itself_is_refused(settings: list[str], message: str) -
         load_config("demo", ["models=[{kind: flow-unet, name: unet-a}]", "training.steps=auto", *settings])
 
 
+def test_what_a_teacher_that_is_not_trained_cannot_freeze_does_not_matter() -> None:
+    models = "models=[{kind: masks, name: a, folder: x}, {kind: torchvision-maskrcnn, name: b}]"
+    assert load_config("demo", [models, "training.frozen=body"]).config.training.freezes
+
+
 def test_a_model_states_epochs_where_all_state_steps() -> None:
     settings = ["training.steps=9", "models=[{kind: flow-unet, name: a, training: {epochs: 2}}]"]
     config = load_config("demo", settings).config
