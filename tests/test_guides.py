@@ -24,7 +24,8 @@ OTHER_PROGRAMS = {
     "sha256sum": "not everywhere",
 }
 LEFT_OUT = {"--address": "needs a cluster", "torchscript": "needs a real network", "bioimage-io": "likewise"}
-LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM"}
+LEFT_OUT |= {"cellpose.pth": "needs a trained Cellpose-SAM", "livecell-cellpose.pth": "likewise"}
+LEFT_OUT |= dict.fromkeys(("livecell-pretraining", "ensemble-cellpose-maskrcnn"), "needs data of others and a GPU")
 SMALL = [  # a config in which rounds are quick
     "run: {name: mine}",
     "data:",
