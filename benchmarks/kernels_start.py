@@ -11,7 +11,7 @@ from typing import Any
 from kernels_data import write_many
 from pycocotools.coco import COCO
 
-from cellsemi.configs.models import AugmentConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.models.crops.source import CropSource
 from cellsemi.rounds.store.shards import shard_paths
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import build_config, config_difference
+from cellsemi.configs.models import MaskRcnnConfig
 from cellsemi.configs.rounds import AUTO
 from cellsemi.configs.schema import Config
 
@@ -55,6 +56,10 @@ def _no_scale_search(config: Config) -> str:
 
 def _no_flow_model(config: Config) -> str:
     return "" if any(model.has_cell_probability for model in config.models) else "there is no flow model"
+
+
+def _no_extra_heads(config: Config) -> str:
+    return "" if any(isinstance(model, MaskRcnnConfig) for model in config.models) else "no model may have such heads"
 
 
 _ALL = (
@@ -206,6 +211,14 @@ _ALL = (
         off={f"{EACH_MODEL}.augment.copy_paste.probability": 0.0},
     ),
     Part(
+        "extra-heads",
+        "Mask R-CNN also learns centres and boundaries; off: it does not.",
+        "the report of system D (docs/models.md), which found no gain",
+        on={f"{EACH_MODEL}.centre_head": True, f"{EACH_MODEL}.boundary_head": True},
+        off={f"{EACH_MODEL}.centre_head": False, f"{EACH_MODEL}.boundary_head": False},
+        moot=_no_extra_heads,
+    ),
+    Part(
         "ema",
         "The weights that are kept are averaged over the steps; off: those of the last step.",
         "Polyak and Juditsky 1992; Tarvainen and Valpola 2017",
@@ -274,7 +287,7 @@ def _places(data: dict[str, Any], path: str) -> Iterator[tuple[dict[str, Any], s
     """The sections of a config, with every default written out, that hold the setting."""
     first, *way, key = path.split(".")
     if first == EACH_MODEL:
-        sections = list(data["models"])
+        sections = [model for model in data["models"] if (way or [key])[0] in model]  # those that have the setting
     else:
         sections = [data[first]]
         if first in OWN_SECTIONS:

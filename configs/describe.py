@@ -54,6 +54,7 @@ def _documented_value(name: str, value: Any, indent: str, depth: int) -> Iterabl
 
 
 Fields = Mapping[str, FieldInfo]
+PHASE = "phases.N"  # ends the path of a phase of a training
 
 
 Described = tuple[str, str, str, str]
@@ -67,12 +68,13 @@ def _walk_fields(fields: Fields, prefix: str) -> Iterator[Described]:
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
         shown = "section" if alone else _type_name(field.annotation)
         yield dotted, shown, "" if alone else default, field.description or ""
-        if prefix and name in Config.model_fields:
-            continue  # a model's own `training` or `inference`: the common section again
+        if prefix and (name in Config.model_fields or prefix.endswith(PHASE)):
+            continue  # a model's own `training` or `inference`, a phase's `augment`: described elsewhere
         if len(sections) > 1:
             yield from _walk_alternatives({kind: section.model_fields for kind, section in sections.items()}, dotted)
         for section in sections.values() if len(sections) == 1 else ():
-            inner = dotted + (".CLASS" if "dict[" in str(field.annotation) else "")
+            annotation = str(field.annotation)
+            inner = dotted + (".CLASS" if "dict[" in annotation else ".N" if "tuple[" in annotation else "")
             yield from _walk_fields(section.model_fields, inner)
 
 

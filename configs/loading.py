@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cellsemi.configs.config_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.explain import explanations
-from cellsemi.configs.models import AUGMENT_PRESETS
+from cellsemi.configs.phases import AUGMENT_PRESETS
+from cellsemi.configs.presets.preset_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.configs.schema import Config, without_common
 from cellsemi.configs.yaml_text import read_yaml
 

@@ -7,79 +7,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from cellsemi.configs.base import MAX_SEED, Factor, Fraction, Section, Side, checked_name
+from cellsemi.configs.phases import AugmentConfig, named_augmentation
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 
 FLOW_UNET_CELL_PX = 40.0  # the largest typical cell that flow-unet is shown by `training.cell_px: auto`
-
-
-class CopyPasteConfig(Section):
-    """Cells of other images pasted into a crop (Ghiasi et al. 2021); only human and trusted cells are pasted."""
-
-    probability: Fraction = Field(0.0, description="Share of the crops into which cells are pasted; 0: never.")
-    select: Fraction = Field(0.9, description="Share of the cells of the other crop that are pasted.")
-    keep: Fraction = Field(0.5, description="A pasted cell of which less than this share is in the crop is left out.")
-    occlusion: Fraction = Field(
-        0.7,
-        description="A cell of which more than this share is covered by pasted ones is no longer learnt, but ignored.",
-    )
-    min_quality: Fraction = Field(0.8, description="Pseudo-labels below this calibrated confidence are not pasted.")
-
-
-class AugmentConfig(Section):
-    """Augmentation of a training crop; the instance map is transformed along, with nearest interpolation."""
-
-    scale_min: float = Field(0.4, gt=0, le=1, description="Smallest scale of a crop.")
-    scale_max: float = Field(2.5, ge=1, le=100, description="Largest scale of a crop.")
-    size_aware: bool = Field(
-        False,
-        description="Scale each image so that its typical cell appears at all typical sizes of the data.",
-    )
-    translate: Fraction = Field(0.0, description="Largest shift of a crop's centre, as a share of its side.")
-    rotate: bool = Field(True, description="Rotate by any angle.")
-    affine: Fraction = Field(1.0, description="Probability of scale, shift and rotation.")
-    flip: bool = Field(True, description="Flip along both axes.")
-    brightness: float = Field(0.2, ge=0, le=1, description="Limit of random brightness and contrast.")
-    brightness_probability: Fraction = Field(0.5, description="Probability of a change of brightness and contrast.")
-    gamma: Fraction = Field(0.0, description="Probability of a gamma curve, which lifts or lowers the middle greys.")
-    invert: Fraction = Field(
-        0.0, description="Probability that a crop is inverted, dark for bright; cells pasted into it are, too."
-    )
-    blur: Fraction = Field(0.1, description="Probability of a Gaussian blur.")
-    noise: Fraction = Field(0.1, description="Probability of added Gaussian noise.")
-    elastic: Fraction = Field(0.0, description="Probability of an elastic deformation.")
-    elastic_alpha_px: float = Field(40.0, gt=0, le=1000, description="Strength of the elastic deformation.")
-    elastic_sigma_px: float = Field(6.0, gt=0, le=100, description="Smoothness of the elastic deformation.")
-    grid: Fraction = Field(0.0, description="Probability of a grid distortion instead of an elastic one: never both.")
-    copy_paste: CopyPasteConfig = Field(default_factory=CopyPasteConfig, description="Pasted cells.")
-
-
-# `augment: NAME` instead of a section. `sartorius` is the list of the Cellpose-SAM + Detectron2 team (docs/models.md).
-AUGMENT_PRESETS: dict[str, AugmentConfig] = {
-    "light": AugmentConfig(scale_min=0.75, scale_max=1.35, brightness=0.1, blur=0, noise=0),
-    "strong": AugmentConfig(
-        brightness=0.3,
-        blur=0.25,
-        noise=0.25,
-        elastic=0.2,
-        grid=0.1,
-        copy_paste=CopyPasteConfig(probability=0.5),
-    ),
-    "sartorius": AugmentConfig(
-        scale_min=0.7,
-        scale_max=1.3,
-        translate=0.15,
-        affine=0.5,
-        brightness=0.2,
-        brightness_probability=0.3,
-        blur=0.25,
-        noise=0,
-        elastic=0.1,
-        elastic_alpha_px=50,
-        elastic_sigma_px=2.5,
-        grid=0.1,
-        copy_paste=CopyPasteConfig(probability=0.5, keep=0.5, select=0.9, occlusion=0.7),
-    ),
-}
 
 
 _CLASS_MAP = (
@@ -126,6 +57,11 @@ class ModelBase(Section):
         return False
 
     @property
+    def can_freeze(self) -> bool:
+        """Whether it has parts that `training.frozen` names."""
+        return False
+
+    @property
     def stride_px(self) -> int:
         """The sides of a crop are multiples of it."""
         return 1
@@ -151,11 +87,7 @@ class ModelBase(Section):
     @field_validator("augment", mode="before")
     @classmethod
     def _named_augmentation(cls, value: object) -> object:
-        if isinstance(value, str):
-            if value not in AUGMENT_PRESETS:
-                raise ValueError(f"expected a section or one of {', '.join(AUGMENT_PRESETS)}, got {value!r}")
-            return AUGMENT_PRESETS[value]
-        return value
+        return named_augmentation(value)
 
 
 class MayTeachUntrained(ModelBase):
@@ -253,6 +185,11 @@ class DetectorConfig(WithWeights):
         1000, ge=1, le=100_000, description="Detections per tile; a warning reports it when it is reached."
     )
 
+    @property
+    def can_freeze(self) -> bool:
+        """A ResNet, a pyramid, heads."""
+        return True
+
 
 class MaskRcnnConfig(DetectorConfig):
     """`torchvision-maskrcnn`: Mask R-CNN of torchvision's parts (He et al. 2017), for dense small cells."""
@@ -303,6 +240,11 @@ class CellposeSamConfig(WithWeights):
         description="Masks whose flows differ more from the predicted ones are left out; 0: none is.",
     )
     bsize: int = Field(256, ge=64, le=4096, multiple_of=8, description="Side of the tiles that the network takes.")
+
+    @property
+    def can_freeze(self) -> bool:
+        """The network, and a class head."""
+        return True
 
     @model_validator(mode="after")
     def _weights_are_stated(self) -> Self:
@@ -356,6 +298,11 @@ class PythonConfig(MayTeachUntrained):
         description="Folder of the module; the run keeps a copy of the module. null: it is installed on every node.",
     )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="Whatever the family reads.")
+
+    @property
+    def can_freeze(self) -> bool:
+        """The family reads the settings."""
+        return True
 
     @model_validator(mode="after")
     def _family_is_named(self) -> Self:

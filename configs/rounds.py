@@ -11,7 +11,7 @@ from cellsemi.configs.base import MAX_AREA_PX, Fraction, Section
 AUTO: Literal["auto"] = "auto"
 
 
-FusionMethod = Literal["vote", "weighted", "nms", "union"]
+FusionMethod = Literal["vote", "weighted", "nms", "union", "refine"]
 
 
 class FusionConfig(Section):
@@ -20,7 +20,11 @@ class FusionConfig(Section):
     method: FusionMethod = Field(
         "vote",
         description="Mask of a cluster: `vote` pixels with half of the score, `weighted` those with half of the "
-        "quality (the calibrated score where there is one), `nms` the best scored mask as it is, `union` all pixels.",
+        "quality (the calibrated score where there is one), `nms` the best scored mask as it is, `union` all pixels, "
+        "`refine` the mask of the best of `boundaries`, scored as by `weighted`.",
+    )
+    boundaries: tuple[str, ...] = Field(
+        (), description="`refine`: the models whose masks are taken where other models find the cell, too."
     )
     overlaps: Literal["keep", "resolve"] = Field(
         "keep", description="`resolve`: no pixel twice, the better scored cell keeps it; `keep`: masks may overlap."
@@ -37,6 +41,12 @@ class FusionConfig(Section):
         description="Clusters with fewer teachers do not train: they are background where their quality is low, else "
         "they leave the loss. Of fewer teachers that are left all must agree.",
     )
+
+    @model_validator(mode="after")
+    def _boundaries_are_for_refine(self) -> Self:
+        if (self.method == "refine") != bool(self.boundaries):
+            raise ValueError("`boundaries` names the models that draw the masks, and `refine` alone needs it")
+        return self
 
 
 class ClassThresholds(Section):
@@ -182,6 +192,11 @@ class RoundsConfig(Section):
         description="From which score, and which area, on predicted cells are kept in what is evaluated and delivered; "
         "chosen on val. `class`: a class has its own where they win on val images that did not choose them; `all`: one "
         "score for all classes, no area.",
+    )
+    coco: bool = Field(
+        False,
+        description="Also state COCO's mAP at IoU .5 to .95 and at .5 on the leaderboard: test, of all predictions, "
+        "without its cap of 100 an image.",
     )
     stop_after: int | None = Field(
         1,

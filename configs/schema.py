@@ -245,11 +245,15 @@ class Config(Section):
                 raise ValueError(
                     f"training.crop_px is {side}, but {model.name} takes multiples of {model.stride_px} (depth)"
                 )
+            if model.trains and self.training_of(model).freezes and not model.can_freeze:
+                raise ValueError(f"training.frozen and freeze_at: {model.name} ({model.kind}) has no part to freeze")
             mapped = set(getattr(model, "class_map", {}).values()) - {*self.data.classes, IGNORE}
             if mapped:
                 raise ValueError(
                     f"class_map of {model.name} leads to {sorted(mapped)}, expected {[*self.data.classes, IGNORE]}"
                 )
+        if unknown := set(self.fusion.boundaries) - set(names):
+            raise ValueError(f"fusion.boundaries names {sorted(unknown)}, expected some of {names}")
         if isinstance(self.filter.thresholds, dict) and set(self.filter.thresholds) != set(self.data.classes):
             raise ValueError(
                 f"filter.thresholds must name every class of data.classes {sorted(self.data.classes)}, "
@@ -266,8 +270,14 @@ def _completed(model: Any, common: dict[str, Any]) -> Any:
         own, shared = model.get(name), common.get(name, {})
         shared = shared.model_dump() if isinstance(shared, Section) else shared
         if isinstance(own, dict) and isinstance(shared, dict):
-            sections[name] = {**shared, **own}
+            sections[name] = {**_without_other_length(shared, own), **own}
     return {"kind": FlowUnetConfig.model_fields["kind"].default, **model, **sections}
+
+
+def _without_other_length(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Common settings without the length of a training where the model states its own, in steps or in epochs."""
+    lengths = ("steps", "epochs")
+    return {key: value for key, value in shared.items() if key not in lengths} if own.keys() & set(lengths) else shared
 
 
 def without_common(data: dict[str, Any]) -> dict[str, Any]:

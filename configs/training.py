@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cellsemi.configs.base import MAX_AREA_PX, MAX_STEPS, Factor, Fraction, Section, Side
+from cellsemi.configs.phases import (
+    AugmentConfig,
+    Epochs,
+    Frozen,
+    Optimiser,
+    PhaseConfig,
+    Schedule,
+    checked_shares,
+)
 
 AUTO_PROBABILITY: Literal["auto"] = "auto"
 AUTO_STEPS: Literal["auto"] = "auto"
@@ -27,6 +38,16 @@ class TrainingConfig(Section):
         description="Optimiser steps per student and round; `auto`: in round 0 the steps are doubled until that no "
         "longer raises the validation mAP by `min_gain`, and later rounds take half of what was found.",
     )
+    epochs: Epochs | None = Field(
+        None,
+        description="Instead of `steps`: how often as many crops are seen as there are human-labelled images; each run "
+        "says how many steps these are.",
+    )
+    phases: tuple[PhaseConfig, ...] = Field(
+        (),
+        description="Phases of the training, one after the other. Together they are as long as they say, or as `steps` "
+        "or `epochs` says, where these are stated; then they keep their proportions.",
+    )
     first_steps: int = Field(
         500, ge=1, le=MAX_STEPS, description="`steps: auto`: the first number of steps that is tried."
     )
@@ -42,40 +63,61 @@ class TrainingConfig(Section):
         "by one factor per model, measured on the human labels that it learns from. null: images as they are. `auto`: "
         "at most 40 for `flow-unet`, so that large cells are shrunk; null for other kinds.",
     )
-    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with `momentum`.")
+    resize_px: Side | None = Field(
+        None,
+        ge=64,
+        description="Crops and images are resized so that the longer side of their image has so many pixels; masks "
+        "come back to the pixels of the image. null: not.",
+    )
+    optimiser: Optimiser = Field("adamw", description="AdamW, or SGD with `momentum`.")
     lr: float = Field(
         4e-3, gt=0, le=100, description="Peak learning rate (of the heads, where a model has a backbone)."
     )
     backbone_lr: float | None = Field(
         None, gt=0, le=100, description="Peak learning rate of the backbone, for models that have one; null: the same."
     )
-    schedule: Literal["one-cycle", "constant", "cosine", "step", "plateau"] = Field(
-        "one-cycle", description="Course of the learning rate after the warm-up."
-    )
+    schedule: Schedule = Field("one-cycle", description="Course of the learning rate after the warm-up.")
     warmup_steps: int = Field(
         0, ge=0, le=MAX_STEPS, description="Linear warm-up (not for `one-cycle`, which has its own)."
     )
     decay_at: tuple[Factor, ...] = Field(
         (0.7, 0.9), description="`step`: shares of the steps after which the rate is multiplied by `decay_factor`."
     )
+    decay_every_steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="`step`: decay after every so many steps instead of at `decay_at`."
+    )
+    decay_every_epochs: Epochs | None = Field(None, description="`step`: the same in epochs.")
     decay_factor: float = Field(0.1, gt=0, lt=1, description="`step`, `plateau`: factor of each decay.")
+    plateau_on: Literal["training", "validation"] = Field(
+        "training",
+        description="`plateau`: the loss that is watched. That on validation images is measured every "
+        "`patience_steps`; they then decide on the rate, and the validation scores of the model are a little too good.",
+    )
     patience_steps: int = Field(
         200,
         ge=1,
         le=MAX_STEPS,
         description="`plateau`: decay when the mean loss of this many steps is not below the best before.",
     )
-    frozen_steps: int = Field(
+    frozen: Frozen = Field(
+        "none",
+        description="What does not train: the `body` (ResNet, or Cellpose's network), the `backbone` (with its feature "
+        "pyramid), `all-but-heads` (box and mask heads), `all-but-predictors` (their last layers). For detectors and "
+        "`cellpose-sam`.",
+    )
+    freeze_at: int = Field(
         0,
         ge=0,
-        le=MAX_STEPS,
-        description="First stage: this many steps with the backbone frozen; then a schedule of its own begins.",
+        le=5,
+        description="Detectors: stages of the ResNet, from the stem on, that never train: 2 are the stem and the first "
+        "stage, as in torchvision and Detectron2.",
     )
-    frozen_lr: float | None = Field(None, gt=0, le=100, description="Learning rate of the first stage; null: `lr`.")
     momentum: float = Field(0.9, ge=0, lt=1, description="`sgd`: momentum.")
     weight_decay: float = Field(1e-2, ge=0, le=100, description="Weight decay.")
     ema: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0 switches it off.")
-    grad_clip: float = Field(5.0, gt=0, le=1_000_000, description="Largest gradient norm.")
+    grad_clip: float | None = Field(
+        5.0, gt=0, le=1_000_000, description="Largest gradient norm; null: gradients are not clipped."
+    )
     human_fraction: Fraction | Literal["auto"] = Field(
         "auto",
         description="Share of crops from human-labelled images in rounds 1 and up; `auto`: 1 less half of the F1 of "
@@ -112,9 +154,89 @@ class TrainingConfig(Section):
     @field_validator("decay_at")
     @classmethod
     def _shares_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if list(value) != sorted(set(value)) or any(not 0 < share < 1 for share in value):
-            raise ValueError(f"expected rising shares between 0 and 1, got {list(value)}")
+        checked_shares(value)
         return value
+
+    @model_validator(mode="after")
+    def _lengths_are_stated_once(self) -> Self:
+        if self.epochs is not None and self.steps != AUTO_STEPS:
+            raise ValueError(f"state `steps` or `epochs`, not both: epochs is {self.epochs:g}, set steps to auto")
+        if self.decay_every_steps is not None and self.decay_every_epochs is not None:
+            raise ValueError("state `decay_every_steps` or `decay_every_epochs`, not both")
+        if self.resize_px is not None and self.cell_px not in (None, AUTO_CELL_PX):
+            raise ValueError(
+                "`resize_px` and a number for `cell_px` are two sizes for one image; leave one of them out"
+            )
+        return self
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether a length is stated in epochs, so that the number of human-labelled images sets the steps."""
+        parts = [self.epochs, self.decay_every_epochs]
+        parts += [each for phase in self.phases for each in (phase.epochs, phase.decay_every_epochs)]
+        return any(each is not None for each in parts)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether a part of the network does not train, in some phase."""
+        return self.freeze_at > 0 or any(kind not in ("none", None) for kind in (self.frozen, *self._frozen_in_phases))
+
+    @property
+    def _frozen_in_phases(self) -> list[Frozen | None]:
+        return [phase.frozen for phase in self.phases]
+
+    def epoch_steps(self, epochs: float, images: int) -> int:
+        """The steps that show `epochs` times as many crops as there are `images`."""
+        return max(1, math.ceil(round(epochs * images / self.batch, 6)))
+
+    def in_steps(self, images: int) -> Self:
+        """The same with every length in steps, for so many human-labelled images; `steps` stays `auto` without one."""
+
+        def in_steps(section: TrainingConfig | PhaseConfig) -> dict[str, object]:
+            """What changes in a section that has these three settings."""
+            changed: dict[str, object] = {"epochs": None, "decay_every_epochs": None}
+            if section.epochs is not None:
+                changed["steps"] = self.epoch_steps(section.epochs, images)
+            if section.decay_every_epochs is not None:
+                changed["decay_every_steps"] = self.epoch_steps(section.decay_every_epochs, images)
+            return changed
+
+        phases = tuple(phase.model_copy(update=in_steps(phase)) for phase in self.phases)
+        found = self.model_copy(update={**in_steps(self), "phases": phases})
+        if found.steps == AUTO_STEPS and phases:
+            return found.model_copy(update={"steps": sum(phase.steps or 0 for phase in phases)})
+        return found
+
+    def in_phases(self, steps: int) -> tuple[Phase, ...]:
+        """The phases of a training of so many steps; the whole of it where none is stated.
+
+        Their lengths are in proportion to those that they state, which are those of `in_steps`.
+        """
+        if not self.phases:
+            return (Phase(0, steps, self, None),)
+        stated = [phase.steps or 0 for phase in self.phases]
+        ends = [round(steps * sum(stated[: k + 1]) / sum(stated)) for k in range(len(stated))]
+        found = []
+        for phase, first, last in zip(self.phases, [0, *ends], ends, strict=False):
+            own = {name: value for name, value in phase if value is not None and name not in NOT_OF_TRAINING}
+            if "decay_at" in own:
+                own.setdefault("decay_every_steps", None)
+            if last > first:
+                found.append(Phase(first, last, self.model_copy(update={**own, "phases": ()}), phase.augment))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The steps from `first` up to `last` of a training, its settings there, its augmentation (None: the model's)."""
+
+    first: int
+    last: int
+    training: TrainingConfig
+    augment: AugmentConfig | None
+
+
+NOT_OF_TRAINING = ("steps", "epochs", "augment")  # settings of a phase that no training has, or has of its own
 
 
 class UnlabelledInferenceConfig(Section):
@@ -135,6 +257,11 @@ class UnlabelledInferenceConfig(Section):
     @classmethod
     def _scales_are_in_bounds(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return None if value is None else checked_scales(value)
+
+
+def resize_factor(resize_px: int | None, height: int, width: int) -> float:
+    """How many times an image is enlarged for its longer side to have `resize_px` pixels; null: once."""
+    return 1.0 if resize_px is None else resize_px / max(height, width)
 
 
 def checked_scales(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -182,6 +309,10 @@ class InferenceConfig(Section):
     scales: tuple[Factor, ...] = Field(
         (1.0,), min_length=1, description="Scales at which each view is predicted; masks come back to the image's size."
     )
+    resize_px: Side | None = Field(
+        None, ge=64, description="The longer side of an image before `scales`; null: `training.resize_px` of the model."
+    )
+    fill_holes: bool = Field(False, description="Fill the holes of predicted masks.")
     scale_search: tuple[Factor, ...] = Field(
         (),
         description=(
@@ -240,6 +371,11 @@ class InferenceConfig(Section):
     def scaled(self, scale: float) -> Self:
         """The same for images that are first enlarged `scale` times."""
         return self.model_copy(update={"scales": tuple(own * scale for own in self.scales)})
+
+    def on_image(self, height: int, width: int) -> Self:
+        """The same for an image of this size, with `resize_px` in `scales`."""
+        resized = self.scaled(resize_factor(self.resize_px, height, width))
+        return self if self.resize_px is None else resized.model_copy(update={"resize_px": None})
 
     @property
     def searches(self) -> bool:

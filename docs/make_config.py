@@ -1,13 +1,15 @@
-"""Write docs/config.md from the settings themselves: `make docs`. A test refuses an outdated page."""
+"""Write docs/config.md from the settings, and the table of docs/models.md: `make docs`. A test refuses old pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cellsemi.configs.config_files import preset_names
 from cellsemi.configs.describe import field_table
+from cellsemi.configs.presets.figures import table
+from cellsemi.configs.presets.preset_files import preset_names
 
-PAGE = Path(__file__).with_name("config.md")
+PAGE, MODELS = Path(__file__).with_name("config.md"), Path(__file__).with_name("models.md")
+FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"
 HEAD = """# Settings
 
 Written by `make docs` from the descriptions in `configs/schema.py`; change them there.
@@ -43,5 +45,12 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def models_page() -> str:
+    """docs/models.md with the figures of the reports beside those of the presets."""
+    before, rest = MODELS.read_text(encoding="utf-8").split(FIRST)
+    return before + "\n".join([FIRST, "", *table(), "", LAST]) + rest.split(LAST)[1]
+
+
 if __name__ == "__main__":
+    MODELS.write_text(models_page(), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")

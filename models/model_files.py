@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import ModelConfig
+from cellsemi.configs.training import InferenceConfig
 from cellsemi.rounds.store import files
 
 MODEL_FILE = "model.json"
@@ -77,12 +78,19 @@ class CellSize(BaseModel):
     """The typical cell of the human labels, and how many times images are enlarged before the network sees them.
 
     `diameter_px` is the median diameter of those cells in pixels of their images; None where there were none.
+    `resize_px` is the longer side that every image is brought to before that; None: it stays as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     diameter_px: float | None = None
     scale: float = 1.0
+    resize_px: int | None = None
+
+    def seen(self, inference: InferenceConfig) -> InferenceConfig:
+        """How images are predicted that the network saw so when it was trained."""
+        resize_px = inference.resize_px or self.resize_px
+        return inference.scaled(self.scale).model_copy(update={"resize_px": resize_px})
 
 
 class ModelFacts(BaseModel):

@@ -30,6 +30,9 @@ LEFT_OUT = {
     "torchscript": "needs a real network",
     "bioimage-io": "likewise",
     "cellpose.pth": "needs a trained Cellpose-SAM",
+    "livecell-cellpose.pth": "likewise",
+    "livecell-pretraining": "needs data of others and a GPU",
+    "ensemble-cellpose-maskrcnn": "likewise",
 }
 SMALL = [  # a config in which rounds are quick
     "run: {name: mine}",

@@ -11,7 +11,7 @@ import click
 import pytest
 from packaging.requirements import Requirement
 
-from cellsemi.configs.config_files import preset_names
+from cellsemi.configs.presets.preset_files import preset_names
 from cellsemi.orchestrator.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,9 +145,10 @@ def test_the_changelog_holds_this_version() -> None:
     assert re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d{{2}}-\d{{2}}\)$", text, re.M)
 
 
-def test_the_settings_page_is_current() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_config.py"))["page"]()
-    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == made, "run `make docs`"
+def test_the_pages_of_settings_are_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_config.py"))
+    for page, text in (("config.md", made["page"]()), ("models.md", made["models_page"]())):
+        assert (ROOT / "docs" / page).read_text(encoding="utf-8") == text, "run `make docs`"
 
 
 def test_no_text_names_a_path_of_one_machine() -> None:

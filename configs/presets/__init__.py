@@ -1,1 +1,1 @@
-"""The presets: one YAML file each, read with importlib.resources by cellsemi.configs.config_files."""
+"""The presets: one YAML file each, read by preset_files; and the figures of the reports that some come from."""

@@ -48,7 +48,10 @@ def _export(task: ExportTask) -> list[str]:
     sentences = [f"CellposeModel(pretrained_model={str(task.out)!r}) opens it."]
     if left_out:
         sentences.append(f"Cellpose knows no classes: the class head ({len(left_out)} tensors) is left out.")
-    scale = read_model_file(task.folder).cell_size.scale
+    size = read_model_file(task.folder).cell_size
+    scale = size.scale
+    if size.resize_px is not None:
+        sentences.append(f"It learned from images whose longer side has {size.resize_px} px: resize an image so.")
     if scale != 1:
         stated = f"diameter={CELLPOSE_PX / scale:.4g}"
         sentences.append(

@@ -40,6 +40,7 @@ from cellsemi.models.start_weights import Given, find_given, refuse_other_model
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
+from cellsemi.models.training.schedule import thawed
 from cellsemi.models.training.start import start_from_teacher
 from cellsemi.rounds.seeds import derive_seed
 from cellsemi.rounds.store import files
@@ -50,14 +51,13 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
 
     Crops have the side `model.bsize`, the one that the network takes; `training.crop_px` does not
     count. The network has the learning rate `training.backbone_lr` (null: `training.lr`). A class head,
-    which several classes have, has `training.lr`, and a first stage (`training.frozen_steps`) trains it
-    alone; with one class there is neither.
+    which several classes have, has `training.lr`; where the network is frozen (`training.frozen`) it trains alone. With
+    one class there is no such head, and nothing is frozen.
     """
     device = pick_device(task.device)
     model = config_of(task.model, CellposeSamConfig)
     given = given_or_fail(task)
-    # Without a class head there is nothing to train while the network is frozen.
-    training = task.training if len(task.classes) > 1 else task.training.model_copy(update={"frozen_steps": 0})
+    training = task.training if len(task.classes) > 1 else thawed(task.training)
     size = cell_size_of(task)
     source = CellposeCrops.of(task, model.augment, size, channels=3, crop_px=model.bsize)
 
@@ -71,7 +71,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
         start_from_teacher(net, task)
         parameters = sum(parameter.numel() for parameter in net.parameters())
         fingerprint = files.sha256_json([task.fingerprint, given.sha256])
-        loop = Loop.of(replace(task, training=training), net, device, backbone=parts.NET, fingerprint=fingerprint)
+        loop = Loop.of(replace(task, training=training), net, device, parts=parts.PARTS, fingerprint=fingerprint)
         crops = CellposeCrops.on_validation(task, size, channels=3, crop_px=model.bsize)
         validation = validation_batches(crops, "diffusion")
         trained = loop.run(FlowBatches(source, "diffusion"), loss_of, progress, validation)
@@ -100,7 +100,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> CellposePredi
     model = config_of(about.model, CellposeSamConfig)
     return CellposePredictor(
         _trained(load_tensors(read_weights(folder)), len(about.classes), model.bsize, str(folder)),
-        inference.scaled(about.cell_size.scale),
+        about.cell_size.seen(inference),
         pick_device(device),
         bsize=model.bsize,
         flow_threshold=model.flow_threshold,

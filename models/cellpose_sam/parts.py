@@ -25,6 +25,7 @@ from cellsemi.models.flow.loss import CLASS_SCALE, class_loss, probability_loss
 from cellsemi.models.flow.outputs import FLOW_CHANNELS
 from cellsemi.models.training.loop import LossParts
 from cellsemi.models.training.losses import weighted_mean_of_batch
+from cellsemi.models.training.schedule import Parts
 from cellsemi.rounds.store.image_codec import intensity_range
 
 TILE_SIDES = (64, 128, 256, 512)  # those for which cellpose cuts its position embedding evenly; 256 is the stock one
@@ -32,6 +33,8 @@ FLOW_SCALE = 5.0  # the network outputs unit vectors times this
 LOW, HIGH = 1.0, 99.0  # Cellpose's percentiles
 CLASS_HIDDEN = 64  # channels of the class head
 NET = "net."  # prefix of the names of Cellpose's own tensors
+HEAD = ("classes.",)
+PARTS = Parts(body=(NET,), backbone=(NET,), heads=HEAD, predictors=HEAD)
 
 Outputs = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.models import AugmentConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.rounds.cells.instance_map import IGNORE
 
 NOISE_STD = (0.01, 0.06)  # of images in [0, 1]

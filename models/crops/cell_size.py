@@ -38,9 +38,10 @@ def cell_size_of(task: FitTask) -> CellSize:
             "known; label a few cells, or set training.cell_px to null"
         )
     if wanted == AUTO_CELL_PX:
-        wanted = None if diameter is None else task.model.auto_cell_px(diameter)
+        resizes = task.training.resize_px is not None
+        wanted = None if diameter is None or resizes else task.model.auto_cell_px(diameter)
     scale = 1.0 if wanted is None or diameter is None else wanted / diameter
-    return CellSize(diameter_px=diameter, scale=scale)
+    return CellSize(diameter_px=diameter, scale=scale, resize_px=task.training.resize_px)
 
 
 def typical_diameter(shards: Sequence[Path]) -> float | None:

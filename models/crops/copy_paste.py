@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.models import CopyPasteConfig
+from cellsemi.configs.phases import CopyPasteConfig
 from cellsemi.rounds.cells.instance_map import IGNORE
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellsemi.configs.models import AugmentConfig
-from cellsemi.configs.training import Balance, Draw
+from cellsemi.configs.phases import NO_AUGMENTATION, AugmentConfig
+from cellsemi.configs.training import Balance, Draw, resize_factor
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.augment import CellSizes, augment_crop
 from cellsemi.models.crops.cache import ImageCache, share_of_memory
@@ -34,16 +34,16 @@ ON_A_CELL = 0.85  # share of crops that are centred on a pixel of a cell; the ot
 TRIES = 16  # places that are drawn at most until one teaches something
 VALIDATION_CROPS, VALIDATION_BATCHES = 32, 4  # the loss is measured on about so many crops, in at most so many batches
 VALIDATION_SEED = 0  # the same crops for all students and runs
-AS_IT_IS = AugmentConfig(affine=0, flip=False, brightness=0, blur=0, noise=0)
 
 
 class CropSource:
     """Batches of crops from the annotated rows of some shards; an image is decoded when it is first sampled.
 
-    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all
-    cells are read from the shards at the start, without the images. `enlarge` brings every image to the size
-    at which the network sees it, before the random scale. `part` (r, G): only the crops r, r + G, .. of a batch.
-    `images` and `rows` are those of the shards, as `ShardSet` takes them.
+    Cells of other crops are pasted in by `augment.copy_paste`. For a size-aware scale the areas of all cells are read
+    from the shards at the start, without the images. `enlarge` brings every image to the size at which the network
+    sees it, before the random scale; `resize_px` is the longer side that it is brought to first. `changes` are
+    augmentations that take the place of `augment`, each from a step on. `part` (r, G): only the crops r, r + G, .. of
+    a batch. `images` and `rows` are those of the shards, as `ShardSet` takes them.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class CropSource:
         classes: Sequence[str] = (),
         pseudo_draw: Draw = "even",
         enlarge: float = 1.0,
+        resize_px: int | None = None,
+        changes: Sequence[tuple[int, AugmentConfig]] = (),
         part: tuple[int, int] = (0, 1),
         images: Sequence[Path] = (),
         rows: Sequence[int] = (),
@@ -75,10 +77,11 @@ class CropSource:
             classes=classes,
             pseudo_weights=needs(shards) if pseudo_draw == "need" else None,
         )
-        self._crop_px, self._batch, self._seed, self._enlarge = crop_px, batch, seed, enlarge
-        self._part = part
-        self._ignore_dilation_px, self._augment, self._channels = ignore_dilation_px, augment, channels
-        self._sizes = _range_of_sizes(shards) if augment.size_aware else None
+        self._crop_px, self._batch, self._seed, self._part = crop_px, batch, seed, part
+        self._enlarge, self._resize_px = enlarge, resize_px
+        self._ignore_dilation_px, self._channels = ignore_dilation_px, channels
+        self._augments = ((0, augment), *changes)
+        self._sizes = _range_of_sizes(shards) if any(each.size_aware for _, each in self._augments) else None
         self._images = ImageCache(self._decoded, share_of_memory())
 
     @classmethod
@@ -101,6 +104,8 @@ class CropSource:
             classes=task.classes,
             pseudo_draw=training.pseudo_draw,
             enlarge=size.scale,
+            resize_px=size.resize_px,
+            changes=[(phase.first, phase.augment or augment) for phase in training.in_phases(task.steps)],
             part=task.part,
             images=[files.place(path) for path in task.images],
             rows=task.rows,
@@ -124,10 +129,11 @@ class CropSource:
             batch=1,
             human_fraction=1.0,
             ignore_dilation_px=task.ignore_dilation_px,
-            augment=AS_IT_IS,
+            augment=NO_AUGMENTATION,
             seed=VALIDATION_SEED,
             channels=channels,
             enlarge=size.scale,
+            resize_px=size.resize_px,
         )
         made._sampler = InTurn(np.random.default_rng(VALIDATION_SEED).permutation(annotated))
         return ValidationCrops(made, task.training.batch, task.part)
@@ -139,15 +145,18 @@ class CropSource:
         return [self._crop(np.random.default_rng([self._seed, step, i]), step) for i in own]
 
     def _crop(self, rng: np.random.Generator, step: int) -> Crop:
+        augment = next(each for first, each in reversed(self._augments) if step >= first)
         # One draw for both crops: a cell that is pasted looks as those around it do.
-        invert = self._augment.invert > 0 and rng.random() < self._augment.invert
-        crop, _ = self._sampled(rng, step, invert)
-        config = self._augment.copy_paste
+        invert = augment.invert > 0 and rng.random() < augment.invert
+        crop, _ = self._sampled(rng, step, augment, invert)
+        config = augment.copy_paste
         if config.probability > 0 and rng.random() < config.probability:
-            crop = paste(crop, *self._sampled(rng, step, invert), config, rng)
+            crop = paste(crop, *self._sampled(rng, step, augment, invert), config, rng)
         return crop
 
-    def _sampled(self, rng: np.random.Generator, step: int, invert: bool) -> tuple[Crop, NDArray[np.bool_]]:
+    def _sampled(
+        self, rng: np.random.Generator, step: int, augment: AugmentConfig, invert: bool
+    ) -> tuple[Crop, NDArray[np.bool_]]:
         """A crop of a sampled image, and which of its cells may be pasted into another."""
         image = self._images(self._sampler.sample(rng, step))
         done = augment_crop(
@@ -156,16 +165,14 @@ class CropSource:
             _draw_centre(image, rng),
             crop_px=self._crop_px,
             scaling=image.scaling,
-            config=self._augment,
+            config=augment,
             rng=rng,
             sizes=CellSizes(image.typical_px, *self._sizes) if self._sizes and image.typical_px else None,
-            enlarge=self._enlarge,
+            enlarge=self._enlarge * resize_factor(self._resize_px, *image.stored.shape[:2]),
             invert=invert,
         )
         crop = Crop(done.pixels, done.instance_map, image.cell_class, image.cell_weight)
-        return crop, pasteable(
-            done.instance_map, image.cell_area * done.scale**2, image.cell_trust, self._augment.copy_paste
-        )
+        return crop, pasteable(done.instance_map, image.cell_area * done.scale**2, image.cell_trust, augment.copy_paste)
 
     def _decoded(self, row: int) -> TrainingImage:
         """The image of a row; what this returns is cached."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cellsemi.models.base import measured
 from cellsemi.rounds.cells import masks
@@ -50,6 +51,10 @@ class CellCrops:
         kept = np.arange(len(self.crops))[index]
         crops = [self.crops[i] for i in kept.tolist()]
         return CellCrops(self.height, self.width, crops, self.class_id[kept], self.score[kept])
+
+    def without_holes(self) -> CellCrops:
+        """The same with the holes of each cell filled."""
+        return replace(self, crops=[(ndimage.binary_fill_holes(crop), x, y) for crop, x, y in self.crops])
 
     def measure(self) -> tuple[float, float, float]:
         """See models.base.Recovered."""

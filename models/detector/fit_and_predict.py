@@ -35,9 +35,11 @@ from cellsemi.models.model_files import CellSize, StartWeights
 from cellsemi.models.training.device import compute_settings, pick_device, seeded
 from cellsemi.models.training.loop import Loop, LossParts
 from cellsemi.models.training.result import write_result
+from cellsemi.models.training.schedule import Parts
 from cellsemi.models.training.start import start_from_teacher
 from cellsemi.models.training.validation_loss import ValidationBatches
 from cellsemi.rounds import pulse
+from cellsemi.rounds.cells import masks
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.seeds import derive_seed
 
@@ -54,13 +56,13 @@ def fit_detector(
     losses: Losses,
     progress: Progress,
     *,
-    backbone: str,
+    parts: Parts,
     started_from: StartWeights | None,
     makers: Mapping[str, MapMaker] | None = None,
 ) -> FitResult:
     """Train `net` by its `losses`, or go on from the checkpoint of the same task, into `task.out_dir`.
 
-    `backbone` is the prefix of the weights that a first stage leaves frozen; `makers` draw the maps of extra
+    `parts` are those of `net` that may be frozen; `makers` draw the maps of extra
     heads; `started_from` goes into the model file.
     """
     device = pick_device(task.device)
@@ -74,7 +76,7 @@ def fit_detector(
             return LossParts(*losses(batch))
 
     with compute_settings(task.training.threads):
-        loop = Loop.of(task, net, device, backbone=backbone)
+        loop = Loop.of(task, net, device, parts=parts)
         made = DetectorBatches(source, config.upscale, makers or {})
         trained = loop.run(made, loss_of, progress, _validation(task, made, size))
     parameters = sum(parameter.numel() for parameter in net.parameters())
@@ -141,7 +143,7 @@ class DetectorPredictor:
         pixels = self.prepare(image)
         if self._parts is None or (pixels == pixels[0, 0]).all():
             return Explanation(cells, notes=("An image of one colour has no cell; it is not predicted.",))
-        inference = smaller_tiles(self._inference.scaled(scale), int(self._most_px), *pixels.shape[:2])
+        inference = smaller_tiles(self._shown(pixels, scale), int(self._most_px), *pixels.shape[:2])
         zoom = inference.scales[0]
         shown = transform_view(pixels, "identity", zoom)
         placed = windows(shown.shape[0], shown.shape[1], inference)
@@ -183,11 +185,14 @@ class DetectorPredictor:
         found = []
         with compute_settings(self._inference.threads):
             for pixels in prepared:
-                inference = smaller_tiles(self._inference.scaled(scale), int(self._most_px), *pixels.shape[:2])
+                inference = smaller_tiles(self._shown(pixels, scale), int(self._most_px), *pixels.shape[:2])
                 groups = self._together(windows_everywhere(pixels, inference))
                 seen = [each for group in groups for each in self.look_at(group)]
                 found.append(Begun(partial(self._recover, pixels.shape[0], pixels.shape[1], inference, seen)))
         return found
+
+    def _shown(self, pixels: NDArray[np.float32], scale: float) -> InferenceConfig:
+        return self._inference.scaled(scale).on_image(*pixels.shape[:2])
 
     def _together(self, windows: Iterable[Window]) -> Iterator[list[Window]]:
         """The windows in their order: on a GPU as many of a size as the network takes at once, on a CPU one by one.
@@ -235,6 +240,8 @@ class DetectorPredictor:
         self, height: int, width: int, inference: InferenceConfig, seen: Sequence[WindowDetections]
     ) -> Recovered:
         cells = merge_everywhere(height, width, inference, [each.cells() for each in seen])
+        if inference.fill_holes:
+            cells = masks.without_holes(cells) if isinstance(cells, Instances) else cells.without_holes()
         if self._one_class_per_image and len(cells.score):
             votes = np.bincount(cells.class_id, weights=cells.area * cells.score)
             same = np.full(len(cells.score), votes.argmax(), np.int32)

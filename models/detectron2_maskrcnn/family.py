@@ -46,7 +46,10 @@ def _export(task: ExportTask) -> list[str]:
 
     export_detectron2(task.folder, task.out)
     sentences = ["Detectron2's DetectionCheckpointer opens it."]
-    scale = read_model_file(task.folder).cell_size.scale
+    size = read_model_file(task.folder).cell_size
+    scale = size.scale
+    if size.resize_px is not None:
+        sentences.append(f"It learned from images whose longer side has {size.resize_px} px: resize an image so.")
     if scale != 1:
         sentences.append(
             f"It learned from images at {scale:.4g} times their size: resize an image so before it predicts."

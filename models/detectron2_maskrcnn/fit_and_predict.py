@@ -18,7 +18,7 @@ from cellsemi.models.detector.given import class_count, refuse_unfinished, take_
 from cellsemi.models.detectron2_maskrcnn import weights
 from cellsemi.models.detectron2_maskrcnn.explain import explained_parts
 from cellsemi.models.detectron2_maskrcnn.names import CASCADE_SCORES, CLASS_SCORES
-from cellsemi.models.detectron2_maskrcnn.net import BACKBONE, Network, build
+from cellsemi.models.detectron2_maskrcnn.net import PARTS, Network, build
 from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.training.device import pick_device
@@ -28,7 +28,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     """Train from scratch or from the stated weights, or go on from the checkpoint of the same task."""
     config = config_of(task.model, Detectron2Config)
     net, started_from = _network(task, config)
-    return fit_detector(task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from)
+    return fit_detector(task, config, net, net.losses, progress, parts=PARTS, started_from=started_from)
 
 
 def take(task: FitTask) -> FitResult:
@@ -56,7 +56,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         net,
         net.detect,
         config,
-        inference.scaled(about.cell_size.scale),
+        about.cell_size.seen(inference),
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
         parts=explained_parts(net),

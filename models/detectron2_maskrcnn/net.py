@@ -25,8 +25,16 @@ from cellsemi.models.detectron2_maskrcnn.api import (
     get_cfg,
 )
 from cellsemi.models.detectron2_maskrcnn.heads import CascadeHeads, Features, ProposalNetwork, RegionHeads
+from cellsemi.models.training.schedule import Parts
 
-BACKBONE = "backbone.bottom_up"  # prefix of the ResNet's weights: what a first stage leaves frozen
+BACKBONE = "backbone.bottom_up"  # prefix of the ResNet's weights
+PARTS = Parts(
+    body=(f"{BACKBONE}.",),
+    backbone=("backbone.",),
+    heads=("roi_heads.",),
+    predictors=("roi_heads.box_predictor.", "roi_heads.mask_head.predictor."),  # a cascade has one for each stage
+    stages=tuple((f"{BACKBONE}.{name}.",) for name in ("stem", "res2", "res3", "res4", "res5")),
+)
 LEVELS = ["res2", "res3", "res4", "res5"]
 PYRAMID = ["p2", "p3", "p4", "p5", "p6"]
 GROUP_NORM = "GN"

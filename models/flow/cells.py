@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import measured
@@ -39,6 +40,14 @@ class LabelledCells:
         number[1:][kept] = np.arange(1, kept.sum() + 1)
         columns = {name: getattr(self, name)[kept] for name in ("score", "class_id", "flow_error")}
         return replace(self, labels=number[self.labels], **columns)
+
+    def without_holes(self) -> LabelledCells:
+        """The same with the holes of each cell filled, where no other cell lies in them."""
+        labels = self.labels.copy()
+        for number, place in enumerate(ndimage.find_objects(self.labels), start=1):
+            part = labels[place]
+            part[ndimage.binary_fill_holes(part == number) & (part == 0)] = number
+        return replace(self, labels=labels)
 
     def measure(self) -> tuple[float, float, float]:
         """See models.base.Recovered."""

@@ -78,7 +78,7 @@ class FlowPredictor(ABC):
             mean, spread = self.outputs(image, scale)
             cells = self._recover(mean, spread).encode()
             views = len(self._inference.tta) * len(self._inference.scales)
-            inference = self._one_window(self._inference.scaled(scale))
+            inference = self._one_window(self._inference.scaled(scale).on_image(cells.height, cells.width))
             seen = watch_window(self.prepare(image), cells, inference, self._parts(), self._seen_by_network)
         return Explanation(
             cells,
@@ -112,6 +112,8 @@ class FlowPredictor(ABC):
 
     def _recover(self, mean: Outputs, spread: Outputs) -> LabelledCells:
         cells, below = self._cells(mean, spread, self._inference), self._inference.background_probability
+        if self._inference.fill_holes:
+            cells = cells.without_holes()
         return cells if below is None else replace(cells, background=mean[0] < below)
 
     def _left_out(self, mean: Outputs, spread: Outputs) -> Reasons:

@@ -43,7 +43,7 @@ def _views(images: Sequence[Outputs], inference: InferenceConfig) -> Iterator[Tu
     for place, pixels in enumerate(images):
         channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         _, height, width = channels.shape
-        for scale in inference.scales:
+        for scale in inference.on_image(height, width).scales:
             scaled = resized(channels, max(1, round(height * scale)), max(1, round(width * scale)))
             for view in inference.tta:
                 turned = turn(scaled, view)

@@ -78,7 +78,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> FlowUnetPredi
     net.load_state_dict(load_tensors(read_weights(folder)))
     return FlowUnetPredictor(
         net,
-        inference.scaled(about.cell_size.scale),
+        about.cell_size.seen(inference),
         pick_device(device),
         stride=model.stride_px,
         target=model.flow_target,

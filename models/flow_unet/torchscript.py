@@ -62,6 +62,8 @@ def compiled(folder: Path, inference: InferenceConfig) -> torch.jit.ScriptModule
     about = read_model_file(folder)
     if not isinstance(about.model, FlowUnetConfig):
         raise ModelError(f"{folder}: a model of the kind {about.kind}, not flow-unet")
+    if about.cell_size.seen(inference).resize_px is not None:
+        raise ModelError(f"{folder}: it resizes each image (training.resize_px), which a TorchScript file cannot")
     net = build(about.model, about.classes, seed=0)
     net.load_state_dict(load_tensors(read_weights(folder)))
     net.eval()
@@ -112,6 +114,8 @@ def differences(about: ModelFile, inference: InferenceConfig) -> list[str]:
         notes.append(f"The label map states no classes; the model knows {', '.join(about.classes)}.")
     if inference.searches:
         notes.append("Each image is predicted once: inference.scale_search and polarity_search are left out.")
+    if inference.fill_holes:
+        notes.append("Holes of masks are not filled (inference.fill_holes).")
     if inference.precision != "float32":
         notes.append(f"The arithmetic is float32, not {inference.precision}.")
     if inference.cell_probability == AUTO_PROBABILITY:

@@ -16,7 +16,7 @@ from cellsemi.models.given import given_of, given_or_fail, take_folder
 from cellsemi.models.model_files import StartWeights, read_model_file, read_weights
 from cellsemi.models.torchvision_maskrcnn.centre_boundary import map_makers
 from cellsemi.models.torchvision_maskrcnn.explain import explained_parts
-from cellsemi.models.torchvision_maskrcnn.net import BACKBONE, STRIDE, MaskRcnn, build
+from cellsemi.models.torchvision_maskrcnn.net import PARTS, STRIDE, MaskRcnn, build
 from cellsemi.models.torchvision_maskrcnn.weights import form_of, start, start_from
 from cellsemi.models.training.device import pick_device
 
@@ -30,9 +30,7 @@ def fit(task: FitTask, progress: Progress) -> FitResult:
     net, started_from = _network(task, config)
     sigma_px = config.centre_sigma_px * config.upscale
     makers = map_makers(centre=config.centre_head, boundary=config.boundary_head, sigma_px=sigma_px)
-    return fit_detector(
-        task, config, net, net.losses, progress, backbone=BACKBONE, started_from=started_from, makers=makers
-    )
+    return fit_detector(task, config, net, net.losses, progress, parts=PARTS, started_from=started_from, makers=makers)
 
 
 def take(task: FitTask) -> FitResult:
@@ -60,7 +58,7 @@ def load(folder: Path, inference: InferenceConfig, device: str) -> DetectorPredi
         net,
         net.detect,
         config,
-        inference.scaled(about.cell_size.scale),
+        about.cell_size.seen(inference),
         pick_device(device),
         one_class_per_image=about.one_class_per_image,
         parts=explained_parts(net),

@@ -32,10 +32,21 @@ from cellsemi.models.torchvision_maskrcnn.heads import (
     ProposalNetwork,
     RegionHeads,
 )
+from cellsemi.models.training.schedule import Parts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 STRIDE = 32  # sides are filled up to a multiple of it, with the mean
-BACKBONE = "backbone.body"  # prefix of the ResNet's weights: what a first stage leaves frozen
+BACKBONE = "backbone.body"  # prefix of the ResNet's weights
+PARTS = Parts(
+    body=(f"{BACKBONE}.",),
+    backbone=("backbone.",),
+    heads=("roi_heads.", "extra_heads."),
+    predictors=("roi_heads.box_predictor.", "roi_heads.mask_predictor."),
+    stages=tuple(
+        tuple(f"{BACKBONE}.{name}." for name in names)
+        for names in (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    ),
+)
 CHANNELS = 256  # of the pyramid
 BOX_PX, MASK_PX = 7, 14  # sides of the pooled boxes; a mask has 2 x MASK_PX
 
@@ -93,9 +104,6 @@ class MaskRcnn(nn.Module):
         height, width = images.shape[2:]
         scaled = (images - self.mean) / self.std
         padded = functional.pad(scaled, (0, -width % STRIDE, 0, -height % STRIDE))
-        if self.training:  # a frozen backbone keeps its statistics too
-            body = self.backbone.body
-            body.train(body.conv1.weight.requires_grad)
         return ImageList(padded, [(height, width)] * len(images)), self.backbone(padded)
 
 

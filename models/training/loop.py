@@ -1,4 +1,4 @@
-"""Trains a network step by step: learning rates, averaged weights, checkpoints, an error on NaN.
+"""Trains a network step by step, phase by phase: learning rates, averaged weights, checkpoints, an error on NaN.
 
 A fit that was interrupted and continued ends with the same bits as one that was not: batches are a
 function of the step, and a checkpoint holds weights, averages and optimiser state exactly.
@@ -17,8 +17,8 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cellsemi.configs.errors import TrainingDiverged
-from cellsemi.configs.training import CHECKPOINT_S, TrainingConfig
+from cellsemi.configs.errors import ModelError, TrainingDiverged
+from cellsemi.configs.training import CHECKPOINT_S, Phase, TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import LIVE_FILE
 from cellsemi.models.training import stop
@@ -27,7 +27,7 @@ from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, Cur
 from cellsemi.models.training.device import seeded
 from cellsemi.models.training.live import LiveCurve
 from cellsemi.models.training.precision import Precision, choose_precision
-from cellsemi.models.training.schedule import rates
+from cellsemi.models.training.schedule import Parts, freeze, rates
 from cellsemi.models.training.together import mean_over_ranks, rank, share_batch_norm, share_gradients
 from cellsemi.models.training.transport import on_device
 from cellsemi.models.training.usage import Usage, is_due, measure
@@ -115,8 +115,8 @@ class _Judge(Generic[B]):
 class Loop:
     """One fit, from scratch or from its checkpoint in `folder`.
 
-    Parameters whose name begins with `backbone` have a learning rate of their own and may be frozen for a
-    first stage (TrainingConfig.frozen_steps).
+    The body of the network's `parts` has a learning rate of its own. Each phase (TrainingConfig.phases) freezes its own
+    parts and has a new optimiser.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Loop:
         fingerprint: str,
         precision: Precision,
         device: torch.device,
-        backbone: str | None = None,
+        parts: Parts | None = None,
         checkpoint_s: float = CHECKPOINT_S,
         input_processes: int = 0,
     ) -> None:
@@ -139,9 +139,11 @@ class Loop:
         self._folder = folder
         self._checkpoint = Checkpoint(folder / CHECKPOINT_FILE, fingerprint)
         self._precision, self._checkpoint_s, self._input_processes = precision, checkpoint_s, input_processes
-        named = self._net.named_parameters()
-        self._backbone = [p for name, p in named if backbone and name.startswith(backbone) and p.requires_grad]
-        self._optimiser = _optimiser(config, self._net, self._backbone)
+        self._parts = parts
+        self._trainable = [name for name, parameter in self._net.named_parameters() if parameter.requires_grad]
+        self._phases = config.in_phases(steps)
+        self._phase = self._phases[0]
+        self._optimiser = _optimiser(self._phase.training, self._net, parts)
         self._average = Averaged(self._net, config.ema) if config.ema else None
         self._records: list[StepRecord] = []
         self._validation: list[ValidationRecord] = []
@@ -156,7 +158,7 @@ class Loop:
         net: nn.Module,
         device: torch.device,
         *,
-        backbone: str | None = None,
+        parts: Parts | None = None,
         fingerprint: str | None = None,
     ) -> Self:
         """The loop of a task; `fingerprint` where more than the task changes the weights."""
@@ -168,7 +170,7 @@ class Loop:
             fingerprint=fingerprint or task.fingerprint,
             precision=choose_precision(task.training.precision, device),
             device=device,
-            backbone=backbone,
+            parts=parts,
             checkpoint_s=task.checkpoint_s,
             input_processes=processes_for(task, device),
         )
@@ -192,10 +194,13 @@ class Loop:
         resumed_at = self._resume()
         live = LiveCurve(self._folder, self._steps, resumed_at) if rank() == 0 else None
         self._net.train()
+        self._freeze()
         steps = range(resumed_at, self._steps)
         spent = self._usage[-1].seconds if self._usage else 0.0
         judge = _Judge(validation, loss_of) if validation is not None else None
-        measured = points(self._steps) if judge else frozenset()
+        measured = self._points() if judge else frozenset()
+        if judge is None and any(_watches_validation(phase.training) for phase in self._phases):
+            raise ModelError("training.plateau_on: validation needs annotated validation images, and there are none")
         with (
             stop.deferred(),
             Writer(self._checkpoint) as writer,
@@ -232,14 +237,31 @@ class Loop:
         if rank() == 0:
             (self._folder / LIVE_FILE).unlink(missing_ok=True)
 
+    def _points(self) -> frozenset[int]:
+        """The numbers of steps after which the validation loss is measured."""
+        watched = [phase for phase in self._phases if _watches_validation(phase.training)]
+        return points(self._steps).union(*(_looks(phase) for phase in watched))
+
+    def _freeze(self) -> None:
+        freeze(self._net, self._parts, self._phase.training, self._trainable)
+
+    def _enter(self, step: int) -> None:
+        """Begin the phase of a step, where another one ended."""
+        if step < self._phase.last:
+            return
+        self._phase = next(phase for phase in self._phases if step < phase.last)
+        self._optimiser = _optimiser(self._phase.training, self._net, self._parts)
+        self._freeze()
+
     def _step(self, step: int, batch: B, loss_of: StepLoss[B]) -> None:
+        self._enter(step)
         lr = self._set_rates(step)
         self._optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             losses = loss_of(self._net, batch, step)
         losses.total.backward()  # type: ignore[no-untyped-call]
         share_gradients(self._net.parameters())
-        norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._config.grad_clip or math.inf)
         self._optimiser.step()
         if self._average is not None:
             self._average.update(step)
@@ -263,16 +285,17 @@ class Loop:
         self._unread = None
 
     def _set_rates(self, step: int) -> float:
-        """Set the learning rates of a step, freeze or thaw the backbone; returns the rate of the heads."""
-        past: list[float] = []
-        if self._config.schedule == "plateau":
+        """Set the learning rates of a step; returns the rate of the heads."""
+        phase, past = self._phase, list[float]()
+        if phase.training.schedule == "plateau":
             self._read()
-            past = [record.loss for record in self._records]
-        now = rates(step, self._steps, self._config, past)
-        for parameter in self._backbone:
-            parameter.requires_grad_(now.backbone is not None)
+            past = [record.loss for record in self._records[phase.first :]]
+        if _watches_validation(phase.training):
+            looks = _looks(phase)
+            past = [record.loss for record in self._validation if record.step in looks]
+        now = rates(step - phase.first, phase.last - phase.first, phase.training, past)
         for group in self._optimiser.param_groups:
-            group["lr"] = (now.backbone or 0.0) if group["backbone"] else now.head
+            group["lr"] = now.backbone if group["backbone"] else now.head
         return now.head
 
     def _curves(self) -> Curves:
@@ -311,6 +334,7 @@ class Loop:
         for name, value in (self._average.values if self._average else {}).items():
             value.copy_(found.tensors[f"ema.{name}"])
         parameters = dict(self._net.named_parameters())
+        self._enter(found.step - 1)  # what the next step begins has no moments yet
         for path, tensor in found.tensors.items():
             if not path.startswith(f"{OPTIMISER}."):
                 continue
@@ -326,13 +350,25 @@ class Loop:
         return found.step
 
 
-def _optimiser(config: TrainingConfig, net: nn.Module, backbone: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW or SGD over two groups, the backbone's marked as such."""
-    known = {id(parameter) for parameter in backbone}
-    heads = [parameter for parameter in net.parameters() if id(parameter) not in known]
-    groups = [{"params": heads, "backbone": False}]
-    if backbone:
-        groups.append({"params": backbone, "backbone": True})
+def _watches_validation(config: TrainingConfig) -> bool:
+    return config.schedule == "plateau" and config.plateau_on == "validation"
+
+
+def _looks(phase: Phase) -> range:
+    """The numbers of steps after which a phase that watches the validation loss looks at it."""
+    patience = phase.training.patience_steps
+    return range(phase.first + patience, phase.last + 1, patience)
+
+
+def _optimiser(config: TrainingConfig, net: nn.Module, parts: Parts | None) -> torch.optim.Optimizer:
+    """AdamW or SGD over two groups, the body's marked as such."""
+    body = () if parts is None else parts.body
+    named = list(net.named_parameters())
+    groups = [
+        {"params": [parameter for name, parameter in named if name.startswith(body) == of_body], "backbone": of_body}
+        for of_body in (False, True)
+    ]
+    groups = [group for group in groups if group["params"]]
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)

@@ -1,7 +1,8 @@
 """Measures the loss on validation images at a few points of a training.
 
-It is a record and nothing else: no weight, no threshold and no decision depends on it. The same crops are measured each
-time, by the weights that would be saved at that point, with the statistics of batch norm that they learned.
+It is a record and nothing else, unless the learning rate watches it (`training.plateau_on`). The same crops are
+measured each time, by the weights that would be saved at that point, with the statistics of batch norm that they
+learned.
 """
 
 from __future__ import annotations

@@ -134,7 +134,10 @@ class TrainedModel:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when its predictions would: the recipe, and each member's weights (their sha256) and scale."""
+        """Changes when its predictions would: the recipe, and each member's weights (their sha256), scale and size."""
         about = [read_model_file(self.folder(member.name)) for member in self.recipe.members]
-        members = [[member.weights_sha256, member.cell_size.scale] for member in about]
+        members = [
+            [member.weights_sha256, member.cell_size.scale, *([size] if (size := member.cell_size.resize_px) else [])]
+            for member in about
+        ]
         return files.sha256_json([self.recipe.model_dump(mode="json", exclude={"run"}), members])

@@ -1,4 +1,4 @@
-"""Defines `cellsemi data`: inspect a data set, import it, export cells, list label issues, check files.
+"""Defines `cellsemi data`: inspect a data set, import it, export cells, list label issues, check files, name versions.
 
 What is heavy is imported inside the commands, so that `cellsemi --help` answers at once.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from cellsemi.configs.errors import UsageError
 from cellsemi.configs.formats import WRITABLE
 from cellsemi.orchestrator.cli.options import AnyPlace, Command, answer, debug_option, json_option
 
@@ -40,7 +41,7 @@ def source_options(command: Command) -> Command:
 
 @click.group()
 def data() -> None:
-    """Inspect a data set, import it, export results, list label issues, check files."""
+    """Inspect a data set, import it, export results, list label issues, check files, name versions."""
 
 
 @data.command("inspect")
@@ -222,3 +223,51 @@ def check_command(context: click.Context, path: Path, order: Literal["row", "col
         checked = check_path(path, order, lambda done: count("check images", done, None))
     answer(as_json, checked.to_json(), lambda: data_tables.print_checked(checked, path))
     context.exit(1 if checked.problems else 0)
+
+
+@data.command("version")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--run", metavar="RUN", help="The data of a run. Its list is kept in the run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the list of hashes, as sha256sum does.")
+@click.option("--compare", type=click.Path(path_type=Path), help="Say what differs from such a list.")
+@json_option
+@debug_option
+@click.pass_context
+def version_command(
+    context: click.Context,
+    folder: Path | None,
+    run: str | None,
+    out: Path | None,
+    compare: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which version a data set is: one hash of all its files.
+
+    FOLDER is the data set. With --run it is the run's data.root: the first call keeps the list of hashes in the run's
+    folder, later ones say what has changed since. Exit code 1 when something has.
+    """
+
+    from cellsemi.orchestrator.runs.find_run import find_run
+    from cellsemi.orchestrator.terminal import data_tables
+    from cellsemi.rounds.inspect.data_version import data_version, read_listing
+    from cellsemi.rounds.store import files
+    from cellsemi.rounds.store.run import read_config
+
+    if (folder is None) == (run is None):
+        raise UsageError("name a folder, or a run with --run, and not both")
+    if run is not None:
+        paths = find_run(run)
+        root = read_config(paths).data.root
+        if root is None:
+            raise UsageError(f"run {run}: its images are generated, there is no folder of data")
+        folder, kept = Path(root), paths.data_version
+        out, compare = (out, compare or kept) if kept.is_file() else (out or kept, compare)
+    assert folder is not None, "one of the two is stated"
+    with data_tables.counting(as_json) as count:
+        found = data_version(folder, lambda done, of: count("hash files", done, of))
+    changes = [] if compare is None else found.changes_since(read_listing(compare))
+    if out is not None:
+        files.write_text(out, found.listing)
+    content = {"folder": str(folder), "version": found.version, "files": len(found.hashes), "bytes": found.size_bytes}
+    answer(as_json, {**content, "changes": changes}, lambda: data_tables.print_version(folder, found, changes))
+    context.exit(1 if changes else 0)

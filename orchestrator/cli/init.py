@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cellsemi.configs.config_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.configs.errors import ConfigError, UsageError
 from cellsemi.configs.formats import READABLE, entry_of
+from cellsemi.configs.presets.preset_files import DEFAULT_PRESET, LOCAL_FILE, preset_names, preset_text
 from cellsemi.orchestrator.cli.options import debug_option
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from cellsemi.configs.config_files import LOCAL_FILE
+from cellsemi.configs.presets.preset_files import LOCAL_FILE
 
 Command = Callable[..., None]
 CRASH_LOG = ("cellsemi-", ".log")  # where there is no run to hold the log of a crash: a file for temporary ones

@@ -6,9 +6,9 @@ import contextlib
 import json
 from collections.abc import Sequence
 
-from cellsemi.configs.config_files import LOCAL_FILE
 from cellsemi.configs.errors import UsageError
 from cellsemi.configs.loading import LoadedConfig, config_difference, load_config
+from cellsemi.configs.presets.preset_files import LOCAL_FILE
 from cellsemi.orchestrator.runs.find_run import RUNS
 from cellsemi.rounds.store import files
 from cellsemi.rounds.store.run import RunPaths, paths_of, read_config

@@ -90,6 +90,7 @@ def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[Ca
                 else None,
                 cell_diameter_px=about.cell_size.diameter_px,
                 scale=about.cell_size.scale,
+                resize_px=about.cell_size.resize_px,
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from cellsemi.rounds.evaluation.choose_cutoffs import choose_cutoffs
 from cellsemi.rounds.evaluation.ensemble import read_calibrations
 from cellsemi.rounds.evaluation.ensemble_selection import Selected, everyone, greedy
 from cellsemi.rounds.evaluation.evaluation_table import Evaluation, write_evaluations
-from cellsemi.rounds.evaluation.metrics import best_threshold, score_image
+from cellsemi.rounds.evaluation.metrics import best_threshold, coco_map, score_image
 from cellsemi.rounds.pseudo_labels.fusion import Recalls, fuse
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.on_disk import OnDisk
-from cellsemi.rounds.store.prediction_pairs import cells_of, grouped_pairs, paired
+from cellsemi.rounds.store.prediction_pairs import all_pairs, cells_of, grouped_pairs, paired
 from cellsemi.rounds.store.predictions import EVALUATED, evaluated_sets, pairs_of
 from cellsemi.rounds.store.run import ENSEMBLE
 from cellsemi.rounds.store.steps import Step
@@ -161,7 +162,7 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
         round=round,
         name="evaluate",
         output=paths.evaluation(round),
-        settings=context.read("rounds.cutoffs", *OF_CELLS),
+        settings=context.read("rounds.cutoffs", "rounds.coco", *OF_CELLS),
         inputs=tuple(_folders(pairs.values())),
         parameters={"models": list(models)},
         total=len(models),
@@ -171,7 +172,10 @@ def evaluate(context: Context, round: int, names: Sequence[str]) -> None:
     def work() -> None:
         found: list[Evaluation] = []
         for count, model in enumerate(models, start=1):
-            found += _evaluated(config, round, model, {split: pairs[model, split] for split in EVALUATED})
+            scored = [*_evaluated(config, round, model, {split: pairs[model, split] for split in EVALUATED})]
+            if config.rounds.coco:
+                scored = [replace(each, coco=coco_map(all_pairs(pairs[model, each.split]))) for each in scored]
+            found += scored
             context.watcher.advance(count)
         write_evaluations(paths.evaluation(round), found, config.data.classes, context.config_hash)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellsemi.configs.errors import EngineError, TrainingDiverged
+from cellsemi.configs.errors import EngineError, TrainingDiverged, UsageError
 from cellsemi.configs.models import ModelConfig
 from cellsemi.configs.rounds import AUTO
-from cellsemi.configs.training import AUTO_PROBABILITY, AUTO_STEPS
+from cellsemi.configs.training import AUTO_PROBABILITY, AUTO_STEPS, TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.model_files import MODEL_FILE, read_model_file, read_progress
 from cellsemi.models.validation.choose_probabilities import OnValidation
@@ -89,7 +89,7 @@ def steps_of(context: Context, round: int, model: ModelConfig) -> int | None:
     student that starts from its teacher takes LATER of them, one that starts from scratch all; one that was not in
     round 0 goes by the first student of it.
     """
-    stated = context.config.training_of(model).steps
+    stated = _in_steps(context, context.config.training_of(model)).steps
     if stated != AUTO_STEPS:
         return stated
     if round == 0:
@@ -99,6 +99,19 @@ def steps_of(context: Context, round: int, model: ModelConfig) -> int | None:
         return found if context.config.rounds.start == "scratch" else math.ceil(found * LATER)
     others = [found_steps(context, other) for other in context.config.students_of(0)]
     return next((steps for steps in others if steps is not None), None)
+
+
+def _in_steps(context: Context, training: TrainingConfig) -> TrainingConfig:
+    """Training settings with epochs of the human labels as steps; UsageError without human-labelled images."""
+    images = _human_images(context) if training.counts_epochs else 1
+    if not images:
+        raise UsageError("a training is stated in epochs, but no image is human-labelled: state training.steps")
+    return training.in_steps(images)
+
+
+def _human_images(context: Context) -> int:
+    """The human-labelled images that the models of the first fold learn from at the start."""
+    return sum(read_manifest(context.paths.split(split)).rows for split in folds_of(context.config)[0].train)
 
 
 def found_steps(context: Context, model: ModelConfig, before: int | None = None) -> int | None:
@@ -163,7 +176,17 @@ def fit(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
         if found := read_fit(context.paths.model(round, item.member)).found_steps:
             tried = ", ".join(f"{score:.3f} after {steps}" for steps, score in found.curve)
             context.watcher.note(f"round {round}: {item.member} is trained for {found.steps} steps (val mAP {tried})")
+    _note_epochs(context, round, fits)
     return _alive(context, round, fits)
+
+
+def _note_epochs(context: Context, round: int, fits: Sequence[Fit]) -> None:
+    """Say how many steps the epochs of the human labels are."""
+    for model in {item.name: item.model for item in fits if not is_control(item.name)}.values():
+        if model.trains and context.config.training_of(model).counts_epochs:
+            training, images = _in_steps(context, context.config.training_of(model)), _human_images(context)
+            length = f"{training.steps} steps of {training.batch} crops, an epoch being {images} human-labelled images"
+            context.watcher.note(f"round {round}: {model.name} is trained for {length}")
 
 
 def _alive(context: Context, round: int, fits: Sequence[Fit]) -> list[str]:
@@ -270,7 +293,7 @@ def _task(context: Context, item: Fit, folder: Path) -> FitTask:
     learnt = training_shards(item.learns_from, context.paths.root) if item.model.trains else NO_SHARDS
     return FitTask(
         model=item.model,
-        training=agreed_training(context, item.model),
+        training=_in_steps(context, agreed_training(context, item.model)),
         classes=config.data.classes,
         one_class_per_image=config.data.one_class_per_image,
         ignore_dilation_px=config.filter.ignore_dilation_px,

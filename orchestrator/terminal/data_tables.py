@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellsemi.configs.config_files import LOCAL_FILE, preset_names
 from cellsemi.configs.errors import UsageError
+from cellsemi.configs.presets.preset_files import LOCAL_FILE, preset_names
 from cellsemi.orchestrator.terminal.tables import table
 from cellsemi.rounds.datasets.ingest_report import copies_sentence, partly_sentence, sentences
 from cellsemi.rounds.duration import duration
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cellsemi.rounds.datasets.ingest_report import IngestReport, Quarantined
     from cellsemi.rounds.formats.base import Exported
     from cellsemi.rounds.formats.shared.detection import Detected
+    from cellsemi.rounds.inspect.data_version import DataVersion
     from cellsemi.rounds.inspect.statistics import Inspection
 
 EVERY_S = 3.0  # between two lines of progress
@@ -282,6 +283,17 @@ def print_checked(checked: Checked, path: Path, console: Console | None = None) 
         _line(console, f"  and {len(checked.problems) - SHOWN_PROBLEMS} more (--json lists them)")
     count = len(checked.problems)
     _line(console, f"[red]{count} problem{'s' * (count > 1)}[/red]" if count else "[green]Nothing is wrong.[/green]")
+
+
+def print_version(folder: Path, found: DataVersion, changes: Sequence[str]) -> None:
+    """The version of a data set, and what of it has changed."""
+    console = Console(highlight=False)
+    size = f"{len(found.hashes)} file{'s' * (len(found.hashes) != 1)}, {found.size_bytes / 1e6:.1f} MB"
+    _line(console, f"{found.version}  {escape(str(folder))} ({size})")
+    for change in changes[:SHOWN_PROBLEMS]:
+        _line(console, f"  {escape(change)}")
+    if len(changes) > SHOWN_PROBLEMS:
+        _line(console, f"  and {len(changes) - SHOWN_PROBLEMS} more (--json lists them)")
 
 
 def _print_right(console: Console, rows: Table) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cellsemi.configs.errors import RunError
 from cellsemi.rounds.cells.cutoffs import Cutoffs
-from cellsemi.rounds.evaluation.metrics import ImageScore, Tally
+from cellsemi.rounds.evaluation.metrics import Coco, ImageScore, Tally
 from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.schemas import EVALUATION
 
@@ -27,6 +27,7 @@ class Evaluation:
     split: str
     cutoffs: Cutoffs
     scores: tuple[ImageScore, ...]
+    coco: Coco | None = None  # of all predictions, where it is asked for (`rounds.coco`)
 
 
 def write_evaluations(path: Path, evaluations: Iterable[Evaluation], classes: Sequence[str], config_hash: str) -> None:
@@ -43,8 +44,10 @@ def read_evaluations(path: Path, classes: Sequence[str]) -> list[Evaluation]:
         raise RunError(f"{path}: holds classes {sorted(foreign)} that the run's config does not name")
     found = []
     for key, group in groupby(rows, lambda row: (row["round"], row["model"], row["split"])):
-        of_one = list(group)
-        found.append(Evaluation(*key, _cutoffs(of_one[0]), tuple(_score(row, classes) for row in of_one)))
+        own = list(group)
+        first = own[0]
+        coco = None if first["coco_map"] is None else Coco(first["coco_map"], first["coco_map50"])
+        found.append(Evaluation(*key, _cutoffs(first), tuple(_score(row, classes) for row in own), coco))
     return found
 
 
@@ -74,6 +77,8 @@ def _row(found: Evaluation, score: ImageScore, classes: Sequence[str]) -> dict[s
             for name, score, area in zip(classes, found.cutoffs.min_score, found.cutoffs.min_area_px, strict=True)
         ],
         "image_id": score.image_id,
+        "coco_map": None if found.coco is None else found.coco.map,
+        "coco_map50": None if found.coco is None else found.coco.map50,
         **_values(score.total),
         "classes": [{"class": classes[c], **_values(score.by_class[c])} for c in sorted(score.by_class)],
     }

@@ -73,6 +73,11 @@ class Evaluated:
         """The images of `change`."""
         return 0 if self.baseline is None else len(on_common(self.test.scores, self.baseline.scores)[0])
 
+    def coco(self, name: str) -> float | None:
+        """A figure of COCO on test, where it was asked for."""
+        found: float | None = None if self.test.coco is None else getattr(self.test.coco, name)
+        return found
+
     def at_50(self, name: str) -> float | None:
         """A figure of the summary."""
         found: float | None = None if self.summary is None else getattr(self.summary, name)
@@ -98,7 +103,7 @@ class Figure:
 
     An `interval` is stored in three columns, `NAME`, `NAME_low` and `NAME_high`; `images` is then the figure that
     counts its images. Without a `header` it is in the files only; columns are shown in the order of `place`. `note` is
-    what the header says beside the name.
+    what the header says beside the name. `asked`: it has a column only where a row has a value.
     """
 
     name: str
@@ -106,9 +111,10 @@ class Figure:
     compute: Callable[[Evaluated], Any]
     header: str = ""
     text: Callable[[Any], str] = str
-    place: int = 0
+    place: float = 0
     images: str = ""
     note: str = ""
+    asked: bool = False
 
     @property
     def interval(self) -> bool:
@@ -171,6 +177,8 @@ FIGURES: list[Figure] = [
     Figure("recall50", _FLOAT, lambda e: e.at_50("recall"), "recall", _decimals, place=10),
     Figure("f1", _FLOAT, lambda e: e.at_50("f1"), "F1", _decimals, place=8),
     Figure("mean_iou", _FLOAT, lambda e: e.at_50("mean_iou"), "IoU", _decimals, place=11),
+    Figure("coco_map", _FLOAT, lambda e: e.coco("map"), "COCO mAP", _decimals, place=7.5, asked=True),
+    Figure("coco_map50", _FLOAT, lambda e: e.coco("map50"), "COCO mAP@.5", _decimals, place=7.6, asked=True),
     Figure("cutoffs", _TEXT, lambda e: e.val.cutoffs.words(list(e.class_map)), "kept from", _cutoffs, place=12),
     Figure("accepted", _LONG, lambda e: e.counts["accepted"], "accepted", place=13),
     Figure("ignored", _LONG, lambda e: e.counts["ignored"], "ignored", place=14),
@@ -181,9 +189,11 @@ FIGURES: list[Figure] = [
 ]
 
 
-def shown_figures() -> Sequence[Figure]:
-    """The figures that have a column, in the order in which they are shown."""
-    return sorted((figure for figure in FIGURES if figure.header), key=lambda figure: figure.place)
+def shown_figures(rows: Sequence[Any]) -> Sequence[Figure]:
+    """The figures that have a column for some rows of a leaderboard, in the order in which they are shown."""
+    shown = [figure for figure in FIGURES if figure.header]
+    there = [each for each in shown if not each.asked or any(getattr(row, each.name) is not None for row in rows)]
+    return sorted(there, key=lambda figure: figure.place)
 
 
 def schema() -> pa.Schema:

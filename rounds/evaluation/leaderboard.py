@@ -164,7 +164,7 @@ def display_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     classes = list(rows[0].test_class_map) if rows else []
     shown = classes if len(classes) > 1 else []
     header = ["rank"]
-    for figure in shown_figures():
+    for figure in shown_figures(rows):
         header += (
             [figure.header.format(name) for name in shown] if figure.name == CLASS_MAP else [_header(figure, rows)]
         )
@@ -199,7 +199,7 @@ def _rank(row: Row, rows: Sequence[Row]) -> str:
 
 def _cells(row: Row, rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
     cells = [_rank(row, rows)]
-    for figure in shown_figures():
+    for figure in shown_figures(rows):
         value = getattr(row, figure.name)
         if figure.name == CLASS_MAP:
             cells += [figure.text(value.get(name)) for name in classes]
@@ -224,12 +224,12 @@ def _interval(figure: Figure, row: Row, say_count: bool) -> str:
 LEGEND = f"""\
 mAP: mean over IoU .50 to .95 and over images (Kaggle Sartorius). Brackets: bootstrap intervals over n images, none
 below n = {ENOUGH_IMAGES}; they do not hold the chance of another training seed. val mAP is of the images that
-thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0 on
-the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
+thresholds, promotion and rank were chosen on, so it flatters; test decides nothing. change: test mAP against round 0
+on the same images; of the control, against round 0 of the model that it copies. vs control: against a supervised model
 with as many steps in total as the last student. decision: promoted models teach the next round; a control that won is
-recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. kept from: the least
-score (and area) of a cell that counts, chosen on val; where it differs by class, the report has it. time: of training,
-of the ensemble that of the whole round.
+recommended and teaches nobody. F1, precision, recall and IoU: test, IoU > .5, all cells together. COCO mAP: test, as
+COCO computes it, of all predictions (rounds.coco). kept from: the least score (and area) of a cell that counts, chosen
+on val; where it differs by class, the report has it. time: of training, of the ensemble that of the whole round.
 """
 
 

@@ -9,6 +9,7 @@ and 0 otherwise. Nothing is capped: 800 cells are 800 cells.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -231,6 +232,67 @@ def _scores_of(matched: NDArray[np.int64], n_truth: int) -> Floats:
         wanted = n_truth + kept - tp
         total += np.where(wanted == 0, 1.0, tp / np.maximum(wanted, 1))
     return total / len(TWENTIETHS)
+
+
+# --- COCO ---------------------------------------------------------------------------------------------
+
+COCO_IOUS = np.linspace(0.5, 0.95, 10)
+COCO_RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, slots=True)
+class Coco:
+    """COCO's mean average precision over all images together, at IoU .5 to .95 and at .5."""
+
+    map: float
+    map50: float
+
+
+def coco_map(pairs: Iterable[tuple[Instances, Instances]]) -> Coco | None:
+    """COCO's mean average precision of masks, of (predicted, truth) images; None where no cell is true.
+
+    As pycocotools computes it (Lin et al. 2014), but of all predictions: its cap of 100 an image is lifted. It ranks
+    the predictions of all images together by their score, and no threshold on the score is taken.
+    """
+    found: dict[int, list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = {}
+    true: Counter[int] = Counter()
+    for predicted, truth in pairs:
+        true.update(truth.class_id.tolist())
+        for c in np.unique(predicted.class_id).tolist():
+            own = predicted.select(predicted.class_id == c)
+            own = own.select(np.argsort(-own.score, kind="stable"))
+            hits = _coco_hits(overlap(truth.select(truth.class_id == c), own))
+            found.setdefault(c, []).append((own.score, hits))
+    precisions = [_coco_precision(found.get(c, []), count) for c, count in true.items()]
+    if not precisions:
+        return None
+    means = np.mean(precisions, axis=0)
+    return Coco(float(means.mean()), float(means[0]))
+
+
+def _coco_hits(pairs: Overlap) -> NDArray[np.bool_]:
+    """bool (P, 10): whether each predicted mask, best first, takes a true one that none before it took."""
+    hits = np.zeros((pairs.shape[1], len(COCO_IOUS)), bool)
+    taken = np.zeros((pairs.shape[0], len(COCO_IOUS)), bool)
+    order = np.lexsort((pairs.rows, pairs.iou, pairs.columns))[::-1]  # of equal ones the later true mask, as there
+    for k in order[np.argsort(pairs.columns[order], kind="stable")].tolist():
+        row, column = pairs.rows[k], pairs.columns[k]
+        takes = (pairs.iou[k] >= COCO_IOUS) & ~taken[row] & ~hits[column]
+        taken[row] |= takes
+        hits[column] |= takes
+    return hits
+
+
+def _coco_precision(images: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]], true: int) -> Floats:
+    """float64 (10,): the average precision at each IoU, over COCO_RECALLS, for so many true masks."""
+    if not images:
+        return np.zeros(len(COCO_IOUS))
+    order = np.argsort(-np.concatenate([scores for scores, _ in images]), kind="stable")
+    hits = np.cumsum(np.concatenate([hit for _, hit in images])[order], axis=0)
+    precision = hits / np.arange(1, len(order) + 1)[:, None]
+    envelope = np.vstack([np.maximum.accumulate(precision[::-1])[::-1], np.zeros((1, len(COCO_IOUS)))])
+    reached = [np.searchsorted(hits[:, k] / true, COCO_RECALLS) for k in range(len(COCO_IOUS))]
+    return np.array([envelope[places, k].mean() for k, places in enumerate(reached)])
 
 
 # --- parts --------------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellsemi.configs.rounds import FusionConfig
+from cellsemi.configs.schema import OF_A_FOLD
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.masks import instances_runs, without_overlaps
 from cellsemi.rounds.cells.overlap import overlap_of_runs
-from cellsemi.rounds.cells.rle import Runs, draw_flat, runs_of_flat, texts_of
+from cellsemi.rounds.cells.rle import Bitmap, Runs, draw_flat, runs_of_flat, texts_of
 from cellsemi.rounds.pseudo_labels.fusion_methods import (
     METHODS,
     Bitmaps,
@@ -73,6 +74,8 @@ def fuse(
       `quality`: those of the best. Other cells of its own teacher stay; two of one other teacher are both
       taken, with one vote.
     - `union`. As `vote`, but the mask is all pixels of any member.
+    - `refine`. As `weighted`, but the mask is that of the best scored member of the teachers `config.boundaries`, in
+      whatever fold, or of the best scored of all where they found nothing there.
     - Class: the one with most score (`weighted`: quality) among the members, one per teacher;
       `one_class_per_image`: among all cells of the image. Ties go to the lowest class id.
     - `config.overlaps` = `resolve`: then each pixel is left to the best scored of the fused cells that hold it;
@@ -94,7 +97,7 @@ def fuse_with_members(
     A cell that stands in none of them was covered whole by better ones (`config.overlaps`).
     """
     method = METHODS[config.method]
-    every = _all_cells(per_teacher, recalls or {})
+    every = _all_cells(per_teacher, recalls or {}, config.boundaries)
     cells, runs = every.cells, instances_runs(every.cells)
     links = _links(every, runs, config.iou)
     clusters = method.clusters(every.teacher, links)
@@ -102,7 +105,8 @@ def fuse_with_members(
     votes_cast = _votes_cast(every, clusters, classes, method, links)
     scored = [method.scores(each) for each in votes_cast]
     rounds = cells.round.tolist()
-    rles, boxes, areas = _drawn(cells, runs, clusters, method)
+    draws = np.array([_draws(name, config.boundaries) for name, _ in every.origin], bool)
+    rles, boxes, areas = _drawn(cells, runs, clusters, method, draws)
     fused = Instances.build(
         cells.height,
         cells.width,
@@ -126,7 +130,14 @@ def fuse_with_members(
     return resolved, [made_of[i] for i in left]
 
 
-def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recalls]) -> _AllCells:
+def _draws(teacher: str, boundaries: Sequence[str]) -> bool:
+    """Whether masks of a teacher, in whatever fold, are taken before others."""
+    return OF_A_FOLD.sub("", teacher) in boundaries
+
+
+def _all_cells(
+    per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recalls], boundaries: Sequence[str]
+) -> _AllCells:
     """All cells; teachers are numbered by their predictions, so those that predict the same are interchangeable."""
     if not per_teacher:
         raise ValueError("expected the cells of at least one teacher, got none")
@@ -138,7 +149,7 @@ def _all_cells(per_teacher: Mapping[str, Instances], recalls: Mapping[str, Recal
     if all(heads.count(head) == 1 for head in heads):  # the best cells already tell them apart
         numbered = [own[i] for i in sorted(range(len(own)), key=heads.__getitem__)]
     else:
-        numbered = sorted(own, key=lambda each: (_keys(each[0]), each[1]))
+        numbered = sorted(own, key=lambda each: (_keys(each[0]), each[1], _draws(each[2], boundaries)))
     teachers = [cells for cells, *_ in numbered]
     origin = [(name, i) for _, _, name, best_first in numbered for i in best_first.tolist()]
     cells = Instances.concat(teachers[0].height, teachers[0].width, teachers)
@@ -236,13 +247,13 @@ def _agreement(cells: Instances, clusters: Clusters, agreed: Sequence[float]) ->
 
 
 def _drawn(
-    cells: Instances, runs: Runs, clusters: Clusters, method: Method
+    cells: Instances, runs: Runs, clusters: Clusters, method: Method, draws: Bitmap
 ) -> tuple[list[bytes], NDArray[np.int32], NDArray[np.int64]]:
     """The masks of the clusters, in their order: RLE, box and area."""
     several = [k for k, members in enumerate(clusters) if len(members) > 1]
     boxes = cells.bbox.astype(np.int64)
     bitmaps = Bitmaps(*draw_flat(runs, boxes, cells.height), boxes)
-    chosen, made = method.draw(bitmaps, method.groups(cells, [clusters[k] for k in several]))
+    chosen, made = method.draw(bitmaps, method.groups(cells, [clusters[k] for k in several], draws))
     # Masks of cells stand first, those that were drawn behind them.
     place = np.array([members[0] for members in clusters], np.int64)
     new = np.flatnonzero(chosen < 0)

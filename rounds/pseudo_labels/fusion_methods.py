@@ -4,7 +4,8 @@ Cells are numbered best score first. A method gets the links between cells of di
 members of each cluster, never the teachers' names. Sources: `vote`, the mask clusters and pixel votes of the
 Sartorius winners; `weighted`, boxes weighted by confidence (Solovyev, Wang and Gabruseva 2021, "Weighted boxes
 fusion") carried over to pixels; `nms`, greedy non-maximum suppression on mask IoU; `union`, the affirmative
-ensemble of Casado-Garcia and Heras (2020), which keeps the pixels of every member.
+ensemble of Casado-Garcia and Heras (2020), which keeps the pixels of every member; `refine`, the boundaries of one
+kind of model and the stability of another, of a team of Sartorius (docs/models.md, system A).
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class Bitmaps(NamedTuple):
 class Groups(NamedTuple):
     """Clusters of two or more cells: `members` int64, and `offsets` (K + 1,), where those of each cluster begin.
 
-    `weights` float64 stand beside the members, `totals` are those of the K clusters.
+    `weights` float64 and `draws`, bool, stand beside the members, `totals` are those of the K clusters. `draws`: the
+    member is of a teacher whose masks are taken first (FusionConfig.boundaries).
     """
 
     members: Ints
     offsets: Ints
     weights: Weights
     totals: Weights
+    draws: Bitmap
 
 
 class Drawn(NamedTuple):
@@ -125,15 +128,15 @@ class Method:
         column: NDArray[np.float32] = getattr(cells, self.weigh_by)[np.asarray(members, dtype=np.int64)]
         return column.astype(np.float64) if column.any() else np.ones(len(column))
 
-    def groups(self, cells: Instances, clusters: Sequence[list[int]]) -> Groups:
-        """Clusters of two or more cells with their weights."""
+    def groups(self, cells: Instances, clusters: Sequence[list[int]], draws: Bitmap) -> Groups:
+        """Clusters of two or more cells with their weights; `draws` (N,) is of all cells."""
         members = np.array([i for each in clusters for i in each], np.int64)
         offsets = np.cumsum([0, *map(len, clusters)])
         column: NDArray[np.float32] = getattr(cells, self.weigh_by)
         weights = column[members].astype(np.float64)
         for k in np.flatnonzero(~np.logical_or.reduceat(weights > 0, offsets[:-1])) if len(clusters) else ():
             weights[offsets[k] : offsets[k + 1]] = 1
-        return Groups(members, offsets, weights, sums(weights, offsets))
+        return Groups(members, offsets, weights, sums(weights, offsets), draws[members])
 
 
 def sums(values: Weights, offsets: Ints) -> Weights:
@@ -209,13 +212,19 @@ def majority(cells: Bitmaps, groups: Groups) -> Drawn:
     those of a member.
     """
     drawn, chosen = _empty(cells, groups), np.empty(len(groups.totals), np.int64)
-    vote_kernels().majority(*cells, *groups, drawn.boxes, drawn.pixels, drawn.upto, chosen)
+    vote_kernels().majority(*cells, *groups[:4], drawn.boxes, drawn.pixels, drawn.upto, chosen)
     return Drawn(chosen, drawn)
 
 
 def first(cells: Bitmaps, groups: Groups) -> Drawn:
     """The first member."""
     return Drawn(np.zeros(len(groups.totals), np.int64), _empty(cells, groups))
+
+
+def of_those_that_draw(cells: Bitmaps, groups: Groups) -> Drawn:
+    """The first member whose teacher draws; the first of all where there is none."""
+    ends = zip(groups.offsets[:-1].tolist(), groups.offsets[1:].tolist(), strict=True)
+    return Drawn(np.array([groups.draws[a:b].argmax() for a, b in ends], np.int64), _empty(cells, groups))
 
 
 def union(cells: Bitmaps, groups: Groups) -> Drawn:
@@ -273,4 +282,5 @@ METHODS: Mapping[FusionMethod, Method] = {
     "weighted": Method(complete, majority, mean_quality, weigh_by="quality"),
     "nms": Method(greedy, first, of_the_first),
     "union": Method(complete, union, agreed_score),
+    "refine": Method(complete, of_those_that_draw, mean_quality, weigh_by="quality"),
 }

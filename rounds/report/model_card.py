@@ -32,7 +32,8 @@ class CardMember:
 
     `started_from` names the weights that it started from, None from scratch; `weights_licence` is what is known of
     their licence. `cell_probability` is that of a flow model. `cell_diameter_px` is that of the typical cell of its
-    human labels, None where there were none, and `scale` what it enlarges images by.
+    human labels, None where there were none, and `scale` what it enlarges images by. `resize_px` is the longer side to
+    which it resizes each image, None where it does not.
     """
 
     name: str
@@ -44,6 +45,7 @@ class CardMember:
     cell_probability: float | None
     cell_diameter_px: float | None
     scale: float
+    resize_px: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,8 @@ def _chosen(facts: CardFacts) -> list[str]:
     rows = [
         (
             *(each.name, each.kind, f"{each.parameters:,}", str(each.steps), _probability(each.cell_probability)),
-            *("-" if each.cell_diameter_px is None else f"{each.cell_diameter_px:.1f} px", f"{each.scale:.3g}"),
+            "-" if each.cell_diameter_px is None else f"{each.cell_diameter_px:.1f} px",
+            f"{each.scale:.3g}" if each.resize_px is None else f"longer side to {each.resize_px} px",
         )
         for each in facts.members
     ]

@@ -120,6 +120,11 @@ class RunPaths:
         return self.root / "weights"
 
     @property
+    def data_version(self) -> Path:
+        """The hashes of all files of the data set (`cellsemi data version --run`)."""
+        return self.root / "data_version.sha256"
+
+    @property
     def leaderboard(self) -> Path:
         """Without suffix: .parquet, .csv and .md stand beside each other."""
         return self.root / "leaderboard"

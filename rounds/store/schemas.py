@@ -86,6 +86,8 @@ EVALUATION = pa.schema(
         ("split", pa.string()),
         ("image_id", pa.string()),
         ("cutoffs", CUTOFFS),  # from which score and area on predictions of each class count, chosen on val
+        ("coco_map", pa.float64()),  # of all images of the split together; null: not asked for
+        ("coco_map50", pa.float64()),
         *TALLY,
         ("classes", pa.list_(pa.struct([("class", pa.string()), *TALLY]))),  # those the image holds
     ]

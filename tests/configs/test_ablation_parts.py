@@ -17,9 +17,17 @@ def demo(*settings: str) -> Config:
     return load_config("demo", [*PLAIN, *settings]).config
 
 
+def base_of(part: Part) -> Config:
+    """A config in which the part is not moot."""
+    detectors = "models=[{kind: torchvision-maskrcnn, name: a}, {kind: flow-unet, name: b}]"
+    heads = [detectors] if part.name == "extra-heads" else []
+    return demo("unlabelled_inference.scale_search=[0.5, 1.0]", *heads)
+
+
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_both_sides_of_a_part_are_valid_and_differ(part: Part) -> None:
-    on, off = with_settings(demo(), part.on, part.name), with_settings(demo(), part.off, part.name)
+    base = base_of(part)
+    on, off = with_settings(base, part.on, part.name), with_settings(base, part.off, part.name)
     assert set(part.on) == set(part.off)
     differing = {line.partition(":")[0] for line in config_difference(on, off)}
     assert differing
@@ -30,7 +38,7 @@ def test_both_sides_of_a_part_are_valid_and_differ(part: Part) -> None:
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_a_part_is_switched_back_by_switching_it_again(part: Part) -> None:
-    base = demo("unlabelled_inference.scale_search=[0.5, 1.0]")  # without it one part is moot
+    base = base_of(part)
     made = switch(with_settings(base, part.on, part.name), part)
     assert made.to == "off" and made.config == with_settings(base, part.off, part.name)
     back = switch(made.config, part)
@@ -98,6 +106,7 @@ FIXED = f"filter.thresholds={{shsy5y: {LIMITS}, astro: {LIMITS}, cort: {LIMITS}}
         ("areas", FIXED, "fixed by filter.thresholds"),
         ("fusion", "models=[{name: only}]", "only one model"),
         ("ensemble", "models=[{name: only}]", "only one model"),
+        ("extra-heads", "run.seed=1", "no model may have such heads"),
     ],
 )
 def test_a_part_that_can_change_nothing_is_refused(name: str, setting: str, words: str) -> None:

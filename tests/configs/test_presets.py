@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.layouts import LAYOUTS, SIZES, SYSTEMS, pictures
 
-from cellsemi.configs.config_files import preset_names
 from cellsemi.configs.loading import load_config
+from cellsemi.configs.presets.preset_files import preset_names
 from cellsemi.models.registry import FAMILIES
 from cellsemi.orchestrator.campaign import run_campaign
 from cellsemi.orchestrator.engine.inline import InlineEngine

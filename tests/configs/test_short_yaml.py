@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellsemi.configs.config_files import preset_names, preset_text
 from cellsemi.configs.loading import build_config, load_config
+from cellsemi.configs.presets.preset_files import preset_names, preset_text
 from cellsemi.configs.schema import Config
 from cellsemi.configs.short_yaml import comments_of, short_yaml
 

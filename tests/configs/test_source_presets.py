@@ -1,99 +1,156 @@
-"""The presets of the five source systems, and the mixed one: each runs a tiny round, its schedule cut short."""
+"""The presets of the source systems, and the mixed one: the reports' figures, and a tiny round through the terminal."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from helpers import layouts
+from helpers.terminal import invoke
 from helpers.tiny_cellpose import Tiny
 
 from cellsemi.configs.data import GeneratedConfig
 from cellsemi.configs.loading import load_config
+from cellsemi.configs.models import DetectorConfig, MaskRcnnConfig
+from cellsemi.configs.presets import figures
 from cellsemi.configs.schema import Config
 from cellsemi.models import weight_files
 from cellsemi.models.cellpose_sam import parts
 from cellsemi.models.model_files import read_model_file
-from cellsemi.orchestrator.campaign import run_campaign
-from cellsemi.orchestrator.engine.inline import InlineEngine
-from cellsemi.orchestrator.events import SilentWatcher
+from cellsemi.models.torchvision_maskrcnn.net import Form, build
 from cellsemi.rounds.evaluation import leaderboard
-from cellsemi.rounds.store import run
+from cellsemi.rounds.store.run import RunPaths
 
 FEW = GeneratedConfig(labelled=9, unlabelled=1, val=2, test=2, height_px=64, width_px=96)
-TINY = ["engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1", "rounds.control=false"]
-UNLABELLED = ["data.labelled_limit=7", "data.limit_rest=unlabelled"]
+TINY = ["engine.kind=inline", "engine.min_free_mb=0", "rounds.promotion.bootstrap=100", "inference.threads=1"]
+TINY += ["rounds.control=false", "inference.grid=null"]
+LIMITED = ("maskrcnn-center-boundary", "livecell-cbam", "livecell-transfer", "livecell-pretraining")
+VARIANTS = ("ensemble-cellpose-maskrcnn-5fold", "maskrcnn-two-stage-sgd", "livecell-pretraining")  # as another, nearly
 NO_DETECTRON2 = "Detectron2 is not installed; `cellsemi doctor` says how"
 
 
-def shortened(name: str, root: Path) -> Config:
-    """The preset with two steps of two small crops a model, and its larger networks made small."""
+@functools.cache
+def preset(name: str) -> Config:
+    return load_config(name, ["data.root=x"]).config
+
+
+# --- the figures of the reports ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("figure", figures.FIGURES, ids=lambda f: f"{f.letter} {f.preset} {f.what}")
+def test_a_preset_has_the_figure_of_its_report(figure: figures.SourceFigure) -> None:
+    if figure.path is None:
+        assert figure.why and figure.ours is None
+        return
+    assert figures.resolved(preset(figure.preset), figure.path) == figure.ours
+
+
+def test_every_system_and_preset_has_figures() -> None:
+    found = Counter(figure.letter for figure in figures.FIGURES)
+    assert list(found) == ["A", "B", "C", "D", "E"] and min(found.values()) >= 8
+    assert {figure.preset for figure in figures.FIGURES} == set(layouts.SYSTEMS) - {"dsb2018-mixed"}
+
+
+def test_a_figure_that_drifts_would_be_found() -> None:
+    changed = load_config("livecell-cbam", ["data.root=x", "training.batch=5"]).config
+    figure = next(each for each in figures.FIGURES if each.preset == "livecell-cbam" and each.what == "batch")
+    assert figure.path is not None and figures.resolved(changed, figure.path) != figure.ours
+
+
+def test_a_variant_differs_from_its_preset_in_what_it_is_for() -> None:
+    def without(name: str, *paths: str) -> dict[str, Any]:
+        data = preset(name).model_dump(mode="json")
+        data["run"].pop("name")
+        for path in paths:
+            *way, last = path.split(".")
+            node: Any = data
+            for key in way:
+                node = node[int(key)] if isinstance(node, list) else node[key]
+            node.pop(int(last) if isinstance(node, list) else last)
+        return data
+
+    folds = figures.A5
+    assert without(figures.A, "rounds.folds") == without(folds, "rounds.folds")
+    assert without(figures.B, "training.phases.1") == without(figures.SGD, "training.phases.1")
+    assert without(figures.A, "fusion", "filter", "data")["models"] == without(figures.PRE, "fusion")["models"]
+
+
+# --- a tiny round -----------------------------------------------------------------------------------
+
+
+def shortened(name: str, root: Path) -> list[str]:
+    """Options that cut the preset's schedule to two steps of two small crops, and make its larger networks small."""
     settings = [f"data.root={root / 'data'}", f"run.root={root / 'runs'}", *TINY]
-    if name in ("maskrcnn-center-boundary", "livecell-cbam"):
-        settings += UNLABELLED
+    if name in LIMITED:
+        settings += ["data.labelled_limit=7", "data.limit_rest=unlabelled"]
+    if name.endswith("5fold"):
+        settings += ["rounds.folds=2"]
     known = load_config(name, settings).config
     for i, model in enumerate(known.models):
         own = f"models.{i}.training" if model.training else "training"
-        settings += [f"{own}.steps=2", f"{own}.batch=2", f"{own}.crop_px=64", f"{own}.frozen_steps=1"]
+        settings += [f"{own}.steps=2", f"{own}.epochs=null", f"{own}.batch=2", f"{own}.crop_px=64"]
+        settings += [f"{own}.resize_px=64"] if known.training_of(model).resize_px else []
         if model.kind == "torchvision-maskrcnn":
             small = model.backbone if model.backbone == "resnet18-cbam" else "resnet18"
             settings += [f"models.{i}.backbone={small}", f"models.{i}.box_hidden=32", f"models.{i}.mask_hidden=16"]
-            settings += [f"models.{i}.rpn_proposals=100", f"models.{i}.roi_batch=32"]
+        if isinstance(model, DetectorConfig):
+            settings += [f"models.{i}.rpn_proposals=100", f"models.{i}.roi_batch=32", f"models.{i}.max_detections=8"]
         if model.inference:
             settings += [f"models.{i}.inference.scales=[1.0]", f"models.{i}.inference.tta=[identity]"]
-    return load_config(name, settings).config
+    return [part for setting in dict.fromkeys(settings) for part in ("--set", setting)]
 
 
-@pytest.mark.parametrize("name", layouts.SYSTEMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in layouts.SYSTEMS]
+)
 def test_a_preset_of_a_source_system_runs_a_round(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {model.kind for model in preset(name).models}
+    if "detectron2-maskrcnn" in kinds and importlib.util.find_spec("detectron2") is None:
+        pytest.skip(NO_DETECTRON2)
     monkeypatch.setattr(layouts, "SIZES", FEW)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setenv("CELLSEMI_HOME", str(tmp_path / "home"))
     layouts.SYSTEMS[name](tmp_path / "data")
-    config = shortened(name, tmp_path)
-    kinds = {model.kind for model in config.models}
-    if "detectron2-maskrcnn" in kinds and importlib.util.find_spec("detectron2") is None:
-        pytest.skip(NO_DETECTRON2)
-    if "cellpose-sam" in kinds:
-        register_tiny(tmp_path, monkeypatch)
-    paths = run.open_run(config)
-    run_campaign(config, 1, InlineEngine(config.engine), paths, SilentWatcher())
+    register_small(tmp_path, monkeypatch)
+    done = invoke("round", "--config", name, "--n", "1", *shortened(name, tmp_path))
+    assert done.exit_code == 0, done.output
+    paths = RunPaths(tmp_path / "runs" / name)
     rows = leaderboard.read(paths.leaderboard)
-    assert {row.model for row in rows} == {*(model.name for model in config.models), "ensemble"}
+    assert {row.model for row in rows} == {*(model.name for model in preset(name).models), "ensemble"}
     assert {row.round for row in rows} == {0, 1}
-    for model in config.models:
-        about = read_model_file(paths.model(1, model.name))
-        assert about.kind == model.kind and about.classes == config.data.classes
+    assert all((row.coco_map is not None) == preset(name).rounds.coco for row in rows)
+    suffix = ".fold-0" if preset(name).rounds.folds else ""
+    for model in preset(name).models:
+        about = read_model_file(paths.model(1, f"{model.name}{suffix}"))
+        assert about.kind == model.kind and about.classes == preset(name).data.classes
+        assert about.training.steps == 2
 
 
-def register_tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small network in the place of Cellpose's 1.2 GB, registered under the name that the preset asks for."""
+def register_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights under the names that the presets ask for."""
 
-    def build(bsize: int) -> Any:
+    def tiny(bsize: int) -> Any:
         return Tiny(bsize)
 
-    monkeypatch.setattr(parts, "build_net", build)
-    file = root / "tiny.pth"
-    torch.save(Tiny(256).state_dict(), file)
-    weight_files.add(file, "cpsam", sha256=None, licence="", replaces=False)
+    monkeypatch.setattr(parts, "build_net", tiny)
+    coco = MaskRcnnConfig(name="m", backbone="resnet18", box_hidden=32)
+    states = {
+        "cpsam": Tiny(256).state_dict(),
+        "coco": build(coco, 90, 0, Form(frozen=True, mask_width=256)).state_dict(),
+        "resnet50": torchvision.models.resnet18().state_dict(),
+    }
+    if importlib.util.find_spec("detectron2") is not None:
+        from helpers.detectron2_small import SMALL, detectron2_net, make_small
 
-
-def test_the_stated_settings_of_the_systems_are_kept() -> None:
-    """Figures of the five reports, as they stand in the presets."""
-    a = load_config("ensemble-cellpose-maskrcnn", ["data.root=x"]).config
-    cellpose, detectron2 = a.models
-    training = a.training_of(cellpose)
-    assert (training.optimiser, training.backbone_lr, training.weight_decay, training.batch) == ("adamw", 1e-5, 0.1, 1)
-    assert a.inference_of(cellpose).tile_size == (301, 302) and a.inference_of(cellpose).stride_px == (73, 134)
-    assert a.training_of(detectron2).steps == 10000 and a.fusion.iou == 0.15
-    assert a.inference_of(cellpose).min_area_px == 20
-    b = load_config("maskrcnn-two-stage", ["data.root=x"]).config.training
-    assert (b.optimiser, b.frozen_lr, b.warmup_steps, b.weight_decay, b.schedule) == ("sgd", 1e-3, 500, 5e-4, "step")
-    d = load_config("maskrcnn-center-boundary", ["data.root=x"]).config.models[0]
-    assert d.kind == "torchvision-maskrcnn" and d.centre_head and d.boundary_head and d.extra_weight == 0.5
-    e = load_config("livecell-cbam", ["data.root=x"]).config
-    assert e.models[0].kind == "torchvision-maskrcnn" and e.models[0].backbone == "resnet18-cbam"
-    assert e.inference.grid is not None and (e.inference.grid.rows, e.inference.grid.window_rows) == (7, 3)
+        make_small(monkeypatch)
+        states["detectron2-3x"] = detectron2_net.build(SMALL, 80, seed=0, scratch=False).state_dict()
+    for name, state in states.items():
+        file = root / f"{name}.pth"
+        torch.save(state, file)
+        weight_files.add(file, name, sha256=None, licence="", replaces=False)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cellsemi.configs.config_files import preset_names, preset_text
 from cellsemi.configs.errors import ConfigError
 from cellsemi.configs.loading import load_config
+from cellsemi.configs.presets.preset_files import preset_names, preset_text
 from cellsemi.configs.yaml_text import read_yaml
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed; `cellsemi doctor` says how")
 
-from cellsemi.configs.models import AugmentConfig, Detectron2Config
+from cellsemi.configs.models import Detectron2Config
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.models.detectron2_maskrcnn import net as detectron2_net
 from cellsemi.models.detectron2_maskrcnn import weights
 

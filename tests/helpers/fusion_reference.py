@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,15 @@ from cellsemi.rounds.cells.instances import Instances
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 HEIGHT, WIDTH = 11, 14
-METHODS = ("vote", "weighted", "nms", "union")
+METHODS = ("vote", "weighted", "nms", "union", "refine")
+WEIGH_QUALITY = ("weighted", "refine")
 Pixels = frozenset[tuple[int, int]]
+DRAWS = ("t1", "a")  # the teachers whose masks `refine` takes, in the tests
+
+
+def fusion_config(method: str, **settings: Any) -> FusionConfig:
+    """The settings of a method; those that `refine` asks for beside."""
+    return FusionConfig(method=method, boundaries=DRAWS if method == "refine" else (), **settings)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def majority(members: list[Cell], weights: list[Fraction]) -> Pixels:
 
 
 def weights_of(members: list[Cell], method: str) -> list[Fraction]:
-    weights = [cell.quality if method == "weighted" else cell.score for cell in members]
+    weights = [cell.quality if method in WEIGH_QUALITY else cell.score for cell in members]
     return weights if any(weights) else [Fraction(1)] * len(members)
 
 
@@ -182,13 +190,15 @@ def fused_by_hand(
         agreed = _plain_mean(members) if len(members) > 1 else Fraction(1)
         class_id = class_of(cells if lock else members, method)
         recall = {name: exact((recalls or {}).get(name, (1.0,) * 9)[class_id]) for name in teachers}
-        values = [cell.quality if method == "weighted" else cell.score for cell in members]
+        values = [cell.quality if method in WEIGH_QUALITY else cell.score for cell in members]
         score = quality = mean_of_all(members, values, teachers, recall)
-        if method != "weighted":
+        if method not in WEIGH_QUALITY:
             score = quality = score * agreed_by_weight(members, values, recall)
         pixels = members[0].pixels
         if method == "nms":
             score, quality = members[0].score, members[0].quality
+        elif method == "refine":
+            pixels = next((cell for cell in members if cell.teacher in config.boundaries), members[0]).pixels
         elif method == "union":
             pixels = frozenset().union(*(c.pixels for c in members))
         elif len(members) > 1:

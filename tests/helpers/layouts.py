@@ -153,9 +153,13 @@ LAYOUTS = {
 # The presets with other models than the flow U-Net, most of them of source systems, by the layout that they read.
 SYSTEMS = {
     "ensemble-cellpose-maskrcnn": sartorius,
+    "ensemble-cellpose-maskrcnn-5fold": sartorius,
+    "livecell-pretraining": livecell,
     "maskrcnn-two-stage": sartorius,
+    "maskrcnn-two-stage-sgd": sartorius,
     "detectron2-thresholds": sartorius,
     "maskrcnn-center-boundary": class_tifs,
     "livecell-cbam": livecell,
+    "livecell-transfer": livecell,
     "dsb2018-mixed": manifest,
 }

@@ -18,7 +18,8 @@ from torch import nn
 
 from cellsemi.configs import errors
 from cellsemi.configs.errors import CellsemiError, DataError, ModelError
-from cellsemi.configs.models import AugmentConfig, FlowUnetConfig, MaskRcnnConfig
+from cellsemi.configs.models import FlowUnetConfig, MaskRcnnConfig
+from cellsemi.configs.phases import AUGMENT_PRESETS, AugmentConfig, PhaseConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.flow_unet.family import FAMILY
@@ -29,13 +30,20 @@ from cellsemi.models.training.checkpoint import CHECKPOINT_FILE
 from cellsemi.models.training.together import SharedBatchNorm, mean_over_ranks
 from cellsemi.rounds.store import shards
 
-TRAINING = TrainingConfig(steps=4, batch=4, crop_px=48, precision="float32", lr=1e-3)
+PHASES = (
+    PhaseConfig(steps=2, optimiser="sgd"),
+    PhaseConfig(steps=2, schedule="plateau", augment=AUGMENT_PRESETS["light"]),
+)
+TRAINING = TrainingConfig(
+    steps=4, batch=4, crop_px=48, precision="float32", lr=1e-3, phases=PHASES, plateau_on="validation", patience_steps=1
+)
 
 
 def task(folder: Path, **changes: Any) -> FitTask:
     records = [record(0), record(1), record(2, "unlabelled", state="accepted", weight=0.4)]
     model = FlowUnetConfig(name="m", width=4)
-    return task_in(folder, records, model=model, training=TRAINING, human_fraction=0.5, **changes)
+    made = task_in(folder, records, model=model, training=TRAINING, human_fraction=0.5, **changes)
+    return replace(made, validation=made.shards)
 
 
 def losses(of: FitTask, file: str = "loss.parquet") -> Any:
@@ -43,9 +51,8 @@ def losses(of: FitTask, file: str = "loss.parquet") -> Any:
 
 
 def test_two_ranks_train_as_one_process_does_and_go_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """Crops of different weight on either side, batch norm included; gloo on the CPU."""
+    """Crops of different weight on either side, batch norm and two phases included; gloo on the CPU."""
     alone = task(tmp_path)
-    alone = replace(alone, validation=alone.shards)
     fit_on_ranks(FAMILY.fit, alone, quiet)
     pair = replace(alone, out_dir=str(tmp_path / "pair"), ranks=2, checkpoint_s=0)
     assert pair.fingerprint == alone.fingerprint

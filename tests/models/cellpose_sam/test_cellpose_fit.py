@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import CellposeSamConfig
+from cellsemi.configs.phases import PhaseConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models.base import ExportTask
 from cellsemi.models.cellpose_sam import parts
@@ -85,14 +86,17 @@ def test_a_checkpoint_of_other_start_weights_is_not_continued(tmp_path: Path) ->
 
 
 def test_the_first_stage_trains_the_class_head_alone(tmp_path: Path) -> None:
-    training = TRAINING.model_copy(update={"frozen_steps": 4, "steps": 4})
+    training = TRAINING.model_copy(update={"frozen": "body"})
     task = task_in(tmp_path, [record(0)], steps=4, training=training, classes=("a", "b"))
     start = torch.load(tmp_path / "tiny.pth")
     FAMILY.fit(task, quiet)
     export_cellpose(tmp_path / "out", tmp_path / "stage1.pth")
     frozen = torch.load(tmp_path / "stage1.pth")
     assert all(torch.equal(value, start[name]) for name, value in frozen.items())
-    FAMILY.fit(replace(task, steps=8, out_dir=str(tmp_path / "both")), quiet)
+    both_stages = training.model_copy(
+        update={"phases": (PhaseConfig(steps=4, frozen="body"), PhaseConfig(steps=4, frozen="none"))}
+    )
+    FAMILY.fit(replace(task, steps=8, training=both_stages, out_dir=str(tmp_path / "both")), quiet)
     export_cellpose(tmp_path / "both", tmp_path / "stage2.pth")
     both = torch.load(tmp_path / "stage2.pth")
     assert {name for name in both if not torch.equal(both[name], start[name])} == {
@@ -101,7 +105,7 @@ def test_the_first_stage_trains_the_class_head_alone(tmp_path: Path) -> None:
 
 
 def test_the_network_has_the_backbones_rate_with_one_class_too(tmp_path: Path) -> None:
-    training = TRAINING.model_copy(update={"frozen_steps": 2, "backbone_lr": 1e-12})
+    training = TRAINING.model_copy(update={"frozen": "body", "backbone_lr": 1e-12})
     task = task_in(tmp_path, [record(0)], steps=4, training=training)
     start = torch.load(tmp_path / "tiny.pth")
     changes = []

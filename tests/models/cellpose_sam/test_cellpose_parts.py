@@ -17,7 +17,8 @@ from helpers.tiny_cellpose import SIDE, TRAINING, Tiny, discs, record, task_in, 
 from torch import Tensor, nn
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.models import AugmentConfig, CellposeSamConfig
+from cellsemi.configs.models import CellposeSamConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.configs.training import InferenceConfig
 from cellsemi.models import weight_files
 from cellsemi.models.cellpose_sam import parts

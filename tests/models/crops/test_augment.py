@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellsemi.configs.models import AUGMENT_PRESETS, AugmentConfig
+from cellsemi.configs.phases import AUGMENT_PRESETS, AugmentConfig
 from cellsemi.models.crops.augment import SIZE_MARGIN, CellSizes, augment_crop, cut_window, draw_scale
 from cellsemi.rounds.cells.instance_map import IGNORE
 

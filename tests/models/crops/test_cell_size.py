@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellsemi.configs.errors import DataError
-from cellsemi.configs.models import AugmentConfig, FlowUnetConfig, MaskRcnnConfig, ModelConfig
+from cellsemi.configs.models import FlowUnetConfig, MaskRcnnConfig, ModelConfig
+from cellsemi.configs.phases import AugmentConfig
 from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.augment import augment_crop

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from cellsemi.configs.models import AugmentConfig, CopyPasteConfig
+from cellsemi.configs.phases import AugmentConfig, CopyPasteConfig
 from cellsemi.models.crops.copy_paste import paste, pasteable
 from cellsemi.models.crops.crop import Crop, training_image
 from cellsemi.models.crops.source import CropSource

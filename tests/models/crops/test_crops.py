@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cellsemi.configs.errors import ImageError
-from cellsemi.configs.models import AugmentConfig, CopyPasteConfig, FlowUnetConfig
+from cellsemi.configs.models import FlowUnetConfig
+from cellsemi.configs.phases import AugmentConfig, CopyPasteConfig
 from cellsemi.configs.training import Balance, TrainingConfig
 from cellsemi.models.base import FitTask
 from cellsemi.models.crops.crop import training_image

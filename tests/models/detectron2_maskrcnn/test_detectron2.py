@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import Detectron2Config
+from cellsemi.configs.phases import PhaseConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.crops.normalise import normalise
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
@@ -215,7 +216,9 @@ def test_it_trains_in_bfloat16_from_images_without_cells(tmp_path: Path) -> None
 
 
 def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(given: Path, tmp_path: Path) -> None:
-    training = TRAINING.model_copy(update={"frozen_steps": 1, "lr": 1e-3, "ema": 0.0})
+    training = TRAINING.model_copy(
+        update={"phases": (PhaseConfig(steps=1, frozen="body"), PhaseConfig(steps=2)), "lr": 1e-3, "ema": 0.0}
+    )
     task = task_in(tmp_path, [record(0)], 3, model=with_weights(given), training=training)
     FAMILY.fit(task, quiet)
     start = read_model_file(tmp_path / "out").started_from
@@ -230,7 +233,7 @@ def test_given_weights_are_the_start_and_the_first_stages_are_never_trained(give
 
 
 def test_in_the_first_of_two_stages_only_the_heads_learn(given: Path, tmp_path: Path) -> None:
-    training = TRAINING.model_copy(update={"frozen_steps": 2, "lr": 1e-3, "ema": 0.0})
+    training = TRAINING.model_copy(update={"frozen": "body", "lr": 1e-3, "ema": 0.0})
     FAMILY.fit(task_in(tmp_path, [record(0)], 2, model=with_weights(given), training=training), quiet)
     before, after = load_file(given), load_file(tmp_path / "out" / WEIGHTS_FILE)
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -18,7 +18,8 @@ from helpers.pictures import discs, quiet, record
 from safetensors.torch import load_file, save_file
 
 from cellsemi.configs.errors import ModelError
-from cellsemi.configs.models import AugmentConfig, MaskRcnnConfig
+from cellsemi.configs.models import MaskRcnnConfig
+from cellsemi.configs.phases import AugmentConfig, PhaseConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
 from cellsemi.models.detector.cell_crops import CellCrops
 from cellsemi.models.detector.fit_and_predict import DetectorPredictor
@@ -181,7 +182,9 @@ def test_an_interrupted_fit_of_two_stages_with_the_extra_heads_ends_with_the_sam
         records,
         steps=3,
         model=MODEL.model_copy(update={"centre_head": True, "boundary_head": True}),
-        training=TRAINING.model_copy(update={"frozen_steps": 1, "backbone_lr": 1e-4}),
+        training=TRAINING.model_copy(
+            update={"phases": (PhaseConfig(steps=1, frozen="body"), PhaseConfig(steps=2)), "backbone_lr": 1e-4}
+        ),
     )
     FAMILY.fit(task, quiet)
     whole = read_weights(tmp_path / "out")

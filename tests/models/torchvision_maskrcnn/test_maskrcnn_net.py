@@ -15,10 +15,12 @@ from torchvision.ops import roi_align
 
 from cellsemi.configs.errors import ModelError
 from cellsemi.configs.models import MaskRcnnConfig
+from cellsemi.configs.training import TrainingConfig
 from cellsemi.models.detector.targets import batch_of
 from cellsemi.models.torchvision_maskrcnn.heads import Anchors, FixedRoIAlign
-from cellsemi.models.torchvision_maskrcnn.net import anchor_sizes, build
+from cellsemi.models.torchvision_maskrcnn.net import PARTS, anchor_sizes, build
 from cellsemi.models.torchvision_maskrcnn.weights import form_of, start_from
+from cellsemi.models.training.schedule import freeze
 
 
 def _levels(side: int) -> list[torch.Tensor]:
@@ -125,8 +127,8 @@ def test_a_frozen_backbone_keeps_its_statistics() -> None:
     batch = batch_of([crop_of(0), crop_of(1)], 1.0, {})
     body = net.backbone.body
     for trains in (False, True):
-        for parameter in body.parameters():
-            parameter.requires_grad_(trains)
+        config = TrainingConfig(frozen="none" if trains else "body")
+        freeze(net.train(), PARTS, config, [name for name, _ in net.named_parameters()])
         before = body.bn1.running_mean.clone()
         losses_of(net, batch)[0].backward()
         assert torch.equal(body.bn1.running_mean, before) != trains

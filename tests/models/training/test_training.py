@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.flow_batches import as_batch
+from helpers.flow_loops import a_batch, digest, loss_of, made, stop_at
 from helpers.pictures import quiet
 from torch import nn
 
@@ -23,35 +23,13 @@ from cellsemi.models.flow_unet.net import build
 from cellsemi.models.training import precision
 from cellsemi.models.training.checkpoint import CHECKPOINT_FILE, Checkpoint, Curves, StepRecord
 from cellsemi.models.training.device import compute_settings, pick_device
-from cellsemi.models.training.loop import Averaged, Loop, LossParts, Trained
+from cellsemi.models.training.loop import Averaged, Loop, LossParts
 from cellsemi.models.training.precision import choose_precision, native_bfloat16
-from cellsemi.models.training.schedule import course, one_cycle, rates
+from cellsemi.models.training.schedule import course, one_cycle
 from cellsemi.models.training.usage import Usage
 from cellsemi.models.training.validation_loss import ValidationRecord
 
 CONFIG = TrainingConfig(batch=2, crop_px=32, precision="float32")
-
-
-def a_batch(seed: int, classes: int = 1) -> FlowBatch:
-    rng = np.random.default_rng(seed)
-    inside = (rng.random((2, 32, 32)) > 0.5).astype(np.float32)
-    angle = rng.random((2, 32, 32)) * 2 * np.pi
-    flow = (np.stack([np.sin(angle), np.cos(angle)], 1) * inside[:, None]).astype(np.float32)
-    return as_batch(
-        images=rng.random((2, 1, 32, 32), np.float32),
-        inside=inside,
-        flow=flow,
-        class_id=rng.integers(0, classes, (2, 32, 32)) * inside.astype(np.int64),
-        weight=np.ones((2, 32, 32), np.float32),
-    )
-
-
-def made(step: int) -> FlowBatch:
-    return a_batch(step, 3)
-
-
-def loss_of(net: nn.Module, batch: FlowBatch, _: int) -> LossParts:
-    return flow_loss(net(batch.images), batch)
 
 
 def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: TrainingConfig = CONFIG) -> Loop:
@@ -67,24 +45,11 @@ def loop(folder: Path, steps: int = 10, fingerprint: str = "a", config: Training
     )
 
 
-def digest(trained: Trained) -> str:
-    content = b"".join(name.encode() + value.numpy().tobytes() for name, value in sorted(trained.weights.items()))
-    return hashlib.sha256(content).hexdigest()
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As fit does: small tensors on many threads cost more than they gain."""
     with compute_settings(1):
         yield
-
-
-def stop_at(when: int) -> Callable[[int, int], None]:
-    def progress(step: int, steps: int) -> None:
-        if step >= when:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -176,43 +141,6 @@ def test_a_plateau_is_a_window_that_is_no_better_than_the_best() -> None:
     losses = [3.0, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1.5, 1.5, 1.5]
     found = [course(step, 99, config, losses[:step]) for step in (0, 6, 8, 9, 12, 15)]
     assert found == [1, 1, 1, 0.5, 0.5, 0.25]
-
-
-def test_two_stages_have_rates_of_their_own() -> None:
-    config = TrainingConfig(
-        lr=1e-4, backbone_lr=1e-5, frozen_steps=4, frozen_lr=1e-3, schedule="constant", warmup_steps=2
-    )
-    found = [rates(step, 10, config) for step in range(10)]
-    assert [r.head for r in found] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 5e-5, *[1e-4] * 5])
-    assert [r.backbone for r in found] == [None] * 4 + [pytest.approx(5e-6)] + [pytest.approx(1e-5)] * 5
-
-
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_two_stages_resume_to_the_same_bits_and_freeze_the_backbone(tmp_path: Path, optimiser: str) -> None:
-    config = CONFIG.model_copy(
-        update={"optimiser": optimiser, "lr": 1e-3, "frozen_steps": 6, "backbone_lr": 1e-4, "schedule": "plateau"}
-    )
-
-    def two_stage(folder: Path) -> Loop:
-        made = loop(folder, config=config)
-        return Loop(
-            made._net, config, steps=10, folder=folder, fingerprint="a", precision="float32",
-            device=torch.device("cpu"), backbone="encoder", checkpoint_s=0,
-        )  # fmt: skip
-
-    start = {name: value.clone() for name, value in loop(tmp_path / "x")._net.named_parameters()}
-    frozen = two_stage(tmp_path / "frozen")
-    with pytest.raises(KeyboardInterrupt):
-        frozen.run(made, loss_of, stop_at(4))
-    now = dict(frozen._net.named_parameters())
-    moved = {name for name, value in now.items() if not torch.equal(value, start[name])}
-    assert moved and all(not name.startswith("encoder") for name in moved)
-    whole = two_stage(tmp_path / "whole").run(made, loss_of, quiet)
-    for stop in (4, 8):  # in the first stage, and in the second
-        with pytest.raises(KeyboardInterrupt):
-            two_stage(tmp_path / f"cut{stop}").run(made, loss_of, stop_at(stop))
-        resumed = two_stage(tmp_path / f"cut{stop}").run(made, loss_of, quiet)
-        assert resumed.resumed_at == stop and digest(resumed) == digest(whole)
 
 
 def test_the_average_is_that_of_its_definition() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellsemi.configs.config_files import preset_names
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.errors import DataError
 from cellsemi.configs.loading import load_config
+from cellsemi.configs.presets.preset_files import preset_names
 from cellsemi.configs.schema import Config
 from cellsemi.rounds.datasets import open
 from cellsemi.rounds.formats import registry

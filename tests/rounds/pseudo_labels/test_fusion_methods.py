@@ -10,9 +10,11 @@ import pytest
 from helpers.fusion_reference import (
     HEIGHT,
     METHODS,
+    WEIGH_QUALITY,
     WIDTH,
     Pixels,
     fused_by_hand,
+    fusion_config,
     pixels_of,
 )
 from hypothesis import given, settings
@@ -88,7 +90,7 @@ def tied_teachers(draw: st.DrawFn) -> list[Instances]:
 
 
 configs = st.builds(
-    FusionConfig,
+    fusion_config,
     method=st.sampled_from(METHODS),
     overlaps=st.sampled_from(["keep", "resolve"]),
     iou=st.sampled_from([0.0, 0.15, 0.3, 0.5, 0.8]),
@@ -145,6 +147,8 @@ def test_names_and_order_do_not_matter_even_among_ties(
     recalls = dict(zip(names, known, strict=True))
     named = [(name, c.select(random.sample(range(len(c)), len(c)))) for name, c in zip(names, cells, strict=True)]
     random.shuffle(named)
+    if config.boundaries:
+        config = config.model_copy(update={"boundaries": tuple(names[1:2]) or ("t1",)})
     assert rows(fuse(dict(named), config, lock, recalls)) == rows(expected)
 
 
@@ -173,10 +177,10 @@ def test_resolved_overlaps_give_each_pixel_to_the_best_that_held_it(
 def test_one_teacher_keeps_its_masks_and_teachers_who_saw_nothing_add_none(
     method: str, per_teacher: dict[str, Instances]
 ) -> None:
-    cells, config = per_teacher["t0"], FusionConfig(method=method)
+    cells, config = per_teacher["t0"], fusion_config(method)
     alone = fuse({"a": cells}, config, False)
     assert sorted(alone.rle) == sorted(cells.rle)
-    own = cells.quality if method == "weighted" else cells.score
+    own = cells.quality if method in WEIGH_QUALITY else cells.score
     assert sorted(alone.score.tolist()) == pytest.approx(sorted(own.tolist()))
     with_blind = fuse({"a": cells, "b": Instances.empty(HEIGHT, WIDTH)}, config, False)
     assert sorted(with_blind.rle) == sorted(cells.rle)
@@ -198,7 +202,7 @@ def columns_of(cells: Instances) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_identical_masks_are_one_cell_with_all_votes(method: str) -> None:
-    found = fuse({name: wide(3, 0.5) for name in "abc"}, FusionConfig(method=method), False)
+    found = fuse({name: wide(3, 0.5) for name in "abc"}, fusion_config(method), False)
     assert found.rle == wide(3, 0.5).rle
     assert found.votes.tolist() == [3]
     assert found.score.tolist() == found.quality.tolist() == pytest.approx([0.5])
@@ -207,7 +211,7 @@ def test_identical_masks_are_one_cell_with_all_votes(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_nobody_who_sees_a_cell_gives_none(method: str) -> None:
     empty = Instances.empty(HEIGHT, WIDTH)
-    config = FusionConfig(method=method, overlaps="resolve")
+    config = fusion_config(method, overlaps="resolve")
     assert len(fuse({"a": empty, "b": empty}, config, True)) == 0
 
 
@@ -225,7 +229,7 @@ def test_a_chain_is_not_one_cell(
     method: str, columns: list[tuple[int, int]], votes: list[int], scores: list[float]
 ) -> None:
     chain = {"a": wide(0, 0.9), "b": wide(2, 0.8), "c": wide(4, 0.7)}
-    found = fuse(chain, FusionConfig(method=method), False)
+    found = fuse(chain, fusion_config(method), False)
     assert columns_of(found) == columns
     assert found.votes.tolist() == votes
     assert found.score.tolist() == pytest.approx(scores)
@@ -247,7 +251,7 @@ def test_members_that_are_not_linked_count_in_the_agreement_too() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lone_cell_keeps_the_agreement_of_its_views_and_loses_no_score_by_it(method: str) -> None:
-    found = fuse({"a": wide(0, 0.8, agreement=0.6)}, FusionConfig(method=method), False)
+    found = fuse({"a": wide(0, 0.8, agreement=0.6)}, fusion_config(method), False)
     assert found.agreement.tolist() == pytest.approx([0.6])
     assert found.score.tolist() == pytest.approx([0.8])
 
@@ -308,7 +312,7 @@ def test_without_a_majority_weighted_falls_back_to_the_best_quality() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_cells_of_one_teacher_are_never_joined(method: str) -> None:
     both = cells_of([square(0, 0, 6, 6), square(1, 0, 6, 6)], score=[0.9, 0.8])
-    assert fuse({"a": both}, FusionConfig(method=method, iou=0.15), False).rle == both.rle
+    assert fuse({"a": both}, fusion_config(method, iou=0.15), False).rle == both.rle
 
 
 def test_the_limit_of_source_a_joins_what_the_default_does_not() -> None:
@@ -327,7 +331,27 @@ def test_a_cell_that_better_ones_cover_is_not_there_once_overlaps_are_resolved()
 
 def test_the_default_is_the_vote_and_other_words_are_refused() -> None:
     assert (FusionConfig().method, FusionConfig().overlaps) == ("vote", "keep")
-    with pytest.raises(ValidationError, match="'vote', 'weighted', 'nms' or 'union'"):
+    with pytest.raises(ValidationError, match="'vote', 'weighted', 'nms', 'union' or 'refine'"):
         FusionConfig(method="mean")
     with pytest.raises(ValidationError, match="'keep' or 'resolve'"):
         FusionConfig(overlaps="cut")
+
+
+# --- refine -------------------------------------------------------------------------------------------
+
+
+def test_refine_takes_the_boundary_of_the_named_model_where_another_agrees() -> None:
+    config = FusionConfig(method="refine", boundaries=("flow",), iou=0.15)
+    flow = cells_of([square(0, 2, 6, 6), square(8, 2, 4, 4)], score=[0.5, 0.6])
+    boxes = cells_of([square(1, 2, 6, 6)], score=[0.9])
+    for name in ("flow", "flow.fold-3"):  # the model of a fold draws as its model does
+        found = fuse({name: flow, "boxes": boxes}, config, False)
+        assert columns_of(found) == [(0, 6), (8, 12)] and found.votes.tolist() == [2, 1]
+    weighted = fuse({"flow": flow, "boxes": boxes}, FusionConfig(method="weighted", iou=0.15), False)
+    assert found.score.tolist() == weighted.score.tolist() and columns_of(weighted) != columns_of(found)
+
+
+@pytest.mark.parametrize("settings", [{"method": "refine"}, {"method": "vote", "boundaries": ("a",)}])
+def test_refine_and_boundaries_are_stated_together(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="refine"):
+        FusionConfig(**settings)

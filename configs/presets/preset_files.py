@@ -1,4 +1,4 @@
-"""Names the files that hold a config: the local one, and the packaged presets. Reads text and checks nothing.
+"""The presets, one YAML file each, and the name of the local config. Reads text and checks nothing.
 
 Imports nothing large, so that the command line can name them in its help.
 """
