@@ -260,7 +260,7 @@ def version_command(
         root = read_config(paths).data.root
         if root is None:
             raise UsageError(f"run {run}: its images are generated, there is no folder of data")
-        folder, kept = Path(root), paths.data_version
+        folder, kept = files.place(root), paths.data_version
         out, compare = (out, compare or kept) if kept.is_file() else (out or kept, compare)
     assert folder is not None, "one of the two is stated"
     with data_tables.counting(as_json) as count:
