@@ -11,7 +11,7 @@ from cellsemi.configs.errors import UsageError
 from cellsemi.configs.formats import entry_of
 from cellsemi.orchestrator.metadata.lineage import classes_by_name, lineage_of, run_fact
 from cellsemi.orchestrator.runs.export import ExportChoice
-from cellsemi.rounds.datasets.export import export_folder
+from cellsemi.rounds.datasets.export import UNSEEN, export_folder
 from cellsemi.rounds.formats.base import Exported
 from cellsemi.rounds.inspect.data_version import data_version
 from cellsemi.rounds.report import croissant, ro_crate
@@ -87,6 +87,7 @@ def _facts(stated: Stated, lineage: Lineage, run: RunFact, shown: _Shown) -> Dat
         classes=shown.classes,
         images=done.images,
         without_cells=counted.without_cells,
+        unseen=done.losses[UNSEEN],
         cells=done.cells,
         cells_by_state=states,
         cells_by_class=classes_by_name(counted.classes, shown.classes),

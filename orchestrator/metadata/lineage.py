@@ -12,7 +12,7 @@ from cellsemi.orchestrator.runs.model_card import data_name, licence_of, weights
 from cellsemi.rounds.datasets.export import Cells
 from cellsemi.rounds.evaluation import leaderboard
 from cellsemi.rounds.evaluation.ensemble import Ensemble, read_ensemble
-from cellsemi.rounds.evaluation.figures import CHOSEN_ON, Interval
+from cellsemi.rounds.evaluation.figures import Interval
 from cellsemi.rounds.evaluation.history import RoundManifest, standing_round
 from cellsemi.rounds.inspect.data_version import read_listing
 from cellsemi.rounds.pseudo_labels.filter_file import FilterFile
@@ -60,13 +60,14 @@ def _shards(origin: Origin) -> Iterator[tuple[str, str]]:
 
 def _of_people(origin: Origin, config: Config) -> Lineage:
     method = (
-        "Labels that the run was given as drawn by people. Who drew them, and how, is not recorded; what the run mended "
-        "while it read them stands in its settings (data.clean)."
+        "Labels that the run was given as drawn by people. Who drew them, and how, is not recorded; what the run "
+        "mended while it read them stands in its settings (data.clean)."
     )
     made = "human"
     if config.data.source == GENERATED:
         made = "generated"
-        method = "Labels that cellsemi generated together with their images; no person drew them."
+        method = "Labels that cellsemi generated together with their images; no person drew them, though their "
+        method += "state is called `human`."
     return Lineage(
         subject=f"{made} labels of the {origin.split} images",
         method=method,
@@ -104,7 +105,7 @@ def _of_filter(origin: Origin, round: int, config: Config) -> Lineage:
         ),
         by_machine=True,
         criteria=f"{'; '.join(found.report)}.",
-        confidence=f"Accepted masks on human-labelled validation images: F1 {found.label_score:.3f} at IoU > .5.",
+        confidence=f"Accepted masks on labelled validation images: F1 {found.label_score:.3f} at IoU > .5.",
         models=models,
     )
 
@@ -150,7 +151,10 @@ def _scored(paths: RunPaths, ensemble: Ensemble) -> str | None:
     """How good the models were found to be on human labels of the run; None where they were not scored."""
     for row in leaderboard.read(paths.leaderboard):
         if (row.round, row.model) == (ensemble.round, ensemble.name):
-            scored = {f"validation ({CHOSEN_ON})": row.val_map, "test": row.test_map}
+            scored = {
+                "validation images, on which cutoffs and round were chosen": row.val_map,
+                "test images": row.test_map,
+            }
             known = [f"{_interval(value)} on {split}" for split, value in scored.items() if value is not None]
             words = f"mAP over IoU .50 to .95 (Kaggle Sartorius), {row.confidence * 100:g} % interval: "
             return words + "; ".join(known) + "." if known else None

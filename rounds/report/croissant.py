@@ -50,12 +50,13 @@ def to_croissant(facts: DatasetFacts) -> dict[str, Any]:
         "creator": [{"@type": "sc:Person", "name": name} for name in facts.creators],
         "url": facts.url,
         "datePublished": facts.published,
-        "dateCreated": facts.run.created,
         "version": facts.version,
         "citeAs": citation(facts),
         "keywords": ["cell segmentation", "instance segmentation", "microscopy", *facts.classes],
         "distribution": [*_files(facts), *_file_sets(facts)],
-        "recordSet": record_sets(facts.format, quote(facts.files[0].path)) if facts.files else [],
+        "recordSet": record_sets(facts.format, quote(facts.files[0].path), "human" not in facts.cells_by_state)
+        if facts.files
+        else [],
         **_responsible(facts),
     }
     return {key: value for key, value in listed.items() if value not in (None, [])}
@@ -107,6 +108,9 @@ def _responsible(facts: DatasetFacts) -> dict[str, Any]:
         found["rai:annotationsPerItem"] = "0 human labels for each cell: no person drew these cells."
         found["rai:machineAnnotationTools"] = [
             f"cellsemi {facts.run.cellsemi}",
-            *(f"{model.name} ({model.kind}{f', sha256 {model.sha256}' if model.sha256 else ''})" for model in lineage.models),
+            *(
+                f"{model.name} ({model.kind}{f', sha256 {model.sha256}' if model.sha256 else ''})"
+                for model in lineage.models
+            ),
         ]
     return found

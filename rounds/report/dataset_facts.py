@@ -151,7 +151,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """Everything that the metadata of an exported data set states."""
+    """Everything that the metadata of an exported data set states.
+
+    `unseen` images are in it without cells because no model could predict them; they count in `without_cells`.
+    """
 
     name: str
     description: str
@@ -165,6 +168,7 @@ class DatasetFacts:
     classes: tuple[str, ...]
     images: int
     without_cells: int
+    unseen: int
     cells: int
     cells_by_state: Mapping[State, int]
     cells_by_class: Mapping[str, int]

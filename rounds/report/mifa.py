@@ -45,12 +45,15 @@ def mifa(facts: DatasetFacts) -> dict[str, str]:
 
 def _coverage(facts: DatasetFacts) -> str:
     """Which images have annotations, and whether they are whole."""
-    share = f"All {facts.images} images in these files were annotated; {facts.without_cells} hold no cell."
+    annotated = facts.images - facts.unseen
+    percent = f" ({100 * annotated / facts.images:.4g} %)" if facts.images else ""
+    share = f"{annotated} of {facts.images} images in these files were annotated{percent}; "
+    share += f"{facts.without_cells - facts.unseen} of these hold no cell."
     if facts.lineage.partly:
-        return f"{share} partial: images may be labelled in part (data.partial of the run)."
+        return f"{share} Partial: images may be labelled in part (data.partial of the run)."
     if facts.lineage.by_machine:
-        return f"{share} complete: models searched the whole of each image, and cells that they missed are not marked."
-    return f"{share} complete, as the run was told."
+        return f"{share} Complete: models searched the whole of each image, and cells that they missed are not marked."
+    return f"{share} Complete, as the run was told."
 
 
 def _spatial(facts: DatasetFacts) -> str:

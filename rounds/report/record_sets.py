@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 INTEGER, NUMBER, TEXT = "sc:Integer", "sc:Float", "sc:Text"
@@ -41,52 +42,51 @@ MEASUREMENTS = {
     "eccentricity": Column(NUMBER, "Eccentricity of the ellipse with the same moments, from 0 to 1."),
     **_BOX,
 }
-_COCO_IMAGES = {
-    "id": Column(INTEGER, "Number of the image, from 1 on."),
-    "file_name": Column(TEXT, "Name of the file of the image."),
-    "height": Column(INTEGER, "Height in pixels."),
-    "width": Column(INTEGER, "Width in pixels."),
-}
 _COCO_CELLS = {
     "id": Column(INTEGER, "Number of the cell, from 1 on."),
-    "image_id": Column(INTEGER, "Number of its image."),
-    "category_id": Column(INTEGER, "Number of its class."),
+    "image_id": Column(INTEGER, "Number of its image in `images`."),
+    "category_id": Column(INTEGER, "Number of its class in `categories`."),
+    "segmentation.counts": Column(TEXT, "Mask as COCO's compressed run lengths, column by column."),
     "area": Column(INTEGER, "Area in pixels."),
     "iscrowd": Column(INTEGER, "1 for an ignored cell: neither cell nor background."),
-}
-_COCO_CLASSES = {
-    "id": Column(INTEGER, "Number of the class, from 1 on."),
-    "name": Column(TEXT, "Name of the class."),
+    "score": Column(NUMBER, "What the model believes, from 0 to 1."),
 }
 _KAGGLE = {
     "id": Column(TEXT, "The image that holds the cell."),
     "predicted": Column(TEXT, "Mask as run lengths: start and length, pixels counted from 1."),
 }
-# By format: the tables of its file, by name. Formats that are folders of files for other programs have none.
+# By format: the tables of its file, by name. Formats that are folders of files for other programs have none. Of a JSON
+# file there is one: mlcroissant reads all tables of a file as columns of one length.
 TABLES: dict[str, dict[str, Table]] = {
     "measurements": {"cells": Table("", "A row for each cell.", MEASUREMENTS)},
     "kaggle": {"cells": Table("", "A row for each cell; an image without cells has one empty row.", _KAGGLE)},
     "kaggle-columns": {"cells": Table("", "A row for each cell; an image without cells has one empty row.", _KAGGLE)},
     "coco": {
-        "images": Table("$.images[*]", "The images.", _COCO_IMAGES),
-        "cells": Table("$.annotations[*]", "The cells; `segmentation` holds the mask as run lengths.", _COCO_CELLS),
-        "classes": Table("$.categories[*]", "The classes.", _COCO_CLASSES),
+        "cells": Table("$.annotations[*]", "A row for each cell; `images` and `categories` name the rest.", _COCO_CELLS)
     },
 }
 
 
-def record_sets(format: str, file: str) -> list[dict[str, Any]]:
-    """The record sets of a file of a format; `file` is the identifier of its FileObject."""
-    return [_record_set(name, table, file) for name, table in TABLES.get(format, {}).items()]
+def record_sets(format: str, file: str, scored: bool) -> list[dict[str, Any]]:
+    """The record sets of a file of a format; `file` is the identifier of its FileObject.
+
+    `scored`: each cell has a score. In a COCO file human labels have none, so that it is no column of all rows.
+    """
+    left_out = {"score"} if format == "coco" and not scored else set()
+    return [_record_set(name, table, file, left_out) for name, table in TABLES.get(format, {}).items()]
 
 
-def _record_set(name: str, table: Table, file: str) -> dict[str, Any]:
+def _record_set(name: str, table: Table, file: str, left_out: Set[str]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "name": name,
         "description": table.meaning,
-        "field": [_field(name, column, about, table.path, file) for column, about in table.columns.items()],
+        "field": [
+            _field(name, column, about, table.path, file)
+            for column, about in table.columns.items()
+            if column not in left_out
+        ],
     }
 
 

@@ -1,7 +1,7 @@
 """Writes the RO-Crate of an exported data set: its files, and the run that made it as an action.
 
-RO-Crate 1.1 (https://www.researchobject.org/ro-crate/specification/1.1/), with the action as in the profile Process Run
-Crate 0.5 (https://www.researchobject.org/workflow-run-crate/profiles/process_run_crate/): instrument, object and result.
+RO-Crate 1.1 (https://www.researchobject.org/ro-crate/specification/1.1/). The action is as in the profile Process Run
+Crate 0.5 (https://www.researchobject.org/workflow-run-crate/profiles/process_run_crate/): instrument, object, result.
 The annotations have the fields of MIFA (mifa.py).
 """
 
@@ -18,7 +18,14 @@ from cellsemi.rounds.report.mifa import REFERENCE, mifa
 FILE = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/crate/1.1"
 PROCESS_RUN = "https://w3id.org/ro/wfrun/process/0.5"
-_ROOT, _ACTION, _ANNOTATIONS, _DATA, _SOFTWARE, _LICENCE = "./", "#run", "#annotations", "#data", "#cellsemi", "#licence"
+_ROOT, _ACTION, _ANNOTATIONS, _DATA, _SOFTWARE, _LICENCE = (
+    "./",
+    "#run",
+    "#annotations",
+    "#data",
+    "#cellsemi",
+    "#licence",
+)
 
 Entity = dict[str, Any]
 
@@ -61,7 +68,6 @@ def _root(facts: DatasetFacts) -> Entity:
         "description": facts.description,
         "license": {"@id": facts.licence_url or _LICENCE},
         "datePublished": facts.published,
-        "dateCreated": facts.run.created,
         "version": facts.version,
         "url": facts.url,
         "author": [{"@id": _person(name)} for name in facts.creators],
@@ -113,8 +119,6 @@ def _action(facts: DatasetFacts) -> Iterator[Entity]:
         "name": f"cellsemi run {run.name}",
         "description": facts.lineage.method,
         "startTime": run.created,
-        "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
-        "agent": [{"@id": _person(name)} for name in facts.creators],
         "instrument": [{"@id": name} for name in (_SOFTWARE, *models)],
         "object": [{"@id": _DATA}],
         "result": [{"@id": quote(file.path)} for file in facts.files],
@@ -187,4 +191,6 @@ def _values(kind: str, values: Mapping[str, object]) -> Iterator[Entity]:
 
 
 def _known(entity: Entity) -> Entity:
-    return {key: value for key, value in entity.items() if value not in (None, [])}
+    """What is known of an entity; a list of one is written as its value, as RO-Crate recommends."""
+    known = {key: value for key, value in entity.items() if value not in (None, [])}
+    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in known.items()}
