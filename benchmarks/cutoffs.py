@@ -56,13 +56,16 @@ NAMES = ("classes", "classes, 24 labelled and 24 val", "dsb2018, modalities as c
 )
 @click.option("--steps", default=800, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("cutoffs-work"))
-def main(seeds: tuple[int, ...], root: Path, steps: int, work: Path) -> None:
+@click.option("--table-only", is_flag=True, help="Only write the table of the lines that are there.")
+def main(seeds: tuple[int, ...], root: Path, steps: int, work: Path, table_only: bool) -> None:
     """Train, choose, measure, write the table."""
     lines = []
     for name in NAMES if root.is_dir() else NAMES[:2]:
         classes = MODALITIES if name.startswith("dsb2018") else regimes.NEURAL
         for seed in seeds:
             place = work / f"{NAMES.index(name)}-{seed}-{steps}"
+            if table_only and not (place / "predicted" / "val").is_dir():
+                continue
             if not (place / "predicted" / "val").is_dir():
                 _write_images(name, seed, place / "images", root)
                 predict(place, classes, steps, seed)
