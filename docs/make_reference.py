@@ -22,13 +22,13 @@ COMMANDS_HEAD = """# Commands
 Written by `make docs` from the command line itself; `cellsemi COMMAND --help` shows the same. [Settings](config.md) are
 changed with `--set` or in `cellsemi.yaml`.
 
-Progress goes to standard error, results to standard output. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted,
-143 terminated. Every command also has `--help`; `cellsemi --version` says the version.
+Progress goes to standard error, results to standard output. Exit codes: 0 done, 1 failed, 2 wrong usage,
+130 interrupted, 143 terminated. Every command also has `--help`; `cellsemi --version` says the version.
 """
 PYTHON_HEAD = """# Python reference
 
-Written by `make docs` from the docstrings of what `import cellsemi` offers. [cellsemi from Python](python.md) shows it at
-work. Everything else in the package may change between versions.
+Written by `make docs` from the docstrings of what `import cellsemi` offers. [cellsemi from Python](python.md) shows
+it at work. Everything else in the package may change between versions.
 """
 
 
@@ -67,10 +67,16 @@ def commands_page() -> str:
 
 def usage(name: str, command: click.Command) -> str:
     """The words of a call: arguments as click names them."""
-    context = click.Context(command, info_name=name)
-    arguments = [each.make_metavar(context) for each in command.params if isinstance(each, click.Argument)]
+    arguments = [place(each) for each in command.params if isinstance(each, click.Argument)]
     required = [each.opts[0] for each in command.params if isinstance(each, click.Option) and each.required]
     return " ".join([name, *arguments, *(f"{each} .." for each in required), "[OPTIONS]"])
+
+
+def place(argument: click.Argument) -> str:
+    """An argument as a help page shows it: in brackets where it may be left out, with dots where there may be many."""
+    name = (argument.metavar or argument.name or "").upper().strip("[]")
+    shown = name if argument.required else f"[{name}]"
+    return shown if argument.nargs == 1 else f"{shown} .."
 
 
 def written(option: click.Option) -> str:

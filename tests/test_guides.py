@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.guides import GUIDES, blocks, furnish, shell_lines
+from helpers.guides import GUIDES, blocks, furnish, furnish_sources, shell_lines
 from helpers.terminal import invoke
 from helpers.tools_of_others import stand_in
 
@@ -65,6 +65,8 @@ def command(words: list[str]) -> list[str] | None:
 
 @pytest.mark.parametrize("name", [name for name in GUIDES if list(shell_lines(name))])
 def test_shell_lines_run(name: str, furnished: Path) -> None:
+    if name == "docs/how-to.md":
+        furnish_sources(furnished)
     for number, words in shell_lines(name):
         line = command(words)
         if line is None:
