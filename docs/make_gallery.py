@@ -9,6 +9,7 @@ The other pictures of the page are those of make_picture.py, make_explain_pictur
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from make_explain_pictures import small
 HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 APP = "from cellsemi.orchestrator.cli.main import main; main()"
-SEEN = "test-00004"  # an image of the demo with cells of two sizes of score
+SEEN = "test-00000"  # an image of the demo with many cells, some of which are dropped
 SECTIONS = {"report-use.png": "use", "report-learned.png": "learned", "report-images.png": "images"}
-HEIGHT_PX = 1150  # of a section, what is below is cut off
+HEIGHT_PX = 1040  # of a section, what is below is cut off
 
 # The picture, the command that makes it, and what is seen.
 GALLERY = (
@@ -38,8 +39,10 @@ GALLERY = (
      "Validation images: right cells blue, false ones orange, missed ones yellow and dashed."),
     ("overlay.png", "cellsemi predict new_images --out found",
      "An overlay of `predict`: the cells that were kept, coloured by class."),
+    ("explain-demo.png", "cellsemi explain test-00000 --run demo",
+     "A test image explained: kept cells green, cells below the cutoffs of score and area orange."),
     ("explain-cells.png", "cellsemi explain plate7.tif",
-     "Every cell with its number: green where it was kept, red where it was dropped."),
+     "The same for the models of [See why](explain.md), which learned less."),
     ("explain-outputs.png", "cellsemi explain plate7.tif",
      "What a flow model computed: cell probability, flow as colours, its magnitude."),
     ("explain-boxes.png", "cellsemi explain plate7.tif",
@@ -67,7 +70,7 @@ def page() -> str:
     """docs/gallery.md."""
     lines = [HEAD.rstrip()]
     for name, command, words in GALLERY:
-        plain = words.replace("`", "").replace("*", "").rstrip(".")
+        plain = re.sub(r"\]\([^)]*\)|[`*[]", "", words).rstrip(".")
         lines += ["", f"![{plain}]({name})", "", f"{words} `{command}`"]
     return "\n".join(lines) + "\n"
 
@@ -106,7 +109,9 @@ def draw(run: str) -> None:
         cellsemi("data", "inspect", "--config", f"{run}/run.yaml", "--out", f"{name}/inspect.png")
         cellsemi("review", run, "--top", "6", "--out", f"{name}/review")
         cellsemi("data", "export", run, "--format", "overlays", "--out", f"{name}/overlays")
+        cellsemi("explain", SEEN, "--run", run, "--out", f"{name}/explained")
         made = {
+            "explain-demo.png": folder / "explained" / "cells.png",
             "inspect.png": folder / "inspect.png",
             "review-sheet.png": folder / "review" / "sheet-1.png",
             "overlay.png": folder / "overlays" / f"{SEEN}.png",
