@@ -23,7 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 APP = "from cellsemi.orchestrator.cli.main import main; main()"
 SEEN = "test-00000"  # an image of the demo with many cells, some of which are dropped
 SECTIONS = {"report-use.png": "use", "report-learned.png": "learned", "report-images.png": "images"}
-HEIGHT_PX = 1040  # of a section, what is below is cut off
+HEIGHT_PX = 975  # of a section, what is below is cut off
 
 # The picture, the command that makes it, and what is seen.
 GALLERY = (
