@@ -6,17 +6,17 @@ One flow U-Net is trained on the labelled images of a regime and seed. Its cell 
 are chosen on the same val images; the figures are of test images. Regimes: `classes` of regimes.py, the same with more
 labelled images, and DSB2018 with its modalities as classes (development draws).
 
-What was measured is kept in --work, so that a call goes on where another one ended.
+What was predicted is kept in --work, so that a call goes on where another one ended.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -24,15 +24,16 @@ import numpy as np
 from cellsemi.configs.data import DataConfig
 from cellsemi.configs.models import FlowUnetConfig
 from cellsemi.configs.training import InferenceConfig, TrainingConfig
-from cellsemi.models.base import FitTask
+from cellsemi.models.base import FitTask, Predictor
 from cellsemi.models.registry import family, load_predictor
 from cellsemi.models.validation.choose_probabilities import OnValidation, choose
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.evaluation.choose_cutoffs import choose_cutoffs
 from cellsemi.rounds.evaluation.metrics import image_values, score_image
 from cellsemi.rounds.formats.label_map.reader import LabelMaps
-from cellsemi.rounds.store import files, shards
+from cellsemi.rounds.store import shards
 from cellsemi.rounds.store.image_codec import decode_image
+from cellsemi.rounds.store.prediction_pairs import paired
 from cellsemi.rounds.store.schemas import ImageRecord
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,31 +57,33 @@ NAMES = ("classes", "classes, 24 labelled and 24 val", "dsb2018, modalities as c
 @click.option("--steps", default=800, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("cutoffs-work"))
 def main(seeds: tuple[int, ...], root: Path, steps: int, work: Path) -> None:
-    """Train, choose, measure, write the table of all that is in --work."""
+    """Train, choose, measure, write the table."""
+    lines = []
     for name in NAMES if root.is_dir() else NAMES[:2]:
+        classes = MODALITIES if name.startswith("dsb2018") else regimes.NEURAL
         for seed in seeds:
             place = work / f"{NAMES.index(name)}-{seed}-{steps}"
-            if not (place / "figures.json").is_file():
-                classes = _write_images(name, seed, place / "images", root)
-                files.write_json(place / "figures.json", {"data": name, "seed": seed, **measure(place, classes, steps)})
-                print(place, files.read_json(place / "figures.json"), file=sys.stderr)
-    text = page([files.read_json(path) for path in sorted(work.glob("*/figures.json"))], steps)
+            if not (place / "predicted" / "val").is_dir():
+                _write_images(name, seed, place / "images", root)
+                predict(place, classes, steps, seed)
+            lines.append({"data": name, "seed": seed, **measure(place, classes)})
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    text = page(lines, steps)
     (HERE / "cutoffs.md").write_text(text)
     print(text)
 
 
-def _write_images(name: str, seed: int, out: Path, root: Path) -> tuple[str, ...]:
-    """Write the images of a line, a folder for each split; its classes."""
+def _write_images(name: str, seed: int, out: Path, root: Path) -> None:
+    """Write the images of a line, a folder for each split."""
     if name.startswith("dsb2018"):
         for split, records in _by_modality(seed, out.parent / "drawn", root).items():
             shards.write_folder(out / split, iter(records), 64, "benchmark")
-        return MODALITIES
+        return
     generated = regimes.GENERATED if name == "classes" else MORE
     regime = replace(regimes.REGIMES["classes"], generated=generated)
     found = list(regimes._generated(regime, seed, None))
     for split in ("labelled", "val", "test"):
         shards.write_folder(out / split, (each for each in found if each.split == split), 64, "benchmark")
-    return regimes.NEURAL
 
 
 def _by_modality(seed: int, drawn: Path, root: Path) -> dict[str, list[ImageRecord]]:
@@ -104,9 +107,9 @@ def _by_modality(seed: int, drawn: Path, root: Path) -> dict[str, list[ImageReco
     return found
 
 
-def measure(place: Path, classes: tuple[str, ...], steps: int) -> dict[str, Any]:
-    """Train one model, choose both ways, score test images: one line of the table."""
-    images = place / "images"
+def predict(place: Path, classes: tuple[str, ...], steps: int, seed: int) -> None:
+    """Train one model and keep what it predicts for val and test images."""
+    images, model = place / "images", place / "model"
     task = FitTask(
         model=FlowUnetConfig(name="unet", width=16),
         training=TrainingConfig(steps=steps, crop_px=96, batch=8, precision="bfloat16", threads=1),
@@ -114,39 +117,50 @@ def measure(place: Path, classes: tuple[str, ...], steps: int) -> dict[str, Any]
         one_class_per_image=False,
         ignore_dilation_px=2,
         shards=tuple(str(path) for path in shards.shard_paths(images / "labelled")),
-        out_dir=str(place / "model"),
-        seed=int(place.name.split("-")[1]),
+        out_dir=str(model),
+        seed=seed,
         steps=steps,
         device="cpu",
     )
     family("flow-unet").fit(task, lambda step, steps: None)
     on_val = OnValidation(str(images / "val"), INFERENCE, INFERENCE, len(classes), None, "cpu", MAX_PIXELS)
-    probability = choose(on_val, place / "model").cell_probability
+    probability = choose(on_val, model).cell_probability
     assert probability is not None
-    predictor = load_predictor(place / "model", INFERENCE.at_probability(probability.chosen), "cpu")
-    val, test = ([*_predicted(predictor, images / split)] for split in ("val", "test"))
+    predictor = load_predictor(model, INFERENCE.at_probability(probability.chosen), "cpu")
+    for split in ("test", "val"):  # val last: with it the line is done
+        found = (
+            record.with_(image=None, instances=_cells(predictor, record))
+            for record in shards.read_folder(images / split)
+        )
+        shards.write_folder(place / "predicted" / split, found, 64, "benchmark")
+
+
+def _cells(predictor: Predictor, record: ImageRecord) -> Instances:
+    assert record.image is not None
+    return predictor.predict([decode_image(record.image, record.image_id, MAX_PIXELS)])[0]
+
+
+def measure(place: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Choose both ways on val, score test: one line of the table."""
+    pairs = {split: [*paired(place / "predicted" / split, place / "images" / split)] for split in ("val", "test")}
+    val, test = pairs["val"], pairs["test"]
     result: dict[str, Any] = {"images": [len(val), len(test)]}
-    for way in ("all", "class"):
-        chosen = choose_cutoffs([pair for _, pair in val], [name for name, _ in val], len(classes), way)
-        on_val_values = [
-            score_image(name, truth, by.kept(cells)).total.ap
-            for (name, (cells, truth)), by in zip(val, chosen.of_others, strict=True)
+    ways: tuple[Literal["all", "class"], ...] = ("all", "class")
+    for way in ways:
+        on_val = [(cells, truth) for _, cells, truth in val]
+        chosen = choose_cutoffs(on_val, [name for name, _, _ in val], len(classes), way)
+        scored = [
+            score_image(name, truth, by.kept(cells))
+            for (name, cells, truth), by in zip(val, chosen.of_others, strict=True)
         ]
-        on_test = image_values([score_image(name, truth, chosen.cutoffs.kept(cells)) for name, (cells, truth) in test])
+        on_test = [score_image(name, truth, chosen.cutoffs.kept(cells)) for name, cells, truth in test]
         result[way] = {
-            "val": float(np.mean(on_val_values)),
-            "test": float(on_test.mean()),
+            "val": float(image_values(scored).mean()),
+            "test": float(image_values(on_test).mean()),
             "cutoffs": chosen.cutoffs.words(classes),
             "own": [classes[i] for i in chosen.own],
         }
     return result
-
-
-def _predicted(predictor: Any, folder: Path) -> Iterator[tuple[str, tuple[Instances, Instances]]]:
-    for record in shards.read_folder(folder):
-        assert record.image is not None and record.instances is not None
-        pixels = decode_image(record.image, record.image_id, MAX_PIXELS)
-        yield record.image_id, (predictor.predict([pixels])[0], record.instances)
 
 
 def page(lines: list[dict[str, Any]], steps: int) -> str:

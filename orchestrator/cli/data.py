@@ -6,7 +6,7 @@ What is heavy is imported inside the commands, so that `cellsemi --help` answers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -37,6 +37,28 @@ def source_options(command: Command) -> Command:
         metavar="PATH|PRESET",
         help="A YAML file or a preset that says what the data is; PATH is its data.root. Default: recognised.",
     )(command)
+
+
+def metadata_options(command: Command) -> Command:
+    """--metadata, and what only a person can say of a data set."""
+    options = (
+        click.option("--metadata", is_flag=True, help="Of a run: write Croissant and RO-Crate beside the export."),
+        click.option("--licence", help="Metadata: SPDX identifier of the images and labels, instead of data.licence."),
+        click.option("--creator", "creators", multiple=True, help="Metadata: who made it. May be repeated."),
+        click.option("--url", help="Metadata: where it will be found, such as a reserved DOI."),
+        click.option(
+            "--published",
+            type=click.DateTime(["%Y-%m-%d"]),
+            callback=lambda _context, _option, day: day and day.date().isoformat(),
+            metavar="YYYY-MM-DD",
+            help="Metadata: the day of publication. Default: the day on which the run began.",
+        ),
+        click.option("--description", help="Metadata: what it is. Default: a sentence about the run."),
+        click.option("--dataset-version", "version", metavar="X.Y.Z", help="Metadata: of the data set. Default: none."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -136,6 +158,7 @@ def import_command(
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only such cells. May be repeated.")
 @click.option("--pseudo", is_flag=True, help="Of a run: the filtered pseudo-labels of a round.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
+@metadata_options
 @json_option
 @debug_option
 def export_command(
@@ -149,21 +172,33 @@ def export_command(
     states: tuple[State, ...],
     pseudo: bool,
     force: bool,
+    metadata: bool,
     as_json: bool,
+    **stated: Any,
 ) -> None:
     """Write cells for other programs.
 
     RUN is a name below ./runs or a folder: what its best models predict, or (--split labelled) what people drew.
     SHARDS is a folder of `cellsemi data import`, or any with part-*.parquet. Rejected cells are never written.
+
+    With --metadata OUT is a new folder, for every format. Beside the export it gets croissant.json (Croissant 1.1) and
+    ro-crate-metadata.json (RO-Crate 1.1, with the fields of MIFA).
     """
 
+    from cellsemi.orchestrator.metadata.export_described import export_described
     from cellsemi.orchestrator.runs.export import ExportRequest, choose
     from cellsemi.orchestrator.terminal import data_tables
     from cellsemi.rounds.datasets.export import export, named
+    from cellsemi.rounds.report.dataset_facts import Stated
 
-    out = named(kind, out)
     choice = choose(what, ExportRequest(split, model, number, min_score, states, pseudo))
-    done = export(choice.source, choice.cells, kind, out, force)
+    if metadata:
+        done = export_described(choice, kind, out, Stated(**stated))
+    elif any(stated.values()):
+        raise UsageError("--licence, --creator, --url and the like are for --metadata; without it nothing states them")
+    else:
+        out = named(kind, out)
+        done = export(choice.source, choice.cells, kind, out, force)
     content: dict[str, object] = {
         "out": str(out),
         "format": kind,

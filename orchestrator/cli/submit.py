@@ -87,10 +87,5 @@ def submit(
         "losses": dict(done.written.losses),
         "quarantined": [state.model_dump() for state in predicted.quarantined],
     }
-    answer(
-        as_json,
-        content,
-        lambda: apply_tables.print_submission(
-            done, predicted, f"{recipe.title}, {keep.sentence(recipe.classes)}", competition
-        ),
-    )
+    sentence = f"{recipe.title}, {keep.sentence(recipe.classes)}"
+    answer(as_json, content, lambda: apply_tables.print_submission(done, predicted, sentence, competition))

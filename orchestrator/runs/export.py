@@ -36,12 +36,28 @@ class ExportRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the cells of a run come from: the split of their images, and the folders of shards that are read.
+
+    `round` and `model` made them; without a model they are the pseudo-labels of the round, without a round what people
+    drew.
+    """
+
+    paths: RunPaths
+    split: str
+    folders: tuple[Path, ...]
+    round: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ExportChoice:
-    """What is exported, with a sentence for a person."""
+    """What is exported, with a sentence for a person; `origin` is that of a run's cells, None for loose shards."""
 
     source: Source
     cells: Cells
     sentence: str
+    origin: Origin | None = None
 
 
 def choose(name: str, request: ExportRequest) -> ExportChoice:
@@ -78,8 +94,10 @@ def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
     if split == HUMAN:
         if request.model is not None or request.round is not None:
             raise UsageError(f"--split {HUMAN} is what people drew: --model and --round do not apply")
-        source = Source(shards.read_folder(_finished(paths.split(HUMAN), "the run has not read its images")), classes)
-        return ExportChoice(source, replace(cells, unseen_as_empty=False), f"the human labels of {paths.name}, {split}")
+        labels = _finished(paths.split(HUMAN), "the run has not read its images")
+        sentence = f"the human labels of {paths.name}, {split}"
+        source = Source(shards.read_folder(labels), classes)
+        return ExportChoice(source, replace(cells, unseen_as_empty=False), sentence, Origin(paths, split, (labels,)))
     round = finished_round(paths, request.round)
     model = request.model or ENSEMBLE
     if request.round is None and request.model is None:
@@ -93,7 +111,9 @@ def _of_run(paths: RunPaths, request: ExportRequest) -> ExportChoice:
         sentence += f", {cutoffs.sentence(classes)} (chosen on val; --min-score takes another)"
     else:
         sentence += _from(request.min_score)
-    return ExportChoice(Source(_with_images(folder, paths.split(split)), classes), cells, sentence)
+    images = paths.split(split)
+    origin = Origin(paths, split, (folder, images), round, model)
+    return ExportChoice(Source(_with_images(folder, images), classes), cells, sentence, origin)
 
 
 def _pseudo(paths: RunPaths, classes: tuple[str, ...], request: ExportRequest) -> ExportChoice:
@@ -111,7 +131,9 @@ def _pseudo(paths: RunPaths, classes: tuple[str, ...], request: ExportRequest) -
     folder = _finished(paths.pseudo(round), f"round {round} has no pseudo-labels; rounds that have: {rounds}")
     cells = Cells(request.states or ("accepted", "ignored"), _same(request.min_score, classes))
     sentence = f"the pseudo-labels of round {round} of {paths.name}{_from(request.min_score)}"
-    return ExportChoice(Source(_with_images(folder, paths.split("unlabelled")), classes), cells, sentence)
+    images = paths.split("unlabelled")
+    origin = Origin(paths, "unlabelled", (folder, images), round)
+    return ExportChoice(Source(_with_images(folder, images), classes), cells, sentence, origin)
 
 
 def finished_round(paths: RunPaths, asked: int | None) -> int:

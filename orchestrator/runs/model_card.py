@@ -62,13 +62,19 @@ def _data(paths: RunPaths, config: Config, licence: str | None) -> CardData:
     images, cells = (cast(dict[str, int], report[key]) for key in ("images", "cells"))
     classes = cast(dict[str, dict[str, int]], report["class_cells"])
     return CardData(
-        name=data.source if data.root is None else files.place(data.root).name,
+        name=data_name(config),
         source=data.source,
         licence=licence or data.licence,
         images=images,
         cells=cells,
         class_cells=classes["labelled"],
     )
+
+
+def data_name(config: Config) -> str:
+    """What the data set of a run is called: its folder, or how its images are made."""
+    data = config.data
+    return data.source if data.root is None else files.place(data.root).name
 
 
 def _members(paths: RunPaths, ensemble: Ensemble, config: Config) -> Iterator[CardMember]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,31 @@ def export(source: Source, cells: Cells, name: str, out: Path, force: bool = Fal
     return done
 
 
+def export_folder(
+    source: Source,
+    cells: Cells,
+    name: str,
+    out: Path,
+    watch: Callable[[Iterable[ImageRecord]], Iterable[ImageRecord]],
+    describe: Callable[[Path, Exported], None],
+) -> Exported:
+    """Write what is selected in the format `name` into a new folder, also where the format is one file.
+
+    `watch` sees the records on their way to the writer; `describe` adds what it likes to the folder, which is whole or
+    absent. UsageError when `out` holds something.
+    """
+    spec = spec_of(name)
+    assert spec.writer is not None, f"{name} is not written"
+    _check_new_folder(out)
+    left: Counter[str] = Counter()
+    records = watch(selected(source.records, cells, left))
+    with atomic_folder(out) as folder:
+        done = spec.writer(records, folder if spec.writes_folder else folder / entry_of(name).file, source.classes)
+        done.losses = +(left + done.losses)
+        describe(folder, done)
+    return done
+
+
 def selected(records: Iterable[ImageRecord], cells: Cells, left: Counter[str]) -> Iterator[ImageRecord]:
     """The records with the cells that go out; what does not is counted in `left`."""
     for record in records:
@@ -123,12 +148,16 @@ def _check_out(spec: FormatSpec, out: Path, force: bool) -> None:
     if not out.exists():
         return
     if spec.writes_folder:
-        if not out.is_dir() or any(out.iterdir()):
-            raise UsageError(f"{out}: exists and is not an empty folder; name a new one, or remove it first")
+        _check_new_folder(out)
     elif out.is_dir():
         raise UsageError(f"{out}: is a folder; {spec.name} is one file, name it (for example {out / 'export'})")
     elif not force:
         raise UsageError(f"{out}: exists; --force overwrites it")
+
+
+def _check_new_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is not an empty folder; name a new one, or remove it first")
 
 
 def _into_folder(write: Writer, records: Iterable[ImageRecord], out: Path, classes: Sequence[str]) -> Exported:

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import overlap
+from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES
 from cellsemi.rounds.evaluation.metrics import Floats, kept_curve
 
 AREA_QUANTILES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of true cells, tried as least area
 BELOW = (0.25, 0.5)  # of the first quantile, tried as well
 CANDIDATES = 200  # scores that are tried, evenly spread by rank where there are more
-MIN_IMAGES, MIN_CELLS = 4, 30  # a class with fewer images, or true cells, keeps the score for all
+MIN_CELLS = 30  # a class with fewer true cells, or on fewer than ENOUGH_IMAGES images, keeps the score for all
 PARTS = 10  # the images are cut into so many parts, each scored with what the others chose
-SURE = 1.0  # standard errors by which a class's own cutoffs must win on the images that did not choose them
+SURE = 2.0  # standard errors by which a class's own cutoffs must win on the images that did not choose them
 
 Pair = tuple[Instances, Instances]  # (predicted, truth)
 
@@ -33,6 +34,7 @@ Pair = tuple[Instances, Instances]  # (predicted, truth)
 class Chosen:
     """The cutoffs chosen on all images, and for each image those that the images of other parts chose.
 
+    Of fewer than ENOUGH_IMAGES images the others are too few to choose: these are scored with what all of them chose.
     `own` are the classes that have cutoffs of their own; which these are is decided once, on all images.
     """
 
@@ -72,7 +74,8 @@ def choose_cutoffs(
             for row, one in zip(limits, [_best(table, table.seen), *best], strict=True):
                 row[class_id] = table.at(one)
     found = [Cutoffs(tuple(score for score, _ in row), tuple(area for _, area in row)) for row in limits]
-    return Chosen(found[0], tuple(found[1 + k] for k in part.tolist()), tuple(own))
+    others = [found[0]] * len(pairs) if len(pairs) < ENOUGH_IMAGES else [found[1 + k] for k in part.tolist()]
+    return Chosen(found[0], tuple(others), tuple(own))
 
 
 def parts_of(groups: Sequence[str]) -> NDArray[np.int64]:
@@ -119,7 +122,7 @@ def _table_of_class(pairs: Sequence[Pair], class_id: int, others_from: float) ->
     areas = np.concatenate([truth.area[truth.class_id == class_id] for _, truth in pairs])
     images = sum(bool((truth.class_id == class_id).any()) for _, truth in pairs)
     found = [predicted.score[predicted.class_id == class_id] for predicted, _ in pairs]
-    if images < MIN_IMAGES or len(areas) < MIN_CELLS or not sum(map(len, found)):
+    if images < ENOUGH_IMAGES or len(areas) < MIN_CELLS or not sum(map(len, found)):
         return None
     tried = areas_tried(areas)
     scores = np.union1d(_candidates(found), _candidates([predicted.score for predicted, _ in pairs]))

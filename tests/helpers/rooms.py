@@ -26,7 +26,7 @@ FLOORS = {
         "steps describe_dataset doctor flow_check run_metrics",
         "stages",
         "runs review cluster tracking",
-        "apply",
+        "apply metadata",
         "campaign explain",
         "ablation api app terminal",
         "cli",
@@ -98,7 +98,7 @@ ALLOWED = {
     "rounds/pulse": "",
     "rounds/report": (
         "configs rounds/calibration rounds/cells rounds/colours rounds/drawing rounds/evaluation "
-        "rounds/pseudo_labels rounds/store"
+        "rounds/formats/base rounds/pseudo_labels rounds/store"
     ),
     "rounds/review": "rounds/cells rounds/store",
     "rounds/seeds": "",
@@ -176,11 +176,11 @@ ALLOWED = {
         "orchestrator/tracking"
     ),
     "orchestrator/cli": (
-        "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/store "
+        "configs rounds/cells rounds/datasets rounds/evaluation rounds/inspect rounds/report rounds/store "
         "models/model_files models/registry models/start_weights models/training models/weight_files "
         "models/weight_sources orchestrator/ablation orchestrator/app orchestrator/apply orchestrator/campaign "
         "orchestrator/cluster orchestrator/describe_dataset orchestrator/doctor orchestrator/engine "
-        "orchestrator/explain orchestrator/flow_check orchestrator/review orchestrator/runs "
+        "orchestrator/explain orchestrator/flow_check orchestrator/metadata orchestrator/review orchestrator/runs "
         "orchestrator/terminal orchestrator/tracking"
     ),
     "orchestrator/cluster": (
@@ -197,6 +197,10 @@ ALLOWED = {
         "rounds/pseudo_labels rounds/store models/explanation orchestrator/apply orchestrator/runs"
     ),
     "orchestrator/flow_check": "configs rounds/cells rounds/datasets rounds/store models/flow",
+    "orchestrator/metadata": (
+        "configs rounds/datasets rounds/evaluation rounds/formats/base rounds/inspect rounds/pseudo_labels "
+        "rounds/report rounds/store models/model_files orchestrator/runs"
+    ),
     "orchestrator/review": (
         "configs rounds/cells rounds/datasets rounds/formats/base rounds/formats/registry "
         "rounds/formats/shared rounds/inspect rounds/pseudo_labels rounds/report rounds/review rounds/store"

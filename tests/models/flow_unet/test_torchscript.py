@@ -77,7 +77,7 @@ def test_the_size_of_the_crops_and_the_scales_are_in_the_file(trained: Path, tmp
     extra = {ABOUT: ""}
     with quiet():
         torch.jit.load(tmp_path / "m.pt", _extra_files=extra)
-    assert json.loads(extra[ABOUT])["cell_size"] == {"diameter_px": None, "scale": scale}
+    assert json.loads(extra[ABOUT])["cell_size"] == {"diameter_px": None, "scale": scale, "resize_px": None}
 
 
 def test_windows(trained: Path, tmp_path: Path) -> None:
