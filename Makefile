@@ -43,8 +43,10 @@ bench-rounds: $(VENV)/.installed ## the benchmarks of the rounds, with parts swi
 	$(BIN)/python benchmarks/rounds.py --ablate
 	$(BIN)/python benchmarks/neurons.py
 
-docs: $(VENV)/.installed ## write docs/config.md anew from the settings
+docs: $(VENV)/.installed ## write the settings, the commands and the Python reference of docs/ anew
 	$(BIN)/python docs/make_config.py
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_gallery.py
 
 clean: ## remove what the checks left behind, not the runs and not the environment
 	rm -rf .lint .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -151,6 +151,13 @@ def test_the_pages_of_settings_are_current() -> None:
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == text, "run `make docs`"
 
 
+@pytest.mark.parametrize("script", ["make_reference.py", "make_gallery.py"])
+def test_the_pages_that_scripts_write_are_current(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))  # what such a script itself finds beside it
+    for page, make in runpy.run_path(str(ROOT / "docs" / script))["PAGES"].items():
+        assert (ROOT / "docs" / page).read_text(encoding="utf-8") == make(), "run `make docs`"
+
+
 def test_no_text_names_a_path_of_one_machine() -> None:
     found = []
     for path in project_texts():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tifffile
 import torch
+from helpers import exports, layouts
 from helpers.applied import records, small_run, write_images, write_labels
 
 from cellsemi.rounds.store.image_codec import decode_image
@@ -64,3 +65,21 @@ def furnish(folder: Path) -> None:
     image = records(paths, "test")[0]
     assert image.image is not None
     tifffile.imwrite(folder / "plate7.tif", decode_image(image.image, "x"))
+
+
+def furnish_sources(folder: Path) -> None:
+    """What docs/how-to.md takes for granted: a small folder of each source's layout, below `data`."""
+    sources = {
+        "sartorius": layouts.sartorius,
+        "livecell": layouts.livecell,
+        "class-tiffs": layouts.class_tifs,
+        "dsb2018": layouts.manifest,
+        "dsb2018-kaggle": exports.bbbc038,
+    }
+    for name, write in sources.items():
+        write(folder / "data" / name)
+    for number, picture in enumerate(layouts.pictures("unlabelled")):
+        layouts.save(folder / "data" / "sartorius" / "test" / f"{number:012x}.png", picture.pixels)
+        layouts.save(folder / "data" / "class-tiffs" / "unlabelled" / picture.name / "image.tif", picture.pixels)
+        place = folder / "data" / "dsb2018-kaggle" / "stage1_test" / picture.name
+        layouts.save(place / "images" / f"{picture.name}.png", picture.pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,14 +40,22 @@ class Picture:
 def pictures(*splits: str) -> Iterator[Picture]:
     """The pictures of some splits, in order."""
     for split in splits:
-        for index, image_id in enumerate(synthetic.image_ids(SIZES, split)):
-            record = synthetic.make(SIZES, CLASSES, 0, split, index)
-            truth = synthetic.hidden_truth(SIZES, CLASSES, 0, image_id)
-            assert record.image is not None and record.cell_type is not None and record.group is not None
-            cells = [decode(rle, record.height, record.width) for rle in truth.rle]
-            cells[-1] |= np.roll(cells[-1], 2, axis=1)
-            pixels = decode_image(record.image, image_id)
-            yield Picture(image_id, split, record.cell_type, record.group, pixels, cells)
+        yield from _drawn(split)
+
+
+@functools.cache
+def _drawn(split: str) -> tuple[Picture, ...]:
+    """Drawn once in a process: half a second a split."""
+    found = []
+    for index, image_id in enumerate(synthetic.image_ids(SIZES, split)):
+        record = synthetic.make(SIZES, CLASSES, 0, split, index)
+        truth = synthetic.hidden_truth(SIZES, CLASSES, 0, image_id)
+        assert record.image is not None and record.cell_type is not None and record.group is not None
+        cells = [decode(rle, record.height, record.width) for rle in truth.rle]
+        cells[-1] |= np.roll(cells[-1], 2, axis=1)
+        pixels = decode_image(record.image, image_id)
+        found.append(Picture(image_id, split, record.cell_type, record.group, pixels, cells))
+    return tuple(found)
 
 
 def row_major(mask: NDArray[np.bool_]) -> str:
