@@ -131,6 +131,19 @@ def test_the_options_of_the_guides_exist(name: str) -> None:
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known, line
 
 
+@pytest.mark.parametrize("name", [*GUIDES, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_the_commands_in_the_text_of_a_guide_exist(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
+    for word, rest in re.findall(r"`cellsemi ([a-z-]+)\b([^`]*)`", text.replace("\n", " ")):
+        if word.startswith("-"):
+            continue  # an option of cellsemi itself
+        found = cli.commands[word]
+        if isinstance(found, click.Group) and rest.split():
+            found = found.commands[re.sub(r"\W+$", "", rest.split()[0])]
+        known = {option for each in found.params for option in (*each.opts, *each.secondary_opts)}
+        assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known | {"--help"}, f"{name}: cellsemi {word}{rest}"
+
+
 @pytest.mark.parametrize("name", [*GUIDES, "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
 def test_links_between_files_lead_somewhere(name: str) -> None:
     path = ROOT / name

@@ -40,16 +40,16 @@ class Picture:
 def pictures(*splits: str) -> Iterator[Picture]:
     """The pictures of some splits, in order."""
     for split in splits:
-        yield from _drawn(split)
+        yield from _drawn(SIZES, split)
 
 
 @functools.cache
-def _drawn(split: str) -> tuple[Picture, ...]:
+def _drawn(sizes: GeneratedConfig, split: str) -> tuple[Picture, ...]:
     """Drawn once in a process: half a second a split."""
     found = []
-    for index, image_id in enumerate(synthetic.image_ids(SIZES, split)):
-        record = synthetic.make(SIZES, CLASSES, 0, split, index)
-        truth = synthetic.hidden_truth(SIZES, CLASSES, 0, image_id)
+    for index, image_id in enumerate(synthetic.image_ids(sizes, split)):
+        record = synthetic.make(sizes, CLASSES, 0, split, index)
+        truth = synthetic.hidden_truth(sizes, CLASSES, 0, image_id)
         assert record.image is not None and record.cell_type is not None and record.group is not None
         cells = [decode(rle, record.height, record.width) for rle in truth.rle]
         cells[-1] |= np.roll(cells[-1], 2, axis=1)
