@@ -366,7 +366,7 @@ def test_the_guide_names_files_that_are_there_and_commands_that_exist() -> None:
     guide = (CLUSTER / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", guide):
         assert (CLUSTER / target).exists(), target
-    assert {path.name for path in CLUSTER.iterdir()} - {"README.md"} == set(re.findall(r"\]\((\S+)\)", guide))
+    assert {path.name for path in CLUSTER.iterdir()} - {"README.md"} == set(re.findall(r"\]\(([^/\s)]+)\)", guide))
     blocks = re.findall(r"```bash\n(.*?)```", guide, re.S)
     for block in blocks:
         assert subprocess.run(["bash", "-n", "-c", block], check=False).returncode == 0

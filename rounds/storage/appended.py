@@ -135,8 +135,8 @@ def _sweep() -> None:
 
 
 def _send_at_times() -> None:
-    while True:
-        time.sleep(EVERY_S / 5)
+    pause = threading.Event()  # never set
+    while not pause.wait(EVERY_S / 5):
         for each in list(_spooled.values()):
             with contextlib.suppress(RunError, OSError):  # tried again, and said where somebody waits for it
                 each.send(now=False)
