@@ -14,6 +14,7 @@ FAULTS, SEED = 10, 0
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_after_ten_faults_the_tables_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     page = tmp_path / "chaos.md"
     script = [

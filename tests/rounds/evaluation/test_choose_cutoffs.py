@@ -68,7 +68,7 @@ def test_one_for_all_is_the_best_threshold() -> None:
     assert mean(pairs, found.cutoffs) == pytest.approx(best.map)
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_no_candidate_is_better_than_what_is_chosen(seed: int, mixed: bool) -> None:
     """The sweep is exact; of images of several classes, each is swept while the others stand at the score for all."""
