@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cellsemi.rounds.evaluation.metrics import Floats
+if TYPE_CHECKING:
+    from cellsemi.rounds.evaluation.metrics import Floats
 
 CHUNK = 2**22  # image draws held in memory at once while resampling
 EQUAL_MEANS = 1e-12  # resampled means closer than this are equal; sums of floats differ in the last digits

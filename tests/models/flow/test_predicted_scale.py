@@ -60,7 +60,7 @@ def test_cells_of_an_oracle_come_back(
         labels[(y - top) ** 2 + (x - left) ** 2 <= radius**2] = number
     oracle = Oracle(InferenceConfig(tta=(view,)).scaled(model_scale))
     (found,) = oracle.predict([(labels > 0).astype(np.float32)], asked)
-    height, width = (max(1, round(side * asked * model_scale)) for side in sides)
+    height, width = (max(1, round(side * (asked * model_scale))) for side in sides)
     assert oracle.seen == [(width, height) if view == "rot90" else (height, width)]
     truth = masks.from_label_map(labels)
     assert (found.height, found.width) == sides and len(found) == len(truth) == 4
