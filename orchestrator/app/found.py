@@ -80,7 +80,7 @@ def kept_cells(found: Found, limits: Cutoffs) -> Instances:
 
 def counts(found: Found, limits: Cutoffs) -> list[dict[str, object]]:
     """Of each class how many cells are kept, and how many are not because of their score, or else their size."""
-    scored, large = _scored(found, limits), _large(found, limits)
+    scored, large = limits.scored(found.cells), limits.large(found.cells)
     table: list[dict[str, object]] = []
     for class_id, name in enumerate(found.classes):
         own = found.free & (found.cells.class_id == class_id)
@@ -116,11 +116,3 @@ def limits_of(values: Sequence[float], classes: int) -> Cutoffs:
         tuple(float(value) for value in values[:classes]),
         tuple(round(value) for value in values[classes : 2 * classes]),
     )
-
-
-def _scored(found: Found, limits: Cutoffs) -> Bools:
-    return np.asarray(found.cells.score >= np.asarray(limits.min_score, np.float32)[found.cells.class_id], bool)
-
-
-def _large(found: Found, limits: Cutoffs) -> Bools:
-    return np.asarray(found.cells.area >= np.asarray(limits.min_area_px, np.int64)[found.cells.class_id], bool)

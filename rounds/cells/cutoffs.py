@@ -29,10 +29,16 @@ class Cutoffs:
         return cls((float(min_score),) * classes, (min_area_px,) * classes)
 
     def chosen(self, cells: Instances) -> NDArray[np.bool_]:
-        """bool (N,): the cells that are kept. Scores are compared as float32, the type that they are stored in."""
-        scored = cells.score >= np.asarray(self.min_score, np.float32)[cells.class_id]
-        kept: NDArray[np.bool_] = scored & (cells.area >= np.asarray(self.min_area_px, np.int64)[cells.class_id])
-        return kept
+        """bool (N,): the cells that are kept."""
+        return self.scored(cells) & self.large(cells)
+
+    def scored(self, cells: Instances) -> NDArray[np.bool_]:
+        """bool (N,): the cells whose score is enough, compared as float32, the type that scores are stored in."""
+        return np.asarray(cells.score >= np.asarray(self.min_score, np.float32)[cells.class_id], bool)
+
+    def large(self, cells: Instances) -> NDArray[np.bool_]:
+        """bool (N,): the cells whose area is enough."""
+        return np.asarray(cells.area >= np.asarray(self.min_area_px, np.int64)[cells.class_id], bool)
 
     def kept(self, cells: Instances) -> Instances:
         """The cells that are kept, in their order."""

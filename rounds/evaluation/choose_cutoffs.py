@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cellsemi.rounds.cells.cutoffs import Cutoffs
 from cellsemi.rounds.cells.instances import Instances
 from cellsemi.rounds.cells.matching import overlap
+from cellsemi.rounds.cells.overlap import Overlap
 from cellsemi.rounds.evaluation.bootstrap import ENOUGH_IMAGES
 from cellsemi.rounds.evaluation.metrics import Floats, kept_curve
 
@@ -113,7 +114,10 @@ class _Table:
 
 def _table_for_all(pairs: Sequence[Pair]) -> _Table:
     scores = _candidates([predicted.score for predicted, _ in pairs])
-    rows = [_at(predicted, truth, np.ones(len(predicted), bool), 0.0, scores) for predicted, truth in pairs]
+    rows = []
+    for predicted, truth in pairs:
+        every = np.ones(len(predicted), bool)
+        rows.append(_at(overlap(truth, predicted), predicted.score, ~every, every, scores))
     return _Table(np.zeros(1, np.int64), scores, np.stack(rows)[:, None], np.ones(len(pairs), bool))
 
 
@@ -130,10 +134,10 @@ def _table_of_class(pairs: Sequence[Pair], class_id: int, others_from: float) ->
     values = np.zeros((len(pairs), len(tried), len(scores)))
     for i in _index(seen):
         predicted, truth = pairs[i]
-        of_class = predicted.class_id == class_id
+        of_class, shared = predicted.class_id == class_id, overlap(truth, predicted)
+        others = ~of_class & (predicted.score >= np.float32(others_from))
         for a, area in enumerate(tried.tolist()):
-            left = ~of_class | (predicted.area >= area)
-            values[i, a] = _at(predicted.select(left), truth, of_class[left], others_from, scores)
+            values[i, a] = _at(shared, predicted.score, others, of_class & (predicted.area >= area), scores)
     return _Table(tried, scores, values, seen)
 
 
@@ -144,14 +148,17 @@ def areas_tried(areas: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _at(
-    predicted: Instances, truth: Instances, swept: NDArray[np.bool_], others_from: float, scores: NDArray[np.float32]
+    shared: Overlap,
+    score: NDArray[np.float32],
+    fixed: NDArray[np.bool_],
+    swept: NDArray[np.bool_],
+    scores: NDArray[np.float32],
 ) -> Floats:
-    """The image's score when the `swept` predictions are kept from each of the scores on, the others from one on."""
-    fixed = np.flatnonzero(~swept & (predicted.score >= np.float32(others_from)))
-    order = np.flatnonzero(swept)
-    order = order[np.argsort(-predicted.score[order], kind="stable")]
-    curve = kept_curve(overlap(truth, predicted), np.concatenate([fixed, order]))[len(fixed) :]
-    rising = predicted.score[order][::-1]
+    """The image's score when the `swept` of its predictions are kept from each of `scores` on, beside the `fixed`."""
+    before, order = np.flatnonzero(fixed), np.flatnonzero(swept)
+    order = order[np.argsort(-score[order], kind="stable")]
+    curve = kept_curve(shared, np.concatenate([before, order]))[len(before) :]
+    rising = score[order][::-1]
     return np.asarray(curve[len(rising) - np.searchsorted(rising, scores)])
 
 
